@@ -1,0 +1,40 @@
+# Every daily chore. `make demo` and `make test` need Python 3.11+, make and a package index, nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test check format docs clean
+
+demo: $(READY)  ## what the tool does, on a sample model with an embedded data set
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
+
+test: $(READY)  ## everything CI checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(READY)  ## format, lint, types and the fast tests: under two minutes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow and not realdata" -x
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## the CLI reference from --help, and the API pages from the docstrings
+	$(BIN)/python docs/generate.py
+	$(BIN)/pdoc --output-directory docs/_build --docformat google rmt_compress
+
+clean:
+	rm -rf $(VENV) demo-output docs/_build
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
