@@ -1,0 +1,51 @@
+"""Find the noise in a saved neural network with random matrix theory, and cut it.
+
+import rmt_compress as rmt
+analysis = rmt.analyze("model.safetensors")   # a path, a state dict or an nn.Module
+for layer in analysis.analyzed:
+    print(layer.layer.name, layer.verdict, layer.fit.spikes)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
+    from rmt_compress.checkpoints import Checkpoint, open_checkpoint
+    from rmt_compress.errors import RmtCompressError
+    from rmt_compress.layers import Layer
+
+# Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.
+_HOMES = {
+    "Analysis": "analysis",
+    "AnalysisSettings": "analysis",
+    "LayerAnalysis": "analysis",
+    "analyze": "analysis",
+    "Checkpoint": "checkpoints",
+    "open_checkpoint": "checkpoints",
+    "RmtCompressError": "errors",
+    "Layer": "layers",
+}
+
+__all__ = [
+    "Analysis",
+    "AnalysisSettings",
+    "Checkpoint",
+    "Layer",
+    "LayerAnalysis",
+    "RmtCompressError",
+    "analyze",
+    "open_checkpoint",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,60 @@
+"""Every error this package raises on purpose, rooted at :class:`RmtCompressError`.
+
+The command line turns each of them into one line and exit status 2; a message therefore names the file, the
+tensor and the way out by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RmtCompressError(Exception):
+    """Root of all errors that are the input's or the user's doing, not a bug."""
+
+
+class CheckpointError(RmtCompressError):
+    """A checkpoint cannot be found, read or trusted; the message is kept to one printable line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str, limit: int = 1500) -> str:
+    """`text` on one line, control characters escaped, cut in the middle beyond `limit` characters.
+
+    Names inside a checkpoint are its author's: they may carry line breaks or terminal escapes.
+    """
+    clipped = text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in clipped)
+
+
+class DataError(RmtCompressError):
+    """A data set cannot be found, fetched, read or trusted."""
+
+
+class PlanError(RmtCompressError):
+    """A plan is malformed, or does not suit the checkpoint it is applied to."""
+
+
+class CompressionError(RmtCompressError):
+    """A plan cannot be carried out on this model."""
+
+
+class OutputError(RmtCompressError):
+    """An output file cannot or must not be written."""
+
+
+class SettingsError(RmtCompressError):
+    """One or more settings are out of range; all problems are named at once."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class MissingDependencyError(RmtCompressError):
+    """An optional package is needed for what was asked."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'rmt-compress[{extra}]'")

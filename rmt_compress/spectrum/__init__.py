@@ -1,0 +1,32 @@
+"""The spectrum of one matrix: Marchenko–Pastur, Tracy–Widom, the bulk and its edge. No torch in here."""
+
+from rmt_compress.spectrum.bulk import (
+    QUANTILE_RULES,
+    BulkFit,
+    DegenerateSpectrumError,
+    QuantileRule,
+    fit_bulk,
+)
+from rmt_compress.spectrum.noise import noise_eigenvalues
+from rmt_compress.spectrum.null import fit_error_p_value, fit_error_quantile
+from rmt_compress.spectrum.singular_values import (
+    Kernels,
+    NonFiniteError,
+    NumpyKernels,
+    singular_values,
+)
+
+__all__ = [
+    "QUANTILE_RULES",
+    "BulkFit",
+    "DegenerateSpectrumError",
+    "Kernels",
+    "NonFiniteError",
+    "NumpyKernels",
+    "QuantileRule",
+    "fit_bulk",
+    "fit_error_p_value",
+    "fit_error_quantile",
+    "noise_eigenvalues",
+    "singular_values",
+]

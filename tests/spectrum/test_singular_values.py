@@ -1,0 +1,92 @@
+"""Every route to the singular values against a float64 SVD."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from rmt_compress.layers.torch_kernels import TorchKernels
+from rmt_compress.spectrum import NonFiniteError, NumpyKernels, singular_values
+
+
+class Recording(NumpyKernels):
+    """Numpy's operations, noting which routes were tried."""
+
+    def __init__(self):
+        self.routes = []
+
+    def gram_eigenvalues(self, matrix, *, double):
+        self.routes.append("float64" if double else "float32")
+        return super().gram_eigenvalues(matrix, double=double)
+
+    def singular_values(self, matrix):
+        self.routes.append("svd")
+        return super().singular_values(matrix)
+
+
+def spiked(generator, rows, columns, strength):
+    spike = np.outer(generator.standard_normal(rows), generator.standard_normal(columns))
+    return generator.standard_normal((rows, columns)) + strength * spike / np.sqrt(min(rows, columns))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "strength", "dtype", "routes"),
+    (
+        (200, 300, 0, np.float32, ["float64"]),
+        (300, 200, 5, np.float64, ["float64"]),
+        (600, 700, 0, np.float32, ["float32"]),
+        (700, 600, 5, np.float32, ["float32"]),
+        (600, 600, 200, np.float32, ["float32", "float64"]),
+        (600, 700, 0, np.float64, ["float64"]),
+        (60, 60, 1e8, np.float64, ["float64", "svd"]),
+    ),
+)
+def test_used_part_is_exact_to_1e_4(rng, rows, columns, strength, dtype, routes):
+    matrix = spiked(rng, rows, columns, strength).astype(dtype)
+    kernels = Recording()
+    values = singular_values(matrix, kernels)
+    assert kernels.routes == routes
+    exact = scipy.linalg.svdvals(matrix.astype(np.float64))
+    used = int(0.75 * exact.size) + 1
+    np.testing.assert_allclose(values[:used] ** 2, exact[:used] ** 2, rtol=1e-4)
+    assert np.all(np.diff(values) <= 0)
+
+
+@pytest.mark.parametrize("scale", (1e-30, 1e-160, 1e18, 1e160))
+def test_scale_neither_overflows_nor_vanishes(rng, scale):
+    matrix = rng.standard_normal((40, 50)) * scale
+    np.testing.assert_allclose(
+        singular_values(matrix, NumpyKernels()), scipy.linalg.svdvals(matrix / scale) * scale, rtol=1e-8
+    )
+
+
+def test_large_scale_in_float32(rng):
+    matrix = (rng.standard_normal((520, 530)) * 1e25).astype(np.float32)
+    kernels = Recording()
+    values = singular_values(matrix, kernels)
+    assert kernels.routes == ["float64"]
+    np.testing.assert_allclose(values, scipy.linalg.svdvals(matrix.astype(np.float64)), rtol=1e-6)
+
+
+def test_torch_and_numpy_agree(rng):
+    import torch
+
+    for rows, columns in ((100, 60), (600, 520)):
+        matrix = rng.standard_normal((rows, columns)).astype(np.float32)
+        np.testing.assert_allclose(
+            singular_values(torch.from_numpy(matrix), TorchKernels()),
+            singular_values(matrix, NumpyKernels()),
+            rtol=1e-3,
+        )
+
+
+def test_zeros_and_empty():
+    np.testing.assert_array_equal(singular_values(np.zeros((5, 7)), NumpyKernels()), np.zeros(5))
+    assert singular_values(np.zeros((0, 7)), NumpyKernels()).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
+def test_not_finite(rng, bad):
+    matrix = rng.standard_normal((40, 40))
+    matrix[3, 4] = bad
+    with pytest.raises(NonFiniteError):
+        singular_values(matrix, NumpyKernels())
