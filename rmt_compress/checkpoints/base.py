@@ -1,0 +1,86 @@
+"""What every checkpoint is: named tensors, read one at a time, and the layers they form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.inference import TensorInfo, infer_layers
+from rmt_compress.layers.matrix_view import Layer
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Checkpoint(ABC):
+    """Named tensors plus the layers they form; a file, a directory, a state dict or a live module.
+
+    Opening reads names, shapes and types only. `read` brings one tensor into memory and leaves none behind,
+    so a checkpoint larger than memory can be walked through. `read` may be called from several threads.
+
+    Attributes:
+        path: the file or directory, None for what already lives in memory.
+        format: a short name for people (``safetensors``, ``PyTorch (zip)`` …).
+        notes: what was chosen or left out on opening, one sentence each, to be shown to the user.
+        metadata: text entries the file carries beside its tensors.
+    """
+
+    path: Path | None
+    format: str
+    notes: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, shapes and types in the checkpoint's own order, every name of a tied tensor included."""
+
+    @property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """First name of a tensor that has several -> its other names."""
+        return {}
+
+    @abstractmethod
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, detached, on the device it lives on (files: the CPU).
+
+        What comes from a file is the caller's own copy. What already lives in memory is handed out as it is.
+
+        Raises:
+            CheckpointError: no such tensor, one without values, or the file no longer holds what it promised.
+        """
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers formed by the tensors: one per weight, tied weights once."""
+        return infer_layers(self.tensors, self.ties)
+
+    @property
+    def parameters(self) -> int:
+        """Number of entries of all tensors, tied ones counted once."""
+        return sum(layer.parameters for layer in self.layers())
+
+    def close(self) -> None:
+        """Give back memory and open files; a second call does nothing, a later `read` opens them again."""
+        return
+
+    def _info(self, name: str) -> TensorInfo:
+        """What is known of the tensor called `name`, or the error that there is none."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path or f'this {self.format}'}: holds no tensor {name!r}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

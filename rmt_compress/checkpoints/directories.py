@@ -1,0 +1,119 @@
+"""Directories: which checkpoint in it is meant, and how to open it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.files import open_file
+from rmt_compress.checkpoints.recognition import unreadable
+from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
+from rmt_compress.errors import CheckpointError, printable
+
+_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+
+# Hugging Face's names, best first; the later ones hold the same weights in an older format.
+_USUAL = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+)
+
+# What a trainer leaves beside the weights.
+_NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state\w*)\.(?:bin|pt|pth)")
+
+
+def open_directory(path: Path) -> Checkpoint:
+    """The one checkpoint in the directory at `path`.
+
+    An index or a file under one of Hugging Face's usual names is taken first; else the one index, set of
+    numbered shards or weight file there is.
+
+    Raises:
+        CheckpointError: no weights, or several checkpoints none of which has a usual name: they are named.
+    """
+    try:
+        files = sorted(entry.name for entry in path.iterdir() if entry.is_file() or entry.is_symlink())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    found = _checkpoints(files)
+    usual = [name for name in _USUAL if name in found]
+    if not found:
+        raise CheckpointError(f"{path}: {_nothing_found(path)}")
+    if len(found) > 1 and not usual:
+        names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+        raise CheckpointError(f"{path}: holds {len(found)} checkpoints ({names}); name the one you mean")
+    name = usual[0] if usual else found[0]
+    others = [other for other in found if other != name]
+    notes = (printable(f"Took {name}; {', '.join(others)} left alone."),) if others else ()
+    if name.endswith(".index.json"):
+        return open_index(path / name, notes)
+    shard = _SHARD.fullmatch(name)
+    if shard:
+        return _open_numbered(path, shard, files, notes)
+    checkpoint = open_file(path / name)
+    checkpoint.notes = (*notes, *checkpoint.notes)
+    return checkpoint
+
+
+def is_shard(name: str) -> bool:
+    """Whether the file `name` is by its number one of several shards."""
+    shard = _SHARD.fullmatch(name)
+    return shard is not None and int(shard["count"]) > 1
+
+
+def _checkpoints(files: list[str]) -> list[str]:
+    """Names in `files` that stand for a checkpoint: indexes, first shards of sets without one, others."""
+    indexes = [name for name in files if name.endswith(".index.json")]
+    indexed = {name.removesuffix(".index.json") for name in indexes}
+    sets: dict[tuple[str, ...], str] = {}
+    single = []
+    for name in files:
+        if Path(name).suffix not in _SUFFIXES or _NO_WEIGHTS.fullmatch(name):
+            continue
+        shard = _SHARD.fullmatch(name)
+        if shard is None:
+            single.append(name)
+        elif shard["stem"] + shard["suffix"] not in indexed:
+            sets.setdefault((shard["stem"], shard["count"], shard["suffix"]), name)
+    return [*indexes, *sets.values(), *single]
+
+
+def _open_numbered(path: Path, shard: re.Match[str], files: list[str], notes: tuple[str, ...]) -> Checkpoint:
+    """A set of numbered shards without an index."""
+    count = int(shard["count"])
+    present = [
+        name
+        for name in files
+        if (other := _SHARD.fullmatch(name))
+        and (other["stem"], other["count"], other["suffix"]) == (shard["stem"], shard["count"], shard["suffix"])
+    ]
+    if len(present) != count:
+        have = {int(name[len(shard["stem"]) + 1 :][:5]) for name in present}
+        missing = next((number for number in range(1, count + 1) if number not in have), 0)
+        raise CheckpointError(
+            f"{path}: {len(present)} of {count} shards of {shard['stem']} are there, number {missing} is "
+            "missing; complete the folder"
+        )
+    return ShardedCheckpoint(path, path, present, notes=notes)
+
+
+def _nothing_found(path: Path) -> str:
+    """Why there is no checkpoint in `path`: what was looked for, and where weights lie below it."""
+    looked = "looked for *.safetensors, *.bin, *.pt, *.pth, *.ckpt and *.index.json"
+    try:
+        below = sorted(
+            folder.name
+            for folder in path.iterdir()
+            if folder.is_dir() and _checkpoints([entry.name for entry in folder.iterdir()])
+        )
+    except OSError:
+        below = []
+    if below:
+        return f"holds no weights itself, but {', '.join(below[:8])} below it does; name that folder"
+    return f"holds no weights ({looked}); name the file or its folder"

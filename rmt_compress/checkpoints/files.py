@@ -1,0 +1,29 @@
+"""One weight file, of whichever format its content shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.recognition import recognize
+from rmt_compress.checkpoints.safetensors_files import SafetensorsFile
+from rmt_compress.checkpoints.torch_files import TorchFile
+from rmt_compress.errors import CheckpointError
+
+
+def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
+    """The checkpoint in one safetensors or `torch.save` file.
+
+    Args:
+        path: the file.
+        strip_prefixes: see `TorchFile`.
+
+    Raises:
+        CheckpointError: see `open_checkpoint`; also for an index, which holds no weights of its own.
+    """
+    kind = recognize(path)
+    if kind == "safetensors":
+        return SafetensorsFile(path)
+    if kind == "index":
+        raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
+    return TorchFile(path, kind, strip_prefixes=strip_prefixes)

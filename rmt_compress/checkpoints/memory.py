@@ -1,0 +1,217 @@
+"""State dicts and live modules as checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties
+from rmt_compress.errors import CheckpointError, printable
+from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.matrix_view import Layer, LayerKind
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StateDictCheckpoint(Checkpoint):
+    """A state dict in memory, or a training checkpoint that holds one; names stay as they are.
+
+    Raises:
+        CheckpointError: no state dict in it.
+    """
+
+    path = None
+    format = "state dict"
+
+    def __init__(self, state: Mapping[str, object]) -> None:
+        found = find_state_dict(state, "this state dict")
+        self.notes = tuple(map(printable, found.notes))
+        self.metadata = {}
+        self._state = found.tensors
+        self._tensors = {name: describe(name, tensor) for name, tensor in self._state.items()}
+        self._ties = find_ties(self._state)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, shapes and types in the state dict's order."""
+        return self._tensors
+
+    @property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """First name of a shared tensor -> its other names."""
+        return self._ties
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, detached; it shares the state dict's memory.
+
+        Raises:
+            CheckpointError: no such tensor, or one without values.
+        """
+        self._info(name)
+        return _with_values(self._state[name].detach(), name)
+
+
+class ModuleCheckpoint(Checkpoint):
+    """A live `nn.Module`: names as in its state dict, kinds of layers as its submodules say.
+
+    A parametrized weight (`torch.nn.utils.parametrize`) is listed as ``<module>.weight`` with its effective
+    value, not as the tensors it is computed from.
+
+    Raises:
+        CheckpointError: a parameter has no shape yet (lazy modules).
+    """
+
+    path = None
+    format = "module"
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.notes = ()
+        self.metadata = {}
+        self._owners = dict(_tensor_owners(module))
+        # One look per submodule and attribute: a shared parametrized weight is else another tensor at every look.
+        looks: dict[tuple[torch.nn.Module, str], torch.Tensor] = {}
+        for place in self._owners.values():
+            if place not in looks:
+                looks[place] = _value(*place)
+        values = {name: looks[place] for name, place in self._owners.items()}
+        self._tensors = {name: self._describe(name, value) for name, value in values.items()}
+        self._ties = find_ties(values)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, shapes and types in the order of the module's state dict."""
+        return self._tensors
+
+    @property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """First name of a shared parameter -> its other names."""
+        return self._ties
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, detached; a plain parameter shares the module's memory.
+
+        Raises:
+            CheckpointError: no such tensor, or one without values.
+        """
+        self._info(name)
+        return _with_values(_value(*self._owners[name]), name)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers formed by the tensors; kinds, groups and biases are those of the submodules."""
+        return tuple(self._as_its_module_says(layer) for layer in super().layers())
+
+    def _describe(self, name: str, value: torch.Tensor) -> TensorInfo:
+        info = describe(name, value)
+        owner, attribute = self._owners[name]
+        if info.skip is None and len(info.shape) > 1 and attribute in owner._buffers:
+            return replace(info, skip="a buffer, not a learned weight")
+        return info
+
+    def _as_its_module_says(self, layer: Layer) -> Layer:
+        if layer.kind == "vector":
+            return layer
+        kinds = {name: _kind(*self._owners[name]) for name in (layer.tensor, *layer.aliases)}
+        # A table tied to an output head is a Linear as well, and its matrix acts as one.
+        name = next((name for name, kind in kinds.items() if kind not in (None, "embedding")), layer.tensor)
+        kind = kinds[name]
+        if kind is None:
+            return layer
+        owner, _ = self._owners[name]
+        bias = name.removesuffix("weight") + "bias" if name.endswith("weight") else ""
+        groups = getattr(owner, "groups", 1)
+        return replace(
+            layer,
+            kind=kind,
+            groups=groups if isinstance(groups, int) else 1,
+            bias=bias if bias in self._tensors else None,
+        )
+
+
+def _tensor_owners(module: torch.nn.Module) -> Iterator[tuple[str, tuple[torch.nn.Module, str]]]:
+    """Every tensor of the state dict by its name -> (the submodule it belongs to, its attribute there)."""
+    from torch.nn.utils import parametrize
+
+    hidden: list[str] = []
+    for path, owner in module.named_modules(remove_duplicate=False):
+        if any(path == folder or path.startswith(f"{folder}.") for folder in hidden):
+            continue
+        prefix = f"{path}." if path else ""
+        attributes = [*owner._parameters, *owner._buffers]
+        if parametrize.is_parametrized(owner):
+            hidden.append(f"{prefix}parametrizations")
+            attributes = [*_parametrized(owner), *attributes]
+        for attribute in attributes:
+            if attribute in owner._non_persistent_buffers_set:
+                continue
+            if owner._parameters.get(attribute, owner._buffers.get(attribute, owner)) is not None:
+                yield prefix + attribute, (owner, attribute)
+
+
+def _parametrized(owner: torch.nn.Module) -> list[str]:
+    return list(owner.parametrizations)  # type: ignore[arg-type]
+
+
+def _value(owner: torch.nn.Module, attribute: str) -> torch.Tensor:
+    """The tensor at `attribute`, detached; of a parametrized one the effective value."""
+    import torch
+    from torch.nn.parameter import is_lazy
+    from torch.nn.utils import parametrize
+
+    if parametrize.is_parametrized(owner, attribute):
+        parametrizations = owner.get_submodule(f"parametrizations.{attribute}")
+        with torch.no_grad(), _in_evaluation(parametrizations):
+            value: torch.Tensor = getattr(owner, attribute)
+    else:
+        value = getattr(owner, attribute)
+    if is_lazy(value):
+        raise CheckpointError(
+            f"this module: {attribute} of a {type(owner).__name__} has no shape yet (lazy); run one batch "
+            "through the model first"
+        )
+    return value.detach()
+
+
+@contextmanager
+def _in_evaluation(module: torch.nn.Module) -> Iterator[None]:
+    """`module` in evaluation mode: spectral normalisation would else change its buffers on every look."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _with_values(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if tensor.is_meta:
+        raise CheckpointError(f"{name} has no values (meta device); load the weights into the model first")
+    return tensor
+
+
+def _kind(owner: torch.nn.Module, attribute: str) -> LayerKind | None:
+    """Kind of the layer that `attribute` of `owner` is the weight of; None where name and shape must tell."""
+    from torch import nn
+
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return "recurrent" if attribute.startswith("weight_") else None
+    # Weights and biases that are no matrix acting on a vector, whatever their shape.
+    if isinstance(owner, nn.Bilinear | nn.LayerNorm | nn.RMSNorm):
+        return "unknown"
+    if attribute != "weight":
+        return None
+    kinds: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], LayerKind], ...] = (
+        (nn.Linear, "linear"),
+        (nn.Conv1d, "conv1d"),
+        (nn.Conv2d, "conv2d"),
+        (nn.Conv3d, "conv3d"),
+        (nn.ConvTranspose1d, "conv_transpose1d"),
+        (nn.ConvTranspose2d, "conv_transpose2d"),
+        (nn.ConvTranspose3d, "conv_transpose3d"),
+        ((nn.Embedding, nn.EmbeddingBag), "embedding"),
+    )
+    return next((kind for types, kind in kinds if isinstance(owner, types)), None)

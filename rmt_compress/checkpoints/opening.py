@@ -1,0 +1,67 @@
+"""The one way into every kind of checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.directories import is_shard, open_directory
+from rmt_compress.checkpoints.files import open_file
+from rmt_compress.checkpoints.recognition import recognize, unreadable
+from rmt_compress.checkpoints.sharded import open_index
+from rmt_compress.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    Source = str | PathLike[str] | Mapping[str, torch.Tensor] | torch.nn.Module | Checkpoint
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """The checkpoint in a file, a directory, a state dict or a live module.
+
+    What a file is, is told by its content: safetensors, `torch.save` (zip or legacy layout), or the JSON
+    index of a sharded checkpoint. A directory is read as Hugging Face's libraries write it. A state dict may
+    also be a training checkpoint that holds one. An open `Checkpoint` is handed back.
+
+    Raises:
+        CheckpointError: nothing there, not readable, damaged, of another format, or in need of running code;
+            one line that names the file, what it looks like and what to do.
+        TypeError: `source` is none of these.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    checkpoint = _open_path(Path(source)) if isinstance(source, str | PathLike) else _open_object(source)
+    if not checkpoint.tensors:
+        raise CheckpointError(f"{checkpoint.path or f'this {checkpoint.format}'}: holds no tensors at all")
+    return checkpoint
+
+
+def _open_path(path: Path) -> Checkpoint:
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if is_directory:
+        return open_directory(path)
+    if recognize(path) == "index":
+        return open_index(path)
+    checkpoint = open_file(path)
+    if is_shard(path.name):
+        checkpoint.notes = (*checkpoint.notes, "One shard of several; name the folder to read all.")
+    return checkpoint
+
+
+def _open_object(source: Mapping[str, torch.Tensor] | torch.nn.Module) -> Checkpoint:
+    import torch
+
+    from rmt_compress.checkpoints.memory import ModuleCheckpoint, StateDictCheckpoint
+
+    if isinstance(source, torch.nn.Module):
+        return ModuleCheckpoint(source)
+    if isinstance(source, Mapping):
+        return StateDictCheckpoint(source)
+    raise TypeError(f"a checkpoint is a path, a state dict or an nn.Module, not {type(source).__name__}")

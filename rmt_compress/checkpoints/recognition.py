@@ -1,0 +1,123 @@
+"""What a file is, told by its first bytes: the formats that are read, and the name of those that are not."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Literal
+
+from rmt_compress.errors import CheckpointError
+
+FileKind = Literal["safetensors", "torch-zip", "torch-legacy", "index"]
+
+# How torch's legacy layout starts: a protocol-2 pickle of its magic number 0x1950A86A20F9469CFC6C.
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+_RESAVE = "save the weights again with torch.save(model.state_dict(), …) or safetensors"
+_UNPACK = "unpack it first and name the checkpoint inside"
+
+# (first bytes, what they mean, what to do)
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "is a Git LFS pointer, not the weights",
+        "fetch them with `git lfs pull` or download the file itself",
+    ),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file (Keras or similar)", _RESAVE),
+    (b"GGUF", "is a GGUF file (llama.cpp)", "name the original safetensors checkpoint it was made from"),
+    (b"\x93NUMPY", "is a NumPy array", _RESAVE),
+    (b"\x1f\x8b", "is gzip-compressed", _UNPACK),
+    (b"BZh", "is bzip2-compressed", _UNPACK),
+    (b"\xfd7zXZ\x00", "is xz-compressed", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "is zstd-compressed", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive", _UNPACK),
+    (b"Rar!", "is a RAR archive", _UNPACK),
+    (b"PK\x05\x06", "is an empty zip archive", _RESAVE),
+)
+
+
+def recognize(path: Path) -> FileKind:
+    """Format of the file at `path`, from its content; only its first kilobyte is read.
+
+    Raises:
+        CheckpointError: no regular file, not readable, empty, or none of the formats this package reads; the
+            message says what it looks like and what to do.
+    """
+    head, size = _head(path)
+    if size == 0:
+        raise CheckpointError(f"{path}: is empty (0 bytes); save or download it again")
+    if head.startswith(b"PK\x03\x04"):
+        return "torch-zip"
+    if head.startswith(_LEGACY_MAGIC):
+        return "torch-legacy"
+    if _looks_like_safetensors(head):
+        return "safetensors"
+    if head.lstrip().startswith(b"{"):
+        return "index"
+    foreign = _foreign(head, path)
+    if foreign is None and path.suffix == ".safetensors":
+        # The reader says what is wrong with the header.
+        return "safetensors"
+    looks, advice = foreign or (
+        f"is of no known format (it starts with the bytes {head[:8].hex(' ')})",
+        _RESAVE,
+    )
+    raise CheckpointError(f"{path}: {looks}; {advice}")
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    """First kilobyte and size in bytes of the regular file at `path`."""
+    try:
+        status = path.stat()
+        # Checked before opening: to open a pipe would wait for a writer.
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path}: is no regular file (a pipe, socket or device); name a saved file")
+        with path.open("rb") as file:
+            return file.read(1024), status.st_size
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
+    """The one line for a file the system would not open or read."""
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path}: no such file or directory")
+    if isinstance(error, PermissionError):
+        return CheckpointError(f"{path}: permission denied; make it readable (chmod u+r) or copy it")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return CheckpointError(f"{path}: cannot be read: {reason}")
+
+
+def _looks_like_safetensors(head: bytes) -> bool:
+    # Eight bytes of header length, then the header's brace. A length beyond 2**40 is text, not a length.
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40
+
+
+def _foreign(head: bytes, path: Path) -> tuple[str, str] | None:
+    """What the file looks like and what to do, None where nothing is known."""
+    for magic, looks, advice in _FOREIGN:
+        if head.startswith(magic):
+            return looks, advice
+    if head[257:262] == b"ustar":
+        return "is a tar archive (or a checkpoint of torch before 0.2)", _UNPACK
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] == b"\x12"):
+        return "looks like an ONNX model, which is not read", _RESAVE
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return (
+            "is a Python pickle that torch.save did not write; it was not run, as it can execute code",
+            _RESAVE,
+        )
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not a checkpoint", "download the file itself (a login or a redirect was saved)"
+    if _is_text(head):
+        return "is text, not a checkpoint", "name a .safetensors or torch.save file"
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # The last character may be cut in half by the end of the first kilobyte.
+        text = head.decode("utf-8") if len(head) < 1024 else head[:-4].decode("utf-8", "ignore")
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c in "\t\n\r\f" for c in text)

@@ -1,0 +1,185 @@
+"""Finding the weights in what a checkpoint file or a caller hands over, and saying what was left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.inference import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+# Where training scripts put the weights, the first found is taken.
+_KEYS = ("state_dict", "model", "model_state", "model_state_dict", "net", "params", "ema")
+_PREFIXES = ("module.", "_orig_mod.")
+_MAX_DEPTH = 3
+_ADVICE = "save the weights alone: torch.save(model.state_dict(), …)"
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The weights found in an object.
+
+    Attributes:
+        tensors: name -> tensor, as they stand in the object.
+        trail: the keys that lead to them from the object.
+        notes: what was chosen and what was left alone, one sentence each.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    trail: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def find_state_dict(value: object, where: str) -> StateDict:
+    """The one mapping of names to tensors in `value`: itself or nested, never an optimizer's state.
+
+    The usual keys (``state_dict``, ``model``, ``model_state``, ``model_state_dict``, ``net``, ``params``,
+    ``ema``) are tried in this order, then `value` itself, then its other mappings, of which only one may
+    hold tensors.
+
+    Args:
+        value: what was saved or handed over.
+        where: name of the file or object, for messages.
+
+    Raises:
+        CheckpointError: no tensors, or several sets of them and none under a usual key.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        raise CheckpointError(f"{where}: holds a single tensor without a name; save it as {{'weight': tensor}}")
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{where}: holds a {type(value).__name__}, no state dict; {_ADVICE}")
+    trail = _trail(value, where)
+    if trail is None:
+        found = f"only {_listed(map(str, value))}" if value else "nothing at all"
+        raise CheckpointError(f"{where}: holds no named tensors ({found}); {_ADVICE}")
+    notes = []
+    beside: list[str] = []
+    chosen: Mapping[Any, Any] = value
+    for depth, key in enumerate(trail):
+        beside += [".".join([*trail[:depth], str(other)]) for other in chosen if other != key]
+        chosen = chosen[key]
+    if beside:
+        notes.append(f"Took {'.'.join(trail)!r}; {_listed(beside)} left alone.")
+    tensors = {name: entry for name, entry in chosen.items() if _is_named_tensor(name, entry)}
+    if len(tensors) < len(chosen):
+        others = [str(name) for name in chosen if name not in tensors]
+        notes.append(f"Entries that are no tensors left alone: {_listed(others)}.")
+    return StateDict(tensors, trail, tuple(notes))
+
+
+def _trail(value: Mapping[Any, Any], where: str, depth: int = 0) -> tuple[str, ...] | None:
+    """Keys from `value` to the mapping that holds the weights; None where there are none."""
+    if depth > _MAX_DEPTH or _is_optimizer(value):
+        return None
+    nested = {
+        key: entry
+        for key, entry in value.items()
+        if isinstance(key, str) and isinstance(entry, Mapping) and "optim" not in key.lower()
+    }
+    for key in _KEYS:
+        if key in nested and (rest := _trail(nested[key], where, depth + 1)) is not None:
+            return (key, *rest)
+    own = [entry for name, entry in value.items() if _is_named_tensor(name, entry)]
+    # Counters are saved as scalar tensors too: beside a nested set of tensors they are not the weights.
+    if any(tensor.is_nested or tensor.dim() > 1 for tensor in own):
+        return ()
+    trails = [
+        (key, *rest)
+        for key, entry in nested.items()
+        if key not in _KEYS and (rest := _trail(entry, where, depth + 1)) is not None
+    ]
+    if len(trails) > 1:
+        several = _listed(".".join(trail) for trail in trails)
+        raise CheckpointError(
+            f"{where}: holds several sets of tensors ({several}); save the one you mean by itself"
+        )
+    if trails:
+        return trails[0]
+    return () if own else None
+
+
+def _is_optimizer(value: Mapping[Any, Any]) -> bool:
+    return "param_groups" in value and "state" in value
+
+
+def _is_named_tensor(name: object, entry: object) -> bool:
+    import torch
+
+    return isinstance(name, str) and isinstance(entry, torch.Tensor)
+
+
+def _listed(names: Any, limit: int = 6) -> str:  # noqa: ANN401
+    """`names` with commas, cut short after `limit`."""
+    names = list(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def common_prefix(names: list[str]) -> str:
+    """What wrappers put before every name: a run of ``module.`` (parallel) and ``_orig_mod.`` (compiled)."""
+    prefix = ""
+    while names:
+        step = next((p for p in _PREFIXES if all(name[len(prefix) :].startswith(p) for name in names)), None)
+        if step is None or any(len(name) == len(prefix) + len(step) for name in names):
+            break
+        prefix += step
+    return prefix
+
+
+def describe(name: str, tensor: torch.Tensor) -> TensorInfo:
+    """Name, shape and type of `tensor`, and why it is not to be read as a weight, where its storage shows."""
+    import torch
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    nbytes = tensor.numel() * tensor.element_size()
+    if tensor.is_nested:
+        return TensorInfo(name, (), dtype, nbytes, "a nested tensor, of no one shape")
+    skip = None
+    if tensor.is_meta:
+        skip = "on the meta device: a shape without values"
+    elif tensor.layout != torch.strided:
+        skip = f"stored sparse ({str(tensor.layout).removeprefix('torch.')}), not as a dense matrix"
+    elif is_expanded(tensor):
+        skip = f"an expanded view: {tensor.untyped_storage().nbytes()} bytes repeated to fill {nbytes}"
+    return TensorInfo(name, tuple(tensor.shape), dtype, nbytes, skip)
+
+
+def is_expanded(tensor: torch.Tensor) -> bool:
+    """Whether a dense copy of `tensor` takes more memory than is stored for it."""
+    import torch
+
+    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+
+
+def find_ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, ...]]:
+    """First name -> other names, of tensors that are the same values in memory (tied weights)."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(_place(tensor), []).append(name)
+    return {first: tuple(others) for first, *others in groups.values() if others}
+
+
+def _place(tensor: torch.Tensor) -> Hashable:
+    """The same for two tensors that are one: storage, offset, shape, stride; else the object itself."""
+    import torch
+
+    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+        return id(tensor)
+    if tensor.untyped_storage().data_ptr() == 0:
+        return id(tensor)
+    return (
+        tensor.device,
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tensor.shape,
+        tensor.stride(),
+        tensor.dtype,
+    )

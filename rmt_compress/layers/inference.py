@@ -1,0 +1,94 @@
+"""From named tensors alone to layers: which tensor is whose weight, and of what kind.
+
+A state dict says names and shapes, not modules. A 2-d weight is a Linear unless its name says embedding; 3-
+to 5-d weights are convolutions; a ConvTranspose is told by its bias where the shapes leave no doubt,
+while the groups of a convolution are known to its module only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rmt_compress.layers.matrix_view import Layer, LayerKind
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a checkpoint says of a tensor before it is read.
+
+    Attributes:
+        name: full name in the checkpoint.
+        shape: its shape.
+        dtype: torch's name of the element type without ``torch.`` (``float32``, ``bfloat16``, ``int8`` …).
+        nbytes: bytes of the dense tensor.
+        skip: why it is not to be read as a weight, where the checkpoint knows (sparse, no values, a buffer).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    skip: str | None = None
+
+
+_RECURRENT = re.compile(r"(?:^|\.)weight_(?:ih|hh)_l\d+(?:_reverse)?$")
+_EMBEDDING = re.compile(
+    r"(?:^|[._])(?:embed\w*|\w+_embeddings?|emb|wte|wpe|tok_emb|shared|relative_attention_bias)\.weight$",
+    re.I,
+)
+
+
+def infer_layers(
+    tensors: Mapping[str, TensorInfo], ties: Mapping[str, tuple[str, ...]] | None = None
+) -> tuple[Layer, ...]:
+    """Layers formed by `tensors`, one per tensor, in their order.
+
+    Args:
+        tensors: what the checkpoint holds, by name.
+        ties: first name of a shared tensor -> its other names; the other names form no layer of their own.
+    """
+    ties = ties or {}
+    repeated = {name for others in ties.values() for name in others}
+    return tuple(
+        _infer_layer(info, tensors, ties.get(name, ())) for name, info in tensors.items() if name not in repeated
+    )
+
+
+def _infer_layer(info: TensorInfo, tensors: Mapping[str, TensorInfo], aliases: tuple[str, ...]) -> Layer:
+    name = info.name.removesuffix(".weight")
+    bias = f"{name}.bias" if name != info.name and f"{name}.bias" in tensors else None
+    bias_length = tensors[bias].shape[0] if bias and len(tensors[bias].shape) == 1 else None
+    kind = _kind(info, aliases, bias_length)
+    return Layer(
+        name=name,
+        tensor=info.name,
+        kind=kind,
+        shape=info.shape,
+        dtype=info.dtype,
+        bias=bias,
+        aliases=aliases,
+        skip=info.skip,
+    )
+
+
+def _kind(info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None) -> LayerKind:
+    dimensions = len(info.shape)
+    if dimensions < 2:
+        return "vector"
+    if dimensions == 2:
+        if _RECURRENT.search(info.name):
+            return "recurrent"
+        # A table tied to an output head is a Linear as well, and its matrix acts as one.
+        if _EMBEDDING.search(info.name) and all(_EMBEDDING.search(alias) for alias in aliases):
+            return "embedding"
+        return "linear"
+    if dimensions > 5:
+        return "unknown"
+    # Only in a transposed convolution does the bias follow the second axis.
+    if bias_length is not None and bias_length == info.shape[1] != info.shape[0]:
+        transposed: tuple[LayerKind, ...] = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+        return transposed[dimensions - 3]
+    plain: tuple[LayerKind, ...] = ("conv1d", "conv2d", "conv3d")
+    return plain[dimensions - 3]

@@ -1,0 +1,107 @@
+"""How a weight tensor is read as one matrix: rows are outputs, columns are inputs × kernel positions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+LayerKind = Literal[
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "recurrent",
+    "embedding",
+    "vector",
+    "unknown",
+]
+
+FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+# Below this many singular values BEMA's window holds fewer than 16 eigenvalues, and the 95 % null point of
+# the fit error comes near the default threshold of 0.1: noise and structure can no longer be told apart.
+DEFAULT_MIN_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight tensor of a checkpoint and what is known of the layer around it.
+
+    Attributes:
+        name: the module path (``fc1``) when the tensor is ``fc1.weight``, else the tensor's own name.
+        tensor: the tensor's full name in the checkpoint.
+        kind: what the layer computes; ``vector`` for 0-/1-d tensors, ``unknown`` for other shapes.
+        shape: the tensor's shape.
+        dtype: torch's name of the element type, without the ``torch.`` prefix.
+        bias: the full name of the bias tensor, where there is one.
+        groups: number of groups of a convolution.
+        aliases: other names of the same tensor (tied weights).
+        skip: why the checkpoint itself says the tensor is not to be read as a weight.
+    """
+
+    name: str
+    tensor: str
+    kind: LayerKind
+    shape: tuple[int, ...]
+    dtype: str
+    bias: str | None = None
+    groups: int = 1
+    aliases: tuple[str, ...] = field(default=())
+    skip: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of entries of the weight; the bias is not counted."""
+        return math.prod(self.shape)
+
+    @property
+    def matrix(self) -> tuple[int, int] | None:
+        """Shape (rows, columns) of the matrix the weight is read as; None where it is no matrix."""
+        if self.kind in ("vector", "unknown") or len(self.shape) < 2:
+            return None
+        # ConvTranspose tensors are (in, out/g, k…): the same reshape, with the roles of the factors swapped.
+        return self.shape[0], math.prod(self.shape[1:])
+
+    def skip_reason(self, *, min_size: int = DEFAULT_MIN_SIZE, embeddings: bool = False) -> str | None:
+        """Why this layer cannot or should not be analysed, from its description alone; None if it can be.
+
+        Args:
+            min_size: the least min(rows, columns) that is analysed.
+            embeddings: whether embedding tables are analysed too.
+        """
+        if self.skip is not None:
+            return self.skip
+        if self.kind == "vector":
+            return "a vector or scalar, not a matrix"
+        if 0 in self.shape:
+            return "an empty tensor"
+        if self.dtype not in FLOAT_DTYPES:
+            return f"stored as {self.dtype}: only floating-point weights have a spectrum to analyse"
+        matrix = self.matrix
+        if matrix is None:
+            return f"a {len(self.shape)}-d tensor of no known layer kind"
+        if self.groups > 1:
+            return f"a convolution of {self.groups} groups: each group is a matrix of its own"
+        if self.kind == "embedding" and not embeddings:
+            return "an embedding table, analysed on request only (--embeddings)"
+        if min(matrix) < min_size:
+            return f"min(rows, columns) = {min(matrix)} is below {min_size}, too few singular values for a fit"
+        return None
+
+
+def as_matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
+    """Weight tensor of `layer` as its (rows, columns) matrix, a view where the memory layout allows.
+
+    Raises:
+        ValueError: the layer is read as no matrix.
+    """
+    if layer.matrix is None:
+        raise ValueError(f"{layer.tensor}: a {layer.kind} tensor is read as no matrix")
+    return weight.reshape(layer.matrix)

@@ -1,0 +1,42 @@
+"""The dense operations of `rmt_compress.spectrum.singular_values` on torch tensors, on any device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class TorchKernels:
+    """Gram eigenvalues and singular values where the tensor lives; the results come back as numpy float64.
+
+    On this project's machines `torch.linalg.eigvalsh` is the fastest eigenvalue routine at hand.
+    """
+
+    def shape(self, matrix: torch.Tensor) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, columns = matrix.shape
+        return rows, columns
+
+    def is_double(self, matrix: torch.Tensor) -> bool:
+        """Whether the entries are float64."""
+        return matrix.dtype == torch.float64
+
+    def largest(self, matrix: torch.Tensor) -> float:
+        """The largest |entry|; NaN or Inf where an entry is."""
+        low, high = torch.aminmax(matrix)
+        return float(torch.maximum(-low, high))
+
+    def gram_eigenvalues(self, matrix: torch.Tensor, *, double: bool) -> NDArray[np.float64]:
+        """Ascending eigenvalues of the smaller Gram matrix, formed and solved in float64 or float32."""
+        a = matrix.to(torch.float64 if double else torch.float32)
+        gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
+        return _to_numpy(torch.linalg.eigvalsh(gram))
+
+    def singular_values(self, matrix: torch.Tensor) -> NDArray[np.float64]:
+        """Singular values by a direct SVD in float64, descending."""
+        return _to_numpy(torch.linalg.svdvals(matrix.to(torch.float64)))
+
+
+def _to_numpy(values: torch.Tensor) -> NDArray[np.float64]:
+    return values.to(device="cpu", dtype=torch.float64).numpy()

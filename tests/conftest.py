@@ -1,0 +1,32 @@
+"""Fixtures every test may use."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A random generator with a fixed seed, the same in every test."""
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the real data sets: $RMT_COMPRESS_DATA, else ../shared/data beside the repository."""
+    named = os.environ.get("RMT_COMPRESS_DATA")
+    root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip(f"REAL DATA MISSING: {root} is no folder; set RMT_COMPRESS_DATA to where mnist/ and others lie")
+    return root
+
+
+@pytest.fixture
+def real_data(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`data_root`, set as $RMT_COMPRESS_DATA for the code under test."""
+    monkeypatch.setenv("RMT_COMPRESS_DATA", str(data_root))
+    return data_root

@@ -1,0 +1,103 @@
+"""Which layer a named tensor belongs to, checked against real torch modules."""
+
+import pytest
+import torch
+from torch import nn
+
+from rmt_compress.layers import TensorInfo, infer_layers
+
+
+def layers_of(module: nn.Module, ties=None):
+    state = module.state_dict()
+    infos = {
+        name: TensorInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.nbytes)
+        for name, t in state.items()
+    }
+    return {layer.name: layer for layer in infer_layers(infos, ties)}
+
+
+class Everything(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+        self.plain = nn.Linear(6, 4, bias=False)
+        self.conv1 = nn.Conv1d(3, 8, 5)
+        self.conv2 = nn.Conv2d(3, 8, 5)
+        self.conv3 = nn.Conv3d(3, 8, 5)
+        self.up = nn.ConvTranspose2d(8, 3, 4)
+        self.norm = nn.BatchNorm2d(8)
+        self.rnn = nn.LSTM(5, 7, bidirectional=True)
+        self.embed_tokens = nn.Embedding(11, 5)
+        self.position_embeddings = nn.Embedding(11, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "matrix", "bias"),
+    (
+        ("fc", "linear", (4, 6), "fc.bias"),
+        ("plain", "linear", (4, 6), None),
+        ("conv1", "conv1d", (8, 15), "conv1.bias"),
+        ("conv2", "conv2d", (8, 75), "conv2.bias"),
+        ("conv3", "conv3d", (8, 375), "conv3.bias"),
+        ("up", "conv_transpose2d", (8, 48), "up.bias"),
+        ("rnn.weight_ih_l0", "recurrent", (28, 5), None),
+        ("rnn.weight_hh_l0_reverse", "recurrent", (28, 7), None),
+        ("embed_tokens", "embedding", (11, 5), None),
+        ("position_embeddings", "embedding", (11, 5), None),
+        ("norm", "vector", None, "norm.bias"),
+        ("fc.bias", "vector", None, None),
+        ("norm.num_batches_tracked", "vector", None, None),
+    ),
+)
+def test_kind_matrix_and_bias(name, kind, matrix, bias):
+    layer = layers_of(Everything())[name]
+    assert (layer.kind, layer.matrix, layer.bias) == (kind, matrix, bias)
+
+
+def test_every_tensor_is_listed_once_and_in_order():
+    module = Everything()
+    assert [layer.tensor for layer in layers_of(module).values()] == list(module.state_dict())
+    assert sum(layer.parameters for layer in layers_of(module).values()) == sum(
+        tensor.numel() for tensor in module.state_dict().values()
+    )
+
+
+def test_tied_weight_is_one_layer_with_two_names():
+    module = nn.ModuleDict({"embed": nn.Embedding(50, 8), "head": nn.Linear(8, 50, bias=False)})
+    layers = layers_of(module, ties={"embed.weight": ("head.weight",)})
+    assert set(layers) == {"embed"}
+    # An embedding that is also an output head acts as a matrix.
+    assert layers["embed"].kind == "linear"
+    assert layers["embed"].aliases == ("head.weight",)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "reason"),
+    (
+        ((64, 64), "float32", {}, None),
+        ((64,), "float32", {}, "vector"),
+        ((64, 64), "int8", {}, "int8"),
+        ((64, 31), "float32", {}, "31 is below 32"),
+        ((64, 31), "float32", {"min_size": 20}, None),
+        ((64, 0), "float32", {}, "empty"),
+        ((2,) * 6, "float32", {}, "6-d"),
+    ),
+)
+def test_skip_reason(shape, dtype, options, reason):
+    (layer,) = infer_layers({"a.weight": TensorInfo("a.weight", shape, dtype, 0)})
+    found = layer.skip_reason(**options)
+    assert (found is None) if reason is None else (reason in found)
+
+
+def test_embeddings_and_groups():
+    (layer,) = infer_layers({"wte.weight": TensorInfo("wte.weight", (99, 64), "float32", 0)})
+    assert "on request" in layer.skip_reason()
+    assert layer.skip_reason(embeddings=True) is None
+
+
+def test_as_matrix_needs_a_matrix():
+    from rmt_compress.layers import as_matrix
+
+    (layer,) = infer_layers({"b": TensorInfo("b", (3,), "float32", 0)})
+    with pytest.raises(ValueError, match="no matrix"):
+        as_matrix(layer, torch.zeros(3))
