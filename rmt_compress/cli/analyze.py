@@ -1,0 +1,151 @@
+"""`rmt-compress analyze`: which layers of a checkpoint are noise."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rmt_compress.cli.console import (
+    GoalNotReached,
+    checkpoint_or_only_one_here,
+    note,
+    progress_bar,
+    stdout_console,
+    warning,
+)
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis import Analysis
+
+
+class QuantileChoice(enum.StrEnum):
+    """Values of --quantiles."""
+
+    midpoint = "midpoint"
+    paper = "paper"
+
+
+class SortChoice(enum.StrEnum):
+    """Values of --sort."""
+
+    order = "order"
+    name = "name"
+    gof = "gof"
+    spikes = "spikes"
+    energy = "energy"
+    size = "size"
+    saving = "saving"
+
+
+def analyze(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A .safetensors, .pt, .pth, .bin or .ckpt file, a Hugging Face folder or an *.index.json; "
+            "without it, the only checkpoint in the current folder.",
+            show_default=False,
+        ),
+    ] = None,
+    gof: Annotated[
+        float, typer.Option(help="Largest fit error at which a layer counts as noise plus spikes.")
+    ] = 0.1,
+    alpha: Annotated[
+        float, typer.Option(help="Share of the spectrum left out at either end when the noise is fitted.")
+    ] = 0.25,
+    beta: Annotated[float, typer.Option(help="Chance that pure noise shows a spike.")] = 0.1,
+    quantiles: Annotated[
+        QuantileChoice,
+        typer.Option(help="How edge and noise are estimated: our calibrated rule, or the papers' formula."),
+    ] = QuantileChoice.midpoint,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Analyse only layers with such a name; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out layers with such a name; repeatable."),
+    ] = None,
+    min_size: Annotated[int, typer.Option(help="Skip weights with fewer rows or columns than this.", min=2)] = 32,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Analyse embedding tables too.")] = False,
+    sort: Annotated[SortChoice, typer.Option(help="Order of the table's rows.")] = SortChoice.order,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the layers as CSV too.", show_default=False)
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Draw one PNG per layer into this folder.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite CSV file and pictures that exist.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Layers worked on at once; by default one per core.", min=1, show_default=False),
+    ] = None,
+) -> None:
+    """Tell which layers of a checkpoint are noise, and what cutting it would save.
+
+    Every Linear and Conv weight is compared with the Marchenko–Pastur law of pure noise. Singular values above
+    the noise edge are spikes, the part that was learned; the rest is the bulk.
+
+    noise: fits the law, and spikes hold at most 1 % of the energy. mixed: fits, with spikes that carry
+    information. structured: does not fit, to be cut with care.
+    """
+    from rmt_compress.analysis import analyze as run
+    from rmt_compress.files import check_output, check_output_folder
+
+    path = checkpoint_or_only_one_here(checkpoint)
+    if csv is not None:
+        check_output(csv, force=force, inputs=(path,))
+    if plots is not None:
+        check_output_folder(plots, force=force)
+    with progress_bar("Analysing") as progress:
+        analysis = run(
+            path,
+            alpha=alpha,
+            beta=beta,
+            gof=gof,
+            quantiles=quantiles.value,
+            include=include or (),
+            exclude=exclude or (),
+            min_size=min_size,
+            embeddings=embeddings,
+            jobs=jobs,
+            progress=progress,
+        )
+    for text in analysis.notes:
+        note(text)
+    if csv is not None:
+        from rmt_compress.reporting.tables import write_csv
+
+        write_csv(analysis, csv)
+    if plots is not None:
+        from rmt_compress.reporting.plots import plot_layers
+
+        with progress_bar("Drawing") as progress:
+            plot_layers(analysis, plots, progress=progress)
+    if as_json:
+        json.dump(analysis.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        from rmt_compress.reporting.tables import analysis_table
+
+        stdout_console().print(analysis_table(analysis, sort=sort.value))
+    _report_outcome(analysis)
+
+
+def _report_outcome(analysis: Analysis) -> None:
+    for layer in analysis.damaged:
+        warning(f"{layer.layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")
+    if analysis.damaged:
+        # Bad input, though the rest could be analysed.
+        raise typer.Exit(2)
+    if not analysis.analyzed:
+        raise GoalNotReached(
+            f"{analysis.path}: none of its {len(analysis.layers)} tensors can be analysed; "
+            "the reasons are listed above"
+        )

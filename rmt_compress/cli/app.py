@@ -1,0 +1,66 @@
+"""The `rmt-compress` program: its commands, and how errors become one line and an exit status.
+
+Exit status: 0 done; 1 the work was done but its goal was not reached; 2 bad usage or bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from rmt_compress.cli.analyze import analyze
+from rmt_compress.cli.console import GoalNotReached, error_line
+from rmt_compress.errors import RmtCompressError
+
+app = typer.Typer(
+    name="rmt-compress",
+    help="Find the noise in a saved neural network with random matrix theory, and cut it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("analyze")(analyze)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"rmt-compress {version('rmt-compress')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error instead of one line.")
+    ] = False,
+) -> None:
+    """Find the noise in a saved neural network with random matrix theory, and cut it."""
+
+
+def main() -> None:
+    """Run the program on `sys.argv` and exit."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except RmtCompressError as error:
+        if debug:
+            raise
+        error_line(str(error))
+        sys.exit(2)
+    except GoalNotReached as outcome:
+        error_line(str(outcome))
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; closing the stream again at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,73 @@
+"""Output files: refused where they would destroy something, written beside the target and renamed into place."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rmt_compress.errors import OutputError
+
+
+def check_output(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse an output that would overwrite an input, or an existing file unless forced.
+
+    To be called before any work is done.
+
+    Raises:
+        OutputError: naming the file and the way out.
+    """
+    for source in inputs:
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OutputError(f"{target}: the output is the input; give another name")
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder; give a file name")
+    if target.exists() and not force:
+        raise OutputError(f"{target}: exists already; choose another name or add --force")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder {target.parent} does not exist; make it first")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: the folder {target.parent} is not writable")
+
+
+def check_output_folder(target: Path, *, force: bool) -> None:
+    """Refuse a folder of outputs that is a file, or that holds something already unless forced.
+
+    Raises:
+        OutputError: naming the folder and the way out.
+    """
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target}: is a file; give the name of a folder")
+    if target.is_dir() and not force and any(target.iterdir()):
+        raise OutputError(f"{target}: the folder is not empty; choose another or add --force")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
+
+    Raises:
+        OutputError: the folder cannot be written or is full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files for their owner alone; an output gets what the umask grants any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,47 @@
+"""Run the program as a user types it."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rmt_compress.cli.app import main
+
+
+@dataclass
+class Finished:
+    """What a run left: its exit status and its two streams."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run `rmt-compress ARGS` in a folder of its own, inside this process (importing torch takes seconds)."""
+
+    def _run(*args: str | Path, cwd: Path = tmp_path) -> Finished:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["rmt-compress", *map(str, args)])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+        streams = capfd.readouterr()
+        return Finished(int(stopped.value.code or 0), streams.out, streams.err)
+
+    return _run
+
+
+@pytest.fixture
+def run_process(tmp_path):
+    """Run `python -m rmt_compress ARGS` as a process of its own."""
+
+    def _run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-m", "rmt_compress", *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+
+    return _run

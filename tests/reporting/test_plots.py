@@ -1,0 +1,49 @@
+"""What the pictures show, read back from the figure."""
+
+import numpy as np
+import pytest
+import torch
+
+import rmt_compress as rmt
+from rmt_compress.reporting.plots import layer_figure, plot_layers, plot_name
+
+
+@pytest.fixture
+def analysis():
+    torch.manual_seed(1)
+    spikes = torch.linalg.qr(torch.randn(60, 3))[0] * torch.tensor([80.0, 60.0, 40.0])
+    weight = torch.randn(60, 90) + spikes @ torch.linalg.qr(torch.randn(90, 3))[0].T
+    return rmt.analyze({"block/../fc.weight": weight, "tiny.weight": torch.randn(2, 2)})
+
+
+def test_histogram_and_law_are_densities_of_the_same_eigenvalues(analysis):
+    (layer,) = analysis.analyzed
+    left, right = layer_figure(layer).axes
+    areas = [patch.get_height() * patch.get_width() for patch in left.patches]
+    eigenvalues = layer.singular_values**2 / 90
+    assert sum(areas) == pytest.approx(np.mean(eigenvalues <= left.get_xlim()[1]), abs=1e-9)
+    law = next(line for line in left.lines if line.get_label() == "Marchenko–Pastur")
+    assert np.trapezoid(law.get_ydata(), law.get_xdata()) == pytest.approx(1.0, abs=0.01)
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels[:2] == ["bulk (57)", "spikes (3)"]
+    assert left.get_xlim()[1] > layer.fit.lambda_plus
+    step = next(line for line in right.lines if line.get_label() == "this layer")
+    np.testing.assert_allclose(step.get_ydata()[-1], 1.0)
+    np.testing.assert_allclose(np.sort(eigenvalues), step.get_xdata())
+
+
+def test_files(analysis, tmp_path):
+    seen = []
+    written = plot_layers(analysis, tmp_path / "a" / "b", progress=lambda *step: seen.append(step))
+    assert [path.name for path in written] == ["block_.._fc.png"]
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["block_.._fc.png"]
+    assert seen == [(1, 1, "block/../fc")]
+
+
+def test_names_stay_in_the_folder(analysis):
+    assert "/" not in plot_name(analysis.analyzed[0])
+
+
+def test_skipped_layer_cannot_be_drawn(analysis):
+    with pytest.raises(ValueError, match="skipped"):
+        layer_figure(analysis.skipped[0])

@@ -1,0 +1,165 @@
+"""The analysis of whole models: what is analysed, what is skipped and why, and the numbers' meaning."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import rmt_compress as rmt
+from rmt_compress.errors import SettingsError
+
+
+@pytest.fixture
+def model():
+    """Three kinds of layer: pure noise, noise with spikes, and something that is no noise at all."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.noise = nn.Linear(120, 80)
+    model.mixed = nn.Linear(80, 100)
+    model.structured = nn.Conv2d(10, 60, 3)
+    model.head = nn.Linear(100, 10)
+    with torch.no_grad():
+        model.noise.weight.normal_()
+        spikes = torch.linalg.qr(torch.randn(100, 5))[0] * torch.tensor([60.0, 50, 45, 40, 35])
+        model.mixed.weight.copy_(torch.randn(100, 80) + spikes @ torch.linalg.qr(torch.randn(80, 5))[0].T)
+        u, _, v = torch.linalg.svd(torch.randn(60, 90), full_matrices=False)
+        model.structured.weight.copy_(((u * torch.logspace(2, -2, 60)) @ v).reshape(60, 10, 3, 3))
+    return model
+
+
+def by_name(analysis):
+    return {layer.layer.name: layer for layer in analysis.layers}
+
+
+def test_verdicts(model):
+    layers = by_name(rmt.analyze(model))
+    assert layers["noise"].verdict == "noise"
+    assert layers["mixed"].verdict == "mixed"
+    assert layers["mixed"].fit.spikes == 5
+    assert layers["structured"].verdict == "structured"
+    assert layers["head"].verdict is None
+    assert "10 is below 32" in layers["head"].reason
+    assert layers["noise.bias"].reason == "a vector or scalar, not a matrix"
+
+
+def test_numbers_mean_what_they_say(model):
+    layer = by_name(rmt.analyze(model))["mixed"]
+    weight = model.mixed.weight.detach().double().numpy()
+    values = np.linalg.svd(weight, compute_uv=False)
+    np.testing.assert_allclose(layer.singular_values, values, rtol=1e-6)
+    assert layer.fit.edge == pytest.approx(np.sqrt(100 * layer.fit.lambda_plus))
+    assert layer.fit.spikes == np.sum(values > layer.fit.edge)
+    assert layer.bulk_energy == pytest.approx((values[5:] ** 2).sum() / (weight**2).sum(), rel=1e-6)
+    # Five spikes of (100 + 80) entries each in the two factors.
+    assert layer.parameters_after == 5 * (100 + 80)
+    assert layer.fit.sigma2 == pytest.approx(1.0, rel=0.1)
+    assert layer.gof_p_value > 0.001
+    assert layer.fit.gof < 2 * layer.gof_null
+
+
+def test_totals(model):
+    analysis = rmt.analyze(model)
+    assert analysis.parameters == sum(p.numel() for p in model.parameters())
+    saved = 80 * 120 - (80 + 120) + 100 * 80 - 5 * 180
+    assert analysis.parameters - analysis.parameters_after == saved
+    report = analysis.to_json()
+    json.dumps(report, allow_nan=False)
+    assert report["schema"] == "rmt-compress/analysis/1"
+    assert report["totals"] == {
+        "parameters": analysis.parameters,
+        "parameters_after": analysis.parameters_after,
+        "layers_analyzed": 3,
+        "layers_skipped": 5,
+    }
+    keys = {
+        "name", "kind", "shape", "matrix", "status", "reason", "sigma2", "lambda_plus", "edge", "gof", "gof_null",
+        "fits", "spikes", "bulk", "bulk_energy", "spectral_norm", "verdict", "parameters", "parameters_after",
+    }  # fmt: skip
+    assert all(keys <= set(layer) for layer in report["layers"])
+
+
+def test_a_layer_that_does_not_fit_is_not_cut(model):
+    layer = by_name(rmt.analyze(model))["structured"]
+    assert layer.parameters_after == layer.layer.parameters
+    loose = by_name(rmt.analyze(model, gof=1.0))["structured"]
+    assert loose.fits
+    assert loose.parameters_after <= layer.layer.parameters
+
+
+def test_same_for_file_state_dict_and_module(model, tmp_path):
+    save_file(model.state_dict(), tmp_path / "m.safetensors")
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    results = [
+        [layer.to_json() for layer in rmt.analyze(source).analyzed]
+        for source in (model, model.state_dict(), tmp_path / "m.safetensors", str(tmp_path / "m.pt"))
+    ]
+    for other in results[1:]:
+        assert {layer["name"]: layer["gof"] for layer in other} == {
+            layer["name"]: layer["gof"] for layer in results[0]
+        }
+
+
+@pytest.mark.parametrize("jobs", (1, 2, 5))
+def test_jobs_change_nothing_and_threads_are_given_back(model, jobs):
+    threads = torch.get_num_threads()
+    expected = rmt.analyze(model, jobs=1).to_json()
+    seen = []
+    assert rmt.analyze(model, jobs=jobs, progress=lambda *step: seen.append(step)).to_json() == expected
+    assert torch.get_num_threads() == threads
+    assert [step[:2] for step in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert {step[2] for step in seen} == {"noise", "mixed", "structured"}
+
+
+@pytest.mark.parametrize("bad", (float("nan"), float("inf")))
+def test_damaged_layer_is_named_and_the_rest_analysed(model, bad):
+    with torch.no_grad():
+        model.mixed.weight[3, 4] = bad
+        model.mixed.weight[5, 6] = bad
+    analysis = rmt.analyze(model)
+    assert [layer.layer.name for layer in analysis.damaged] == ["mixed"]
+    assert analysis.damaged[0].reason == "2 of its entries are NaN or Inf"
+    assert len(analysis.analyzed) == 2
+
+
+def test_half_precision(model):
+    exact = by_name(rmt.analyze(model))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        layers = by_name(rmt.analyze(model.to(dtype)))
+        assert layers["mixed"].layer.dtype == str(dtype).removeprefix("torch.")
+        assert layers["mixed"].fit.spikes == exact["mixed"].fit.spikes
+        assert layers["mixed"].fit.sigma2 == pytest.approx(exact["mixed"].fit.sigma2, rel=0.02)
+
+
+def test_low_rank_layer_is_skipped_with_its_rank():
+    layer = nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[:3, :3] = torch.eye(3)
+    (only, _bias) = rmt.analyze(layer).layers
+    assert "rank 3 of 64" in only.reason
+
+
+def test_include_and_exclude(model):
+    layers = by_name(rmt.analyze(model, include=["*i*", "head"], exclude=["structured"]))
+    assert layers["mixed"].status == layers["noise"].status == "analyzed"
+    assert layers["structured"].reason == "excluded"
+    layers = by_name(rmt.analyze(model, include=["mixed.weight"]))
+    assert layers["noise"].reason == "not among the included layers"
+    with pytest.raises(SettingsError, match="'mxed' matches no layer; the layers are noise, mixed"):
+        rmt.analyze(model, include=["mxed"])
+
+
+def test_tied_weight_is_analysed_once():
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    model[1].weight = model[0].weight
+    (layer,) = rmt.analyze(model).layers
+    assert layer.layer.aliases == ("1.weight",)
+
+
+def test_all_problems_at_once():
+    with pytest.raises(SettingsError) as caught:
+        rmt.AnalysisSettings(alpha=0.7, beta=0.0, gof=-1, quantiles="x", min_size=1)
+    assert len(caught.value.problems) == 5
