@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 
 class RmtCompressError(Exception):
-    """Root of all errors that are the input's or the user's doing, not a bug."""
-
-
-class CheckpointError(RmtCompressError):
-    """A checkpoint cannot be found, read or trusted; the message is kept to one printable line."""
+    """Root of all errors that are the input's or the user's doing, not a bug; one printable line each."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class CheckpointError(RmtCompressError):
+    """A checkpoint cannot be found, read or trusted."""
 
 
 def printable(text: str, limit: int = 1500) -> str:

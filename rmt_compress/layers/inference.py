@@ -39,6 +39,8 @@ _EMBEDDING = re.compile(
     re.I,
 )
 
+_PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.\w+\.(?:original\d*|\d+\..+)$")
+
 
 def infer_layers(
     tensors: Mapping[str, TensorInfo], ties: Mapping[str, tuple[str, ...]] | None = None
@@ -58,7 +60,9 @@ def infer_layers(
 
 def _infer_layer(info: TensorInfo, tensors: Mapping[str, TensorInfo], aliases: tuple[str, ...]) -> Layer:
     name = info.name.removesuffix(".weight")
-    bias = f"{name}.bias" if name != info.name and f"{name}.bias" in tensors else None
+    bias = _sibling(info.name, "bias")
+    if bias not in tensors:
+        bias = None
     bias_length = tensors[bias].shape[0] if bias and len(tensors[bias].shape) == 1 else None
     kind = _kind(info, aliases, bias_length)
     return Layer(
@@ -69,8 +73,25 @@ def _infer_layer(info: TensorInfo, tensors: Mapping[str, TensorInfo], aliases: t
         dtype=info.dtype,
         bias=bias,
         aliases=aliases,
-        skip=info.skip,
+        skip=info.skip or _part_of_parametrization(info.name, tensors),
     )
+
+
+def _sibling(weight: str, name: str) -> str | None:
+    """The tensor called `name` beside a tensor called `weight`; a bare module's state dict has no prefix."""
+    if weight != "weight" and not weight.endswith(".weight"):
+        return None
+    return weight.removesuffix("weight") + name
+
+
+def _part_of_parametrization(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Weight and spectral norm keep a weight as several tensors, none of which acts in the network as it is."""
+    old_style = name.endswith("weight_v") and name[:-1] + "g" in tensors
+    if old_style or name.endswith("weight_orig") or _PARAMETRIZED.search(name):
+        return (
+            "a part of a parametrized weight: open the model itself, or remove the parametrization and save again"
+        )
+    return None
 
 
 def _kind(info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None) -> LayerKind:

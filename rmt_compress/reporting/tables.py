@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.errors import printable
 from rmt_compress.files import replacing
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _layer_table(layers: list[LayerAnalysis], *, title: str) -> Table:
 
 
 def _names(layer: LayerAnalysis) -> str:
-    return " = ".join((layer.layer.name, *layer.layer.aliases))
+    return printable(" = ".join((layer.layer.name, *layer.layer.aliases)))
 
 
 def _skipped_lines(analysis: Analysis) -> list[RenderableType]:

@@ -101,3 +101,23 @@ def test_as_matrix_needs_a_matrix():
     (layer,) = infer_layers({"b": TensorInfo("b", (3,), "float32", 0)})
     with pytest.raises(ValueError, match="no matrix"):
         as_matrix(layer, torch.zeros(3))
+
+
+def test_a_bare_module_has_no_prefix():
+    layers = layers_of(nn.Linear(40, 50))
+    assert layers["weight"].bias == "bias"
+    assert layers["weight"].kind == "linear"
+
+
+def test_parts_of_a_parametrized_weight_are_no_weights():
+    new = nn.utils.parametrizations.weight_norm(nn.Linear(40, 50))
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 50))
+    for module in (new, spectral):
+        layers = [layer for layer in layers_of(module).values() if layer.kind != "vector"]
+        assert layers
+        assert all("parametrized" in layer.skip_reason() for layer in layers)
+    old = {
+        name: TensorInfo(name, shape, "float32", 0)
+        for name, shape in (("a.weight_g", (50, 1)), ("a.weight_v", (50, 40)))
+    }
+    assert "parametrized" in infer_layers(old)[1].skip_reason()
