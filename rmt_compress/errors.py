@@ -41,6 +41,10 @@ class CompressionError(RmtCompressError):
     """A plan cannot be carried out on this model."""
 
 
+class EvaluationError(RmtCompressError):
+    """A model cannot be run on a data set, or does not answer as a classifier of its classes."""
+
+
 class OutputError(RmtCompressError):
     """An output file cannot or must not be written."""
 

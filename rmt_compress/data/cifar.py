@@ -1,0 +1,132 @@
+"""CIFAR-10 in its binary and its Python layout (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.data.dataset import Dataset, Split, from_pixels
+from rmt_compress.errors import DataError
+from rmt_compress.object_reference import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+CLASSES = 10
+BATCH_STEMS: dict[Split, tuple[str, ...]] = {
+    "train": tuple(f"data_batch_{index}" for index in range(1, 6)),
+    "test": ("test_batch",),
+}
+_SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+_RECORD = 1 + _PIXELS
+_IMAGES_PER_FILE = 10_000
+
+
+def layout_suffix(folder: Path) -> str | None:
+    """``.bin`` when `folder` holds batches in the binary layout, empty text for the Python one, else None."""
+    stems = [stem for stems in BATCH_STEMS.values() for stem in stems]
+    return next(
+        (suffix for suffix in (".bin", "") if any((folder / f"{stem}{suffix}").is_file() for stem in stems)),
+        None,
+    )
+
+
+def read_cifar_split(name: str, folder: Path, split: Split, *, allow_partial: bool = False) -> Dataset:
+    """One split of the batch files in `folder`.
+
+    Args:
+        name: the set's name for messages and the result.
+        folder: holds ``data_batch_1.bin`` … or ``data_batch_1`` ….
+        split: train reads five files, test one.
+        allow_partial: go on without files that are missing and say so in the notes.
+
+    Raises:
+        DataError: files are missing (all of them named), truncated or no CIFAR-10 batches.
+    """
+    import numpy as np
+
+    suffix = layout_suffix(folder)
+    wanted = [f"{stem}{'' if suffix is None else suffix}" for stem in BATCH_STEMS[split]]
+    missing = [file for file in wanted if not (folder / file).is_file()]
+    present = [file for file in wanted if file not in missing]
+    if not present:
+        raise DataError(f"{folder}: {', '.join(wanted)} missing, so there is no {split} split")
+    if missing and not allow_partial:
+        raise DataError(
+            f"{folder}: {', '.join(missing)} missing, {len(present)} of {len(wanted)} {split} files; "
+            "add them, or allow a partial set"
+        )
+    read = _read_binary if suffix == ".bin" else _read_python
+    parts = [read(folder / file) for file in present]
+    labels = np.concatenate([part[1] for part in parts])
+    notes = []
+    if missing:
+        total = _IMAGES_PER_FILE * len(wanted)
+        notes.append(f"{', '.join(missing)} missing: {len(labels):,} of {total:,} {split} images are used.")
+    notes += [
+        f"{file} holds {len(part[1]):,} images, the official file {_IMAGES_PER_FILE:,}."
+        for file, part in zip(present, parts, strict=True)
+        if len(part[1]) != _IMAGES_PER_FILE
+    ]
+    pixels = np.concatenate([part[0] for part in parts])
+    return from_pixels(name, split, pixels, labels, classes=CLASSES, notes=tuple(notes))
+
+
+def _read_binary(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    import numpy as np
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)})") from error
+    if not content or len(content) % _RECORD:
+        raise DataError(f"{path}: truncated, {len(content):,} bytes are no multiple of the record size {_RECORD}")
+    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    return records[:, 1:].reshape(-1, *_SHAPE), records[:, 0]
+
+
+def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    import numpy as np
+
+    try:
+        batch = _BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except Exception as error:  # a broken pickle can raise anything
+        raise DataError(f"{path}: no readable CIFAR-10 batch ({one_line(error)})") from error
+    entries = batch if isinstance(batch, dict) else {}
+    pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", "labels"))
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,)):
+        raise DataError(f"{path}: no CIFAR-10 batch, 'data' must be bytes of shape (N, {_PIXELS})")
+    if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
+        raise DataError(f"{path}: no CIFAR-10 batch, 'labels' must be a list of whole numbers")
+    if len(labels) != len(pixels):
+        raise DataError(f"{path}: {len(pixels):,} images but {len(labels):,} labels")
+    return pixels.reshape(-1, *_SHAPE), np.array(labels, np.int64)
+
+
+def _encode_latin1(text: str, _encoding: str) -> bytes:
+    """How Python 3 writes bytes into pickles of protocol 2."""
+    return text.encode("latin1")
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Reads arrays, dicts, lists, text and numbers; whatever else a pickle asks for is refused by name."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        import numpy as np
+
+        # numpy moved its function from numpy.core to numpy._core; old files name the old place.
+        reconstruct = np.empty(0).__reduce__()[0]
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("_codecs", "encode"): _encode_latin1,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
+        return allowed[module, name]

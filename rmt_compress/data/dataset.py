@@ -1,0 +1,104 @@
+"""What every reader of data hands over: inputs and labels of one split, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from rmt_compress.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a data set.
+
+    There is one convention for pixels, in training and in evaluation alike: grey value / largest grey value,
+    so [0, 1], and **no** further normalisation (no mean subtracted, no division by a standard deviation). What
+    a ``package.module:callable`` yields is taken as it is.
+
+    Attributes:
+        name: the set's name, or the directory or callable it came from.
+        split: ``train`` or ``test``.
+        images: float32 inputs, (N, C, H, W) for images; a callable may yield other shapes (N, …).
+        labels: int64 class indices, (N,), each in [0, classes).
+        classes: number of classes.
+        notes: what the user should know (missing files, unusual sizes), one sentence each.
+    """
+
+    name: str
+    split: Split
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: int
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, labels = len(self.images), self.labels.numel()
+        if images != labels:
+            raise DataError(f"{self.name}: {images:,} images but {labels:,} labels in the {self.split} split")
+        if not labels:
+            raise DataError(f"{self.name}: the {self.split} split is empty")
+        lowest, highest = int(self.labels.min()), int(self.labels.max())
+        if lowest < 0 or highest >= self.classes:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(f"{self.name}: label {wrong} is outside 0 … {self.classes - 1}")
+
+    def __len__(self) -> int:
+        return self.labels.numel()
+
+    def thinned(self, count: int) -> Dataset:
+        """`count` samples spread evenly over the set, in their order; the set itself where it has no more.
+
+        Spread, since image folders are in the order of their classes.
+
+        Raises:
+            ValueError: `count` is below 1.
+        """
+        import torch
+
+        if count < 1:
+            raise ValueError(f"{count} samples are fewer than 1")
+        if count >= len(self):
+            return self
+        picked = torch.arange(count) * len(self) // count
+        return replace(self, images=self.images[picked], labels=self.labels[picked])
+
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and labels in their order, `size` at a time; the last batch may be smaller.
+
+        Raises:
+            ValueError: `size` is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"batch size {size} is below 1")
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
+
+def from_pixels(
+    name: str,
+    split: Split,
+    pixels: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.integer],
+    *,
+    classes: int,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A `Dataset` of `pixels` (N, C, H, W) in 0 … 255, scaled to [0, 1].
+
+    Raises:
+        DataError: counts differ, nothing there, or a label outside `classes`.
+    """
+    import numpy as np
+    import torch
+
+    images = torch.from_numpy(pixels.astype(np.float32)).div_(255.0)
+    return Dataset(name, split, images, torch.from_numpy(labels.astype(np.int64)), classes, notes)
