@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
+    from rmt_compress.saving import load, load_dense, save
 
 # Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.
 _HOMES = {
@@ -27,6 +28,9 @@ _HOMES = {
     "open_checkpoint": "checkpoints",
     "RmtCompressError": "errors",
     "Layer": "layers",
+    "load": "saving",
+    "load_dense": "saving",
+    "save": "saving",
 }
 
 __all__ = [
@@ -37,7 +41,10 @@ __all__ = [
     "LayerAnalysis",
     "RmtCompressError",
     "analyze",
+    "load",
+    "load_dense",
     "open_checkpoint",
+    "save",
 ]
 
 

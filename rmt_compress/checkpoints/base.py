@@ -15,6 +15,11 @@ from rmt_compress.layers.matrix_view import Layer
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.checkpoints.manifest import Manifest
+
+# Where a file compressed by this package keeps its manifest: in the safetensors metadata, beside a state dict.
+MANIFEST_KEY = "rmt_compress"
+
 
 class Checkpoint(ABC):
     """Named tensors plus the layers they form; a file, a directory, a state dict or a live module.
@@ -27,12 +32,14 @@ class Checkpoint(ABC):
         format: a short name for people (``safetensors``, ``PyTorch (zip)`` …).
         notes: what was chosen or left out on opening, one sentence each, to be shown to the user.
         metadata: text entries the file carries beside its tensors.
+        manifest: what a file compressed by this package says of itself; None for every other checkpoint.
     """
 
     path: Path | None
     format: str
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
+    manifest: Manifest | None = None
 
     @property
     @abstractmethod
@@ -43,6 +50,11 @@ class Checkpoint(ABC):
     def ties(self) -> Mapping[str, tuple[str, ...]]:
         """First name of a tensor that has several -> its other names."""
         return {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files the tensors are in, in order; none for what lives in memory."""
+        return () if self.path is None else (self.path,)
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:

@@ -38,7 +38,12 @@ def open_directory(path: Path) -> Checkpoint:
         CheckpointError: no weights, or several checkpoints none of which has a usual name: they are named.
     """
     try:
-        files = sorted(entry.name for entry in path.iterdir() if entry.is_file() or entry.is_symlink())
+        # Hidden files are what a killed run has left behind.
+        files = sorted(
+            entry.name
+            for entry in path.iterdir()
+            if not entry.name.startswith(".") and (entry.is_file() or entry.is_symlink())
+        )
     except OSError as error:
         raise unreadable(path, error) from error
     found = _checkpoints(files)

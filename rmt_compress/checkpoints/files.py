@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.recognition import recognize
 from rmt_compress.checkpoints.safetensors_files import SafetensorsFile
 from rmt_compress.checkpoints.torch_files import TorchFile
@@ -23,7 +23,17 @@ def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
     """
     kind = recognize(path)
     if kind == "safetensors":
-        return SafetensorsFile(path)
+        return _as_its_manifest_says(SafetensorsFile(path))
     if kind == "index":
         raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
-    return TorchFile(path, kind, strip_prefixes=strip_prefixes)
+    return _as_its_manifest_says(TorchFile(path, kind, strip_prefixes=strip_prefixes))
+
+
+def _as_its_manifest_says(stored: Checkpoint) -> Checkpoint:
+    """`stored` itself, or its logical tensors where this package compressed it."""
+    if MANIFEST_KEY not in stored.metadata:
+        return stored
+    # Takes a while to import, and most files have no manifest.
+    from rmt_compress.checkpoints.compressed import CompressedCheckpoint
+
+    return CompressedCheckpoint(stored)

@@ -126,6 +126,7 @@ class ModuleCheckpoint(Checkpoint):
         return replace(
             layer,
             kind=kind,
+            shared=all(self._owners[alias] == self._owners[layer.tensor] for alias in layer.aliases),
             groups=groups if isinstance(groups, int) else 1,
             bias=bias if bias in self._tensors else None,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 # safetensors' name of an element type -> torch's, and its size in bits.
-_DTYPES: dict[str, tuple[str, int]] = {
+DTYPES: dict[str, tuple[str, int]] = {
     "BOOL": ("bool", 8),
     "U8": ("uint8", 8),
     "I8": ("int8", 8),
@@ -47,7 +47,7 @@ _DTYPES: dict[str, tuple[str, int]] = {
 }
 
 # The library's own limit.
-_MAX_HEADER = 100_000_000
+MAX_HEADER = 100_000_000
 # torch's own limits.
 _MAX_ENTRIES = 2**63 - 1
 _MAX_DIMENSIONS = 64
@@ -151,7 +151,7 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, objec
         raise CheckpointError(
             f"{path}: truncated or no safetensors file: {size} bytes, {promised}; download or save it again"
         )
-    if length > _MAX_HEADER:
+    if length > MAX_HEADER:
         raise CheckpointError(f"{path}: no sound safetensors file: a header of {length} bytes is beyond all use")
     try:
         return parse_object(file.read(length)), 8 + length
@@ -206,8 +206,8 @@ def _entry(name: str, description: object, path: Path, start: int) -> _Entry:
     ):
         raise _damaged(path, f"{name} is not described by dtype, shape and data_offsets")
     nbytes = offsets[1] - offsets[0]
-    if dtype in _DTYPES:
-        dtype, bits = _DTYPES[dtype]
+    if dtype in DTYPES:
+        dtype, bits = DTYPES[dtype]
         if _product_is_not(shape, bits, 8 * nbytes):
             raise _damaged(path, f"{name} has {nbytes} bytes, too many or too few for {dtype} {_shown(shape)}")
     else:

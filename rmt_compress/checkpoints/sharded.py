@@ -49,6 +49,7 @@ class ShardedCheckpoint(Checkpoint):
     ) -> None:
         self.path: Path = path
         self.metadata = dict(metadata or {})
+        self._folder = folder
         self._shards: dict[str, Checkpoint] = {}
         for shard in shards:
             if not _exists(folder / shard):
@@ -78,6 +79,11 @@ class ShardedCheckpoint(Checkpoint):
                 if len(here) > 1:
                     result[here[0]] = tuple(here[1:])
         return result
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The shards, in order."""
+        return tuple(self._folder / shard for shard in self._shards)
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor called `name` from its shard, on the CPU.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.pickle_names import names_asked_for
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.state_dicts import (
@@ -46,7 +46,7 @@ class TorchFile(Checkpoint):
     """One file of `torch.save`: a state dict, or a training checkpoint that holds one.
 
     Tensors that share storage, offset, shape and stride are tied. `metadata` holds the text entries beside
-    the state dict.
+    the state dict, those of a mapping called ``metadata`` among them.
 
     Args:
         path: the file.
@@ -72,13 +72,15 @@ class TorchFile(Checkpoint):
         if record_sizes is not None:
             _check_storages(found.tensors, record_sizes, path)
         self._trail = found.trail
-        self._prefix = common_prefix(list(found.tensors)) if strip_prefixes else ""
+        self.metadata = _texts(saved) if found.trail else {}
+        compressed = MANIFEST_KEY in self.metadata
+        # What this package wrote has its prefixes taken off, or means them.
+        self._prefix = common_prefix(list(found.tensors)) if strip_prefixes and not compressed else ""
         shown = {name.removeprefix(self._prefix): tensor for name, tensor in found.tensors.items()}
         self._tensors = {name: describe(name, tensor) for name, tensor in shown.items()}
         self._ties = find_ties(shown)
         stripped = (f"Took {self._prefix!r} off every name.",) if self._prefix else ()
-        self.notes = tuple(map(printable, (*found.notes, *stripped)))
-        self.metadata = _texts(saved) if found.trail else {}
+        self.notes = () if compressed else tuple(map(printable, (*found.notes, *stripped)))
         self._state: Mapping[str, torch.Tensor] | None = found.tensors
 
     @property
@@ -254,4 +256,7 @@ def _check_storages(tensors: Mapping[str, torch.Tensor], record_sizes: Counter[i
 
 
 def _texts(saved: Mapping[Any, Any]) -> dict[str, str]:
-    return {key: text for key, text in saved.items() if isinstance(key, str) and isinstance(text, str)}
+    """Text entries of `saved` and of the mapping ``metadata`` in it; those of `saved` itself win."""
+    nested = saved.get("metadata")
+    entries = [*(nested.items() if isinstance(nested, Mapping) else ()), *saved.items()]
+    return {key: text for key, text in entries if isinstance(key, str) and isinstance(text, str)}

@@ -135,10 +135,15 @@ def analyze(
         from rmt_compress.reporting.tables import analysis_table
 
         stdout_console().print(analysis_table(analysis, sort=sort.value))
-    _report_outcome(analysis)
+    report_outcome(analysis)
 
 
-def _report_outcome(analysis: Analysis) -> None:
+def report_outcome(analysis: Analysis) -> None:
+    """Warn of damaged layers and set the exit status.
+
+    Raises:
+        GoalNotReached: nothing could be analysed.
+    """
     for layer in analysis.damaged:
         warning(f"{layer.layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")
     if analysis.damaged:

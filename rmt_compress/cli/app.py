@@ -13,6 +13,11 @@ import typer
 
 from rmt_compress.cli.analyze import analyze
 from rmt_compress.cli.console import GoalNotReached, error_line
+from rmt_compress.cli.evaluate import evaluate
+from rmt_compress.cli.export import export
+from rmt_compress.cli.prune import prune
+from rmt_compress.cli.show import show
+from rmt_compress.cli.sweep import sweep
 from rmt_compress.errors import RmtCompressError
 
 app = typer.Typer(
@@ -24,6 +29,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze)
+app.command("prune")(prune)
+app.command("sweep")(sweep)
+app.command("evaluate")(evaluate)
+app.command("export")(export)
+app.command("show")(show)
 
 
 def _print_version(wanted: bool) -> None:

@@ -81,7 +81,12 @@ def checkpoint_or_only_one_here(checkpoint: Path | None) -> Path:
     """
     if checkpoint is not None:
         return checkpoint
-    found = sorted(path.name for path in Path().iterdir() if path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
+    # Hidden files are what a killed run has left behind.
+    found = sorted(
+        path.name
+        for path in Path().iterdir()
+        if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not found:
         raise CheckpointError(
             f"no checkpoint given, and none ({', '.join(CHECKPOINT_SUFFIXES)}) in the current folder; "

@@ -73,8 +73,28 @@ def _infer_layer(info: TensorInfo, tensors: Mapping[str, TensorInfo], aliases: t
         dtype=info.dtype,
         bias=bias,
         aliases=aliases,
+        whole=_read_from_outside(name, tensors) or _stored_transposed(info, kind, bias_length),
         skip=info.skip or _part_of_parametrization(info.name, tensors),
     )
+
+
+def _read_from_outside(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Why the layer called `name` must stay whole: one of torch's own modules around it reads its weight itself."""
+    parent, _, own = name.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    if own == "out_proj" and any(f"{prefix}{part}_proj_weight" in tensors for part in ("in", "q")):
+        return "part of an nn.MultiheadAttention, which reads its weight directly"
+    # A decoder layer has a second attention and no such fast path.
+    attention, second = f"{prefix}self_attn.in_proj_weight", f"{prefix}multihead_attn.in_proj_weight"
+    if own in ("linear1", "linear2") and attention in tensors and second not in tensors:
+        return "part of an nn.TransformerEncoderLayer, which reads its weight directly"
+    return None
+
+
+def _stored_transposed(info: TensorInfo, kind: LayerKind, bias_length: int | None) -> str | None:
+    if kind == "linear" and bias_length is not None and bias_length != info.shape[0]:
+        return f"its bias has {bias_length} entries for {info.shape[0]} rows: not stored as nn.Linear stores it"
+    return None
 
 
 def _sibling(weight: str, name: str) -> str | None:

@@ -43,6 +43,8 @@ class Layer:
         bias: the full name of the bias tensor, where there is one.
         groups: number of groups of a convolution.
         aliases: other names of the same tensor (tied weights).
+        shared: whether the aliases are no more than further places of one and the same module.
+        whole: why the weight must stay in one piece, where the checkpoint knows.
         skip: why the checkpoint itself says the tensor is not to be read as a weight.
     """
 
@@ -54,6 +56,8 @@ class Layer:
     bias: str | None = None
     groups: int = 1
     aliases: tuple[str, ...] = field(default=())
+    shared: bool = False
+    whole: str | None = None
     skip: str | None = None
 
     @property

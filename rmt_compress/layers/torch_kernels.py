@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_SLICE = 4096
+
 
 class TorchKernels:
     """Gram eigenvalues and singular values where the tensor lives; the results come back as numpy float64.
@@ -29,8 +31,14 @@ class TorchKernels:
 
     def gram_eigenvalues(self, matrix: torch.Tensor, *, double: bool) -> NDArray[np.float64]:
         """Ascending eigenvalues of the smaller Gram matrix, formed and solved in float64 or float32."""
-        a = matrix.to(torch.float64 if double else torch.float32)
-        gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
+        dtype = torch.float64 if double else torch.float32
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        # A weight stored in another type is converted a slice at a time, so that no second copy of it is held.
+        width = wide.shape[1] if wide.dtype == dtype else _SLICE
+        gram = wide.new_zeros((wide.shape[0], wide.shape[0]), dtype=dtype)
+        for part in wide.split(width, dim=1):
+            a = part.to(dtype)
+            gram.addmm_(a, a.T)
         return _to_numpy(torch.linalg.eigvalsh(gram))
 
     def singular_values(self, matrix: torch.Tensor) -> NDArray[np.float64]:

@@ -4,8 +4,8 @@ Eigenvalues repel each other, so the empirical distribution of noise follows the
 closely than independent points would: its deviations are a log-correlated Gaussian field, and p·gof grows like
 log p instead of √p, almost independently of p/n. The quantiles of p·gof are therefore a smooth function of log p,
 of the width w = 1 − 2α of the window and, weakly, of c = p/n. `experiments/null_fit_error.py` simulated them
-(14 sizes from 16 to 4,096, six ratios, eight α, both rules, up to 6,000 draws each; the table is committed) and fitted the
-constants below.
+(14 sizes from 16 to 4,096, six ratios, eight α, both rules, up to 6,000 draws each; the table is committed) and
+fitted the constants below.
 """
 
 from __future__ import annotations

@@ -1,0 +1,324 @@
+"""What a compressed file says of itself: where it came from, what was done, and how its tensors are to be read.
+
+The manifest is JSON text: in a safetensors header under ``rmt_compress``, beside the ``state_dict`` of a
+``torch.save`` file under the same key. Whatever text the source file carried stands beside it, unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rmt_compress.checkpoints.base import MANIFEST_KEY
+from rmt_compress.checkpoints.recognition import unreadable
+from rmt_compress.errors import CheckpointError, PlanError
+from rmt_compress.layers.factors import factor_shapes
+from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.low_rank import factor_names
+from rmt_compress.layers.matrix_view import FLOAT_DTYPES
+from rmt_compress.plan import Plan
+
+if TYPE_CHECKING:
+    from rmt_compress.checkpoints.base import Checkpoint
+
+ARCHITECTURE_KEY = "architecture"
+
+Layout = Literal["factorized", "dense"]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class SourceRecord(_Record):
+    """The checkpoint that was compressed.
+
+    Attributes:
+        name: of the file or folder, without the path to it.
+        format: as `Checkpoint.format`.
+        sha256: of the file; of several shards see `file_digest`; None for what was never a file.
+        bytes: size of the file or of all shards; of what was never a file, of its tensors.
+        parameters: entries of all tensors, tied ones once.
+    """
+
+    name: str
+    format: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    bytes: _Count
+    parameters: _Count
+
+
+class FactorizedLayer(_Record):
+    """One weight that is stored as two.
+
+    Attributes:
+        name: the layer's name.
+        weight: original name of its weight.
+        kind: ``linear``, ``conv2d`` ….
+        shape: original shape of the weight.
+        bias: original name of its bias, None where it has none.
+        down: name of the first factor.
+        up: name of the second; the bias is stored under this name with ``bias`` at its end.
+        rank: singular values kept.
+    """
+
+    name: str
+    weight: str
+    kind: str
+    shape: tuple[_Count, ...]
+    bias: str | None
+    down: str
+    up: str
+    rank: Annotated[int, Field(ge=1)]
+
+    @property
+    def up_bias(self) -> str:
+        """Name under which the bias is stored, where there is one."""
+        return _bias_of(self.up)
+
+
+class Manifest(_Record):
+    """What a compressed file says of itself.
+
+    Attributes:
+        schema_: the format of the JSON text.
+        tool_version: version of this package that wrote the file.
+        source: what was compressed; None where nobody said.
+        plan: what was done to every layer; None for a model saved without one.
+        layout: ``factorized``: two tensors for every weight in `factorized`; ``dense``: original names and shapes.
+        factorized: the weights that are stored as two.
+        sparse: names of tensors stored as bitmask and values; see `rmt_compress.layers.sparse`.
+        ties: other name of a shared tensor -> the name it is stored under.
+        architecture: the network in one word, see `rmt_compress.architectures`; None where unknown.
+        metadata: text entries carried over from the source; they stand beside the manifest, not in its JSON.
+    """
+
+    schema_: Literal["rmt-compress/manifest/1"] = Field(default="rmt-compress/manifest/1", alias="schema")
+    tool_version: str
+    source: SourceRecord | None = None
+    plan: Plan | None = None
+    layout: Layout = "factorized"
+    factorized: tuple[FactorizedLayer, ...] = ()
+    sparse: tuple[str, ...] = ()
+    ties: dict[str, str] = Field(default_factory=dict)
+    architecture: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict, exclude=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.layout == "dense" and (self.factorized or self.sparse):
+            raise ValueError("a dense layout has neither factorized nor sparse tensors")
+        names = [layer.weight for layer in self.factorized]
+        names += [layer.bias for layer in self.factorized if layer.bias is not None]
+        names += [name for layer in self.factorized for name in (layer.down, layer.up)]
+        if len(set(names)) < len(names) or len(set(self.sparse)) < len(self.sparse):
+            raise ValueError("a name stands for two things")
+        if self.plan is not None:
+            json.dumps(self.plan.settings, allow_nan=False)
+        for layer in self.factorized:
+            factor_shapes(layer.kind, layer.shape, layer.rank)
+            if not (layer.up.endswith("weight") and layer.weight.endswith("weight")):
+                raise ValueError(f"{layer.up} is no weight")
+            if layer.bias not in (None, _bias_of(layer.weight)):
+                raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
+        return self
+
+    def to_json(self) -> str:
+        """The manifest as one line of JSON, `metadata` left out."""
+        return self.model_dump_json(by_alias=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, origin: str, metadata: Mapping[str, str] | None = None) -> Manifest:
+        """A manifest from the text in a file, every field checked.
+
+        Raises:
+            CheckpointError: one line after `origin` with the first problems.
+        """
+        try:
+            manifest = cls.model_validate_json(text)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(str(part) for part in problem['loc']) or 'the text'}: {problem['msg']}"
+                for problem in error.errors(include_url=False, include_input=False, include_context=False)[:5]
+            ]
+            raise CheckpointError(
+                f"{origin}: its manifest is damaged or newer than this version: "
+                f"{'; '.join(problems)}; compress the source again"
+            ) from error
+        return manifest.model_copy(update={"metadata": dict(metadata or {})})
+
+    def check_tensors(self, tensors: Mapping[str, TensorInfo], *, origin: str) -> None:
+        """Make sure the file holds what the manifest says.
+
+        Args:
+            tensors: what the file holds, sparse tensors under their own names.
+            origin: the file, for the message.
+
+        Raises:
+            CheckpointError: a tensor is missing, or two factors do not make the original weight.
+        """
+        problems = []
+        for layer in self.factorized:
+            problems += _factor_problems(layer, tensors)
+        for alias, kept in self.ties.items():
+            if kept not in tensors:
+                problems.append(f"{kept} (shared by {alias}) is missing")
+        if problems:
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise CheckpointError(
+                f"{origin}: holds something else than its manifest says: {'; '.join(problems[:5])}{more}; "
+                "compress the source again"
+            )
+
+
+def make_manifest(
+    source: Checkpoint | None,
+    plan: Plan | None,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    layout: Layout = "factorized",
+    ties: Mapping[str, tuple[str, ...]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    architecture: str | None = None,
+) -> Manifest:
+    """The manifest of a file that is about to be written.
+
+    Args:
+        source: what was compressed; a file is read once more for its SHA-256.
+        plan: what was done to it.
+        tensors: what will be in the file, before sparse encoding.
+        layout: see `Manifest`.
+        ties: first name of a shared tensor -> its other names.
+        metadata: text entries to carry; None for those of `source`.
+        architecture: None for the one in the metadata, where there is one.
+
+    Raises:
+        PlanError: the plan factorizes a layer whose factors are not among `tensors`.
+        CheckpointError: the source cannot be read again.
+    """
+    texts = dict(metadata if metadata is not None else source.metadata if source is not None else {})
+    texts.pop(MANIFEST_KEY, None)
+    other_names = {other: first for first, others in (ties or {}).items() for other in others}
+    factorized = _factorized(plan, tensors, ties or {}) if plan is not None and layout == "factorized" else ()
+    return Manifest(
+        tool_version=tool_version(),
+        source=source_record(source) if source is not None else None,
+        plan=plan,
+        layout=layout,
+        factorized=tuple(factorized),
+        ties=other_names,
+        architecture=architecture or texts.get(ARCHITECTURE_KEY),
+        metadata=texts,
+    )
+
+
+def source_record(checkpoint: Checkpoint) -> SourceRecord:
+    """What is remembered of a checkpoint, its files read through once.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    files = checkpoint.files
+    ties = {other for others in checkpoint.ties.values() for other in others}
+    in_memory = sum(info.nbytes for name, info in checkpoint.tensors.items() if name not in ties)
+    try:
+        sizes = [path.stat().st_size for path in files]
+    except OSError as error:
+        raise unreadable(checkpoint.path or files[0], error) from error
+    return SourceRecord(
+        name=checkpoint.path.name or str(checkpoint.path) if checkpoint.path is not None else checkpoint.format,
+        format=checkpoint.format,
+        sha256=file_digest(files) if files else None,
+        bytes=sum(sizes) if files else in_memory,
+        parameters=checkpoint.parameters,
+    )
+
+
+def file_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of a file; of several, of what ``sha256sum FILE…`` prints for them in this order.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    digests = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digests.append((hashlib.file_digest(file, "sha256").hexdigest(), path.name))
+        except OSError as error:
+            raise unreadable(path, error) from error
+    if len(digests) == 1:
+        return digests[0][0]
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in digests).encode()).hexdigest()
+
+
+def tool_version() -> str:
+    """Version of this package; ``unknown`` where it runs without being installed."""
+    try:
+        return version("rmt-compress")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _bias_of(weight: str) -> str:
+    return weight.removesuffix("weight") + "bias"
+
+
+def _factorized(
+    plan: Plan, tensors: Mapping[str, TensorInfo], ties: Mapping[str, tuple[str, ...]]
+) -> Iterable[FactorizedLayer]:
+    """A record for every factorized layer, and for every other name of a module that stands in several places."""
+    for decision in plan.layers:
+        if decision.action != "factorized" or decision.rank is None:
+            continue
+        names = factor_names(decision.tensor)
+        if names.down not in tensors or names.up not in tensors:
+            raise PlanError(
+                f"the plan factorizes {decision.tensor}, but there is no {names.down} and {names.up}; compress "
+                "the model by this plan first"
+            )
+        prefixes = [names.down.removesuffix("down.weight")]
+        prefixes += [
+            alias.removesuffix("down.weight") for alias in ties.get(names.down, ()) if alias.endswith("down.weight")
+        ]
+        for prefix in prefixes:
+            yield FactorizedLayer(
+                name=prefix.removesuffix(".") or decision.name,
+                weight=f"{prefix}weight",
+                kind=decision.kind,
+                shape=decision.shape,
+                bias=f"{prefix}bias" if f"{prefix}up.bias" in tensors else None,
+                down=f"{prefix}down.weight",
+                up=f"{prefix}up.weight",
+                rank=decision.rank,
+            )
+
+
+def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    problems = []
+    expected = dict(zip((layer.down, layer.up), factor_shapes(layer.kind, layer.shape, layer.rank), strict=True))
+    if layer.bias is not None:
+        outputs = layer.shape[1] if layer.kind.startswith("conv_transpose") else layer.shape[0]
+        expected[layer.up_bias] = (outputs,)
+    for name, shape in expected.items():
+        if name not in tensors:
+            problems.append(f"{name} is missing")
+        elif tensors[name].shape != shape:
+            problems.append(f"{name} is {_x(tensors[name].shape)} instead of {_x(shape)}")
+    if not problems and tensors[layer.down].dtype != tensors[layer.up].dtype:
+        problems.append(f"{layer.down} and {layer.up} are of different types")
+    elif not problems and tensors[layer.down].dtype not in FLOAT_DTYPES:
+        problems.append(f"{layer.down} is stored as {tensors[layer.down].dtype}")
+    problems += [f"{name} is there beside its factors" for name in (layer.weight, layer.bias) if name in tensors]
+    return problems
+
+
+def _x(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

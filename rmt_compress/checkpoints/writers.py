@@ -1,0 +1,247 @@
+"""Writing a checkpoint: tensor by tensor, read back and compared before it takes its name."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints.files import open_file
+from rmt_compress.checkpoints.layouts import (
+    SafetensorsWriter,
+    TorchWriter,
+    safetensors_header_bound,
+    stored_names,
+)
+from rmt_compress.errors import CheckpointError, CompressionError, OutputError, printable
+from rmt_compress.files import replacing
+from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.sparse import BITS, SHAPE, VALUES, bits_length, encode_if_smaller
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.manifest import Manifest
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+
+# What a torch.save archive takes beside the values: its pickle's fixed part, and a record's entries and padding.
+_ARCHIVE_BYTES = 8192
+_RECORD_BYTES = 512
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """What has been written.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        nonzeros: entries that are not zero, by tensor.
+        sparse: names of the tensors stored as bitmask and values.
+    """
+
+    path: Path
+    bytes: int
+    nonzeros: Mapping[str, int]
+    sparse: tuple[str, ...]
+
+
+def check_suffix(target: Path) -> None:
+    """Refuse a file name that stands for no format that is written.
+
+    Raises:
+        OutputError: listing the suffixes.
+    """
+    if target.suffix not in SUFFIXES:
+        raise OutputError(f"{target}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def write_checkpoint(
+    target: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    expected: Iterable[TensorInfo],
+    *,
+    manifest: Manifest | None = None,
+    metadata: Mapping[str, str] | None = None,
+    ties: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> WrittenFile:
+    """Write tensors to a ``.safetensors`` or `torch.save` file, in the order they come.
+
+    A ``.safetensors`` file is written as the tensors come, one in memory at a time. For the others torch wants
+    everything in memory at once. Under a manifest of factorized layout, a tensor whose bitmask and values are
+    smaller than itself is stored so, and −0.0 in it becomes 0.
+
+    The file is read back tensor by tensor and compared with digests taken on the way in, then renamed into
+    place: whatever goes wrong, the target is what it was before.
+
+    Args:
+        target: the file; its suffix says the format.
+        tensors: names and values; other names of a shared tensor may be among them or not.
+        expected: exactly what will come, for the room to reserve, and as a check on `tensors`.
+        manifest: stored with the tensors; None for a plain file.
+        metadata: text entries; None for those of the manifest. A plain `torch.save` file has no place for them.
+        ties: other name -> the name a shared tensor is stored under; None for those of the manifest.
+        progress: called with (done, total, name) after each tensor.
+
+    Raises:
+        OutputError: a suffix of no format, too little room on the disk, a write that fails, a tensor the format
+            cannot hold, or a file that reads back differently.
+        CompressionError: `tensors` are not those `expected`.
+    """
+    from rmt_compress.layers.sparsification import count_nonzero
+
+    check_suffix(target)
+    ties = dict(ties if ties is not None else manifest.ties if manifest else {})
+    outline = {info.name: info for info in expected if info.name not in ties}
+    texts = dict(metadata if metadata is not None else manifest.metadata if manifest else {})
+    may_be_sparse = manifest is not None and manifest.layout == "factorized"
+    in_torch = target.suffix in TORCH_SUFFIXES
+    reserved = 0 if in_torch else safetensors_header_bound(target, outline, manifest, texts, ties)
+    _check_room(target, outline, reserved, in_torch=in_torch, may_be_sparse=may_be_sparse)
+
+    digests: dict[str, bytes] = {}
+    nonzeros: dict[str, int] = {}
+    sparse: list[str] = []
+    with replacing(target) as temporary:
+        with (
+            temporary.open("wb") as file,
+            closing(TorchWriter(target, file) if in_torch else SafetensorsWriter(target, file, reserved)) as writer,
+        ):
+            for name, given in tensors:
+                if name in ties:
+                    continue
+                _check_expected(name, given, outline, digests)
+                tensor = given.detach().cpu()
+                parts = None
+                if may_be_sparse and not any(other in outline for other in stored_names(name)):
+                    parts = encode_if_smaller(tensor) if _is_plain(tensor) else None
+                if parts is None:
+                    writer.add(name, tensor)
+                else:
+                    sparse.append(name)
+                    for part, values in zip((BITS, VALUES, SHAPE), parts, strict=True):
+                        writer.add(name + part, values)
+                digests[name] = _digest(tensor, without_negative_zero=parts is not None)
+                nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
+                if progress is not None:
+                    progress(len(digests), len(outline), name)
+            if missing := [name for name in outline if name not in digests]:
+                raise CompressionError(f"{target}: planned tensors never came: {printable(', '.join(missing[:8]))}")
+            complete = manifest.model_copy(update={"sparse": tuple(sparse)}) if manifest else None
+            writer.finish(complete, texts, ties)
+        _compare(target, temporary, digests, ties)
+        size = temporary.stat().st_size
+    return WrittenFile(target, size, nonzeros, tuple(sparse))
+
+
+def _check_room(
+    target: Path, outline: Mapping[str, TensorInfo], reserved: int, *, in_torch: bool, may_be_sparse: bool
+) -> None:
+    needed = sum(info.nbytes for info in outline.values())
+    if in_torch:
+        needed += _ARCHIVE_BYTES + sum(_RECORD_BYTES + 2 * len(info.name.encode()) for info in outline.values())
+    else:
+        needed += 8 + reserved
+        # Tensors of odd length, and bitmasks, wait in a second file for their turn.
+        for info in outline.values():
+            if info.nbytes % 8:
+                needed += info.nbytes
+            elif may_be_sparse:
+                needed += bits_length(info.nbytes)
+    try:
+        free = shutil.disk_usage(target.parent).free
+    except OSError as error:
+        raise OutputError(f"{target}: the folder {target.parent} cannot be written: {error.strerror}") from error
+    if free < needed:
+        raise OutputError(
+            f"{target}: needs up to {needed:,} bytes, {free:,} are free on the disk of {target.parent}; make room "
+            "or write to another disk"
+        )
+
+
+def _check_expected(
+    name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo], seen: Mapping[str, bytes]
+) -> None:
+    info = outline.get(name)
+    if info is None or name in seen:
+        raise CompressionError(
+            f"the tensor {printable(name)} {'was not planned' if info is None else 'came twice'}"
+        )
+    if tensor.is_meta:
+        raise CompressionError(f"{printable(name)} has no values (meta device)")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.is_nested and (tuple(tensor.shape), dtype) != (info.shape, info.dtype):
+        raise CompressionError(
+            f"{printable(name)} came as {dtype} {tuple(tensor.shape)}, planned was {info.dtype} {info.shape}"
+        )
+
+
+def _compare(target: Path, written: Path, digests: Mapping[str, bytes], ties: Mapping[str, str]) -> None:
+    """Read back what has been written.
+
+    Raises:
+        OutputError: naming the first tensor that is not what it was.
+    """
+    advice = "nothing was kept; the disk or the memory may be faulty, try another"
+    try:
+        if written.suffix == ".safetensors":
+            _read_header_by_the_library(written)
+        with open_file(written, strip_prefixes=False) as checkpoint:
+            for name, digest in digests.items():
+                if name not in checkpoint.tensors or _digest(checkpoint.read(name)) != digest:
+                    raise OutputError(f"{target}: {printable(name)} reads back other than it was written; {advice}")
+            expected = digests.keys() | ties.keys()
+            # A metadata entry that happens to name a tensor reads as a tie; it was the source's before.
+            if wrong := (checkpoint.tensors.keys() - checkpoint.metadata.keys()) ^ (
+                expected - checkpoint.metadata.keys()
+            ):
+                raise OutputError(f"{target}: {printable(', '.join(sorted(wrong)))} were written wrongly; {advice}")
+    except CheckpointError as error:
+        raise OutputError(f"{target}: cannot be read back: {error}; {advice}") from error
+
+
+def _read_header_by_the_library(written: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(written, framework="pt") as file:
+            file.keys()
+    except SafetensorError as error:
+        raise CheckpointError(f"safetensors refuses its header: {error}") from error
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def _digest(tensor: torch.Tensor, *, without_negative_zero: bool = False) -> bytes:
+    """SHA-256 of type, shape and values; of sparse and quantized tensors of what they stand for."""
+    import torch
+
+    digest = hashlib.sha256()
+    if tensor.is_nested:
+        for part in tensor.unbind():
+            digest.update(_digest(part))
+        return digest.digest()
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode())
+    values = _dense(tensor.int_repr() if tensor.is_quantized else tensor)
+    if without_negative_zero:
+        values = torch.where(values == 0, torch.zeros((), dtype=values.dtype), values)
+    values = values.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    digest.update(values.view(torch.uint8).numpy().data)
+    return digest.digest()

@@ -1,0 +1,68 @@
+"""`rmt-compress export`: a checkpoint for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmt_compress.cli.console import progress_bar, stdout_console
+from rmt_compress.errors import SettingsError
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A compressed file, or any other checkpoint.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="The file; its name ends in .safetensors, .pt or .onnx.",
+        ),
+    ],
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="For .onnx: the network, mlp:784,1000,10, cnn:… or package.module:callable; by default the one "
+            "the file names.",
+            show_default=False,
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="For .onnx: shape of one sample, such as 3,32,32, where the network does not tell it.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
+) -> None:
+    """Write a checkpoint under its original names and shapes, or as an ONNX graph.
+
+    .safetensors, .pt: a plain state dict, factors multiplied, that loads without this program.
+
+    .onnx: the network as it is in the file, for a batch of any size; run by onnxruntime and compared with torch
+    before it is kept.
+    """
+    from rmt_compress.export import export as run
+    from rmt_compress.files import check_output
+
+    check_output(output, force=force, inputs=(model,))
+    shape = _sizes(input_shape) if input_shape is not None else None
+    with progress_bar("Writing") as progress:
+        exported = run(model, output, arch=arch, input_shape=shape, progress=progress)
+    line = f"{exported.path}: {exported.format}, {exported.bytes:,} bytes"
+    if exported.difference is not None:
+        line += f"; onnxruntime differs from torch by {exported.difference:.1e} at most"
+    stdout_console().print(line, markup=False, soft_wrap=True)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise SettingsError([f"--input-shape must be whole numbers such as 3,32,32, got {text!r}"])
+    return tuple(map(int, parts))

@@ -1,0 +1,43 @@
+"""`rmt-compress show`: what a file holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmt_compress.cli.console import checkpoint_or_only_one_here, note, progress_bar, stdout_console
+
+
+def show(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A file written by prune or finetune, or any other checkpoint; without it, the only checkpoint in "
+            "the current folder.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Show what a compressed file holds: source, settings, rank and reason of every layer, sparsity, sizes.
+
+    Of a checkpoint that was not compressed, its tensors are listed.
+    """
+    from rmt_compress.description import describe
+
+    path = checkpoint_or_only_one_here(model)
+    with progress_bar("Reading") as progress:
+        description = describe(path, progress=progress)
+    if description.manifest is None:
+        note(f"{path} was not compressed by rmt-compress; these are its tensors")
+    if as_json:
+        json.dump(description.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        from rmt_compress.reporting.contents import contents
+
+        stdout_console().print(contents(description))

@@ -1,0 +1,89 @@
+"""One call for every kind of source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, overload
+
+from rmt_compress.compression.tensors import compress_tensors, compressed_outline, compressed_ties
+from rmt_compress.compression.weights import LayerOutcome
+from rmt_compress.plan import Plan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rmt_compress.analysis import Progress
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.manifest import Layout
+    from rmt_compress.checkpoints.opening import Source
+
+
+@overload
+def compress(
+    source: nn.Module,
+    plan: Plan,
+    *,
+    layout: Layout = ...,
+    inplace: bool = ...,
+    progress: Progress | None = ...,
+    outcomes: list[LayerOutcome] | None = ...,
+) -> nn.Module: ...
+
+
+@overload
+def compress(
+    source: str | PathLike[str] | Mapping[str, torch.Tensor] | Checkpoint,
+    plan: Plan,
+    *,
+    layout: Layout = ...,
+    inplace: bool = ...,
+    progress: Progress | None = ...,
+    outcomes: list[LayerOutcome] | None = ...,
+) -> dict[str, torch.Tensor]: ...
+
+
+def compress(
+    source: Source,
+    plan: Plan,
+    *,
+    layout: Layout = "factorized",
+    inplace: bool = False,
+    progress: Progress | None = None,
+    outcomes: list[LayerOutcome] | None = None,
+) -> nn.Module | dict[str, torch.Tensor]:
+    """Carry out a plan: a module gives a module of stock torch layers, everything else a state dict.
+
+    Args:
+        source: an `nn.Module`, a state dict, a path or an open `Checkpoint`.
+        plan: made from an analysis of it.
+        layout: ``factorized``, or ``dense`` for original names and shapes.
+        inplace: change the module itself instead of a copy of it; of no meaning for other sources. The result
+            must be used all the same: a module that is a single Linear cannot become another.
+        progress: called with (layers done, layers in all, name) after each layer.
+        outcomes: what was done to each layer is appended to this list.
+
+    Returns:
+        the module; or a state dict whose untouched tensors share memory with those of a state dict given.
+
+    Raises:
+        PlanError: the plan does not suit the source.
+        CompressionError: a layer cannot be replaced (hooks, parametrizations …) or holds NaN or Inf. Nothing has
+            been changed if it is the module that does not allow it.
+        CheckpointError: the source cannot be read.
+    """
+    from torch import nn
+
+    from rmt_compress.checkpoints import open_checkpoint
+    from rmt_compress.compression.modules import compress_module
+
+    if isinstance(source, nn.Module):
+        return compress_module(source, plan, layout=layout, inplace=inplace, progress=progress, outcomes=outcomes)
+
+    with open_checkpoint(source) as checkpoint:
+        stream = compress_tensors(checkpoint, plan, layout=layout, progress=progress, outcomes=outcomes)
+        tensors = dict(stream)
+        for first, others in compressed_ties(checkpoint, plan, layout=layout).items():
+            tensors.update(dict.fromkeys(others, tensors[first]))
+        return {name: tensors[name] for name in compressed_outline(checkpoint, plan, layout=layout)}

@@ -1,0 +1,115 @@
+"""A plan carried out on a live module: stock torch layers in the place of the ones that are split."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.utils import parametrize
+
+from rmt_compress.checkpoints.memory import ModuleCheckpoint
+from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
+from rmt_compress.errors import CompressionError
+from rmt_compress.layers.low_rank import Factors, module_refusal, split_module
+from rmt_compress.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.analysis import Progress
+    from rmt_compress.checkpoints.manifest import Layout
+
+
+def compress_module(
+    module: nn.Module,
+    plan: Plan,
+    *,
+    layout: Layout = "factorized",
+    inplace: bool = False,
+    progress: Progress | None = None,
+    outcomes: list[LayerOutcome] | None = None,
+) -> nn.Module:
+    """`compress` for modules; see there.
+
+    A module that stands in several places is split once and stands in all of them again. Weights that stay in
+    one piece are changed in place, so that ties, optimizers and hooks keep pointing at them.
+
+    Raises:
+        PlanError: the plan does not suit the module.
+        CompressionError: layers that cannot be changed, all named at once, or one that holds NaN or Inf.
+    """
+    steps = match_steps(ModuleCheckpoint(module).layers(), plan, layout)
+    refusals = [refusal for step in steps if (refusal := _refusal(module, step)) is not None]
+    if refusals:
+        raise CompressionError("; ".join(refusals))
+    if not inplace:
+        module = _copied(module)
+    # The copy's tensors are read through the copy: names are the same, memory is not.
+    values = ModuleCheckpoint(module)
+    done: dict[str, LayerOutcome] = {}
+    count = itertools.count(1)
+
+    def finished(step: Step, result: Factors | torch.Tensor) -> None:
+        if outcomes is not None:
+            done[step.layer.tensor] = step.outcome(result)
+        if progress is not None:
+            progress(next(count), len(steps), step.layer.name)
+
+    for step in (step for step in steps if not step.splits):
+        result = step.apply(values.read(step.layer.tensor))
+        if step.changes and not isinstance(result, Factors):
+            owner, attribute = _owner(module, step.layer.tensor)
+            with torch.no_grad():
+                owner.get_parameter(attribute).copy_(result)
+        finished(step, result)
+    # It holds on to the layers that are going to be replaced.
+    del values
+    for step in (step for step in steps if step.splits):
+        owner, _ = _owner(module, step.layer.tensor)
+        result = step.apply(owner.get_parameter("weight"))
+        assert isinstance(result, Factors)
+        module = _replaced(module, owner, split_module(owner, *result, name=step.layer.name))
+        finished(step, result)
+    if outcomes is not None:
+        outcomes.extend(done[step.layer.tensor] for step in steps)
+    return module
+
+
+def _refusal(module: nn.Module, step: Step) -> str | None:
+    if not step.changes:
+        return None
+    owner, attribute = _owner(module, step.layer.tensor)
+    name = step.layer.name if owner is not module else type(module).__name__
+    if step.splits:
+        refusal = module_refusal(owner)
+        return refusal and f"{name}: {refusal}"
+    if parametrize.is_parametrized(owner, attribute):
+        return f"{name}: {attribute} is parametrized and cannot be set; remove the parametrization, or exclude it"
+    return None
+
+
+def _owner(module: nn.Module, tensor: str) -> tuple[nn.Module, str]:
+    path, _, attribute = tensor.rpartition(".")
+    return module.get_submodule(path), attribute
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise CompressionError(
+            f"{type(module).__name__} cannot be copied ({error}); compress it in place (inplace=True)"
+        ) from error
+
+
+def _replaced(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """`root` with `new` wherever `old` stood; `new` itself where `old` was the root."""
+    if root is old:
+        return new
+    for parent in list(root.modules()):
+        for key, child in parent._modules.items():
+            if child is old:
+                parent._modules[key] = new
+    return root

@@ -1,0 +1,141 @@
+"""A plan carried out on the tensors of a checkpoint, one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
+from rmt_compress.errors import CompressionError
+from rmt_compress.layers.factors import factor_shapes
+from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.low_rank import Factors, factor_names
+from rmt_compress.plan import Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.analysis import Progress
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.manifest import Layout
+
+
+def compress_tensors(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    *,
+    layout: Layout = "factorized",
+    progress: Progress | None = None,
+    outcomes: list[LayerOutcome] | None = None,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and values of the compressed checkpoint, in its order, one tensor in memory at a time.
+
+    A tensor of several names comes once, under the first; `compressed_ties` has the others. The plan is checked
+    by the call itself, before the first tensor is asked for.
+
+    Args:
+        checkpoint: what is compressed; it stays open until the last tensor has come.
+        plan: made from an analysis of it; what it does not name is kept.
+        layout: see `compress`.
+        progress: see `compress`.
+        outcomes: see `compress`.
+
+    Raises:
+        PlanError: the plan does not suit the checkpoint.
+        CompressionError: two tensors would get one name; later, a layer holds NaN or Inf.
+        CheckpointError: later, a tensor cannot be read.
+    """
+    steps = match_steps(checkpoint.layers(), plan, layout)
+    _new_names(checkpoint, steps)
+    return _stream(checkpoint, steps, progress, outcomes)
+
+
+def compressed_outline(
+    checkpoint: Checkpoint, plan: Plan, *, layout: Layout = "factorized"
+) -> dict[str, TensorInfo]:
+    """Names, shapes and types that `compress_tensors` will give, every name of a tied tensor included.
+
+    Raises:
+        PlanError: the plan does not suit the checkpoint.
+        CompressionError: two tensors would get one name.
+    """
+    steps = match_steps(checkpoint.layers(), plan, layout)
+    shapes = {}
+    for step in steps:
+        if step.splits:
+            assert step.decision is not None
+            assert step.decision.rank is not None
+            shapes[step.layer.tensor] = factor_shapes(step.layer.kind, step.layer.shape, step.decision.rank)
+    firsts = {other: first for first, others in checkpoint.ties.items() for other in others}
+    outline = {}
+    for name, new_names in _new_names(checkpoint, steps).items():
+        info = checkpoint.tensors[name]
+        itemsize = info.nbytes // math.prod(info.shape) if math.prod(info.shape) else 0
+        for new, shape in zip(new_names, shapes.get(firsts.get(name, name), (info.shape,)), strict=True):
+            nbytes = info.nbytes if shape == info.shape else itemsize * math.prod(shape)
+            outline[new] = replace(info, name=new, shape=shape, nbytes=nbytes)
+    return outline
+
+
+def compressed_ties(
+    checkpoint: Checkpoint, plan: Plan, *, layout: Layout = "factorized"
+) -> dict[str, tuple[str, ...]]:
+    """First name of a tensor that `compress_tensors` gives -> its other names in the compressed checkpoint.
+
+    Raises:
+        PlanError: the plan does not suit the checkpoint.
+        CompressionError: two tensors would get one name.
+    """
+    names = _new_names(checkpoint, match_steps(checkpoint.layers(), plan, layout))
+    ties = {}
+    for first, others in checkpoint.ties.items():
+        for part, new in enumerate(names[first]):
+            ties[new] = tuple(names[other][part] for other in others)
+    return ties
+
+
+def _new_names(checkpoint: Checkpoint, steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
+    """Every name in the checkpoint -> its one or two names in the compressed one.
+
+    Raises:
+        CompressionError: two tensors would get one name.
+    """
+    names: dict[str, tuple[str, ...]] = {name: (name,) for name in checkpoint.tensors}
+    renamed: dict[str, tuple[str, ...]] = {}
+    for step in steps:
+        if not step.splits:
+            continue
+        for weight in (step.layer.tensor, *step.layer.aliases):
+            down, up, up_bias = factor_names(weight)
+            renamed[weight] = (down, up)
+            bias = f"{weight.removesuffix('weight')}bias"
+            if bias in names:
+                renamed[bias] = (up_bias,)
+    names |= renamed
+    new = [name for parts in names.values() for name in parts]
+    if len(set(new)) < len(new):
+        twice = next(name for name in new if new.count(name) > 1)
+        raise CompressionError(f"{twice} would stand for two tensors; leave the layer around it out (exclude)")
+    return names
+
+
+def _stream(
+    checkpoint: Checkpoint,
+    steps: Sequence[Step],
+    progress: Progress | None,
+    outcomes: list[LayerOutcome] | None,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    names = _new_names(checkpoint, steps)
+    for done, step in enumerate(steps, start=1):
+        layer = step.layer
+        result = step.apply(checkpoint.read(layer.tensor))
+        if outcomes is not None:
+            outcomes.append(step.outcome(result))
+        parts = list(result) if isinstance(result, Factors) else [result]
+        del result
+        for name in names[layer.tensor]:
+            yield name, parts.pop(0)
+        if progress is not None:
+            progress(done, len(steps), layer.name)

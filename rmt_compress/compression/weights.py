@@ -1,0 +1,152 @@
+"""What a plan makes of one weight; everything that compresses comes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from rmt_compress.errors import CompressionError
+from rmt_compress.layers.low_rank import Factors, factor_tensors
+from rmt_compress.layers.matrix_view import Layer, LayerKind, as_matrix
+from rmt_compress.plan import Action, LayerDecision, Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.manifest import Layout
+
+
+@dataclass(frozen=True)
+class LayerOutcome:
+    """What was done to one tensor.
+
+    Attributes:
+        name: the layer's name.
+        tensor: the weight's original name.
+        kind: its kind.
+        action: what was done; under layout ``dense`` a factorized layer is ``truncated``.
+        rank: singular values kept; None unless factorized or truncated.
+        reason: the plan's reason.
+        parameters: entries of the original tensor.
+        parameters_after: entries of what is stored for it.
+        nonzeros: how many of these are not 0.
+    """
+
+    name: str
+    tensor: str
+    kind: str
+    action: Action
+    rank: int | None
+    reason: str
+    parameters: int
+    parameters_after: int
+    nonzeros: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `prune --json`, in addition to those of `analyze --json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer and its decision; None where the plan does not name it."""
+
+    layer: Layer
+    decision: LayerDecision | None
+    layout: Layout
+
+    @property
+    def changes(self) -> bool:
+        """Whether the weight is touched at all."""
+        return self.decision is not None and self.decision.changes
+
+    @property
+    def splits(self) -> bool:
+        """Whether the weight becomes two."""
+        return self.layout == "factorized" and self.decision is not None and self.decision.action == "factorized"
+
+    def apply(self, weight: torch.Tensor) -> Factors | torch.Tensor:
+        """What becomes of the weight; see `compress_weight`."""
+        if self.decision is None or not self.changes:
+            return weight
+        return compress_weight(self.layer, self.decision, weight, layout=self.layout)
+
+    def outcome(self, result: Factors | torch.Tensor) -> LayerOutcome:
+        """The record of `result`."""
+        from rmt_compress.layers.sparsification import count_nonzero
+
+        parts: Sequence[torch.Tensor] = result if isinstance(result, Factors) else [result]
+        decision, layer = self.decision, self.layer
+        action: Action = decision.action if decision else "kept"
+        return LayerOutcome(
+            name=layer.name,
+            tensor=layer.tensor,
+            kind=layer.kind,
+            action="truncated" if action == "factorized" and not self.splits else action,
+            rank=decision.rank if decision else None,
+            reason=decision.reason if decision else "not in the plan",
+            parameters=layer.parameters,
+            parameters_after=sum(part.numel() for part in parts),
+            nonzeros=sum(count_nonzero(part) for part in parts),
+        )
+
+
+def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Step]:
+    """Every layer with its decision, the plan checked.
+
+    Raises:
+        PlanError: the plan does not suit the checkpoint.
+    """
+    plan.check_against(layers)
+    decisions = plan.by_tensor
+    steps = [Step(layer, decisions.get(layer.tensor), layout) for layer in layers]
+    # A plan may know of a transposed convolution what names and shapes of a file do not tell.
+    return [
+        replace(step, layer=replace(step.layer, kind=cast(LayerKind, step.decision.kind)))
+        if step.splits and step.decision
+        else step
+        for step in steps
+    ]
+
+
+def compress_weight(
+    layer: Layer, decision: LayerDecision, weight: torch.Tensor, *, layout: Layout = "factorized"
+) -> Factors | torch.Tensor:
+    """What one decision makes of one weight: two factors in their modules' shapes, or the weight in one piece.
+
+    Args:
+        layer: describes the weight.
+        decision: what to do; taken to suit the layer, see `Plan.check_against`.
+        weight: of the layer's shape; it is not changed, but handed back as it is where nothing is to be done.
+        layout: under ``dense``, factorized means truncated.
+
+    Returns:
+        tensors of the weight's type, on its device.
+
+    Raises:
+        CompressionError: the weight holds NaN or Inf.
+    """
+    from rmt_compress.layers.factorization import truncate, truncated_svd_factors
+    from rmt_compress.layers.sparsification import sparsify, sparsify_quantile
+    from rmt_compress.spectrum import NonFiniteError
+
+    tensors: Sequence[torch.Tensor] = [weight.detach()]
+    split = decision.action == "factorized" and layout == "factorized"
+    if decision.action in ("factorized", "truncated"):
+        assert decision.rank is not None
+        matrix = as_matrix(layer, weight.detach())
+        try:
+            if split:
+                tensors = factor_tensors(layer, *truncated_svd_factors(matrix, decision.rank))
+            else:
+                tensors = [truncate(matrix, decision.rank).reshape(layer.shape)]
+        except NonFiniteError as error:
+            raise CompressionError(
+                f"{layer.tensor}: holds NaN or Inf and cannot be cut to a rank; leave it out (exclude)"
+            ) from error
+    if decision.sparsify:
+        tensors = [sparsify(tensor, decision.sparsify) for tensor in tensors]
+    if decision.sparsity:
+        tensors = sparsify_quantile(tensors, decision.sparsity)
+    return Factors(*tensors) if split else tensors[0]

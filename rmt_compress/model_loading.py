@@ -1,0 +1,173 @@
+"""From a checkpoint file to a network that runs: the architecture, and its weights checked name by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress import architectures
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.errors import CheckpointError, SettingsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.checkpoints import Checkpoint
+    from rmt_compress.layers import TensorInfo
+
+ARCH_HINT = "--arch mlp:784,1000,10, cnn:… or package.module:callable"
+
+
+def load_model(path: str | PathLike[str], *, arch: str | None = None) -> nn.Module:
+    """The network in a checkpoint, in evaluation mode on the CPU.
+
+    Args:
+        path: an ordinary checkpoint or a compressed file of this project.
+        arch: the architecture, see `rmt_compress.architectures`; None for the one the file names. For a
+            compressed file it is the network as it was before compression.
+
+    Raises:
+        CheckpointError: the file cannot be read, names no architecture, or holds other tensors than the
+            architecture has; the message lists which.
+        SettingsError: `arch` is wrong.
+    """
+    from rmt_compress.saving import load
+
+    path = Path(path)
+    with open_checkpoint(path) as checkpoint:
+        architecture = _architecture(path, checkpoint, arch)
+        original = _as_it_was(checkpoint)
+        if not isinstance(architecture, architectures.UserModel):
+            # Sizes in a spec are a stranger's numbers: they are compared before anything is allocated.
+            _check_shapes(path, original, _on_meta(path, architecture), str(architecture))
+        model = architecture.build()
+        _check_shapes(path, original, model, str(architecture))
+    return load(path, model).eval()
+
+
+def _as_it_was(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint under the names and shapes of the network before compression."""
+    if checkpoint.manifest is None:
+        return checkpoint
+    from rmt_compress.checkpoints.compressed import DenseView
+
+    return DenseView(checkpoint)
+
+
+def architecture_of(path: str | PathLike[str]) -> str | None:
+    """The architecture that the file at `path` names itself, as text; None where it names none.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    with open_checkpoint(path) as checkpoint:
+        return _named_architecture(checkpoint)
+
+
+def _named_architecture(checkpoint: Checkpoint) -> str | None:
+    named = checkpoint.manifest.architecture if checkpoint.manifest is not None else None
+    return named or checkpoint.metadata.get("architecture")
+
+
+def _architecture(path: Path, checkpoint: Checkpoint, arch: str | None) -> architectures.Architecture:
+    if arch is not None:
+        return architectures.parse(arch)
+    named = _named_architecture(checkpoint)
+    if named is None:
+        raise CheckpointError(f"{path}: does not say which network it belongs to; add {ARCH_HINT}")
+    try:
+        architecture = architectures.parse(named)
+    except SettingsError as error:
+        raise CheckpointError(f"{path}: names an unknown architecture ({error}); add {ARCH_HINT}") from error
+    if isinstance(architecture, architectures.UserModel):
+        # Importing a module runs its code: never because a file says so.
+        raise CheckpointError(
+            f"{path}: its network is built by {named}, code that is not run because a file names it; "
+            f"if you trust it, add --arch {named}"
+        )
+    return architecture
+
+
+def _on_meta(path: Path, architecture: architectures.Architecture) -> nn.Module:
+    """The network without memory for its weights."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return architecture.build()
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: no network can be as large as {architecture}") from error
+
+
+def _check_shapes(path: Path, checkpoint: Checkpoint, model: nn.Module, name: str) -> None:
+    """Compare names, shapes and types of the file with those of the network.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    import torch
+
+    expected = {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    tensors = checkpoint.tensors
+    # Of a shared tensor one name in the file is enough.
+    shared = {
+        name: names
+        for first, others in open_checkpoint(model).ties.items()
+        for names in [{first, *others}]
+        for name in names
+    }
+    missing = [key for key in expected if not shared.get(key, {key}) & tensors.keys()]
+    unexpected = [key for key in tensors if key not in expected]
+    wrong = [key for key in expected if key in tensors and not _suits(tensors[key], expected[key])]
+    if not (missing or unexpected or wrong):
+        return
+    parts = []
+    if wrong:
+        shown = [f"{key} is {_described(tensors[key])}, not {_x(expected[key].shape)}" for key in wrong]
+        parts.append(_listed(shown, limit=3))
+    if missing:
+        parts.append(f"the file lacks {_listed(missing)}")
+    if unexpected:
+        parts.append(f"the network has no {_listed(unexpected)}")
+    hint = _fitting_mlp(tensors)
+    advice = f"--arch {hint} would fit" if hint else f"add the network it was trained as: {ARCH_HINT}"
+    raise CheckpointError(f"{path}: is no {name}: {'; '.join(parts)}; {advice}")
+
+
+def _suits(info: TensorInfo, tensor: object) -> bool:
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    dtype = getattr(torch, info.dtype, None)
+    if info.skip is not None or not isinstance(dtype, torch.dtype):
+        return False
+    return info.shape == tuple(tensor.shape) and dtype.is_floating_point == tensor.dtype.is_floating_point
+
+
+def _described(info: TensorInfo) -> str:
+    # Values that are no plain floats (int8 codes, sparse layouts) differ in more than their shape.
+    plain = info.skip is None and info.dtype in ("float16", "bfloat16", "float32", "float64")
+    return _x(info.shape) + ("" if plain else f" {info.dtype}")
+
+
+def _fitting_mlp(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """``mlp:…`` where the tensors are exactly those of one of our own fully connected networks."""
+    shapes = [tensors[f"fc{i}.weight"].shape for i in range(1, len(tensors) + 1) if f"fc{i}.weight" in tensors]
+    names = {f"fc{i}.{part}" for i in range(1, len(shapes) + 1) for part in ("weight", "bias")}
+    if not shapes or names != set(tensors) or any(len(shape) != 2 for shape in shapes):
+        return None
+    if any(before[0] != after[1] for before, after in itertools.pairwise(shapes)):
+        return None
+    return "mlp:" + ",".join(map(str, (shapes[0][1], *(shape[0] for shape in shapes))))
+
+
+def _listed(items: Sequence[str], limit: int = 6) -> str:
+    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + rest
+
+
+def _x(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,246 @@
+"""The road from one checkpoint to a smaller file: analysis, plan, compression, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.analysis import Analysis, AnalysisSettings, Progress, analyze
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.writers import check_suffix
+from rmt_compress.compression import LayerOutcome
+from rmt_compress.errors import CheckpointError
+from rmt_compress.evaluation import file_size
+from rmt_compress.files import check_output, replacing
+from rmt_compress.plan import Plan, PlanSettings, make_plan
+from rmt_compress.saving import write_compressed
+
+if TYPE_CHECKING:
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.manifest import Layout
+    from rmt_compress.evaluation import Evaluation
+
+SCHEMA = "rmt-compress/prune/1"
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What was decided, done and measured.
+
+    Attributes:
+        source: the checkpoint that was read.
+        output: the file that was written; None where nothing was.
+        analysis: None where a ready plan was carried out.
+        plan: the decisions.
+        outcomes: what was done to each tensor; empty where nothing was written.
+        notes: remarks for the user.
+        bytes_in: size of the source's files.
+        bytes_out: size of the output; None where nothing was written.
+        before: the source's evaluation; None without data.
+        after: the output's evaluation; None without data.
+        written: further files, (what it is, path).
+    """
+
+    source: str
+    output: str | None
+    analysis: Analysis | None
+    plan: Plan
+    outcomes: tuple[LayerOutcome, ...]
+    notes: tuple[str, ...]
+    bytes_in: int
+    bytes_out: int | None = None
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    written: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether the plan touches anything."""
+        return any(decision.changes for decision in self.plan.layers)
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Counts over all tensors; what is left is None where nothing was written."""
+        actions = [decision.action for decision in self.plan.layers]
+        done = self.outcomes
+        return {
+            "parameters": sum(_entries(decision.shape) for decision in self.plan.layers),
+            "parameters_after": sum(outcome.parameters_after for outcome in done) if done else None,
+            "nonzeros": sum(outcome.nonzeros for outcome in done) if done else None,
+            "layers_analyzed": len(self.analysis.analyzed) if self.analysis else None,
+            "layers_skipped": actions.count("skipped"),
+            "layers_factorized": actions.count("factorized"),
+            "layers_truncated": actions.count("truncated"),
+            "layers_kept": actions.count("kept"),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The object printed by `prune --json`: that of `analyze --json`, with what was done to each layer."""
+        report: dict[str, Any] = self.analysis.to_json() if self.analysis else {"checkpoint": {"path": self.source}}
+        analyzed = {layer["tensor"]: layer for layer in report.get("layers", ())}
+        outcomes = {outcome.tensor: outcome.to_json() for outcome in self.outcomes}
+        layers = []
+        for decision in self.plan.layers:
+            done = outcomes.get(decision.tensor) or decision.model_dump(include={"action", "rank", "reason"})
+            layers.append({**analyzed.get(decision.tensor, {}), **decision.model_dump(mode="json"), **done})
+        report |= {
+            "schema": SCHEMA,
+            "output": self.output,
+            "settings": {**report.get("settings", {}), **self.plan.settings},
+            "layers": layers,
+            "totals": self.totals,
+            "written": dict(self.written),
+        }
+        if self.before is not None and self.after is not None:
+            report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
+            report["evaluation"] = {"before": self.before.to_json(), "after": self.after.to_json()}
+        return report
+
+
+def default_output(source: Path) -> Path:
+    """The source's name with ``.pruned`` before its suffix; of a folder or an index, a safetensors file beside."""
+    if source.is_dir() or source.name.endswith(".index.json"):
+        folder = (source if source.is_dir() else source.parent).resolve()
+        return folder.parent / f"{folder.name}.pruned.safetensors"
+    return source.with_name(f"{source.stem}.pruned{source.suffix}")
+
+
+def prune(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    analysis: AnalysisSettings | None = None,
+    plan: PlanSettings | Plan | None = None,
+    layout: Layout = "factorized",
+    save_plan: Path | None = None,
+    data: str | None = None,
+    arch: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Cut the noise out of a checkpoint and write a smaller one.
+
+    Everything that can be refused is refused before the first weight is read.
+
+    Args:
+        source: the checkpoint.
+        output: the file to write; None for `default_output`.
+        analysis: settings of the analysis.
+        plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
+        layout: ``factorized`` or ``dense``.
+        save_plan: where to write the plan as JSON.
+        data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
+        arch: the network, where the file does not say; needed with `data` only.
+        dry_run: decide, write nothing but the plan.
+        force: overwrite outputs.
+        jobs: layers analysed at once.
+        progress: called with (done, total, name) while analysing and while writing.
+
+    Raises:
+        RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
+    """
+    path = Path(source)
+    target = default_output(path) if output is None else Path(output)
+    with open_checkpoint(path) as checkpoint:
+        if checkpoint.manifest is not None:
+            raise CheckpointError(
+                f"{path}: is compressed already; prune the original, or multiply the factors again first: "
+                f"rmt-compress export {path} -o dense{path.suffix}"
+            )
+        if not dry_run:
+            check_suffix(target)
+            check_output(target, force=force, inputs=(path,))
+        if save_plan is not None:
+            check_output(save_plan, force=force, inputs=(path,))
+        measure = None if data is None else _Measurement(path, target, data, arch, force=force)
+        result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+        if save_plan is not None:
+            with replacing(save_plan) as temporary:
+                temporary.write_text(result.plan.to_json(), encoding="utf-8")
+            result = replace(result, written=(("plan", str(save_plan)),))
+        if dry_run or not result.changes:
+            return result
+        outcomes: list[LayerOutcome] = []
+        file = write_compressed(
+            checkpoint,
+            result.plan,
+            target,
+            layout=layout,
+            architecture=arch,
+            outcomes=outcomes,
+            progress=progress,
+        )
+    result = replace(result, output=str(target), outcomes=tuple(outcomes), bytes_out=file.bytes)
+    return result if measure is None else measure.of(result, progress)
+
+
+def _plan(
+    checkpoint: Checkpoint,
+    path: Path,
+    settings: AnalysisSettings,
+    plan: PlanSettings | Plan | None,
+    jobs: int | None,
+    progress: Progress | None,
+) -> PruneResult:
+    analysis = None
+    if isinstance(plan, Plan):
+        plan.check_against(checkpoint.layers())
+    else:
+        analysis = analyze(checkpoint, **asdict(settings), jobs=jobs, progress=progress)
+        plan = make_plan(analysis, **asdict(plan or PlanSettings(gof=settings.gof)))
+    return PruneResult(
+        source=str(path),
+        output=None,
+        analysis=analysis,
+        plan=plan,
+        outcomes=(),
+        notes=checkpoint.notes,
+        bytes_in=file_size(path),
+    )
+
+
+def _entries(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+class _Measurement:
+    """What ``--data`` adds; data and network are opened first, so that a mistake is told before any work."""
+
+    def __init__(self, source: Path, target: Path, data: str, arch: str | None, *, force: bool) -> None:
+        from rmt_compress.data import load_data
+        from rmt_compress.model_loading import load_model
+        from rmt_compress.reporting.sweep_files import check_sweep_outputs
+
+        self.stem = target.with_name(f"{target.stem}.sweep")
+        check_sweep_outputs([self.stem], force=force, inputs=(source,))
+        self.dataset = load_data(data, split="test", allow_partial=True)
+        self.arch = arch
+        self.model = load_model(source, arch=arch)
+
+    def of(self, result: PruneResult, progress: Progress | None) -> PruneResult:
+        """The result with both networks measured, and accuracy against rank drawn beside the output."""
+        from rmt_compress.evaluation import compare
+        from rmt_compress.model_loading import load_model
+        from rmt_compress.reporting.sweep_files import write_sweep
+        from rmt_compress.sweep import SweepTarget, sweep_rank
+
+        assert result.output is not None
+        smaller = load_model(result.output, arch=self.arch)
+        after, before = compare(smaller, self.model, self.dataset, paths=(result.output, result.source))
+        written = result.written
+        analysis = result.analysis or analyze(self.model)
+        if analysis.analyzed:
+            target = SweepTarget(self.model, analysis, self.dataset, path=result.source)
+            files = write_sweep(sweep_rank(target, progress=progress), self.stem)
+            written = (*written, *((f"accuracy against rank ({file.suffix[1:]})", str(file)) for file in files))
+        notes = (*result.notes, *self.dataset.notes)
+        return replace(result, before=before, after=after, notes=notes, written=written)

@@ -1,0 +1,110 @@
+"""What a checkpoint holds, as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rmt_compress.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+    from rmt_compress.description import Description, LayerDescription
+
+_REASONS = 40
+
+
+def contents(description: Description) -> Group:
+    """Where a file comes from, its layers and why each is as it is, and its size."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(line) for line in _heading(description)]
+    # Biases and norms would fill the screen.
+    matrices = [layer for layer in description.layers if len(layer.shape) > 1]
+    vectors = [layer for layer in description.layers if len(layer.shape) < 2]
+    if matrices:
+        parts.append(_table(matrices, compressed=description.manifest is not None))
+    if vectors:
+        count = sum(layer.parameters for layer in vectors)
+        parts.append(Text(f" and {len(vectors)} biases and other vectors of {count:,} parameters together"))
+    reasons = [layer for layer in matrices if layer.reason]
+    parts.extend(
+        Text.assemble((f" {printable(layer.name)}: ", "dim"), printable(layer.reason))
+        for layer in reasons[:_REASONS]
+    )
+    if len(reasons) > _REASONS:
+        parts.append(Text(f" … and {len(reasons) - _REASONS} more reasons (--json)"))
+    parts.extend(Text(line) for line in _totals(description))
+    return Group(*parts)
+
+
+def _heading(description: Description) -> list[str]:
+    lines = [f"{description.path} ({description.format}), {description.bytes:,} bytes"]
+    manifest = description.manifest
+    if manifest is not None:
+        source = manifest.source
+        if source is not None:
+            lines.append(f" source        {source.name} ({source.format}), {source.bytes:,} bytes")
+            lines.append(f" SHA-256       {source.sha256 or 'none, it was never a file'}")
+        lines.append(f" compressed    by rmt-compress {manifest.tool_version}, layout {manifest.layout}")
+        if manifest.plan is not None:
+            given = {key: value for key, value in manifest.plan.settings.items() if value is not None}
+            settings = ", ".join(f"{key}={value}" for key, value in given.items())
+            lines.append(f" settings      {settings or 'none recorded'}")
+    if description.architecture is not None:
+        lines.append(f" architecture  {description.architecture}")
+    return [printable(line) for line in lines]
+
+
+def _table(layers: list[LayerDescription], *, compressed: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), expand=False)
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
+    if compressed:
+        table.add_column("action", no_wrap=True)
+    table.add_column("shape", justify="right", no_wrap=True)
+    if compressed:
+        table.add_column("rank", justify="right")
+        table.add_column("stored as", justify="right")
+    table.add_column("type", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("non-zeros", justify="right")
+    for layer in layers:
+        row: list[RenderableType] = [
+            Text(printable(layer.name)),
+            _x(layer.shape),
+            layer.dtype,
+            f"{layer.parameters:,}",
+        ]
+        if compressed:
+            row.insert(1, layer.action or "not in the plan")
+            row.insert(3, str(layer.rank or ""))
+            row.insert(4, " + ".join(map(_x, layer.factors)) if layer.factors else "as it was")
+        row.append(f"{_share(layer.nonzeros, layer.parameters)}{' (bitmask)' if layer.sparse else ''}")
+        table.add_row(*row)
+    return table
+
+
+def _totals(description: Description) -> list[str]:
+    before, after, nonzeros = description.parameters_before, description.parameters, description.nonzeros
+    if description.manifest is None:
+        return [f"\n {after:,} parameters, {_share(nonzeros, after)} of them not zero."]
+    line = f"\n {after:,} of {before:,} parameters ({_share(after, before)})"
+    line += f", {nonzeros:,} of them not zero ({_share(nonzeros, before)} of the original's)"
+    source = description.manifest.source
+    if source is not None and source.bytes:
+        line += f"; {_share(description.bytes, source.bytes)} of the source's bytes"
+    return [line + "."]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "0"
+
+
+def _x(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"

@@ -1,0 +1,82 @@
+"""What `prune` did, as a table for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rmt_compress.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+    from rmt_compress.pruning import PruneResult
+
+_ACTION_STYLES = {"factorized": "green", "truncated": "yellow", "kept": "", "skipped": "dim"}
+
+
+def prune_table(result: PruneResult) -> Group:
+    """The layers with what was done to each and why, then sizes and, with data, accuracies."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = [_layers(result), _totals(result)]
+    return Group(*parts)
+
+
+def _layers(result: PruneResult) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=f"{result.source} → {result.output or 'nothing written (--dry-run)'}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+    )
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("action", no_wrap=True)
+    table.add_column("weights left", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    outcomes = {outcome.tensor: outcome for outcome in result.outcomes}
+    for decision in result.plan.layers:
+        if decision.kind == "vector":
+            continue
+        outcome = outcomes.get(decision.tensor)
+        left = "" if outcome is None else f"{outcome.nonzeros / max(1, outcome.parameters):.1%}"
+        table.add_row(
+            Text(printable(decision.name)),
+            "×".join(map(str, decision.shape)),
+            Text(decision.action, style=_ACTION_STYLES[decision.action]),
+            left,
+            Text(printable(decision.reason), style="dim" if decision.action == "skipped" else ""),
+        )
+    return table
+
+
+def _totals(result: PruneResult) -> RenderableType:
+    from rich.text import Text
+
+    lines = []
+    totals = result.totals
+    if result.outcomes:
+        lines.append(
+            f" {totals['nonzeros']:,} of {totals['parameters']:,} weights are left "
+            f"({totals['nonzeros'] / max(1, totals['parameters']):.1%})"
+        )
+    if result.bytes_out is not None:
+        ratio = result.bytes_in / max(1, result.bytes_out)
+        lines.append(
+            f" {result.bytes_in:,} → {result.bytes_out:,} bytes: "
+            + (f"{ratio:.1f} times smaller" if ratio >= 1.05 else "not smaller")
+        )
+    if result.before is not None and result.after is not None:
+        before, after = result.before.score, result.after.score
+        lines.append(
+            f" accuracy {before.accuracy:.2%} → {after.accuracy:.2%} on {after.samples:,} test samples"
+            f" ({100 * (after.accuracy - before.accuracy):+.2f} points)"
+        )
+    for what, path in result.written:
+        lines.append(f" {what}: {path}")
+    return Text("\n".join(lines))

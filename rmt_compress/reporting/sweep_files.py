@@ -1,0 +1,121 @@
+"""A sweep as CSV, JSON and picture, and as a table for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress.errors import printable
+from rmt_compress.files import check_output, replacing
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from rmt_compress.sweep import Sweep, SweepPoint
+
+SUFFIXES = (".csv", ".json", ".png")
+COLUMNS = ("curve", "amount", "weights", "share", "accuracy", "predicted", "ranks")
+# Losses of accuracy, as fractions, that the table gives the smallest network for.
+LOSSES = (0.005, 0.01, 0.03)
+
+TITLES = {
+    "rank": "Singular values of one layer, the others whole",
+    "share": "All layers, by rank rule",
+    "sparsity": "All layers, small entries zeroed",
+}
+
+
+def check_sweep_outputs(stems: Sequence[Path], *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse, before any work is done, what `write_sweep` would overwrite.
+
+    Raises:
+        OutputError: see `check_output`.
+    """
+    for stem in stems:
+        for suffix in SUFFIXES:
+            check_output(_beside(stem, suffix), force=force, inputs=inputs)
+
+
+def write_sweep(sweep: Sweep, stem: Path) -> list[Path]:
+    """Write ``STEM.csv``, ``STEM.json`` and ``STEM.png``, each in one piece, and return their paths.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        OutputError: a file cannot be written.
+    """
+    from rmt_compress.reporting.sweep_plots import sweep_figure
+
+    # The picture first: it is what may be impossible.
+    targets = [_beside(stem, suffix) for suffix in SUFFIXES]
+    figure = sweep_figure(sweep)
+    with replacing(targets[2]) as path:
+        figure.savefig(path, dpi=130)
+    write_sweep_csv(sweep, targets[0])
+    with replacing(targets[1]) as path:
+        text = json.dumps(sweep.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+    return targets
+
+
+def write_sweep_csv(sweep: Sweep, target: Path) -> None:
+    """One row per trial, the network as it was first; ``ranks`` is written as ``fc1=59 fc2=33``.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with replacing(target) as path, path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerow(["original", "", sweep.parameters, "1", f"{sweep.accuracy:.6g}", "", ""])
+        for curve in sweep.curves:
+            for point in curve.points:
+                ranks = " ".join(f"{name}={rank}" for name, rank in point.ranks.items())
+                share = f"{point.weights / sweep.parameters:.6g}"
+                accuracy = f"{point.accuracy:.6g}"
+                predicted = int(point == curve.predicted)
+                table.writerow(
+                    [curve.name, f"{point.amount:.6g}", point.weights, share, accuracy, predicted, ranks]
+                )
+
+
+def sweep_table(sweep: Sweep) -> Group:
+    """Per curve, what the default would do, and the smallest network within some losses of accuracy."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    names = {"rank": "layer", "share": "rule", "sparsity": "zeroed"}
+    table.add_column(names[sweep.kind], overflow="ellipsis", no_wrap=True, max_width=24)
+    table.add_column("predicted", justify="right")
+    for loss in LOSSES:
+        points = 100 * loss
+        table.add_column(f"within {points:g} point{'s' * (points > 1)}", justify="right")
+    for curve in sweep.curves:
+        smallest = [curve.smallest_within(loss, sweep.accuracy) for loss in LOSSES]
+        predicted = curve.predicted
+        cell = f"{_size(sweep, predicted)} → {predicted.accuracy:.2%}" if predicted else "–"
+        table.add_row(
+            Text(printable(curve.name)), cell, *(_size(sweep, point) if point else "–" for point in smallest)
+        )
+    title = f"{TITLES[sweep.kind]} ({sweep.accuracy:.2%} as it is, {sweep.samples:,} samples of {sweep.data})"
+    units = (
+        " Singular values kept; predicted: the spikes.\n"
+        if sweep.kind == "rank"
+        else " Share of all parameters that are left and not 0; predicted: the spikes alone, nothing zeroed.\n"
+    )
+    return Group(Text(title, style="italic"), table, Text(units, style="dim"))
+
+
+def _size(sweep: Sweep, point: SweepPoint) -> str:
+    if sweep.kind == "rank":
+        return f"{point.amount:g}"
+    return f"{point.weights / sweep.parameters:.1%}"
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)

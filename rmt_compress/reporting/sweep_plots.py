@@ -1,0 +1,134 @@
+"""Pictures of sweeps: accuracy against singular values kept, weights left, thresholds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from rmt_compress.sweep import Sweep, SweepCurve
+
+_INK = "#1d3557"
+# The first colour is for what this project proposes.
+_COLORS = ("#c8553d", "#457b9d", "#8a9a5b", "#8d6a9f", "#d4a24c", "#6c757d")
+_RULES = {
+    "bema": "BEMA: spikes and a share f of the bulk",
+    "energy": "energy share",
+    "ratio": "equal share of ranks",
+    "gd14": "GD14 hard threshold",
+}
+_ZOOM = 3.0
+"""Points of accuracy below the full one that the right panel of a share sweep shows."""
+
+
+def sweep_figure(sweep: Sweep) -> Figure:
+    """One or two panels, the full accuracy as a dashed line, the predicted point as a ringed dot.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "report", "a picture of a sweep") from error
+
+    figure = Figure(figsize=(7.2, 4.6) if sweep.kind == "rank" else (11.4, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw = {"rank": _draw_ranks, "share": _draw_shares, "sparsity": _draw_sparsity}
+    draw[sweep.kind](figure, sweep)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e9ecef", zorder=0)
+    return figure
+
+
+def _draw_ranks(figure: Figure, sweep: Sweep) -> None:
+    axes = figure.subplots()
+    for color, curve in zip(_colors(sweep), sweep.curves, strict=True):
+        label = curve.name
+        if curve.predicted is not None:
+            label += f": predicted rank {curve.predicted.amount:g}, {curve.predicted.accuracy:.1%}"
+        _plot(axes, curve, [point.amount for point in curve.points], color, label, annotate=True)
+    _finish(axes, sweep, "singular values kept (the largest)")
+    title = f"layer {sweep.curves[0].name}" if len(sweep.curves) == 1 else "one layer at a time, the others whole"
+    axes.set_title(f"Accuracy on {sweep.data}: {title}")
+
+
+def _draw_shares(figure: Figure, sweep: Sweep) -> None:
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        for color, curve in zip(_colors(sweep), sweep.curves, strict=True):
+            _plot(axes, curve, _shares(sweep, curve), color, _RULES.get(curve.name, curve.name))
+        _finish(axes, sweep, "weights left, % of all", percent=True)
+    left.set_title(f"Accuracy on {sweep.data}, no retraining")
+    right.set_title(f"The same, the last {_ZOOM:g} points")
+    full = 100 * sweep.accuracy
+    right.set_ylim(full - _ZOOM, full + _ZOOM / 6)
+    # Curves leave the narrow panel at its lower edge.
+    inside = [
+        share
+        for curve in sweep.curves
+        for share, point in zip(_shares(sweep, curve), curve.points, strict=True)
+        if 100 * point.accuracy >= full - _ZOOM
+    ]
+    if inside:
+        right.set_xlim(min(inside) * 0.7, 110)
+    right.get_legend().remove()
+
+
+def _draw_sparsity(figure: Figure, sweep: Sweep) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    colors = ("#6c757d", _COLORS[0])
+    for color, curve in zip(colors, sweep.curves, strict=True):
+        _plot(left, curve, _shares(sweep, curve), color, curve.name)
+        _plot(right, curve, [point.amount for point in curve.points], color, curve.name)
+    _finish(left, sweep, "weights left that are not 0, % of all", percent=True)
+    _finish(right, sweep, "threshold ξ: smaller entries become 0", logarithmic=False)
+    left.set_title(f"Accuracy on {sweep.data}, no retraining")
+    right.set_title("The same against the threshold")
+    right.get_legend().remove()
+    right.set_ylabel("")
+
+
+def _plot(axes: Axes, curve: SweepCurve, x: list[float], color: str, label: str, *, annotate: bool = False) -> None:
+    y = [100 * point.accuracy for point in curve.points]
+    ours = curve.predicted is not None
+    style: dict[str, Any] = {"lw": 2.0 if ours else 1.5, "zorder": 3 if ours else 2}
+    axes.plot(x, y, "-o" if len(x) > 1 else "D", color=color, ms=4 if len(x) > 1 else 7, label=label, **style)
+    if curve.predicted is None:
+        return
+    at = x[curve.points.index(curve.predicted)]
+    ring: dict[str, Any] = {"ms": 11, "mfc": "none", "mec": color, "mew": 2, "zorder": 4}
+    axes.plot([at], [100 * curve.predicted.accuracy], "o", **ring)
+    if annotate:
+        axes.axvline(at, color=color, ls=":", lw=1.2, zorder=1)
+
+
+def _finish(axes: Axes, sweep: Sweep, xlabel: str, *, percent: bool = False, logarithmic: bool = True) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.axhline(
+        100 * sweep.accuracy, color=_INK, ls="--", lw=1.2, zorder=1, label=f"as it is: {sweep.accuracy:.1%}"
+    )
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if percent:
+        axes.set_xlim(right=110)
+    axes.set(xlabel=xlabel, ylabel="accuracy, %")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _shares(sweep: Sweep, curve: SweepCurve) -> list[float]:
+    return [100 * point.weights / sweep.parameters for point in curve.points]
+
+
+def _colors(sweep: Sweep) -> list[str]:
+    return [_COLORS[index % len(_COLORS)] for index in range(len(sweep.curves))]

@@ -1,0 +1,89 @@
+"""Accuracy against the singular values kept in one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rmt_compress.errors import SettingsError
+from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
+from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, counter, saving
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis import Analysis, LayerAnalysis, Progress
+
+MOST_LAYERS = 6
+"""Layers in one sweep unless they are named: more curves are no picture."""
+
+
+def sweep_rank(
+    target: SweepTarget,
+    *,
+    layers: Sequence[str] = (),
+    ranks: Sequence[int] = (),
+    points: int = POINTS,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Accuracy against the number of singular values kept in one layer, all others whole (SJK23 figure 5).
+
+    Args:
+        target: the network.
+        layers: names of the layers, a curve each; none for the largest analysed ones, `MOST_LAYERS` at most.
+        ranks: singular values to keep; none for about `points` from 1 to all, evenly spaced in their logarithm. The
+            predicted rank, the number of spikes, is always added.
+        points: see `ranks`.
+        progress: called with (trials done, trials in all, layer).
+
+    Raises:
+        SettingsError: no such layer, or it was skipped; a rank it does not have; fewer than 2 points.
+    """
+    chosen = _chosen_layers(target.analysis, layers)
+    grids = [_rank_grid(layer, ranks, points) for layer in chosen]
+    advance = counter(sum(map(len, grids)), progress)
+    curves = []
+    for layer, grid in zip(chosen, grids, strict=True):
+        name = layer.layer.name
+        found = []
+        for rank in grid:
+            accuracy = target.accuracy_with({layer.layer.tensor: target.truncated(layer, rank)})
+            left = target.parameters - saving(layer, rank)
+            found.append(SweepPoint(rank, left, accuracy, {name: rank}))
+            advance(name)
+        predicted = next(point for point in found if point.amount == _predicted_rank(layer))
+        curves.append(SweepCurve(name, tuple(found), predicted))
+    return target.result("rank", curves)
+
+
+def _chosen_layers(analysis: Analysis, names: Sequence[str]) -> list[LayerAnalysis]:
+    if not names:
+        largest = sorted(analysis.analyzed, key=lambda layer: -layer.layer.parameters)[:MOST_LAYERS]
+        return [layer for layer in analysis.analyzed if layer in largest]
+    known = {name: layer for layer in analysis.layers for name in (layer.layer.tensor, layer.layer.name)}
+    problems = []
+    for name in names:
+        if name not in known:
+            swept = ", ".join(layer.layer.name for layer in analysis.analyzed) or "none"
+            problems.append(f"no layer is called {name!r}; those that can be swept are {swept}")
+        elif known[name].fit is None:
+            problems.append(f"{name} cannot be swept: {known[name].reason}")
+    if problems:
+        raise SettingsError(problems)
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _predicted_rank(layer: LayerAnalysis) -> int:
+    assert layer.fit is not None
+    return max(1, layer.fit.spikes)
+
+
+def _rank_grid(layer: LayerAnalysis, ranks: Sequence[int], points: int) -> list[int]:
+    assert layer.fit is not None
+    p = layer.fit.p
+    if wrong := [rank for rank in ranks if not 1 <= rank <= p]:
+        raise SettingsError([f"{layer.layer.name} has ranks from 1 to {p}, not {rank}" for rank in wrong])
+    if not ranks:
+        check_points(points)
+        ranks = [round(rank) for rank in np.geomspace(1, p, points)]
+    return sorted({*ranks, _predicted_rank(layer)})

@@ -1,0 +1,129 @@
+"""What a sweep finds: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+SCHEMA = "rmt-compress/sweep/1"
+
+SweepKind = Literal["rank", "share", "sparsity"]
+SWEEP_KINDS: tuple[SweepKind, ...] = get_args(SweepKind)
+SweptRule = Literal["bema", "energy", "ratio", "gd14"]
+SWEPT_RULES: tuple[SweptRule, ...] = get_args(SweptRule)
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One network that was tried.
+
+    Attributes:
+        amount: what was varied: singular values kept (``rank``); the rule's number, be it f of ``bema`` or a share
+            of energy or of ranks (``share``); the threshold ξ (``sparsity``).
+        weights: entries of all parameters that are left, a layer split only where it shrinks; in a ``sparsity``
+            sweep those that are not 0.
+        accuracy: share of right answers.
+        ranks: layer -> singular values kept, for the layers that were cut.
+    """
+
+    amount: float
+    weights: int
+    accuracy: float
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SweepCurve:
+    """Points that belong together.
+
+    Attributes:
+        name: the layer (``rank``), the rule (``share``) or what was done before (``sparsity``).
+        points: in increasing order of `SweepPoint.weights`.
+        predicted: the one this project's default would choose, where it is on the curve.
+    """
+
+    name: str
+    points: tuple[SweepPoint, ...]
+    predicted: SweepPoint | None = None
+
+    def smallest_within(self, loss: float, full: float) -> SweepPoint | None:
+        """The smallest point such that it and all larger ones reach `full` − `loss`; None where none does."""
+        found = None
+        for point in reversed(self.points):
+            if point.accuracy < full - loss - 1e-12:
+                break
+            found = point
+        return found
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep of one network.
+
+    Attributes:
+        kind: what was varied.
+        path: the network's file; None for a live model.
+        data: name of the data set.
+        samples: how many of it were asked.
+        parameters: entries of all parameters of the network as it was.
+        accuracy: of the network as it was.
+        curves: see `SweepCurve`.
+    """
+
+    kind: SweepKind
+    path: str | None
+    data: str
+    samples: int
+    parameters: int
+    accuracy: float
+    curves: tuple[SweepCurve, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The sweep as plain data; ``share`` is that of all parameters."""
+
+        def plain(point: SweepPoint) -> dict[str, Any]:
+            return {
+                "amount": point.amount,
+                "weights": point.weights,
+                "share": point.weights / self.parameters,
+                "accuracy": point.accuracy,
+                "ranks": dict(point.ranks),
+            }
+
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "path": self.path,
+            "data": self.data,
+            "samples": self.samples,
+            "parameters": self.parameters,
+            "accuracy": self.accuracy,
+            "curves": [
+                {
+                    "name": curve.name,
+                    "predicted": curve.predicted and plain(curve.predicted),
+                    "points": [plain(point) for point in curve.points],
+                }
+                for curve in self.curves
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sweep:
+        """The sweep that `to_json` wrote.
+
+        Raises:
+            KeyError: something else.
+        """
+        curves = []
+        for curve in data["curves"]:
+            points = tuple(_point(point) for point in curve["points"])
+            predicted = curve["predicted"] and _point(curve["predicted"])
+            curves.append(SweepCurve(curve["name"], points, predicted))
+        plain = {key: data[key] for key in ("kind", "path", "data", "samples", "parameters", "accuracy")}
+        return cls(curves=tuple(curves), **plain)
+
+
+def _point(data: Mapping[str, Any]) -> SweepPoint:
+    return SweepPoint(data["amount"], data["weights"], data["accuracy"], dict(data["ranks"]))

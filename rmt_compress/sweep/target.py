@@ -1,0 +1,147 @@
+"""The network that is swept: weights that come and go, decomposed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from rmt_compress.errors import CompressionError, SettingsError
+from rmt_compress.evaluation import BATCH_SIZE, score
+from rmt_compress.layers.factorization import Decomposition, decompose
+from rmt_compress.layers.low_rank import split_parameters, split_refusal
+from rmt_compress.layers.matrix_view import as_matrix
+from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rmt_compress.analysis import Analysis, LayerAnalysis, Progress
+    from rmt_compress.data import Dataset
+
+POINTS = 10
+"""Trials per curve, about."""
+
+
+class SweepTarget:
+    """A network, its analysis and the data it is asked: what all its sweeps share.
+
+    Args:
+        model: a classifier, run where it is; between two trials it is as it was.
+        analysis: of this very model.
+        dataset: what it is asked.
+        path: the file it came from, for the record.
+        batch_size: samples per forward pass.
+
+    Raises:
+        CompressionError: an analysed weight is no plain parameter of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        analysis: Analysis,
+        dataset: Dataset,
+        *,
+        path: str | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.model = model
+        self.analysis = analysis
+        self.dataset = dataset
+        self.path = path
+        self._batch_size = batch_size
+        self._weights = dict(model.named_parameters(remove_duplicate=False))
+        self._decompositions: dict[str, Decomposition] = {}
+        for layer in analysis.analyzed:
+            if layer.layer.tensor not in self._weights:
+                raise CompressionError(
+                    f"{layer.layer.tensor} is no plain parameter of the model (parametrized?): remove the "
+                    "parametrization, or leave the layer out with --exclude"
+                )
+
+    @cached_property
+    def parameters(self) -> int:
+        """Entries of all parameters, shared ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Of the network as it is."""
+        return self.accuracy_with({})
+
+    def weight(self, tensor: str) -> torch.Tensor | None:
+        """The parameter of this name, detached; None where there is none."""
+        parameter = self._weights.get(tensor)
+        return None if parameter is None else parameter.detach()
+
+    def nonzeros_outside(self, tensors: Collection[str]) -> int:
+        """Entries that are not 0 in all parameters but these."""
+        inside = {id(self._weights[name]) for name in tensors}
+        return sum(int(each.count_nonzero()) for each in self.model.parameters() if id(each) not in inside)
+
+    def decomposition(self, layer: LayerAnalysis) -> Decomposition:
+        """All singular values and vectors of a layer, computed once."""
+        name = layer.layer.tensor
+        if name not in self._decompositions:
+            self._decompositions[name] = decompose(as_matrix(layer.layer, self._weights[name].detach()))
+        return self._decompositions[name]
+
+    def truncated(self, layer: LayerAnalysis, rank: int) -> torch.Tensor:
+        """The weight with its `rank` largest singular values only, in its own shape."""
+        return self.decomposition(layer).truncated(rank).reshape(layer.layer.shape)
+
+    def accuracy_with(self, weights: Mapping[str, torch.Tensor]) -> float:
+        """Accuracy with these tensors in the place of the parameters of the same names."""
+        with self._replaced(weights):
+            return score(self.model, self.dataset, batch_size=self._batch_size).accuracy
+
+    def result(self, kind: SweepKind, curves: Sequence[SweepCurve]) -> Sweep:
+        """A `Sweep` of this network."""
+        return Sweep(
+            kind, self.path, self.dataset.name, len(self.dataset), self.parameters, self.accuracy, tuple(curves)
+        )
+
+    @contextmanager
+    def _replaced(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        originals = {name: self._weights[name].data for name in weights}
+        try:
+            for name, tensor in weights.items():
+                self._weights[name].data = tensor
+            yield
+        finally:
+            for name, tensor in originals.items():
+                self._weights[name].data = tensor
+
+
+def saving(layer: LayerAnalysis, rank: int) -> int:
+    """Parameters won by splitting a layer at this rank; 0 where it cannot be split or would grow."""
+    matrix = layer.layer.matrix
+    if matrix is None or split_refusal(layer.layer) is not None:
+        return 0
+    return max(0, layer.layer.parameters - split_parameters(*matrix, rank))
+
+
+def check_points(points: int) -> None:
+    """Make sure that a curve has two ends.
+
+    Raises:
+        SettingsError: fewer than 2 points.
+    """
+    if points < 2:
+        raise SettingsError([f"a sweep needs at least 2 points, got {points}"])
+
+
+def counter(total: int, progress: Progress | None) -> Callable[[str], None]:
+    """A function to call with a name after each of `total` trials."""
+    done = 0
+
+    def advance(name: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total, name)
+
+    return advance

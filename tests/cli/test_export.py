@@ -1,0 +1,139 @@
+"""`rmt-compress export` as a user types it."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import rmt_compress as rmt
+from rmt_compress import architectures
+from rmt_compress import export as export_module
+from tests import compressed
+
+CNN = "cnn:3x8x8/16,p,24/40,10"
+
+
+@pytest.fixture
+def small(tmp_path):
+    save_file(compressed.network().state_dict(), tmp_path / "model.safetensors", {"licence": "CC0"})
+    compressed.write(tmp_path / "small.safetensors", source=tmp_path / "model.safetensors", sparsify=0.01)
+    return tmp_path / "small.safetensors"
+
+
+@pytest.fixture
+def small_cnn(tmp_path):
+    model = architectures.build(CNN, seed=0).eval()
+    with torch.no_grad():
+        model(torch.randn(8, 3, 8, 8))
+    save_file(model.state_dict(), tmp_path / "cnn.safetensors", {"architecture": CNN})
+    ranks = {"conv2.weight": 5, "fc1.weight": 6}
+    small = compressed.write(
+        tmp_path / "small.safetensors", model, source=tmp_path / "cnn.safetensors", ranks=ranks
+    )
+    return small, tmp_path / "small.safetensors"
+
+
+def one_error_line(result, status=2):
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error:"))
+    return line
+
+
+@pytest.mark.parametrize("name", ["dense.safetensors", "dense.pt"])
+def test_state_dict_under_original_names(run, tmp_path, small, name):
+    result = run("export", small, "-o", name)
+    assert result.returncode == 0, result.stderr
+    assert f"{(tmp_path / name).stat().st_size:,} bytes" in result.stdout
+    path = tmp_path / name
+    state = load_file(path) if name.endswith("safetensors") else torch.load(path, weights_only=True)
+    model = compressed.network()
+    model.load_state_dict(state, strict=True)
+    assert all(torch.equal(state[key], tensor) for key, tensor in rmt.load_dense(small).items())
+    assert rmt.open_checkpoint(path).manifest is None
+    if name.endswith("safetensors"):
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["licence"] == "CC0"
+            assert "rmt_compress" not in file.metadata()
+
+
+def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
+    import onnx
+    import onnxruntime
+
+    small, path = small_cnn
+    result = run("export", path, "-o", "small.onnx")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.startswith("small.onnx: onnx")
+    graph = onnx.load(tmp_path / "small.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    names = {tensor.name for tensor in graph.graph.initializer}
+    assert {"conv2.down.weight", "conv2.up.weight", "fc1.down.weight"} <= names
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 7):
+        x = torch.rand(batch, 3, 8, 8)
+        (output,) = session.run(None, {"input": x.numpy()})
+        assert np.abs(output - small(x).detach().numpy()).max() < 1e-4
+
+
+def test_onnx_of_the_user_s_own_network(run, tmp_path, small):
+    assert "add --arch" in one_error_line(run("export", small, "-o", "out.onnx"))
+    line = one_error_line(run("export", small, "-o", "out.onnx", "--arch", "tests.compressed:network"))
+    assert "does not tell the shape of its inputs; add --input-shape" in line
+    arguments = ("export", small, "-o", "out.onnx", "--arch", "tests.compressed:network", "--input-shape")
+    line = one_error_line(run(*arguments, "3,9"))
+    assert "does not take inputs of shape 3×9" in line
+    assert "--input-shape must be whole numbers" in one_error_line(run(*arguments, "3,-9"))
+    assert not (tmp_path / "out.onnx").exists()
+    assert run(*arguments, "3,8,8").returncode == 0
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_wrong_architecture_names_the_tensors(run, tmp_path, small):
+    line = one_error_line(run("export", small, "-o", "out.onnx", "--arch", "mlp:784,10"))
+    assert "conv.weight" in line
+    assert "fc1.weight" in line
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_an_architecture_in_a_file_runs_no_code(run, tmp_path):
+    save_file({"a.weight": torch.zeros(3, 3)}, tmp_path / "m.safetensors", {"architecture": "this:that"})
+    line = one_error_line(run("export", "m.safetensors", "-o", "out.onnx"))
+    assert "if you trust it, add --arch this:that" in line
+
+
+def test_a_graph_that_computes_something_else_is_not_kept(run, tmp_path, small_cnn, monkeypatch):
+    trace = export_module._trace
+
+    def wrong(model, *arguments):
+        model.fc2.bias.data += 0.01
+        trace(model, *arguments)
+
+    monkeypatch.setattr(export_module, "_trace", wrong)
+    line = one_error_line(run("export", small_cnn[1], "-o", "out.onnx"))
+    assert "differ from torch's by 0.01" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"cnn.safetensors", "small.safetensors"}
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_packages_are_named(run, small_cnn, monkeypatch, package):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == package else find_spec(name))
+    line = one_error_line(run("export", small_cnn[1], "-o", "out.onnx"))
+    assert f"an ONNX file needs {package}: pip install 'rmt-compress[onnx]'" in line
+
+
+def test_nothing_is_overwritten(run, tmp_path, small):
+    before = small.read_bytes()
+    assert "the output is the input" in one_error_line(run("export", small, "-o", small, "--force"))
+    assert "exists already" in one_error_line(run("export", small, "-o", "model.safetensors"))
+    assert run("export", small, "-o", "model.safetensors", "--force").returncode == 0
+    assert "must end in" in one_error_line(run("export", small, "-o", "out.h5"))
+    assert "for .onnx files only" in one_error_line(run("export", small, "-o", "out.pt", "--arch", "mlp:1,1"))
+    assert "nowhere.pt" in one_error_line(run("export", "nowhere.pt", "-o", "out.pt"))
+    assert small.read_bytes() == before
+    assert not (tmp_path / "out.pt").exists()

@@ -1,0 +1,92 @@
+"""`rmt-compress sweep` as a user types it."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from safetensors.torch import save_file
+
+from rmt_compress.architectures import build
+from tests.cli.test_analyze import one_error_line
+from tests.conftest import REPOSITORY
+
+DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
+KINDS = ("rank", "share", "sparsity")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return shutil.copy(DIGITS, tmp_path / "digits.safetensors")
+
+
+def test_everything_with_the_defaults(run, checkpoint, tmp_path):
+    result = run("sweep", "--data", "digits", "--points", "2", "--limit", "50")
+    assert result.returncode == 0, result.stderr
+    assert "taking digits.safetensors" in result.stderr
+    assert "rank.png, share.png, sparsity.png" in result.stderr
+    assert all(len(line) <= 100 for line in result.stdout.splitlines())
+    for words in (
+        "Singular values of one layer",
+        "fc1",
+        "by rank rule",
+        "bema",
+        "gd14",
+        "low rank, then magnitude",
+    ):
+        assert words in result.stdout
+    folder = tmp_path / "digits.sweep"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{kind}.{suffix}" for kind in KINDS for suffix in ("csv", "json", "png")
+    )
+    for kind in KINDS:
+        assert (folder / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
+        report = json.loads((folder / f"{kind}.json").read_text())
+        assert report["kind"] == kind
+        assert report["samples"] == 50
+        with (folder / f"{kind}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert rows[0]["curve"] == "original"
+        assert float(rows[0]["accuracy"]) == pytest.approx(report["accuracy"])
+        points = [point for curve in report["curves"] for point in curve["points"]]
+        assert len(rows) == 1 + len(points)
+        assert [float(row["accuracy"]) for row in rows[1:]] == pytest.approx([p["accuracy"] for p in points])
+    again = run("sweep", checkpoint, "--data", "digits")
+    assert "rank.csv: exists already" in one_error_line(again)
+    forced = run(
+        "sweep", checkpoint, "--data", "digits", "--points", "2", "--limit", "20", "--what", "share", "--force"
+    )
+    assert forced.returncode == 0, forced.stderr
+
+
+def test_one_layer_as_json(run, checkpoint, tmp_path):
+    arguments = ["--what", "rank", "--layer", "fc2", "--points", "2", "--limit", "30", "-o", "out", "--json"]
+    result = run("sweep", checkpoint, "--data", "digits", *arguments)
+    assert result.returncode == 0, result.stderr
+    (sweep,) = json.loads(result.stdout)["sweeps"]
+    (curve,) = sweep["curves"]
+    assert curve["name"] == "fc2"
+    assert curve["points"][0]["amount"] == 1
+    assert curve["predicted"] in curve["points"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rank.csv", "rank.json", "rank.png"]
+
+
+def test_bad_input_is_one_line(run, checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    save_file(build("mlp:64,10").state_dict(), tmp_path / "tiny.safetensors")
+    cases = [
+        (["--layer", "fc9"], "no layer is called 'fc9'"),
+        (["--rules", "bema,best"], "'best' is none of"),
+        (["-o", "file"], "file: "),
+        (["-o", "no/where"], "does not exist"),
+        (["--arch", "mlp:64,10"], "fc1.weight is 512×64, not 10×64"),
+        (["--gof", "7"], "gof must lie between 0 and 1"),
+    ]
+    for arguments, words in cases:
+        what = "share" if "--rules" in arguments else "rank"
+        result = run("sweep", checkpoint, "--data", "digits", "--limit", "10", "--what", what, *arguments)
+        assert words in one_error_line(result), words
+    assert not (tmp_path / "digits.sweep").exists()
+    assert run("sweep", checkpoint).returncode == 2
+    nothing = run("sweep", "tiny.safetensors", "--data", "digits", "--arch", "mlp:64,10")
+    assert "none of its layers can be cut" in one_error_line(nothing, status=1)

@@ -1,0 +1,114 @@
+"""The benchmark still runs, and its two sides still do the same work."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rmt_compress.checkpoints import open_checkpoint
+from tests.conftest import REPOSITORY
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+
+
+def run(*arguments):
+    """A Python process that finds the benchmark's modules."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=BENCHMARKS)
+
+
+@pytest.mark.slow
+def test_quick_parts_report_every_comparison(tmp_path):
+    file = tmp_path / "report.md"
+    done = run("analyze.py", "--quick", "--parts", "fit", "eigenvalues", "jobs", "--output", file)
+    assert done.returncode == 0, done.stderr
+    report = file.read_text()
+    assert report.strip() == done.stdout.strip()
+    for section in ("## One layer's fit", "## Whole networks against their bare eigenvalues", "## Workers"):
+        assert section in report
+    # One row per size or network, every ratio a number.
+    rows = [line for line in report.splitlines() if line.startswith(("| 60 |", "| MLP 64,96,64,10 |"))]
+    assert len(rows) == 4
+    for cell in rows[0].split("|")[-4:-1]:
+        assert float(cell.strip().removesuffix("×")) > 0
+    assert report.count("**Met:**") + report.count("**Missed:**") == 5
+
+
+def test_quadrature_agrees_with_our_fit_or_the_benchmark_stops(monkeypatch, rng):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import numpy as np
+    import quadrature_peer
+
+    from rmt_compress.spectrum import fit_bulk, noise_eigenvalues
+
+    spectrum = np.append(noise_eigenvalues(39, 80, rng), 9.0)
+    peer = quadrature_peer.fit(spectrum, 80)
+    ours = fit_bulk(spectrum, 80, quantiles="paper")
+    assert peer.sigma2 == pytest.approx(ours.sigma2, rel=1e-8)
+    assert peer.lambda_plus == pytest.approx(ours.lambda_plus, rel=1e-5)  # the table's quantile has four digits
+    assert peer.gof == pytest.approx(ours.gof, abs=1e-8)
+    assert peer.spikes == ours.spikes == 1
+
+
+def test_made_checkpoint_is_a_sharded_model_of_the_size_asked_for(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import make_checkpoint
+
+    folder = tmp_path / "model"
+    arguments = [str(folder), "--gigabytes", "0.004", "--hidden", "64", "--dtype", "float32"]
+    monkeypatch.setattr(sys, "argv", ["make_checkpoint.py", *arguments])
+    make_checkpoint.main()
+    with open_checkpoint(folder) as checkpoint:
+        assert checkpoint.tensors["lm_head.weight"].dtype == "float32"
+        # Whole blocks only: at most one of 54,000 weights more than asked for.
+        assert 4e6 <= 4 * checkpoint.parameters <= 4.3e6
+        assert checkpoint.read("model.layers.0.mlp.down_proj.weight").shape == (64, 176)
+    with pytest.raises(SystemExit, match="holds a checkpoint already"):
+        make_checkpoint.main()
+
+
+def test_shards_are_filled_in_turn(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import make_checkpoint
+
+    total = make_checkpoint.make(tmp_path, gigabytes=0.002, hidden=64, shard_gigabytes=0.0005)
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) >= 4
+    assert all(shard.stat().st_size <= 0.0005e9 + 20_000 for shard in shards)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert 2 * checkpoint.parameters == total
+        assert checkpoint.format == f"safetensors, {len(shards)} shards"
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="no peak memory of a process on this system")
+def test_memory_counts_what_the_process_held():
+    program = "import json; x = bytearray({} * 10**6); print(json.dumps({{'totals': {{'layers_analyzed': 3}}}}))"
+    peaks = []
+    for size in (1, 400):
+        command = [sys.executable, "-c", program.format(size)]
+        done = run("-c", f"import json, memory; print(json.dumps(memory.measure({command!r})))")
+        assert done.returncode == 0, done.stderr
+        measured = json.loads(done.stdout)
+        assert measured["layers"] == 3
+        peaks.append(measured["peak_megabytes"])
+    assert 380 < peaks[1] - peaks[0] < 420
+
+
+def test_memory_reports_a_failing_command():
+    done = run("-c", "import memory, sys; memory.measure([sys.executable, '-c', 'raise ValueError(17)'])")
+    assert done.returncode == 1
+    assert "ValueError: 17" in done.stderr
+
+
+def test_networks_are_the_same_every_time(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import networks
+
+    import rmt_compress
+
+    first, second = (json.dumps(rmt_compress.analyze(networks.build("tiny")).to_json()) for _ in range(2))
+    assert first == second
+    spikes = [layer.fit.spikes for layer in rmt_compress.analyze(networks.build("tiny")).analyzed if layer.fit]
+    assert all(count >= 5 for count in spikes), spikes
