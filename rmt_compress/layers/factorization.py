@@ -209,7 +209,7 @@ def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tens
 
 
 def _one_thread() -> AbstractContextManager[object]:
-    """scipy's OpenBLAS on one thread; torch's library is left alone."""
+    """One thread for the OpenBLAS of scipy; torch's library is left alone."""
     return cast("AbstractContextManager[object]", _openblas().limit(limits=1))
 
 

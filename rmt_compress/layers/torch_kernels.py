@@ -36,7 +36,7 @@ class TorchKernels:
         # A weight stored in another type is converted a slice at a time, so that no second copy of it is held.
         width = wide.shape[1] if wide.dtype == dtype else _SLICE
         gram = wide.new_zeros((wide.shape[0], wide.shape[0]), dtype=dtype)
-        for part in wide.split(width, dim=1):
+        for part in torch.split(wide, width, dim=1):
             a = part.to(dtype)
             gram.addmm_(a, a.T)
         return _to_numpy(torch.linalg.eigvalsh(gram))
