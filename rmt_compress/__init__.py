@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
+    from rmt_compress.compression import compress
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
+    from rmt_compress.plan import Plan, load_plan, make_plan
+    from rmt_compress.pruning import prune
     from rmt_compress.saving import load, load_dense, save
 
 # Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.
@@ -28,6 +31,11 @@ _HOMES = {
     "open_checkpoint": "checkpoints",
     "RmtCompressError": "errors",
     "Layer": "layers",
+    "Plan": "plan",
+    "compress": "compression",
+    "load_plan": "plan",
+    "make_plan": "plan",
+    "prune": "pruning",
     "load": "saving",
     "load_dense": "saving",
     "save": "saving",
@@ -39,11 +47,16 @@ __all__ = [
     "Checkpoint",
     "Layer",
     "LayerAnalysis",
+    "Plan",
     "RmtCompressError",
     "analyze",
+    "compress",
     "load",
     "load_dense",
+    "load_plan",
+    "make_plan",
     "open_checkpoint",
+    "prune",
     "save",
 ]
 

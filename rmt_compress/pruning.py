@@ -40,7 +40,7 @@ class PruneResult:
         bytes_out: size of the output; None where nothing was written.
         before: the source's evaluation; None without data.
         after: the output's evaluation; None without data.
-        written: further files, (what it is, path).
+        written: further files, (what they are, paths).
     """
 
     source: str
@@ -53,7 +53,7 @@ class PruneResult:
     bytes_out: int | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
-    written: tuple[tuple[str, str], ...] = ()
+    written: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -93,7 +93,7 @@ class PruneResult:
             "settings": {**report.get("settings", {}), **self.plan.settings},
             "layers": layers,
             "totals": self.totals,
-            "written": dict(self.written),
+            "written": {what: list(paths) for what, paths in self.written},
         }
         if self.before is not None and self.after is not None:
             report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
@@ -163,7 +163,7 @@ def prune(
         if save_plan is not None:
             with replacing(save_plan) as temporary:
                 temporary.write_text(result.plan.to_json(), encoding="utf-8")
-            result = replace(result, written=(("plan", str(save_plan)),))
+            result = replace(result, written=(("plan", (str(save_plan),)),))
         if dry_run or not result.changes:
             return result
         outcomes: list[LayerOutcome] = []
@@ -241,6 +241,6 @@ class _Measurement:
         if analysis.analyzed:
             target = SweepTarget(self.model, analysis, self.dataset, path=result.source)
             files = write_sweep(sweep_rank(target, progress=progress), self.stem)
-            written = (*written, *((f"accuracy against rank ({file.suffix[1:]})", str(file)) for file in files))
+            written = (*written, ("accuracy against rank", tuple(str(file) for file in files)))
         notes = (*result.notes, *self.dataset.notes)
         return replace(result, before=before, after=after, notes=notes, written=written)

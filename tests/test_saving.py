@@ -18,7 +18,8 @@ from rmt_compress.saving import write_compressed
 from tests import compressed
 
 SUFFIXES = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"]
-RECIPE = Path(__file__).parents[1] / "docs" / "load_recipe.md"
+README = Path(__file__).parents[1] / "README.md"
+PYTHON_BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -218,7 +219,7 @@ def test_saving_refuses_early(tmp_path):
 
 def test_the_recipe_needs_torch_and_safetensors_alone(tmp_path):
     """As printed, in a fresh process that cannot see this package."""
-    (code,) = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.S)
+    (code,) = (block for block in PYTHON_BLOCK.findall(README.read_text()) if "load_file" in block)
     torch.manual_seed(0)
     original = nn.Sequential()
     original.add_module("flatten", nn.Flatten())

@@ -77,6 +77,5 @@ def _totals(result: PruneResult) -> RenderableType:
             f" accuracy {before.accuracy:.2%} → {after.accuracy:.2%} on {after.samples:,} test samples"
             f" ({100 * (after.accuracy - before.accuracy):+.2f} points)"
         )
-    for what, path in result.written:
-        lines.append(f" {what}: {path}")
+    lines.extend(f" {what}: {', '.join(paths)}" for what, paths in result.written)
     return Text("\n".join(lines))

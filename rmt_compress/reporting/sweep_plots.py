@@ -52,7 +52,7 @@ def _draw_ranks(figure: Figure, sweep: Sweep) -> None:
     for color, curve in zip(_colors(sweep), sweep.curves, strict=True):
         label = curve.name
         if curve.predicted is not None:
-            label += f": predicted rank {curve.predicted.amount:g}, {curve.predicted.accuracy:.1%}"
+            label += f": predicted rank {curve.predicted.amount:g}, {curve.predicted.accuracy:.2%}"
         _plot(axes, curve, [point.amount for point in curve.points], color, label, annotate=True)
     _finish(axes, sweep, "singular values kept (the largest)")
     title = f"layer {sweep.curves[0].name}" if len(sweep.curves) == 1 else "one layer at a time, the others whole"
@@ -113,7 +113,7 @@ def _finish(axes: Axes, sweep: Sweep, xlabel: str, *, percent: bool = False, log
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.axhline(
-        100 * sweep.accuracy, color=_INK, ls="--", lw=1.2, zorder=1, label=f"as it is: {sweep.accuracy:.1%}"
+        100 * sweep.accuracy, color=_INK, ls="--", lw=1.2, zorder=1, label=f"as it is: {sweep.accuracy:.2%}"
     )
     if logarithmic:
         axes.set_xscale("log")

@@ -28,9 +28,9 @@ def test_points_full_accuracy_and_prediction(kind):
     full = next(line for line in axes.lines if line.get_linestyle() == "--")
     assert set(full.get_ydata()) == {90.0}
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "as it is: 90.0%" in texts
+    assert "as it is: 90.00%" in texts
     if kind == "rank":
-        assert "fc1: predicted rank 0, 80.0%" in texts
+        assert "fc1: predicted rank 0, 80.00%" in texts
     assert len(figure.axes) == (1 if kind == "rank" else 2)
 
 
