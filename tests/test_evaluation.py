@@ -70,9 +70,8 @@ def test_accuracy_and_loss_by_hand():
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "mnist"), ("fashion", "fashion_mnist")])
 def test_accuracy_on_real_data_by_hand(real_data, name, folder):
     pixels, labels = idx_test_set(real_data / folder)
-    outputs = plain_outputs(
-        load_file(MODELS / f"{name}_mlp.safetensors"), pixels.reshape(10_000, -1).astype(np.float32) / 255
-    )
+    images = pixels.reshape(10_000, -1).astype(np.float32) / 255
+    outputs = plain_outputs(load_file(MODELS / f"{name}_mlp.safetensors"), images)
     expected = Fraction(int((outputs.argmax(1).numpy() == labels).sum()), 10_000)
     data = load_data("mnist" if name == "mnist" else "fashion-mnist", split="test")
     accuracy = score(load_model(MODELS / f"{name}_mlp.safetensors"), data).accuracy
