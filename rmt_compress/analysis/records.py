@@ -1,12 +1,8 @@
-"""From a checkpoint to one verdict per layer: spectrum, bulk fit, spikes, or the reason it was skipped."""
+"""What an analysis is asked and what it finds: plain data."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,18 +10,15 @@ import numpy as np
 from rmt_compress import spectrum
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.low_rank import split_parameters
-from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer, as_matrix
+from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.opening import Source
 
 SCHEMA = "rmt-compress/analysis/1"
 
 Verdict = Literal["noise", "mixed", "structured"]
-Progress = Callable[[int, int, str], None]
 
 # A layer that fits and holds no more than this share of its energy in spikes is called noise.
 NOISE_ENERGY = 0.01
@@ -256,155 +249,3 @@ class Analysis:
                 "layers_skipped": len(self.skipped),
             },
         }
-
-
-def analyze(
-    source: Source,
-    *,
-    alpha: float = 0.25,
-    beta: float = 0.1,
-    gof: float = 0.1,
-    quantiles: spectrum.QuantileRule = "midpoint",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    min_size: int = DEFAULT_MIN_SIZE,
-    embeddings: bool = False,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> Analysis:
-    """Find signal and noise in every weight of a checkpoint.
-
-    Args:
-        source: a path, a state dict, an `nn.Module` or an open `Checkpoint`.
-        alpha: see `AnalysisSettings`, as for all settings up to `embeddings`.
-        beta: chance that pure noise shows a spike.
-        gof: largest fit error of a layer that fits.
-        quantiles: ``midpoint`` or ``paper``.
-        include: globs of layer names to analyse.
-        exclude: globs of layer names to leave out.
-        min_size: least min(rows, columns).
-        embeddings: analyse embedding tables too.
-        jobs: layers worked on at once; None for as many as there are cores. Each holds one tensor in memory.
-        progress: called with (layers done, layers in all, name) after each layer, from the calling thread.
-
-    Raises:
-        CheckpointError: the source cannot be read.
-        SettingsError: a setting is out of range, or a glob matches nothing.
-    """
-    from rmt_compress.checkpoints import open_checkpoint
-
-    settings = AnalysisSettings(
-        alpha=alpha,
-        beta=beta,
-        gof=gof,
-        quantiles=quantiles,
-        include=tuple(include),
-        exclude=tuple(exclude),
-        min_size=min_size,
-        embeddings=embeddings,
-    )
-    with open_checkpoint(source) as checkpoint:
-        layers = checkpoint.layers()
-        _check_globs(settings, layers)
-        results = _analyze_layers(checkpoint, layers, settings, jobs or _cores(), progress)
-        return Analysis(
-            path=None if checkpoint.path is None else str(checkpoint.path),
-            format=checkpoint.format,
-            notes=checkpoint.notes,
-            settings=settings,
-            layers=tuple(results),
-        )
-
-
-def analyze_layer(layer: Layer, weight: Any, settings: AnalysisSettings) -> LayerAnalysis:  # noqa: ANN401
-    """Analyse one weight that is already in memory, a torch tensor of the layer's shape on any device."""
-    from rmt_compress.layers.torch_kernels import TorchKernels
-
-    try:
-        values = spectrum.singular_values(as_matrix(layer, weight), TorchKernels(), alpha=settings.alpha)
-        rows, columns = layer.matrix or (0, 0)
-        n = max(rows, columns)
-        fit = spectrum.fit_bulk(
-            values**2 / n, n, alpha=settings.alpha, beta=settings.beta, quantiles=settings.quantiles
-        )
-    except spectrum.NonFiniteError:
-        bad = int((~weight.isfinite()).sum())
-        return LayerAnalysis(layer, reason=f"{bad:,} of its entries are NaN or Inf", finite=False)
-    except spectrum.DegenerateSpectrumError as error:
-        return LayerAnalysis(layer, reason=str(error))
-    return LayerAnalysis(layer, fit=fit, singular_values=values, settings=settings)
-
-
-def _analyze_layers(
-    checkpoint: Checkpoint,
-    layers: Sequence[Layer],
-    settings: AnalysisSettings,
-    jobs: int,
-    progress: Progress | None,
-) -> list[LayerAnalysis]:
-    results: dict[str, LayerAnalysis] = {}
-    work = []
-    for layer in layers:
-        if (reason := _left_out(layer, settings)) is not None:
-            results[layer.tensor] = LayerAnalysis(layer, reason=reason, left_out=True)
-        elif (reason := layer.skip_reason(min_size=settings.min_size, embeddings=settings.embeddings)) is not None:
-            results[layer.tensor] = LayerAnalysis(layer, reason=reason)
-        else:
-            work.append(layer)
-    if not work:
-        return [results[layer.tensor] for layer in layers]
-
-    import torch
-
-    jobs = max(1, min(jobs, len(work)))
-    cores = torch.get_num_threads()
-
-    def one(layer: Layer) -> LayerAnalysis:
-        return analyze_layer(layer, checkpoint.read(layer.tensor), settings)
-
-    # The largest first, so that no long layer is left for the end; and one BLAS thread a worker when there are
-    # as many workers as cores, since the count is per thread in OpenMP.
-    work.sort(key=lambda layer: layer.parameters * min(layer.matrix or (1,)), reverse=True)
-    threads = max(1, cores // jobs)
-    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        try:
-            futures = {pool.submit(one, layer): layer for layer in work}
-            for done, future in enumerate(as_completed(futures), start=1):
-                layer = futures[future]
-                results[layer.tensor] = future.result()
-                if progress is not None:
-                    progress(done, len(work), layer.name)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            torch.set_num_threads(cores)
-    return [results[layer.tensor] for layer in layers]
-
-
-def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
-    if settings.include and not any(_matches(layer, glob) for glob in settings.include):
-        return "not among the included layers"
-    if any(_matches(layer, glob) for glob in settings.exclude):
-        return "excluded"
-    return None
-
-
-def _matches(layer: Layer, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
-
-
-def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:
-    names = [layer.name for layer in layers if layer.kind != "vector"]
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    problems = [
-        f"'{glob}' matches no layer; the layers are {listed or 'none'}"
-        for glob in (*settings.include, *settings.exclude)
-        if not any(_matches(layer, glob) for layer in layers)
-    ]
-    if problems:
-        raise SettingsError(problems)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,193 @@
+"""Analysing a checkpoint, several layers at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress import spectrum
+from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis
+from rmt_compress.errors import SettingsError
+from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer, as_matrix
+
+if TYPE_CHECKING:
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.opening import Source
+
+Progress = Callable[[int, int, str], None]
+
+# Every job holds a tensor and its Gram matrix: on a machine of many cores memory would go before time is won.
+MOST_JOBS = 8
+
+
+def analyze(
+    source: Source,
+    *,
+    alpha: float = 0.25,
+    beta: float = 0.1,
+    gof: float = 0.1,
+    quantiles: spectrum.QuantileRule = "midpoint",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_size: int = DEFAULT_MIN_SIZE,
+    embeddings: bool = False,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Find signal and noise in every weight of a checkpoint.
+
+    Args:
+        source: a path, a state dict, an `nn.Module` or an open `Checkpoint`.
+        alpha: see `AnalysisSettings`, as for all settings up to `embeddings`.
+        beta: chance that pure noise shows a spike.
+        gof: largest fit error of a layer that fits.
+        quantiles: ``midpoint`` or ``paper``.
+        include: globs of layer names to analyse.
+        exclude: globs of layer names to leave out.
+        min_size: least min(rows, columns).
+        embeddings: analyse embedding tables too.
+        jobs: layers worked on at once; None for one per core, at most 8. Each holds one tensor
+            in memory.
+        progress: called with (layers done, layers in all, name) after each layer, from the calling thread.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+        SettingsError: a setting is out of range, or a glob matches nothing.
+    """
+    from rmt_compress.checkpoints import open_checkpoint
+
+    settings = AnalysisSettings(
+        alpha=alpha,
+        beta=beta,
+        gof=gof,
+        quantiles=quantiles,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        min_size=min_size,
+        embeddings=embeddings,
+    )
+    with open_checkpoint(source) as checkpoint:
+        layers = checkpoint.layers()
+        _check_globs(settings, layers)
+        results = _analyze_layers(checkpoint, layers, settings, jobs or min(_cores(), MOST_JOBS), progress)
+        return Analysis(
+            path=None if checkpoint.path is None else str(checkpoint.path),
+            format=checkpoint.format,
+            notes=checkpoint.notes,
+            settings=settings,
+            layers=tuple(results),
+        )
+
+
+def analyze_layer(layer: Layer, weight: Any, settings: AnalysisSettings) -> LayerAnalysis:  # noqa: ANN401
+    """Analyse one weight that is already in memory, a torch tensor of the layer's shape on any device."""
+    from rmt_compress.layers.torch_kernels import TorchKernels
+
+    try:
+        values = spectrum.singular_values(as_matrix(layer, weight), TorchKernels(), alpha=settings.alpha)
+        rows, columns = layer.matrix or (0, 0)
+        n = max(rows, columns)
+        fit = spectrum.fit_bulk(
+            values**2 / n, n, alpha=settings.alpha, beta=settings.beta, quantiles=settings.quantiles
+        )
+    except spectrum.NonFiniteError:
+        bad = int((~weight.isfinite()).sum())
+        return LayerAnalysis(layer, reason=f"{bad:,} of its entries are NaN or Inf", finite=False)
+    except spectrum.DegenerateSpectrumError as error:
+        return LayerAnalysis(layer, reason=str(error))
+    return LayerAnalysis(layer, fit=fit, singular_values=values, settings=settings)
+
+
+def _analyze_layers(
+    checkpoint: Checkpoint,
+    layers: Sequence[Layer],
+    settings: AnalysisSettings,
+    jobs: int,
+    progress: Progress | None,
+) -> list[LayerAnalysis]:
+    results: dict[str, LayerAnalysis] = {}
+    work = []
+    for layer in layers:
+        if (reason := _left_out(layer, settings)) is not None:
+            results[layer.tensor] = LayerAnalysis(layer, reason=reason, left_out=True)
+        elif (reason := layer.skip_reason(min_size=settings.min_size, embeddings=settings.embeddings)) is not None:
+            results[layer.tensor] = LayerAnalysis(layer, reason=reason)
+        else:
+            work.append(layer)
+    if not work:
+        return [results[layer.tensor] for layer in layers]
+
+    import torch
+
+    jobs = min(jobs, len(work))
+    # The largest first, so that no long layer is left for the end.
+    work.sort(key=lambda layer: layer.parameters * min(layer.matrix or (1,)), reverse=True)
+    threads = torch.get_num_threads()
+    try:
+        finished = _in_turn(work, checkpoint, settings) if jobs == 1 else _at_once(work, checkpoint, settings, jobs)
+        for done, (layer, result) in enumerate(finished, start=1):
+            results[layer.tensor] = result
+            if progress is not None:
+                progress(done, len(work), layer.name)
+    finally:
+        torch.set_num_threads(threads)
+    return [results[layer.tensor] for layer in layers]
+
+
+def _in_turn(
+    work: Sequence[Layer], checkpoint: Checkpoint, settings: AnalysisSettings
+) -> Iterator[tuple[Layer, LayerAnalysis]]:
+    for layer in work:
+        yield layer, analyze_layer(layer, checkpoint.read(layer.tensor), settings)
+
+
+def _at_once(
+    work: Sequence[Layer], checkpoint: Checkpoint, settings: AnalysisSettings, jobs: int
+) -> Iterator[tuple[Layer, LayerAnalysis]]:
+    import torch
+
+    # As many BLAS threads in all as torch would use for one layer: OpenMP counts them per thread.
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+
+        def one(layer: Layer) -> LayerAnalysis:
+            return analyze_layer(layer, checkpoint.read(layer.tensor), settings)
+
+        futures = {pool.submit(one, layer): layer for layer in work}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
+    if settings.include and not any(_matches(layer, glob) for glob in settings.include):
+        return "not among the included layers"
+    if any(_matches(layer, glob) for glob in settings.exclude):
+        return "excluded"
+    return None
+
+
+def _matches(layer: Layer, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
+
+
+def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:
+    names = [layer.name for layer in layers if layer.kind != "vector"]
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    problems = [
+        f"'{glob}' matches no layer; the layers are {listed or 'none'}"
+        for glob in (*settings.include, *settings.exclude)
+        if not any(_matches(layer, glob) for layer in layers)
+    ]
+    if problems:
+        raise SettingsError(problems)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
