@@ -1,6 +1,6 @@
-"""Peak memory of `rmt-compress analyze FOLDER --json`, as one JSON object.
+"""Peak memory of `rmt-compress analyze FOLDER --json`, or of `prune`, as one JSON object.
 
-    python benchmarks/memory.py FOLDER [--jobs N]
+    python benchmarks/memory.py FOLDER [--jobs N] [--prune OUT]
 
 Deliberately free of heavy imports: on Linux the peak of a new process starts at the size of the one that made it.
 """
@@ -49,8 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--jobs", type=int, help="passed on; by default as the program chooses")
+    parser.add_argument("--prune", type=Path, metavar="OUT", help="prune the checkpoint into this file instead")
     arguments = parser.parse_args()
-    command = [sys.executable, "-m", "rmt_compress", "analyze", str(arguments.folder), "--json"]
+    task = ["prune", "-o", str(arguments.prune)] if arguments.prune else ["analyze"]
+    command = [sys.executable, "-m", "rmt_compress", *task, str(arguments.folder), "--json"]
     if arguments.jobs:
         command += ["--jobs", str(arguments.jobs)]
     print(json.dumps(measure(command)))

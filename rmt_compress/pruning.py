@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "rmt-compress/prune/1"
 
+_SWEEP_SECONDS = 30.0
+_SWEEP_POINTS = 10
+_SWEEP_LAYERS = 6
+_LEAST_SAMPLES = 300
+
 
 @dataclass(frozen=True)
 class PruneResult:
@@ -155,9 +160,9 @@ def prune(
             )
         if not dry_run:
             check_suffix(target)
-            check_output(target, force=force, inputs=(path,))
+            check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
-            check_output(save_plan, force=force, inputs=(path,))
+            check_output(save_plan, force=force, inputs=checkpoint.files)
         measure = None if data is None else _Measurement(path, target, data, arch, force=force)
         result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
@@ -238,9 +243,16 @@ class _Measurement:
         after, before = compare(smaller, self.model, self.dataset, paths=(result.output, result.source))
         written = result.written
         analysis = result.analysis or analyze(self.model)
+        notes = [*result.notes, *self.dataset.notes]
         if analysis.analyzed:
-            target = SweepTarget(self.model, analysis, self.dataset, path=result.source)
-            files = write_sweep(sweep_rank(target, progress=progress), self.stem)
+            # So many samples that the whole sweep takes about half a minute.
+            trials = _SWEEP_POINTS * min(_SWEEP_LAYERS, len(analysis.analyzed))
+            samples = int(1000 * _SWEEP_SECONDS / (before.latency_ms["128"] / 128) / trials)
+            dataset = self.dataset.thinned(max(samples, _LEAST_SAMPLES))
+            if len(dataset) < len(self.dataset):
+                notes.append(f"accuracy against rank was asked of {len(dataset):,} samples; sweep asks all of them")
+            target = SweepTarget(self.model, analysis, dataset, path=result.source)
+            sweep = sweep_rank(target, points=_SWEEP_POINTS, progress=progress)
+            files = write_sweep(sweep, self.stem)
             written = (*written, ("accuracy against rank", tuple(str(file) for file in files)))
-        notes = (*result.notes, *self.dataset.notes)
-        return replace(result, before=before, after=after, notes=notes, written=written)
+        return replace(result, before=before, after=after, notes=tuple(notes), written=written)

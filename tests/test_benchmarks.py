@@ -36,6 +36,22 @@ def test_quick_parts_report_every_comparison(tmp_path):
     assert report.count("**Met:**") + report.count("**Missed:**") == 5
 
 
+@pytest.mark.slow
+def test_quick_prune_reports_every_comparison():
+    done = run("prune.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    titles = [line for line in done.stdout.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## Cutting MLP 64,96,64,10",
+        "## Latency: MLP 64,96,64,10",
+        "## Latency: --rank-multiple",
+        "## Latency: the CIFAR-10 sample CNN",
+    ]
+    dense = [line for line in done.stdout.splitlines() if line.startswith("| dense |")]
+    # Whatever is compared with itself is as large and as fast.
+    assert all(line.split("|")[2:4] == [" 100.0% ", " 1.0× "] and line.count("(1×)") == 3 for line in dense)
+
+
 def test_quadrature_agrees_with_our_fit_or_the_benchmark_stops(monkeypatch, rng):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import numpy as np

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis
@@ -14,6 +14,8 @@ from rmt_compress.errors import SettingsError
 from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer, as_matrix
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.opening import Source
 
@@ -82,8 +84,8 @@ def analyze(
         )
 
 
-def analyze_layer(layer: Layer, weight: Any, settings: AnalysisSettings) -> LayerAnalysis:  # noqa: ANN401
-    """Analyse one weight that is already in memory, a torch tensor of the layer's shape on any device."""
+def analyze_layer(layer: Layer, weight: torch.Tensor, settings: AnalysisSettings) -> LayerAnalysis:
+    """Analyse one weight that is already in memory, of the layer's shape, on any device."""
     from rmt_compress.layers.torch_kernels import TorchKernels
 
     try:

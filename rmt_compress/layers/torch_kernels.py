@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_STRIP = 256
 _SLICE = 4096
 
 
@@ -35,11 +36,14 @@ class TorchKernels:
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         # A weight stored in another type is converted a slice at a time, so that no second copy of it is held.
         width = wide.shape[1] if wide.dtype == dtype else _SLICE
+        strip = max(_STRIP, -(-wide.shape[0] // 8))
         gram = wide.new_zeros((wide.shape[0], wide.shape[0]), dtype=dtype)
         for part in torch.split(wide, width, dim=1):
             a = part.to(dtype)
-            gram.addmm_(a, a.T)
-        return _to_numpy(torch.linalg.eigvalsh(gram))
+            # `eigvalsh` is asked for the lower triangle only: strips leave out most of the upper one.
+            for start in range(0, a.shape[0], strip):
+                gram[start:, start : start + strip].addmm_(a[start:], a[start : start + strip].T)
+        return _to_numpy(torch.linalg.eigvalsh(gram, UPLO="L"))
 
     def singular_values(self, matrix: torch.Tensor) -> NDArray[np.float64]:
         """Singular values by a direct SVD in float64, descending."""

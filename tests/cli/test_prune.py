@@ -183,6 +183,16 @@ def test_outputs_are_protected(run, tmp_path):
     assert "s.gguf" in one_error_line(run("prune", source, "-o", "s.gguf"))
 
 
+def test_a_shard_of_the_input_is_not_overwritten(run, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(DIGITS.read_bytes())
+    result = run("prune", folder, "-o", folder / "model.safetensors", "--force")
+    assert "the output is the input" in one_error_line(result)
+    assert run("prune", folder).returncode == 0
+    assert (tmp_path / "folder.pruned.safetensors").exists()
+
+
 def test_bad_settings_are_all_named(run):
     line = one_error_line(run("prune", DIGITS, "--keep-bulk", "2", "--rule", "magic", "--sparsify", "-1"))
     assert "keep-bulk must lie" in line

@@ -70,7 +70,7 @@ def test_large_scale_in_float32(rng):
 def test_torch_and_numpy_agree(rng):
     import torch
 
-    for rows, columns in ((100, 60), (600, 520)):
+    for rows, columns in ((100, 60), (600, 520), (530, 9000)):
         matrix = rng.standard_normal((rows, columns)).astype(np.float32)
         np.testing.assert_allclose(
             singular_values(torch.from_numpy(matrix), TorchKernels()),
