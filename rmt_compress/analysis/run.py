@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
@@ -124,12 +125,18 @@ def _analyze_layers(
 
     import torch
 
-    jobs = min(jobs, len(work))
-    # The largest first, so that no long layer is left for the end.
-    work.sort(key=lambda layer: layer.parameters * min(layer.matrix or (1,)), reverse=True)
+    # The largest first, so that no long layer is left for the end. One that outweighs its share of all work would
+    # keep the other workers waiting: such layers come one by one, each with all threads.
+    work.sort(key=_cost, reverse=True)
+    remaining, large = sum(map(_cost, work)), 0
+    while large < len(work) and (jobs == 1 or _cost(work[large]) * jobs > remaining):
+        remaining -= _cost(work[large])
+        large += 1
     threads = torch.get_num_threads()
     try:
-        finished = _in_turn(work, checkpoint, settings) if jobs == 1 else _at_once(work, checkpoint, settings, jobs)
+        finished = chain(
+            _in_turn(work[:large], checkpoint, settings), _at_once(work[large:], checkpoint, settings, jobs)
+        )
         for done, (layer, result) in enumerate(finished, start=1):
             results[layer.tensor] = result
             if progress is not None:
@@ -137,6 +144,13 @@ def _analyze_layers(
     finally:
         torch.set_num_threads(threads)
     return [results[layer.tensor] for layer in layers]
+
+
+def _cost(layer: Layer) -> float:
+    """Multiply-adds of Gram matrix and eigenvalues, about."""
+    rows, columns = layer.matrix or (1, 1)
+    p, n = min(rows, columns), max(rows, columns)
+    return p**2 * n + 4 / 3 * p**3
 
 
 def _in_turn(
@@ -149,6 +163,8 @@ def _in_turn(
 def _at_once(
     work: Sequence[Layer], checkpoint: Checkpoint, settings: AnalysisSettings, jobs: int
 ) -> Iterator[tuple[Layer, LayerAnalysis]]:
+    if not work:
+        return
     import torch
 
     # As many BLAS threads in all as torch would use for one layer: OpenMP counts them per thread.
