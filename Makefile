@@ -16,7 +16,7 @@ test: $(READY)  ## everything CI checks
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-check: $(READY)  ## format, lint, types and the fast tests: under two minutes
+check: $(READY)  ## format, lint, types and the fast tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """What pruning takes, and what a factorized network wins: time against a full SVD, latency and size against dense.
 
-    python benchmarks/prune.py           # everything: about five minutes on an idle 2-core machine
+    python benchmarks/prune.py           # everything: more than three minutes on an idle 2-core machine
     python benchmarks/prune.py --quick   # tiny sizes: whether the script still runs
 
 The sides of a comparison run in turn and medians are compared. A complete run replaces
