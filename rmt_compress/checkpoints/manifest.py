@@ -305,7 +305,7 @@ def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) 
     problems = []
     expected = dict(zip((layer.down, layer.up), factor_shapes(layer.kind, layer.shape, layer.rank), strict=True))
     if layer.bias is not None:
-        outputs = layer.shape[1] if layer.kind.startswith("conv_transpose") else layer.shape[0]
+        outputs = layer.shape[1] if "transpose" in layer.kind else layer.shape[0]
         expected[layer.up_bias] = (outputs,)
     for name, shape in expected.items():
         if name not in tensors:

@@ -3,6 +3,8 @@
 The two are stock torch layers, first `down`, then `up`, with nothing between:
 
     Linear          down Linear(in, r) without bias          up Linear(r, out) with the bias
+    Conv1D of       the same two: their weights are stored    as everywhere, only the product is transposed
+    GPT-2
     Conv1d/2d/3d    down the k×k convolution into r channels  up a 1×1 convolution with the bias
                     with the stride, padding, dilation and
                     padding mode, without bias
@@ -49,7 +51,7 @@ def split_parameters(rows: int, columns: int, rank: int) -> int:
 
 def split_refusal(layer: Layer) -> str | None:
     """Why a layer cannot become two stock layers, whatever the rank; None if it can."""
-    if layer.kind != "linear" and not layer.kind.startswith("conv"):
+    if layer.kind not in ("linear", "linear_transposed") and not layer.kind.startswith("conv"):
         return f"a weight of kind {layer.kind} cannot be split into two stock layers"
     if layer.whole is not None:
         return layer.whole
