@@ -276,7 +276,7 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     sparsify = (
         _sparsification_refusal(layer) is None
         and not _is_tied(layer)
-        and (layer.kind == "recurrent" or layer.tensor.endswith("weight"))
+        and (layer.in_graph or layer.kind == "recurrent" or layer.tensor.endswith("weight"))
         and analysis.finite
         and not analysis.left_out
     )

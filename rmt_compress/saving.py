@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY, FactorizedLayer, Layout, make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
 from rmt_compress.errors import CheckpointError
+from rmt_compress.graph_saving import write_compressed_graph
 from rmt_compress.layers.factors import untransposed
 from rmt_compress.layers.low_rank import module_refusal, split_module
 
@@ -78,12 +80,13 @@ def write_compressed(
 ) -> WrittenFile:
     """Compress a checkpoint by a plan into a file, tensor by tensor.
 
-    From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough.
+    From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough. A checkpoint
+    with a graph of its own is written in its own format.
 
     Args:
         checkpoint: what is compressed.
         plan: the decisions.
-        path: see `save`.
+        path: see `save`; for a checkpoint with a graph, one of its own suffixes.
         layout: ``dense`` keeps original names and shapes, and stores nothing sparse.
         architecture: the network in one word; None for what the checkpoint's metadata say.
         progress: called with (tensors done, tensors in all, name).
@@ -98,6 +101,16 @@ def write_compressed(
     from rmt_compress.compression import compress_tensors, compressed_outline, compressed_ties
 
     target = Path(path)
+    if isinstance(checkpoint, GraphCheckpoint):
+        return write_compressed_graph(
+            checkpoint,
+            plan,
+            target,
+            layout=layout,
+            architecture=architecture,
+            progress=progress,
+            outcomes=outcomes,
+        )
     check_suffix(target)
     outline = compressed_outline(checkpoint, plan, layout=layout)
     metadata = dict(checkpoint.metadata)
@@ -132,6 +145,11 @@ def load(path: str | PathLike[str], model: torch.nn.Module) -> torch.nn.Module:
             named, and the model is left as it was.
     """
     with open_checkpoint(path) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint):
+            raise CheckpointError(
+                f"{path}: carries its own graph and needs no model class to run; for its weights in a model of "
+                "your own use load_dense"
+            )
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
         transposed = _check_fits(checkpoint, layers, model)
         state = {name: checkpoint.read(name) for name in checkpoint.tensors}

@@ -48,6 +48,8 @@ class Layer:
         shared: whether the aliases are no more than further places of one and the same module.
         whole: why the weight must stay in one piece, where the checkpoint knows.
         skip: why the checkpoint itself says the tensor is not to be read as a weight.
+        in_graph: whether kind and groups are those of a graph that uses the tensor, so that nothing is guessed from
+            its name and shape.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Layer:
     shared: bool = False
     whole: str | None = None
     skip: str | None = None
+    in_graph: bool = False
 
     @property
     def parameters(self) -> int:
