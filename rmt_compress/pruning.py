@@ -181,7 +181,13 @@ def prune(
             outcomes=outcomes,
             progress=progress,
         )
-    result = replace(result, output=str(target), outcomes=tuple(outcomes), bytes_out=file.bytes)
+    result = replace(
+        result,
+        output=str(target),
+        outcomes=tuple(outcomes),
+        bytes_out=file.bytes,
+        notes=(*result.notes, *file.notes),
+    )
     return result if measure is None else measure.of(result, progress)
 
 

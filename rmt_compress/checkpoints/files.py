@@ -12,7 +12,7 @@ from rmt_compress.errors import CheckpointError
 
 
 def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
-    """The checkpoint in one safetensors or `torch.save` file.
+    """The checkpoint in one safetensors, `torch.save` or ONNX file.
 
     Args:
         path: the file.
@@ -24,6 +24,10 @@ def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
     kind = recognize(path)
     if kind == "safetensors":
         return _as_its_manifest_says(SafetensorsFile(path))
+    if kind == "onnx":
+        from rmt_compress.checkpoints.onnx_files import OnnxFile
+
+        return OnnxFile(path)
     if kind == "index":
         raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
     return _as_its_manifest_says(TorchFile(path, kind, strip_prefixes=strip_prefixes))
