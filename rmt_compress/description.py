@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY
-from rmt_compress.layers.factors import factor_shapes
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.manifest import Manifest
@@ -149,7 +148,7 @@ def describe(path: str | PathLike[str], *, progress: Callable[[int, int, str], N
                     tensors=stored,
                     kind=decision.kind if decision else None,
                     shape=shape,
-                    factors=factor_shapes(pair.kind, pair.shape, pair.rank) if pair else (),
+                    factors=pair.factor_shapes if pair else (),
                     action=decision.action if decision else None,
                     rank=decision.rank if decision else None,
                     reason=decision.reason if decision else "",

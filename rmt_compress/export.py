@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.writers import SUFFIXES, write_checkpoint
 from rmt_compress.errors import MissingDependencyError, OutputError, SettingsError
 from rmt_compress.files import replacing
@@ -112,6 +113,11 @@ def _export_onnx(source: Path, target: Path, arch: str | None, input_shape: Sequ
 
     from rmt_compress.model_loading import architecture_of, load_model
 
+    with open_checkpoint(source) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint) and target.suffix in checkpoint.suffixes:
+            raise SettingsError(
+                [f"{source}: is a graph in this very format already ({checkpoint.format}): copy it"]
+            )
     model = load_model(source, arch=arch).float()
     shape = tuple(input_shape) if input_shape else _own_input_shape(source, arch or architecture_of(source) or "")
     size = sum(

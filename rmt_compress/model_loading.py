@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def load_model(path: str | PathLike[str], *, arch: str | None = None) -> nn.Modu
     Args:
         path: an ordinary checkpoint or a compressed file of this project.
         arch: the architecture, see `rmt_compress.architectures`; None for the one the file names. For a
-            compressed file it is the network as it was before compression.
+            compressed file it is the network as it was before compression. A file with a graph of its own takes
+            none.
 
     Raises:
         CheckpointError: the file cannot be read, names no architecture, or holds other tensors than the
@@ -38,6 +40,10 @@ def load_model(path: str | PathLike[str], *, arch: str | None = None) -> nn.Modu
 
     path = Path(path)
     with open_checkpoint(path) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint):
+            if arch is not None:
+                raise SettingsError([f"{path}: carries its own graph; leave out --arch {arch}"])
+            return checkpoint.module()
         architecture = _architecture(path, checkpoint, arch)
         original = _as_it_was(checkpoint)
         if not isinstance(architecture, architectures.UserModel):

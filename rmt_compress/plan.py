@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rmt_compress.errors import PlanError, SettingsError
+from rmt_compress.layers.factors import untransposed
 from rmt_compress.layers.low_rank import split_parameters, split_refusal
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.rank_rules import RANK_RULES, RankRule, rank_to_keep
@@ -275,7 +276,7 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     sparsify = (
         _sparsification_refusal(layer) is None
         and not _is_tied(layer)
-        and (layer.kind == "recurrent" or layer.tensor.endswith("weight"))
+        and (layer.in_graph or layer.kind == "recurrent" or layer.tensor.endswith("weight"))
         and analysis.finite
         and not analysis.left_out
     )
@@ -330,7 +331,7 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
     if (reason := layer.skip_reason(min_size=1, embeddings=True)) is not None or layer.matrix is None:
         return f"cannot be {decision.action}: {reason}"
     # The groups of a convolution and whether it is transposed are often known to a module only.
-    if decision.kind not in (layer.kind, layer.kind.replace("conv", "conv_transpose")):
+    if layer.kind not in (decision.kind, untransposed(decision.kind)):
         return f"is of kind {layer.kind} here, {decision.kind} in the plan"
     if decision.rank > min(layer.matrix):
         return f"rank {decision.rank} is above its {min(layer.matrix)} singular values"
@@ -344,7 +345,7 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
 
 def _sparsification_refusal(layer: Layer) -> str | None:
     """Why no entry of a tensor may be zeroed: biases, norms, embedding tables, buffers, whole numbers."""
-    if layer.kind not in ("linear", "recurrent") and not layer.kind.startswith("conv"):
+    if layer.kind not in ("linear", "linear_transposed", "recurrent") and not layer.kind.startswith("conv"):
         return f"no entry of a tensor of kind {layer.kind} may be zeroed"
     if layer.skip is not None:
         return f"none of its entries may be zeroed: {layer.skip}"

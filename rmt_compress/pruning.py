@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.analysis import Analysis, AnalysisSettings, Progress, analyze
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.writers import check_suffix
 from rmt_compress.compression import LayerOutcome
 from rmt_compress.errors import CheckpointError
@@ -153,13 +154,12 @@ def prune(
     path = Path(source)
     target = default_output(path) if output is None else Path(output)
     with open_checkpoint(path) as checkpoint:
+        graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
         if checkpoint.manifest is not None:
-            raise CheckpointError(
-                f"{path}: is compressed already; prune the original, or multiply the factors again first: "
-                f"rmt-compress export {path} -o dense{path.suffix}"
-            )
+            again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
+            raise CheckpointError(f"{path}: is compressed already; prune the original{'' if graph else again}")
         if not dry_run:
-            check_suffix(target)
+            (graph.check_suffix if graph else check_suffix)(target)
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY, FactorizedLayer, Layout, make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
 from rmt_compress.errors import CheckpointError
+from rmt_compress.graph_saving import write_compressed_graph
+from rmt_compress.layers.factors import untransposed
 from rmt_compress.layers.low_rank import module_refusal, split_module
 
 if TYPE_CHECKING:
@@ -77,12 +80,13 @@ def write_compressed(
 ) -> WrittenFile:
     """Compress a checkpoint by a plan into a file, tensor by tensor.
 
-    From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough.
+    From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough. A checkpoint
+    with a graph of its own is written in its own format.
 
     Args:
         checkpoint: what is compressed.
         plan: the decisions.
-        path: see `save`.
+        path: see `save`; for a checkpoint with a graph, one of its own suffixes.
         layout: ``dense`` keeps original names and shapes, and stores nothing sparse.
         architecture: the network in one word; None for what the checkpoint's metadata say.
         progress: called with (tensors done, tensors in all, name).
@@ -97,6 +101,16 @@ def write_compressed(
     from rmt_compress.compression import compress_tensors, compressed_outline, compressed_ties
 
     target = Path(path)
+    if isinstance(checkpoint, GraphCheckpoint):
+        return write_compressed_graph(
+            checkpoint,
+            plan,
+            target,
+            layout=layout,
+            architecture=architecture,
+            progress=progress,
+            outcomes=outcomes,
+        )
     check_suffix(target)
     outline = compressed_outline(checkpoint, plan, layout=layout)
     metadata = dict(checkpoint.metadata)
@@ -131,14 +145,19 @@ def load(path: str | PathLike[str], model: torch.nn.Module) -> torch.nn.Module:
             named, and the model is left as it was.
     """
     with open_checkpoint(path) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint):
+            raise CheckpointError(
+                f"{path}: carries its own graph and needs no model class to run; for its weights in a model of "
+                "your own use load_dense"
+            )
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
         transposed = _check_fits(checkpoint, layers, model)
         state = {name: checkpoint.read(name) for name in checkpoint.tensors}
     for layer in transposed:
-        # Read as a convolution from a file that could not tell; the factors change their roles.
+        # Read as stored the plain way from a file that could not tell; the factors change their roles.
         down, up = state[layer.down], state[layer.up]
         state[layer.down] = up.reshape(up.shape[:2]).T.reshape(layer.rank, -1, *[1] * (up.dim() - 2)).contiguous()
-        state[layer.up] = down
+        state[layer.up] = down if up.dim() > 2 else down.T.contiguous()
     places: dict[torch.nn.Module, list[str]] = {}
     for place, module in model.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(place)
@@ -185,7 +204,7 @@ def _check_fits(
     """Compare file and model under the original names.
 
     Returns:
-        the layers that are convolutions in the file and transposed ones of the same shape in the model.
+        the layers that are stored the plain way as the file says, and transposed as the model says.
 
     Raises:
         CheckpointError: naming every tensor that does not match.
@@ -217,7 +236,7 @@ def _check_fits(
         own = kinds.get(layer.weight)
         if own is None or own.shape != layer.shape:
             continue
-        if own.kind.replace("_transpose", "") != layer.kind.replace("_transpose", "") or own.groups > 1:
+        if untransposed(own.kind) != untransposed(layer.kind) or own.groups > 1:
             problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}")
             continue
         module = model.get_submodule(layer.down.removesuffix("down.weight").removesuffix("."))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
 from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.factors import join_factors
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.layers.sparse import BITS, SHAPE, VALUES, SparseTensor, decode, sparse_shape
@@ -190,7 +189,7 @@ class DenseView(Checkpoint):
             return self._inner.read(self._biases.get(name, name))
         down, up = self._inner.read(layer.down), self._inner.read(layer.up)
         try:
-            return join_factors(layer.kind, layer.shape, down, up)
+            return layer.join(down, up)
         except (RuntimeError, MemoryError) as error:
             raise CheckpointError(f"{self.path}: {name} of {info.nbytes:,} bytes does not fit in memory") from error
 

@@ -25,7 +25,8 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
     What a file is, is told by its content: safetensors, `torch.save` (zip or legacy layout), or the JSON
     index of a sharded checkpoint. A directory is read as Hugging Face's libraries write it. A state dict may
-    also be a training checkpoint that holds one. An open `Checkpoint` is handed back.
+    also be a training checkpoint that holds one. An open `Checkpoint` is handed back; a `GraphNetwork` is the
+    checkpoint it was made from.
 
     Raises:
         CheckpointError: nothing there, not readable, damaged, of another format, or in need of running code;
@@ -58,8 +59,11 @@ def _open_path(path: Path) -> Checkpoint:
 def _open_object(source: Mapping[str, torch.Tensor] | torch.nn.Module) -> Checkpoint:
     import torch
 
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
     from rmt_compress.checkpoints.memory import ModuleCheckpoint, StateDictCheckpoint
 
+    if isinstance(source, GraphNetwork):
+        return source.checkpoint
     if isinstance(source, torch.nn.Module):
         return ModuleCheckpoint(source)
     if isinstance(source, Mapping):

@@ -3,6 +3,8 @@
 The two are stock torch layers, first `down`, then `up`, with nothing between:
 
     Linear          down Linear(in, r) without bias          up Linear(r, out) with the bias
+    Conv1D of       the same two: their weights are stored    as everywhere, only the product is transposed
+    GPT-2
     Conv1d/2d/3d    down the k×k convolution into r channels  up a 1×1 convolution with the bias
                     with the stride, padding, dilation and
                     padding mode, without bias
@@ -49,16 +51,18 @@ def split_parameters(rows: int, columns: int, rank: int) -> int:
 
 def split_refusal(layer: Layer) -> str | None:
     """Why a layer cannot become two stock layers, whatever the rank; None if it can."""
-    if layer.kind != "linear" and not layer.kind.startswith("conv"):
+    if layer.kind not in ("linear", "linear_transposed") and not layer.kind.startswith("conv"):
         return f"a weight of kind {layer.kind} cannot be split into two stock layers"
     if layer.whole is not None:
         return layer.whole
     if layer.aliases and not layer.shared:
         return f"tied to {', '.join(layer.aliases)}: a split would untie it"
-    if not (layer.tensor == "weight" or layer.tensor.endswith(".weight")):
-        return "not the weight of a layer of its own, but part of a larger one"
     if layer.groups > 1:
         return f"a convolution of {layer.groups} groups"
+    if layer.in_graph:
+        return None
+    if not (layer.tensor == "weight" or layer.tensor.endswith(".weight")):
+        return "not the weight of a layer of its own, but part of a larger one"
     if layer.kind in ("conv1d", "conv2d", "conv3d") and layer.shape[1] == 1 and layer.shape[0] > 1:
         return "one input channel per filter: depthwise, or a first layer on grey images"
     return None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 LayerKind = Literal[
     "linear",
+    "linear_transposed",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -37,7 +38,8 @@ class Layer:
     Attributes:
         name: the module path (``fc1``) when the tensor is ``fc1.weight``, else the tensor's own name.
         tensor: the tensor's full name in the checkpoint.
-        kind: what the layer computes; ``vector`` for 0-/1-d tensors, ``unknown`` for other shapes.
+        kind: what the layer computes; ``vector`` for 0-/1-d tensors, ``unknown`` for other shapes;
+            ``linear_transposed`` for a product whose tensor is (in, out): GPT-2's Conv1D, ONNX's MatMul.
         shape: the tensor's shape.
         dtype: torch's name of the element type, without the ``torch.`` prefix.
         bias: the full name of the bias tensor, where there is one.
@@ -46,6 +48,8 @@ class Layer:
         shared: whether the aliases are no more than further places of one and the same module.
         whole: why the weight must stay in one piece, where the checkpoint knows.
         skip: why the checkpoint itself says the tensor is not to be read as a weight.
+        in_graph: whether kind and groups are those of a graph that uses the tensor, so that nothing is guessed from
+            its name and shape.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Layer:
     shared: bool = False
     whole: str | None = None
     skip: str | None = None
+    in_graph: bool = False
 
     @property
     def parameters(self) -> int:
@@ -70,6 +75,8 @@ class Layer:
         """Shape (rows, columns) of the matrix the weight is read as; None where it is no matrix."""
         if self.kind in ("vector", "unknown") or len(self.shape) < 2:
             return None
+        if self.kind == "linear_transposed":
+            return self.shape[1], self.shape[0]
         # ConvTranspose tensors are (in, out/g, k…): the same reshape, with the roles of the factors swapped.
         return self.shape[0], math.prod(self.shape[1:])
 
@@ -108,4 +115,11 @@ def as_matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
     """
     if layer.matrix is None:
         raise ValueError(f"{layer.tensor}: a {layer.kind} tensor is read as no matrix")
-    return weight.reshape(layer.matrix)
+    return weight.T if layer.kind == "linear_transposed" else weight.reshape(layer.matrix)
+
+
+def as_weight(layer: Layer, matrix: torch.Tensor) -> torch.Tensor:
+    """The (rows, columns) matrix of `layer` as a contiguous tensor of the layer's shape; undoes `as_matrix`."""
+    if layer.kind == "linear_transposed":
+        return matrix.T.contiguous()
+    return matrix.reshape(layer.shape)

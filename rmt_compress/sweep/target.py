@@ -11,7 +11,7 @@ from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.evaluation import BATCH_SIZE, score
 from rmt_compress.layers.factorization import Decomposition, decompose
 from rmt_compress.layers.low_rank import split_parameters, split_refusal
-from rmt_compress.layers.matrix_view import as_matrix
+from rmt_compress.layers.matrix_view import as_matrix, as_weight
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class SweepTarget:
 
     def truncated(self, layer: LayerAnalysis, rank: int) -> torch.Tensor:
         """The weight with its `rank` largest singular values only, in its own shape."""
-        return self.decomposition(layer).truncated(rank).reshape(layer.layer.shape)
+        return as_weight(layer.layer, self.decomposition(layer).truncated(rank))
 
     def accuracy_with(self, weights: Mapping[str, torch.Tensor]) -> float:
         """Accuracy with these tensors in the place of the parameters of the same names."""
