@@ -104,8 +104,9 @@ class Archive:
         data = bytearray(self.size(name))
         view, filled = memoryview(data), 0
         with self._opened() as archive, archive.open(self._entries[name]) as record:
-            while filled < len(data) and (count := record.readinto(view[filled : filled + 2**24])):
-                filled += count
+            while filled < len(data) and (part := record.read(min(2**24, len(data) - filled))):
+                view[filled : filled + len(part)] = part
+                filled += len(part)
             # The checksum is compared when the end is met.
             record.read(1)
         if filled < len(data):

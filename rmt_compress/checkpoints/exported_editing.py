@@ -40,7 +40,10 @@ class GraphSurgery:
         self._values: Json = {}
         self._gone: set[str] = set()
         graph = self._graph.graph
-        self._taken = {*value_names(graph), *(key for part in graph.values() if isinstance(part, dict) for key in part)}
+        self._taken = {
+            *value_names(graph),
+            *(key for part in graph.values() if isinstance(part, dict) for key in part),
+        }
 
     def split(self, layer: Layer, names: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
         """Put two products or convolutions in the place of every node that takes the weight of `layer`.
@@ -107,7 +110,9 @@ class GraphSurgery:
                 sizes = self._values[value]["sizes"]
                 turned = self._graph.turns(node, "self")
                 self._values[new] = reshaped(self._graph.values[old], sizes[::-1] if turned else sizes)
-                done.append(_node(node, node["target"], with_arguments(node, {"self": tensor_argument(value)}), new))
+                done.append(
+                    _node(node, node["target"], with_arguments(node, {"self": tensor_argument(value)}), new)
+                )
                 value = new
         return value
 
@@ -166,7 +171,9 @@ class GraphSurgery:
 
     def _fresh(self, wish: str) -> str:
         name = next(
-            name for number in range(len(self._taken) + 1) if (name := f"{wish}_{number}" if number else wish) not in self._taken
+            name
+            for number in range(len(self._taken) + 1)
+            if (name := f"{wish}_{number}" if number else wish) not in self._taken
         )
         self._taken.add(name)
         return name

@@ -33,10 +33,14 @@ _CONVOLUTIONS: dict[str, LayerKind] = {
     f"{ATEN}conv_transpose3d.input": "conv_transpose3d",
 }
 _EMBEDDINGS = (f"{ATEN}embedding.default", f"{ATEN}_embedding_bag.default", f"{ATEN}embedding_bag.default")
-_RECURRENT = tuple(f"{ATEN}{name}" for name in ("lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input"))
+_RECURRENT = tuple(
+    f"{ATEN}{name}" for name in ("lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input")
+)
 # Views after which a matrix is still itself, and those after which it is its transpose.
 _SAME = tuple(f"{ATEN}{name}.default" for name in ("detach", "alias", "detach_", "lift_fresh_copy"))
-_TRANSPOSING = tuple(f"{ATEN}{name}" for name in ("t.default", "numpy_T.default", "permute.default", "transpose.int"))
+_TRANSPOSING = tuple(
+    f"{ATEN}{name}" for name in ("t.default", "numpy_T.default", "permute.default", "transpose.int")
+)
 _MAX_VIEWS = 8
 
 
@@ -178,7 +182,7 @@ def argument(node: Json, name: str) -> Json | None:
 
 
 def constant(node: Json, name: str) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The value of an argument that is a number, a truth value or a list of numbers; None where it is no constant."""
+    """The value of an argument that is a number, a truth value or a list of numbers; None for any other."""
     given = argument(node, name) or {}
     return next((given[key] for key in ("as_int", "as_ints", "as_bool") if key in given), None)
 
@@ -186,9 +190,7 @@ def constant(node: Json, name: str) -> Any:  # noqa: ANN401 - whatever JSON hold
 def with_arguments(node: Json, changes: Mapping[str, Json | None]) -> list[Json]:
     """The inputs of a node with other values for some arguments; None takes one away."""
     kept = [entry for entry in node["inputs"] if changes.get(entry["name"], entry) is not None]
-    return [
-        {**entry, "arg": changes[entry["name"]]} if entry["name"] in changes else dict(entry) for entry in kept
-    ]
+    return [{**entry, "arg": changes[entry["name"]]} if entry["name"] in changes else dict(entry) for entry in kept]
 
 
 def tensor_argument(value: str) -> Json:

@@ -2,9 +2,9 @@
 
 `torch.export.load` runs code from the file: it unpickles sample inputs, custom objects and some weights without
 restriction, hands symbolic shapes to sympy's evaluator and guards to Python's, and resolves any dotted name below
-``torch`` as an operator (seen in torch 2.13; its documentation warns of untrusted files). So it is never called here,
-neither to read nor to write nor to run: the archive's JSON is edited, raw values are exchanged, and everything else
-(constants, sample inputs, guards) is copied byte for byte, unread.
+``torch`` as an operator (seen in torch 2.13; its documentation warns of untrusted files). So it is never called
+here, neither to read nor to write nor to run: JSON is edited, raw values are exchanged, and everything
+else (constants, sample inputs, guards) is copied byte for byte, unread.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _COMPILED = "data/aotinductor/"
 # Longer texts beside the program are copied, not read.
 _MAX_TEXT = 2**26
 _OLD_PROGRAM, _OLD_WEIGHTS = "serialized_exported_program.json", "serialized_state_dict.pt"
+_OLD_CONSTANTS = "serialized_constants.pt"
 _OLD_EXTRA = "extra_files/"
 
 
@@ -58,7 +59,9 @@ class ExportedProgramFile(GraphCheckpoint):
         self.format = "torch.export"
         self.archive = Archive(path, _WHAT)
         if "byteorder" in self.archive and self.archive.text("byteorder") != "little":
-            raise CheckpointError(f"{path}: was written on a big-endian machine, which is not read; export it again")
+            raise CheckpointError(
+                f"{path}: was written on a big-endian machine, which is not read; export it again"
+            )
         self._record = self._find_program()
         self._weights = self._find_weights()
         try:
@@ -118,12 +121,28 @@ class ExportedProgramFile(GraphCheckpoint):
         """The stored program, parsed afresh."""
         return read_json(self.archive, self._record)
 
-    def records(self, program: Json, changes: Mapping[str, dict[str, torch.Tensor]], texts: Mapping[str, str]) -> Iterator[Record]:
+    def constants(self) -> dict[str, torch.Tensor]:
+        """Tensors of the graph that are no part of its state: constants, and buffers that are not persistent.
+
+        Raises:
+            CheckpointError: one is stored as a pickle, or damaged.
+        """
+        held: ExportedWeights
+        name = self._record.removeprefix("models/").removesuffix(".json")
+        if self._record == _OLD_PROGRAM:
+            held = PackedWeights(self.archive, _OLD_CONSTANTS)
+        elif (packed := f"data/constants/{name}.pt") in self.archive:
+            held = PackedWeights(self.archive, packed)
+        else:
+            held = RawWeights(self.archive, f"data/constants/{name}_constants_config.json", "data/constants/")
+        return {name: held.read(name) for name in held.infos}
+
+    def records(
+        self, program: Json, changes: Mapping[str, dict[str, torch.Tensor]], texts: Mapping[str, str]
+    ) -> Iterator[Record]:
         """The records of a file with another graph, other weights and other texts."""
         replaced = {self._record, *self._weights.records, *(self._extra + name for name in self._texts)}
-        left = [
-            name for name in self.archive.names if name not in replaced and not name.startswith(_COMPILED)
-        ]
+        left = [name for name in self.archive.names if name not in replaced and not name.startswith(_COMPILED)]
         yield from self._weights.written(changes)
         yield Record(self.archive.root + self._record, json.dumps(program, allow_nan=False).encode())
         yield from self.archive.copies(left)
@@ -219,7 +238,9 @@ class ExportedProgramEditor:
         prefix = f"{prefix.removesuffix('.weight')}." if prefix else ""
         names = (f"{prefix}down.weight", f"{prefix}up.weight")
         if taken := [name for name in names if name in self._checkpoint.tensors]:
-            raise CheckpointError(f"{self._checkpoint.path}: {taken[0]} is there already; leave {layer.name} out (exclude)")
+            raise CheckpointError(
+                f"{self._checkpoint.path}: {taken[0]} is there already; leave {layer.name} out (exclude)"
+            )
         self._surgery.split(layer, names, (tuple(down.shape), tuple(up.shape)))
         self._changes[layer.tensor] = dict(zip(names, (down, up), strict=True))
         return StoredFactors(*names, transposed=transposed)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 # torch.export's number of an element type -> torch's name and its bytes (torch/_export/serde/schema.py).
-_DTYPES: dict[int, tuple[str, int]] = {
+DTYPES: dict[int, tuple[str, int]] = {
     **{1: ("uint8", 1), 2: ("int8", 1), 3: ("int16", 2), 4: ("int32", 4), 5: ("int64", 8), 6: ("float16", 2)},
     **{7: ("float32", 4), 8: ("float64", 8), 9: ("complex32", 4), 10: ("complex64", 8), 11: ("complex128", 16)},
     **{12: ("bool", 1), 13: ("bfloat16", 2), 28: ("uint16", 2), 29: ("float8_e4m3fn", 1), 30: ("float8_e5m2", 1)},
@@ -91,7 +91,7 @@ class RawWeights(ExportedWeights):
         if entry["use_pickle"] or entry["tensor_meta"] is None:
             return TensorInfo(name, (), "unknown", 0, "stored as a pickle, which is not run"), (), 0
         meta = entry["tensor_meta"]
-        dtype, itemsize = _DTYPES[meta["dtype"]]
+        dtype, itemsize = DTYPES[meta["dtype"]]
         shape, stride = (_numbers(meta[key]) for key in ("sizes", "strides"))
         (offset,) = _numbers([meta["storage_offset"]])
         if len(shape) != len(stride) or len(shape) > _MAX_DIMENSIONS:
@@ -118,7 +118,9 @@ class RawWeights(ExportedWeights):
         dtype: torch.dtype = getattr(torch, info.dtype)
         if 0 in info.shape:
             return torch.empty(info.shape, dtype=dtype)
-        values = torch.frombuffer(self._archive.read(self._folder + self._config[name]["path_name"]), dtype=torch.uint8)
+        values = torch.frombuffer(
+            self._archive.read(self._folder + self._config[name]["path_name"]), dtype=torch.uint8
+        )
         values = values[: len(values) - len(values) % dtype.itemsize].view(dtype)
         tensor = values.as_strided(info.shape, stride, offset)
         return tensor if info.skip else tensor.contiguous()
@@ -131,10 +133,11 @@ class RawWeights(ExportedWeights):
         new: dict[str, torch.Tensor] = {}
         for name, entry in self._config.items():
             for other, tensor in changes.get(name, {}).items():
-                record = f"weight_{len(self._config) + len(new)}"
-                while self._folder + record in self._archive:
-                    record += "_"
-                new[record] = tensor
+                # A tied weight is one tensor and stays one record.
+                record = next((record for record, held in new.items() if held is tensor), None)
+                if record is None:
+                    record = self._fresh_record(len(self._config) + len(new))
+                    new[record] = tensor
                 sizes = [{"as_int": size} for size in tensor.shape]
                 meta = reshaped({**entry["tensor_meta"], "strides": []}, sizes)
                 table[other] = {**entry, "path_name": record, "tensor_meta": meta}
@@ -147,6 +150,11 @@ class RawWeights(ExportedWeights):
             yield Record(self._archive.root + self._folder + record, values)
         text = json.dumps({"config": table}, allow_nan=False)
         yield Record(self._archive.root + self._table, text.encode())
+
+    def _fresh_record(self, number: int) -> str:
+        while f"{self._folder}weight_{number}" in self._archive:
+            number += 1
+        return f"weight_{number}"
 
 
 class PackedWeights(ExportedWeights):
@@ -213,7 +221,7 @@ def _numbers(sizes: Any) -> tuple[int, ...]:  # noqa: ANN401 - whatever JSON hol
     """Sizes of a stored tensor, none of them symbolic or negative."""
     numbers = tuple(size["as_int"] for size in sizes)
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-        raise ValueError(f"sizes {str(numbers):.60}")
+        raise ValueError(f"sizes {numbers!s:.60}")
     return numbers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rmt_compress.checkpoints.archives import archive_kind
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.recognition import recognize
 from rmt_compress.checkpoints.safetensors_files import SafetensorsFile
@@ -12,7 +13,7 @@ from rmt_compress.errors import CheckpointError
 
 
 def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
-    """The checkpoint in one safetensors or `torch.save` file.
+    """The checkpoint in one safetensors, `torch.save` or torch.export file.
 
     Args:
         path: the file.
@@ -26,6 +27,10 @@ def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
         return _as_its_manifest_says(SafetensorsFile(path))
     if kind == "index":
         raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
+    if kind == "torch-zip" and archive_kind(path) == "torch-export":
+        from rmt_compress.checkpoints.exported_programs import ExportedProgramFile
+
+        return ExportedProgramFile(path)
     return _as_its_manifest_says(TorchFile(path, kind, strip_prefixes=strip_prefixes))
 
 

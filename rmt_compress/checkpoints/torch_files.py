@@ -232,8 +232,6 @@ def _other_archive(names: set[str]) -> str:
         return "is a NumPy archive (.npz)"
     if any(name.endswith("model.weights.h5") for name in names):
         return "is a Keras model"
-    if any(name.endswith("archive_format") for name in names):
-        return "is a torch.export archive, not supported yet"
     return "is a zip archive, but none of torch.save (no data.pkl in it)"
 
 
