@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.analysis import Analysis, AnalysisSettings, Progress, analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.checkpoints.writers import check_suffix
+from rmt_compress.checkpoints.writers import SUFFIXES, check_suffix
 from rmt_compress.compression import LayerOutcome
 from rmt_compress.errors import CheckpointError
 from rmt_compress.evaluation import file_size
@@ -152,14 +152,17 @@ def prune(
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
     path = Path(source)
-    target = default_output(path) if output is None else Path(output)
     with open_checkpoint(path) as checkpoint:
         graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
+        target = default_output(path) if output is None else Path(output)
+        if output is None and graph is not None and not graph.holds(layout) and target.suffix not in SUFFIXES:
+            target = target.with_suffix(".safetensors")
         if checkpoint.manifest is not None:
             again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
             raise CheckpointError(f"{path}: is compressed already; prune the original{'' if graph else again}")
         if not dry_run:
-            (graph.check_suffix if graph else check_suffix)(target)
+            if graph is None or not graph.writes_own_format(target, layout):
+                check_suffix(target)
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)

@@ -81,7 +81,7 @@ def write_compressed(
     """Compress a checkpoint by a plan into a file, tensor by tensor.
 
     From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough. A checkpoint
-    with a graph of its own is written in its own format.
+    with a graph of its own is written in its own format where that can hold the result.
 
     Args:
         checkpoint: what is compressed.
@@ -101,7 +101,7 @@ def write_compressed(
     from rmt_compress.compression import compress_tensors, compressed_outline, compressed_ties
 
     target = Path(path)
-    if isinstance(checkpoint, GraphCheckpoint):
+    if isinstance(checkpoint, GraphCheckpoint) and checkpoint.writes_own_format(target, layout):
         return write_compressed_graph(
             checkpoint,
             plan,

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import TensorInfo, infer_layers
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 MANIFEST_KEY = "rmt_compress"
 
 
+class Beside(NamedTuple):
+    """Something a file holds beside its weights.
+
+    Attributes:
+        name: the keys that lead to it, with dots between.
+        kind: what it is, in a few words (``optimizer state``).
+    """
+
+    name: str
+    kind: str
+
+
 class Checkpoint(ABC):
     """Named tensors plus the layers they form; a file, a directory, a state dict or a live module.
 
@@ -33,6 +45,7 @@ class Checkpoint(ABC):
         notes: what was chosen or left out on opening, one sentence each, to be shown to the user.
         metadata: text entries the file carries beside its tensors.
         manifest: what a file compressed by this package says of itself; None for every other checkpoint.
+        beside: what else a training checkpoint holds; it is neither analysed nor compressed.
     """
 
     path: Path | None
@@ -40,6 +53,7 @@ class Checkpoint(ABC):
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
     manifest: Manifest | None = None
+    beside: tuple[Beside, ...] = ()
 
     @property
     @abstractmethod

@@ -28,7 +28,7 @@ _USUAL = (
 _NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state\w*)\.(?:bin|pt|pth)")
 
 
-def open_directory(path: Path) -> Checkpoint:
+def open_directory(path: Path, *, trust: bool = False, weights: str | None = None) -> Checkpoint:
     """The one checkpoint in the directory at `path`.
 
     An index or a file under one of Hugging Face's usual names is taken first; else the one index, set of
@@ -61,7 +61,7 @@ def open_directory(path: Path) -> Checkpoint:
     shard = _SHARD.fullmatch(name)
     if shard:
         return _open_numbered(path, shard, files, notes)
-    checkpoint = open_file(path / name)
+    checkpoint = open_file(path / name, trust=trust, weights=weights)
     checkpoint.notes = (*notes, *checkpoint.notes)
     return checkpoint
 

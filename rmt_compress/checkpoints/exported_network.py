@@ -146,7 +146,7 @@ class ExportedNetwork(GraphNetwork):
             singular = kind.removesuffix("s")
             return [self._value({singular: entry}, values, device) for entry in held]
         if kind == "as_scalar_type":
-            return getattr(torch, DTYPES[held][0])
+            return getattr(torch, DTYPES[held])
         if kind == "as_memory_format":
             return _MEMORY_FORMATS[held]
         if kind == "as_device":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.archives import Archive, Record
 from rmt_compress.checkpoints.exported_editing import reshaped
 from rmt_compress.checkpoints.exported_graph import Json
+from rmt_compress.checkpoints.raw_tensors import RawTensor
 from rmt_compress.checkpoints.state_dicts import describe, find_ties
 from rmt_compress.checkpoints.strict_json import parse_object
 from rmt_compress.errors import CheckpointError
@@ -21,15 +21,14 @@ from rmt_compress.layers.inference import TensorInfo
 if TYPE_CHECKING:
     import torch
 
-# torch.export's number of an element type -> torch's name and its bytes (torch/_export/serde/schema.py).
-DTYPES: dict[int, tuple[str, int]] = {
-    **{1: ("uint8", 1), 2: ("int8", 1), 3: ("int16", 2), 4: ("int32", 4), 5: ("int64", 8), 6: ("float16", 2)},
-    **{7: ("float32", 4), 8: ("float64", 8), 9: ("complex32", 4), 10: ("complex64", 8), 11: ("complex128", 16)},
-    **{12: ("bool", 1), 13: ("bfloat16", 2), 28: ("uint16", 2), 29: ("float8_e4m3fn", 1), 30: ("float8_e5m2", 1)},
-    **{31: ("float8_e4m3fnuz", 1), 32: ("float8_e5m2fnuz", 1), 33: ("float8_e8m0fnu", 1), 34: ("uint32", 4)},
-    35: ("uint64", 8),
+# torch.export's number of an element type -> torch's name (torch/_export/serde/schema.py).
+DTYPES: dict[int, str] = {
+    **{1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"},
+    **{9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16"},
+    **{29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz"},
+    **{33: "float8_e8m0fnu", 34: "uint32", 35: "uint64"},
 }
-_MAX_DIMENSIONS = 64
+_PICKLED = "stored as a pickle, which is not run"
 MAX_JSON = 100_000_000
 
 Changes = Mapping[str, "dict[str, torch.Tensor]"]
@@ -71,38 +70,30 @@ class RawWeights(ExportedWeights):
         self._folder = folder
         try:
             self._config: Json = read_json(archive, table)["config"]
-            self._places = {name: self._place(name, entry) for name, entry in self._config.items()}
+            self._places = {name: self._place(entry) for name, entry in self._config.items()}
+            self.infos = {name: self._describe(name, place) for name, place in self._places.items()}
+            self.records = frozenset({table, *(folder + entry["path_name"] for entry in self._config.values())})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise archive.damaged(f"{table}: {type(error).__name__} {error}") from error
-        self.infos = {name: info for name, (info, *_) in self._places.items()}
-        self.records = frozenset({table, *(folder + entry["path_name"] for entry in self._config.values())})
         self.ties = {}
-        firsts: dict[Any, str] = {}
-        for name, (info, stride, offset) in self._places.items():
-            place = (self._config[name]["path_name"], info.shape, info.dtype, stride, offset)
-            first = firsts.setdefault(place, name)
-            if first != name:
+        firsts: dict[RawTensor, str] = {}
+        for name, place in self._places.items():
+            if place is not None and (first := firsts.setdefault(place, name)) != name:
                 self.ties[first] = (*self.ties.get(first, ()), name)
 
-    def _place(self, name: str, entry: Json) -> tuple[TensorInfo, tuple[int, ...], int]:
-        """Description, strides and offset of one tensor, held against its record."""
-        record = entry["path_name"]
-        stored = self._archive.size(self._folder + record)
+    def _place(self, entry: Json) -> RawTensor | None:
+        """Where a tensor lies; None for one that is stored as a pickle."""
         if entry["use_pickle"] or entry["tensor_meta"] is None:
-            return TensorInfo(name, (), "unknown", 0, "stored as a pickle, which is not run"), (), 0
+            return None
         meta = entry["tensor_meta"]
-        dtype, itemsize = DTYPES[meta["dtype"]]
-        shape, stride = (_numbers(meta[key]) for key in ("sizes", "strides"))
-        (offset,) = _numbers([meta["storage_offset"]])
-        if len(shape) != len(stride) or len(shape) > _MAX_DIMENSIONS:
-            raise ValueError(f"{name} has {len(shape)} sizes and {len(stride)} strides")
-        if 0 not in shape:
-            last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-            if (last + 1) * itemsize > stored:
-                raise ValueError(f"{name} claims {(last + 1) * itemsize} bytes of a record of {stored}")
-        nbytes = math.prod(shape) * itemsize
-        skip = f"an expanded view: {stored} bytes repeated to fill {nbytes}" if nbytes > stored else None
-        return TensorInfo(name, shape, dtype, nbytes, skip), stride, offset
+        shape, stride = (tuple(size["as_int"] for size in meta[key]) for key in ("sizes", "strides"))
+        offset = meta["storage_offset"]["as_int"]
+        return RawTensor(self._folder + entry["path_name"], DTYPES[meta["dtype"]], shape, stride, offset)
+
+    def _describe(self, name: str, place: RawTensor | None) -> TensorInfo:
+        if place is None:
+            return TensorInfo(name, (), "unknown", 0, _PICKLED)
+        return place.describe(name, self._archive)
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of one tensor, on the CPU.
@@ -110,20 +101,11 @@ class RawWeights(ExportedWeights):
         Raises:
             CheckpointError: it is stored as a pickle, or its record is damaged.
         """
-        import torch
-
-        info, stride, offset = self._places[name]
-        if info.dtype == "unknown":
-            raise CheckpointError(f"{self._archive.path}: {name} is {info.skip}")
-        dtype: torch.dtype = getattr(torch, info.dtype)
-        if 0 in info.shape:
-            return torch.empty(info.shape, dtype=dtype)
-        values = torch.frombuffer(
-            self._archive.read(self._folder + self._config[name]["path_name"]), dtype=torch.uint8
-        )
-        values = values[: len(values) - len(values) % dtype.itemsize].view(dtype)
-        tensor = values.as_strided(info.shape, stride, offset)
-        return tensor if info.skip else tensor.contiguous()
+        place = self._places[name]
+        if place is None:
+            raise CheckpointError(f"{self._archive.path}: {name} is {_PICKLED}")
+        tensor = place.read(self._archive)
+        return tensor if self.infos[name].skip else tensor.contiguous()
 
     def written(self, changes: Changes) -> Iterator[Record]:
         """The table and the values, those that nothing refers to any more left out."""
@@ -215,14 +197,6 @@ def _load_tensors(archive: Archive, record: str) -> dict[str, torch.Tensor]:
     ):
         raise archive.damaged(f"{record} is no state dict")
     return state
-
-
-def _numbers(sizes: Any) -> tuple[int, ...]:  # noqa: ANN401 - whatever JSON holds
-    """Sizes of a stored tensor, none of them symbolic or negative."""
-    numbers = tuple(size["as_int"] for size in sizes)
-    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-        raise ValueError(f"sizes {numbers!s:.60}")
-    return numbers
 
 
 def read_json(archive: Archive, record: str) -> Json:
