@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.analysis import Analysis, AnalysisSettings, Progress, analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.checkpoints.writers import SUFFIXES, check_suffix
+from rmt_compress.checkpoints.writers import SUFFIXES, TORCH_SUFFIXES, check_suffix
 from rmt_compress.compression import LayerOutcome
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, OutputError, printable
 from rmt_compress.evaluation import file_size
 from rmt_compress.files import check_output, replacing
 from rmt_compress.plan import Plan, PlanSettings, make_plan
@@ -20,6 +20,7 @@ from rmt_compress.saving import write_compressed
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.carrying import Carried
     from rmt_compress.checkpoints.manifest import Layout
     from rmt_compress.evaluation import Evaluation
 
@@ -116,7 +117,7 @@ def default_output(source: Path) -> Path:
 
 
 def prune(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
     analysis: AnalysisSettings | None = None,
@@ -125,6 +126,7 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     arch: str | None = None,
+    carry_over: bool = False,
     dry_run: bool = False,
     force: bool = False,
     jobs: int | None = None,
@@ -135,7 +137,7 @@ def prune(
     Everything that can be refused is refused before the first weight is read.
 
     Args:
-        source: the checkpoint.
+        source: the checkpoint; one opened, where it is to be trusted or one of several sets of weights is meant.
         output: the file to write; None for `default_output`.
         analysis: settings of the analysis.
         plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
@@ -143,6 +145,7 @@ def prune(
         save_plan: where to write the plan as JSON.
         data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
         arch: the network, where the file does not say; needed with `data` only.
+        carry_over: whether to write what else a training checkpoint holds into the output too (`.pt` and its like).
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
         jobs: layers analysed at once.
@@ -151,8 +154,10 @@ def prune(
     Raises:
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
-    path = Path(source)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(source) as checkpoint:
+        path = checkpoint.path
+        if path is None:
+            raise CheckpointError(f"a {checkpoint.format} in memory is no file; use compress and save")
         graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
         target = default_output(path) if output is None else Path(output)
         if output is None and graph is not None and not graph.holds(layout) and target.suffix not in SUFFIXES:
@@ -166,8 +171,9 @@ def prune(
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
-        measure = None if data is None else _Measurement(path, target, data, arch, force=force)
-        result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+        carried = _carried(checkpoint, target) if carry_over else None
+        measure = None if data is None else _Measurement(checkpoint, path, target, data, arch, force=force)
+        result = _plan(checkpoint, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
             with replacing(save_plan) as temporary:
                 temporary.write_text(result.plan.to_json(), encoding="utf-8")
@@ -181,16 +187,39 @@ def prune(
             target,
             layout=layout,
             architecture=arch,
+            carried=carried.entries if carried else None,
             outcomes=outcomes,
             progress=progress,
         )
-    result = replace(result, output=str(target), outcomes=tuple(outcomes), bytes_out=file.bytes)
+    result = replace(
+        result,
+        output=str(target),
+        outcomes=tuple(outcomes),
+        bytes_out=file.bytes,
+        notes=(*result.notes, *(_carried_notes(carried) if carried else ())),
+    )
     return result if measure is None else measure.of(result, progress)
+
+
+def _carried(checkpoint: Checkpoint, target: Path) -> Carried:
+    """What the file holds beside its weights.
+
+    Raises:
+        OutputError: the output cannot hold it.
+    """
+    if target.suffix not in TORCH_SUFFIXES or isinstance(checkpoint, GraphCheckpoint):
+        raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")
+    return checkpoint.carried()
+
+
+def _carried_notes(carried: Carried) -> list[str]:
+    notes = [f"carried over as it was: {', '.join(carried.entries) or 'nothing'}"]
+    notes += [f"{name} was left out: {why}" for name, why in carried.left]
+    return [printable(note) for note in notes]
 
 
 def _plan(
     checkpoint: Checkpoint,
-    path: Path,
     settings: AnalysisSettings,
     plan: PlanSettings | Plan | None,
     jobs: int | None,
@@ -203,13 +232,13 @@ def _plan(
         analysis = analyze(checkpoint, **asdict(settings), jobs=jobs, progress=progress)
         plan = make_plan(analysis, **asdict(plan or PlanSettings(gof=settings.gof)))
     return PruneResult(
-        source=str(path),
+        source=str(checkpoint.path),
         output=None,
         analysis=analysis,
         plan=plan,
         outcomes=(),
         notes=checkpoint.notes,
-        bytes_in=file_size(path),
+        bytes_in=file_size(checkpoint),
     )
 
 
@@ -223,7 +252,9 @@ def _entries(shape: Sequence[int]) -> int:
 class _Measurement:
     """What ``--data`` adds; data and network are opened first, so that a mistake is told before any work."""
 
-    def __init__(self, source: Path, target: Path, data: str, arch: str | None, *, force: bool) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, source: Path, target: Path, data: str, arch: str | None, *, force: bool
+    ) -> None:
         from rmt_compress.data import load_data
         from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import check_sweep_outputs
@@ -232,7 +263,8 @@ class _Measurement:
         check_sweep_outputs([self.stem], force=force, inputs=(source,))
         self.dataset = load_data(data, split="test", allow_partial=True)
         self.arch = arch
-        self.model = load_model(source, arch=arch)
+        self.checkpoint = checkpoint
+        self.model = load_model(checkpoint, arch=arch)
 
     def of(self, result: PruneResult, progress: Progress | None) -> PruneResult:
         """The result with both networks measured, and accuracy against rank drawn beside the output."""
@@ -243,7 +275,7 @@ class _Measurement:
 
         assert result.output is not None
         smaller = load_model(result.output, arch=self.arch)
-        after, before = compare(smaller, self.model, self.dataset, paths=(result.output, result.source))
+        after, before = compare(smaller, self.model, self.dataset, paths=(result.output, self.checkpoint))
         written = result.written
         analysis = result.analysis or analyze(self.model)
         notes = [*result.notes, *self.dataset.notes]

@@ -15,6 +15,7 @@ from rmt_compress.layers.matrix_view import Layer
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.checkpoints.carrying import Carried
     from rmt_compress.checkpoints.manifest import Manifest
 
 # Where a file compressed by this package keeps its manifest: in the safetensors metadata, beside a state dict.
@@ -88,6 +89,16 @@ class Checkpoint(ABC):
     def parameters(self) -> int:
         """Number of entries of all tensors, tied ones counted once."""
         return sum(layer.parameters for layer in self.layers())
+
+    def carried(self) -> Carried:
+        """What the file holds beside its weights and could be written beside smaller ones; see `carry`.
+
+        Raises:
+            CheckpointError: the file cannot be read again.
+        """
+        from rmt_compress.checkpoints.carrying import Carried
+
+        return Carried({}, ())
 
     def close(self) -> None:
         """Give back memory and open files; a second call does nothing, a later `read` opens them again."""

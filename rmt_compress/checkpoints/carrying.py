@@ -5,13 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY
 from rmt_compress.checkpoints.state_dicts import kind_of
-
-if TYPE_CHECKING:
-    import torch
 
 # Where a file of this package keeps its own things.
 _OWN = ("state_dict", MANIFEST_KEY, "metadata")
@@ -28,11 +25,6 @@ class Carried:
 
     entries: Mapping[str, Any]
     left: tuple[tuple[str, str], ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors among it."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.entries, set()))
 
 
 def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:  # noqa: ANN401 - whatever was saved
@@ -82,15 +74,3 @@ def _loads(entry: object) -> bool:
     except Exception:  # whatever a stranger's object does when it is pickled
         return False
     return True
-
-
-def _tensors(entry: Any, seen: set[int]) -> list[torch.Tensor]:  # noqa: ANN401
-    import torch
-
-    if isinstance(entry, torch.Tensor):
-        return [entry]
-    if not isinstance(entry, Mapping | list | tuple) or id(entry) in seen:
-        return []
-    seen.add(id(entry))
-    parts = entry.values() if isinstance(entry, Mapping) else entry
-    return [tensor for part in parts for tensor in _tensors(part, seen)]

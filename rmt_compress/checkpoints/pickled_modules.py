@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Beside
+from rmt_compress.checkpoints.carrying import Carried, carry
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.checkpoints.state_dicts import USUAL_KEYS, kind_of
 from rmt_compress.errors import printable
@@ -34,6 +35,8 @@ class PickledModuleFile(ModuleCheckpoint):
     ) -> None:
         super().__init__(module)
         self.network = module.eval()
+        self._reader = reader
+        self._trail = trail
         self.path = reader.path
         self.format = "PyTorch (whole model)"
         self.beside = beside
@@ -42,6 +45,10 @@ class PickledModuleFile(ModuleCheckpoint):
             listed = ", ".join(f"{entry.name} ({entry.kind})" for entry in beside[:6])
             notes.append(f"Took {'.'.join(trail)!r}; left alone: {listed}.")
         self.notes = tuple(map(printable, notes))
+
+    def carried(self) -> Carried:
+        """What the file holds beside the model; its pickle is run once more."""
+        return carry(self._reader.load(), self._trail, check=True)
 
 
 def find_module(

@@ -38,7 +38,7 @@ class ScriptedNetwork(GraphNetwork):
             raise CheckpointError(f"{checkpoint.path}: its program does not load: {one_line(error)}") from error
         # In a list it is no submodule: its weights are the parameters of this module.
         self._program = [program.eval()]
-        self._own = self._weights()
+        self._own: dict[str, torch.Tensor] = program.state_dict()
         if missing := [name for name in self._parameters if name not in self._own]:
             raise CheckpointError(f"{checkpoint.path}: its program has no weight called {missing[0]}")
         for name in self._parameters:
@@ -69,10 +69,6 @@ class ScriptedNetwork(GraphNetwork):
         finally:
             for name, values in kept.items():
                 self._own[name].copy_(values)
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        program = self._program[0]
-        return {name: tensor.detach() for name, tensor in (*program.named_parameters(), *program.named_buffers())}
 
     def multiply_adds(self, inputs: torch.Tensor) -> int:
         """Multiply-adds of all products and convolutions in one pass with these inputs."""

@@ -18,6 +18,7 @@ from rmt_compress.cli.console import (
     stdout_console,
     warning,
 )
+from rmt_compress.cli.opening import Trust, Weights, opened
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis
@@ -82,6 +83,8 @@ def analyze(
         typer.Option(metavar="DIR", help="Draw one PNG per layer into this folder.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite CSV file and pictures that exist.")] = False,
+    trust: Trust = False,
+    weights: Weights = None,
     jobs: Annotated[
         int | None,
         typer.Option(help="Layers worked on at once; by default one per core.", min=1, show_default=False),
@@ -103,9 +106,10 @@ def analyze(
         check_output(csv, force=force, inputs=(path,))
     if plots is not None:
         check_output_folder(plots, force=force)
+    source = opened(path, trust=trust, weights=weights)
     with progress_bar("Analysing") as progress:
         analysis = run(
-            path,
+            source,
             alpha=alpha,
             beta=beta,
             gof=gof,

@@ -18,7 +18,7 @@ from rmt_compress.plan import LayerDecision, Plan
 
 
 class Everything(nn.Module):
-    """Each way a graph may take a weight: products from either side, convolutions, twice, as a table, as a buffer."""
+    """Each way a graph may take a weight: products from either side, convolutions, twice, as a buffer."""
 
     def __init__(self):
         super().__init__()
