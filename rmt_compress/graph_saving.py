@@ -87,7 +87,9 @@ def write_compressed_graph(
         for file in beside:
             file.unlink(missing_ok=True)
         raise
-    return WrittenFile(target, size, nonzeros, written.sparse)
+    for file in written.outdated:
+        file.unlink(missing_ok=True)
+    return WrittenFile(target, size, nonzeros, written.sparse, written.notes)
 
 
 def _enter(

@@ -12,13 +12,15 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.writers import SUFFIXES, TORCH_SUFFIXES, check_suffix
 from rmt_compress.compression import LayerOutcome
-from rmt_compress.errors import CheckpointError, OutputError, printable
+from rmt_compress.errors import CheckpointError, OutputError, SettingsError, printable
 from rmt_compress.evaluation import file_size
 from rmt_compress.files import check_output, replacing
 from rmt_compress.plan import Plan, PlanSettings, make_plan
 from rmt_compress.saving import write_compressed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.carrying import Carried
     from rmt_compress.checkpoints.manifest import Layout
@@ -117,7 +119,7 @@ def default_output(source: Path) -> Path:
 
 
 def prune(
-    source: str | Path | Checkpoint,
+    source: str | Path,
     output: str | Path | None = None,
     *,
     analysis: AnalysisSettings | None = None,
@@ -126,6 +128,8 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     arch: str | None = None,
+    trust: bool = False,
+    weights: str | None = None,
     carry_over: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -137,7 +141,7 @@ def prune(
     Everything that can be refused is refused before the first weight is read.
 
     Args:
-        source: the checkpoint; one opened, where it is to be trusted or one of several sets of weights is meant.
+        source: the checkpoint.
         output: the file to write; None for `default_output`.
         analysis: settings of the analysis.
         plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
@@ -145,6 +149,8 @@ def prune(
         save_plan: where to write the plan as JSON.
         data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
         arch: the network, where the file does not say; needed with `data` only.
+        trust: see `open_checkpoint`.
+        weights: see `open_checkpoint`.
         carry_over: whether to write what else a training checkpoint holds into the output too (`.pt` and its like).
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
@@ -154,10 +160,8 @@ def prune(
     Raises:
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
-    with open_checkpoint(source) as checkpoint:
-        path = checkpoint.path
-        if path is None:
-            raise CheckpointError(f"a {checkpoint.format} in memory is no file; use compress and save")
+    path = Path(source)
+    with open_checkpoint(path, trust=trust, weights=weights) as checkpoint:
         graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
         target = default_output(path) if output is None else Path(output)
         if output is None and graph is not None and not graph.holds(layout) and target.suffix not in SUFFIXES:
@@ -168,12 +172,17 @@ def prune(
         if not dry_run:
             if graph is None or not graph.writes_own_format(target, layout):
                 check_suffix(target)
+                if graph is not None and data is not None:
+                    alone = "a state dict does not run by itself; leave out --data, or add --layout dense"
+                    raise SettingsError([f"{target}: {alone}"])
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
         carried = _carried(checkpoint, target) if carry_over else None
-        measure = None if data is None else _Measurement(checkpoint, path, target, data, arch, force=force)
-        result = _plan(checkpoint, analysis or AnalysisSettings(), plan, jobs, progress)
+        measure = (
+            None if data is None else _Measurement(checkpoint, path, target, data, arch, trust=trust, force=force)
+        )
+        result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
             with replacing(save_plan) as temporary:
                 temporary.write_text(result.plan.to_json(), encoding="utf-8")
@@ -196,7 +205,7 @@ def prune(
         output=str(target),
         outcomes=tuple(outcomes),
         bytes_out=file.bytes,
-        notes=(*result.notes, *(_carried_notes(carried) if carried else ())),
+        notes=(*result.notes, *file.notes, *(_carried_notes(carried) if carried else ())),
     )
     return result if measure is None else measure.of(result, progress)
 
@@ -220,6 +229,7 @@ def _carried_notes(carried: Carried) -> list[str]:
 
 def _plan(
     checkpoint: Checkpoint,
+    path: Path,
     settings: AnalysisSettings,
     plan: PlanSettings | Plan | None,
     jobs: int | None,
@@ -232,7 +242,7 @@ def _plan(
         analysis = analyze(checkpoint, **asdict(settings), jobs=jobs, progress=progress)
         plan = make_plan(analysis, **asdict(plan or PlanSettings(gof=settings.gof)))
     return PruneResult(
-        source=str(checkpoint.path),
+        source=str(path),
         output=None,
         analysis=analysis,
         plan=plan,
@@ -253,7 +263,15 @@ class _Measurement:
     """What ``--data`` adds; data and network are opened first, so that a mistake is told before any work."""
 
     def __init__(
-        self, checkpoint: Checkpoint, source: Path, target: Path, data: str, arch: str | None, *, force: bool
+        self,
+        checkpoint: Checkpoint,
+        source: Path,
+        target: Path,
+        data: str,
+        arch: str | None,
+        *,
+        trust: bool,
+        force: bool,
     ) -> None:
         from rmt_compress.data import load_data
         from rmt_compress.model_loading import load_model
@@ -264,17 +282,26 @@ class _Measurement:
         self.dataset = load_data(data, split="test", allow_partial=True)
         self.arch = arch
         self.checkpoint = checkpoint
+        self.trust = trust
         self.model = load_model(checkpoint, arch=arch)
+
+    def _smaller(self, output: str) -> nn.Module:
+        from rmt_compress.checkpoints.pickled_modules import PickledModuleFile
+        from rmt_compress.model_loading import load_model
+        from rmt_compress.saving import load
+
+        if self.arch is None and isinstance(self.checkpoint, PickledModuleFile):
+            return load(output, load_model(self.checkpoint)).eval()
+        return load_model(open_checkpoint(output, trust=self.trust), arch=self.arch)
 
     def of(self, result: PruneResult, progress: Progress | None) -> PruneResult:
         """The result with both networks measured, and accuracy against rank drawn beside the output."""
         from rmt_compress.evaluation import compare
-        from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import write_sweep
         from rmt_compress.sweep import SweepTarget, sweep_rank
 
         assert result.output is not None
-        smaller = load_model(result.output, arch=self.arch)
+        smaller = self._smaller(result.output)
         after, before = compare(smaller, self.model, self.dataset, paths=(result.output, self.checkpoint))
         written = result.written
         analysis = result.analysis or analyze(self.model)

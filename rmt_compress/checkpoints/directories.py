@@ -11,7 +11,7 @@ from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
 from rmt_compress.errors import CheckpointError, printable
 
-_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 # Hugging Face's names, best first; the later ones hold the same weights in an older format.

@@ -16,7 +16,7 @@ from rmt_compress.errors import CheckpointError
 def open_file(
     path: Path, *, strip_prefixes: bool = True, trust: bool = False, weights: str | None = None
 ) -> Checkpoint:
-    """The checkpoint in one safetensors, `torch.save`, torch.export or TorchScript file.
+    """The checkpoint in one safetensors, `torch.save`, torch.export, TorchScript or ONNX file.
 
     Args:
         path: the file.
@@ -29,10 +29,14 @@ def open_file(
     """
     kind = recognize(path)
     archive = archive_kind(path) if kind == "torch-zip" else "torch-save"
-    if weights is not None and (kind == "safetensors" or archive != "torch-save"):
+    if weights is not None and (kind in ("safetensors", "onnx") or archive != "torch-save"):
         raise CheckpointError(f"{path}: holds one set of weights; leave out --weights {weights}")
     if kind == "safetensors":
         return _as_its_manifest_says(SafetensorsFile(path))
+    if kind == "onnx":
+        from rmt_compress.checkpoints.onnx_files import OnnxFile
+
+        return OnnxFile(path)
     if kind == "index":
         raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
     # Both take a while to import, and most files are neither.

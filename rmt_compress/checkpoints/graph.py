@@ -39,10 +39,14 @@ class WrittenGraph(NamedTuple):
     Attributes:
         sparse: names of the tensors in a sparse encoding.
         beside: further files, complete under their final names.
+        outdated: those of an older graph of this name, of no use once it is replaced.
+        notes: what the user should know, one sentence each.
     """
 
     sparse: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
+    outdated: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class GraphEditor(Protocol):

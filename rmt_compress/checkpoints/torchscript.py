@@ -222,9 +222,9 @@ class TorchScriptFile(GraphCheckpoint):
             return layer
         if owner.known is not None and owner.attribute in owner.known.buffers:
             return replace(layer, skip="a buffer, not a learned weight")
-        if owner.attribute != "weight" or not owner.kind.startswith(_STOCK):
+        if not owner.kind.startswith(_STOCK):
             return layer
-        kind = _kind(owner.kind.rpartition(".")[2])
+        kind = _kind(owner.kind.rpartition(".")[2], owner.attribute)
         if kind is None:
             return layer
         return replace(layer, kind=kind, groups=owner.known.groups if owner.known else 1)
@@ -279,8 +279,12 @@ def _listed(pattern: re.Pattern[str], body: str) -> frozenset[str]:
     return frozenset(re.findall(r'"(.*?)"', found[1])) if found else frozenset()
 
 
-def _kind(name: str) -> LayerKind | None:
-    """Kind of the layer a class of torch's makes: ``ConvTranspose2d`` -> ``conv_transpose2d``."""
+def _kind(name: str, attribute: str) -> LayerKind | None:
+    """Kind of the layer that an attribute of one of torch's classes is the weight of."""
+    if attribute.startswith("weight_"):
+        return "recurrent" if name in ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell") else None
+    if attribute != "weight":
+        return None
     if name in ("Bilinear", "LayerNorm", "RMSNorm"):
         return "unknown"
     if name == "EmbeddingBag":

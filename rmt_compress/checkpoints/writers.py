@@ -43,13 +43,15 @@ class WrittenFile:
         path: the file.
         bytes: its size.
         nonzeros: entries that are not zero, by tensor.
-        sparse: names of the tensors stored as bitmask and values.
+        sparse: names of the tensors in a sparse encoding.
+        notes: what the user should know, one sentence each.
     """
 
     path: Path
     bytes: int
     nonzeros: Mapping[str, int]
     sparse: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def check_suffix(target: Path) -> None:

@@ -18,7 +18,7 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
-from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.cli.opening import Trust, Weights
 
 
 class LayoutChoice(enum.StrEnum):
@@ -169,7 +169,7 @@ def prune(
     path = checkpoint_or_only_one_here(checkpoint)
     with progress_bar("Pruning") as progress:
         result = run(
-            opened(path, trust=trust, weights=weights),
+            path,
             output,
             analysis=AnalysisSettings(
                 alpha=alpha,
@@ -196,6 +196,8 @@ def prune(
             save_plan=save_plan,
             data=data,
             arch=arch,
+            trust=trust,
+            weights=weights,
             carry_over=carry_over,
             dry_run=dry_run,
             force=force,

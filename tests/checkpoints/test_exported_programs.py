@@ -105,7 +105,7 @@ def test_two_open_dimensions_and_two_inputs(folder, tmp_path):
 
 @pytest.mark.parametrize("file", ["now", "decomposed", "tokens"])
 def test_the_shapes_that_are_recorded_are_those_torch_computes(file, folder, tmp_path):
-    """torch propagates shapes anew; what it finds must be what the edited file says, symbols and strides included."""
+    """torch propagates shapes anew and finds what the edited file says, symbols and strides included."""
     target = tmp_path / "split.pt2"
     exported.split_at(folder / f"{file}.pt2", target, 0.5)
     program = exported.load(target)
@@ -115,10 +115,8 @@ def test_the_shapes_that_are_recorded_are_those_torch_computes(file, folder, tmp
         if isinstance(node.meta.get("val"), torch.Tensor)
     }
     assert any(name.endswith("_down") for name in recorded)
-    modes = {
-        node.meta["val"].fake_mode for node in program.graph.nodes if hasattr(node.meta.get("val"), "fake_mode")
-    }
-    (mode,) = modes
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    (mode,) = {value.fake_mode for value in values if hasattr(value, "fake_mode")}
     environment = {}
     with mode:
         for node in program.graph.nodes:

@@ -1,5 +1,6 @@
 """Whole models saved by `torch.save(model)`: refused, and loaded for those who trust them."""
 
+import json
 import subprocess
 import sys
 
@@ -70,7 +71,7 @@ def test_trusted_it_is_a_module_with_the_kinds_of_its_layers(path):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_it_is_compressed_into_a_state_dict(path, suffix, tmp_path):
     target = tmp_path / f"small{suffix}"
-    result = prune(open_checkpoint(path, trust=True), target, **SETTINGS)
+    result = prune(path, target, trust=True, **SETTINGS)
     assert result.source == str(path)
     assert any(layer.action == "factorized" for layer in result.outcomes)
     small = load(target, network())
@@ -103,7 +104,7 @@ def test_a_model_beside_other_things(tmp_path):
         assert dict(checkpoint.beside)["ema"] == "Sequential"
     with open_checkpoint(path, trust=True, weights="ema") as checkpoint:
         assert torch.equal(checkpoint.read("fc.weight"), network().get_parameter("fc.weight"))
-        result = prune(checkpoint, target, carry_over=True, **SETTINGS)
+    result = prune(path, target, trust=True, weights="ema", carry_over=True, **SETTINGS)
     saved = torch.load(target, weights_only=True)
     assert (saved["epoch"], saved["date"]) == (3, "today")
     assert saved.keys() == {"epoch", "date", "state_dict", "rmt_compress", "metadata"}
@@ -155,3 +156,19 @@ def test_classes_are_found_in_the_current_folder_or_named(tmp_path):
     assert elsewhere.returncode == 2
     assert "No module named 'mynet'" in elsewhere.stderr
     assert len(elsewhere.stderr.splitlines()) == 1
+
+
+def test_accuracy_is_measured_with_the_model_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stripes.py").write_text(
+        "import torch\ndef data():\n    x = torch.randn(400, 30)\n    yield x, (x[:, 0] > 0).long()\n"
+    )
+    torch.save(nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 2)), "model.pt")
+    options = ["--trust", "--data", "stripes:data", "--min-size", "8", "--rule", "ratio:0.25", "-o", "small.pt"]
+    run = CliRunner().invoke(app, ["prune", "model.pt", *options, "--json"])
+    assert run.exit_code == 0, run.output
+    assert {"before", "after"} == set(json.loads(run.stdout)["accuracy"])
+    options = ["--trust", "--data", "stripes:data", "--json"]
+    run = CliRunner().invoke(app, ["evaluate", "model.pt", *options])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["model"]["parameters"] == 30 * 40 + 40 + 80 + 2
