@@ -36,7 +36,7 @@ _EXTRA = "extra/"
 _MAX_TEXT = 2**26
 _MAX_CODE = 2**24
 # Modules that share modules may have more names than there is memory for.
-_MAX_NAMES = 10**6
+_MAX_NAMES = 300_000
 
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:(?:  .*)?\n)*)", re.M)
 _PARAMETERS = re.compile(r"^  __parameters__ = \[(.*?)\]", re.M)
