@@ -42,7 +42,7 @@ def write_compressed_graph(
     Args:
         checkpoint: what is compressed.
         plan: the decisions.
-        target: the file; its suffix must be one of the format's.
+        target: the file, of which `GraphCheckpoint.writes_own_format` must hold.
         layout: ``dense`` changes no node, and stores nothing sparse.
         architecture: carried in the metadata, for the record.
         progress: called with (layers done, layers in all, name).
@@ -54,7 +54,6 @@ def write_compressed_graph(
         PlanError: the plan does not suit the checkpoint.
         CompressionError: a layer that is to be cut holds NaN or Inf.
     """
-    checkpoint.check_suffix(target)
     steps = match_steps(checkpoint.layers(), plan, layout)
     check_room(target, sum(file.stat().st_size for file in checkpoint.files) + _ROOM)
     editor = checkpoint.editor()

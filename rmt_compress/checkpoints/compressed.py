@@ -44,6 +44,7 @@ class CompressedCheckpoint(Checkpoint):
             self._tensors[other] = TensorInfo(other, info.shape, info.dtype, info.nbytes)
         self.path = stored.path
         self.format = f"{stored.format}, compressed"
+        self.beside = stored.beside
         self.metadata = texts
         self.manifest: Manifest = manifest
         source = f" from {manifest.source.name}" if manifest.source else ""
@@ -147,6 +148,7 @@ class DenseView(Checkpoint):
         self.path = inner.path
         self.format = inner.format
         self.notes = inner.notes
+        self.beside = inner.beside
         self.metadata = inner.metadata
         layers = inner.manifest.factorized if inner.manifest else ()
         self._by_weight = {layer.weight: layer for layer in layers}

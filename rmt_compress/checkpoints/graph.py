@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.graph_network import GraphNetwork
+    from rmt_compress.checkpoints.manifest import Layout
     from rmt_compress.layers.low_rank import Factors
     from rmt_compress.layers.matrix_view import Layer
 
@@ -94,17 +95,24 @@ class GraphCheckpoint(Checkpoint):
     def module(self) -> GraphNetwork:
         """The graph as a module that takes the network's input and returns its output, in evaluation mode."""
 
-    def check_suffix(self, target: Path) -> None:
-        """Refuse a file name that stands for another format.
+    def holds(self, layout: Layout) -> bool:
+        """Whether the format can hold what a layout makes of the weights."""
+        del layout
+        return True
+
+    def writes_own_format(self, target: Path, layout: Layout) -> bool:
+        """Whether a compressed file of this name and layout is of the checkpoint's own format, not a state dict.
 
         Raises:
-            OutputError: listing the suffixes.
+            OutputError: it could be neither; listing the suffixes.
         """
+        del layout
         if target.suffix not in self.suffixes:
             raise OutputError(
                 f"{target}: {self.path} is compressed into a file of its own format, {self.format}: the name must "
                 f"end in {' or '.join(self.suffixes)} (rmt-compress export writes its tensors as a state dict)"
             )
+        return True
 
     def _adopt_manifest(self) -> None:
         """Take this package's manifest out of `metadata`, where there is one, and hold the tensors against it.

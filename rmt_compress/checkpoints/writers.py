@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.files import open_file
 from rmt_compress.checkpoints.layouts import (
@@ -72,6 +72,7 @@ def write_checkpoint(
     manifest: Manifest | None = None,
     metadata: Mapping[str, str] | None = None,
     ties: Mapping[str, str] | None = None,
+    carried: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> WrittenFile:
     """Write tensors to a ``.safetensors`` or `torch.save` file, in the order they come.
@@ -90,6 +91,7 @@ def write_checkpoint(
         manifest: stored with the tensors; None for a plain file.
         metadata: text entries; None for those of the manifest. A plain `torch.save` file has no place for them.
         ties: other name -> the name a shared tensor is stored under; None for those of the manifest.
+        carried: what else a `torch.save` file with a manifest is to hold, by top-level key.
         progress: called with (done, total, name) after each tensor.
 
     Raises:
@@ -114,7 +116,9 @@ def write_checkpoint(
     with replacing(target) as temporary:
         with (
             temporary.open("wb") as file,
-            closing(TorchWriter(target, file) if in_torch else SafetensorsWriter(target, file, reserved)) as writer,
+            closing(
+                TorchWriter(target, file, carried) if in_torch else SafetensorsWriter(target, file, reserved)
+            ) as writer,
         ):
             for name, given in tensors:
                 if name in ties:

@@ -55,6 +55,7 @@ def _heading(description: Description) -> list[str]:
             lines.append(f" settings      {settings or 'none recorded'}")
     if description.architecture is not None:
         lines.append(f" architecture  {description.architecture}")
+    lines += [f" beside it     {entry.name} ({entry.kind})" for entry in description.beside]
     return [printable(line) for line in lines]
 
 
