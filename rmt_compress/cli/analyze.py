@@ -48,8 +48,8 @@ def analyze(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="A .safetensors, .pt, .pth, .bin or .ckpt file, a Hugging Face folder or an *.index.json; "
-            "without it, the only checkpoint in the current folder.",
+            help="A .safetensors, .pt, .pth, .bin, .ckpt, .pt2 or .onnx file, a Hugging Face folder or an "
+            "*.index.json; without it, the only checkpoint in the current folder.",
             show_default=False,
         ),
     ] = None,

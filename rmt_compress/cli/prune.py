@@ -57,7 +57,8 @@ def prune(
             "-o",
             "--output",
             metavar="OUT",
-            help="The smaller file, .safetensors or .pt; by default the input's name with .pruned in it.",
+            help="The smaller file, .safetensors or .pt, or of the input's own format where that carries a graph "
+            "(.onnx, .pt2); by default the input's name with .pruned in it.",
             show_default=False,
         ),
     ] = None,
