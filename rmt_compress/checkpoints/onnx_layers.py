@@ -217,6 +217,8 @@ def _weight(graph: OnnxGraph, stored: StoredTensor) -> Weight:
     skip, whole = role.skip, role.whole
     if dtype in _SHORT:
         skip = f"quantized: stored as {dtype} for {graph.operator(first.use.place)}"
+    if any(to not in DTYPES or DTYPES[to][0] not in FLOAT_DTYPES for to in first.view.casts):
+        whole = whole or "turned into whole numbers on the way"
     if len(everywhere) > len(uses):
         whole = whole or "an output of the graph as well"
     for use, other in others:

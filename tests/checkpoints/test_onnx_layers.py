@@ -150,9 +150,11 @@ def test_weights_that_must_stay_whole(tmp_path):
         helper.make_node("MatMul", ["twice", "b"], ["c"], name="left"),
         helper.make_node("MatMul", ["p", "q"], ["pq"]),
         helper.make_node("Gather", ["only", "ids"], ["d"]),
+        helper.make_node("Cast", ["rounded"], ["whole"], to=INT64),
+        helper.make_node("MatMul", ["ids", "whole"], ["f"]),
         helper.make_node("Add", ["c", "pq"], ["y"]),
     ]
-    names = ("table", "twice", "p", "q", "only")
+    names = ("table", "twice", "p", "q", "only", "rounded")
     built = bare(nodes, {name: ones(40, 40) for name in names})
     built.graph.output.append(helper.make_tensor_value_info("only", FLOAT, None))
     layers = layers_of(built, tmp_path)
@@ -162,6 +164,7 @@ def test_weights_that_must_stay_whole(tmp_path):
         "p": ("linear", "multiplied with another weight, not with inputs"),
         "q": ("linear_transposed", "multiplied with another weight, not with inputs"),
         "only": ("embedding", "an output of the graph as well"),
+        "rounded": ("linear_transposed", "turned into whole numbers on the way"),
     }
     assert split_refusal(layers["table"]) == "used in another way by Gather "
 
