@@ -82,6 +82,8 @@ class Network:
         layer = next(each for each in ModuleCheckpoint(self.model).layers() if each.tensor == tensor)
         module = self.model.get_submodule(tensor.removesuffix("weight").removesuffix("."))
         new = split_module_empty(module, rank, name=layer.name).to_empty(device="cpu")
+        # The bias stays the very parameter: a later cut takes it from the template.
+        new.get_submodule("up").register_parameter("bias", module._parameters["bias"])
         self.model = replace_module(self.model, module, new)
         self.remember(layer, module, rank)
 

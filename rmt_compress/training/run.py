@@ -205,7 +205,8 @@ class Run:
             sparsify_model(self._network.model, threshold)
             event = {"event": "sparsify", "epoch": epoch, "threshold": threshold}
             self._evaluated(event, {})
-        self._evaluated({"event": "end", "epoch": epoch, "reason": why}, {}, elapsed=self._elapsed())
+        end = {"event": "end", "epoch": epoch, "reason": why, "processes": self._workers.count}
+        self._evaluated(end, {}, elapsed=self._elapsed())
         self._save(epoch, ended=why)
 
     def _evaluated(self, event: dict[str, Any], seconds: dict[str, float], **more: object) -> float:

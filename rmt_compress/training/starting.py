@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.errors import SettingsError
+from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.model_loading import ARCH_HINT, architecture_of, load_model
 from rmt_compress.training.state import Snapshot
 
@@ -76,5 +76,12 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
         factorized = checkpoint.manifest.factorized if checkpoint.manifest is not None else ()
         digest = file_digest(checkpoint.files)
     splits = [(layer.weight, layer.rank) for layer in factorized]
-    snapshot = Snapshot(splits, dict(model.state_dict()))
+    weights = dict(model.state_dict())
+    damaged = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if damaged:
+        raise CheckpointError(
+            f"{source}: {', '.join(damaged[:6])} hold NaN or Inf: nothing can be trained from there; take an "
+            "earlier checkpoint"
+        )
+    snapshot = Snapshot(splits, weights)
     return Start(str(architecture), architecture.build, snapshot, source, digest)
