@@ -17,7 +17,7 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
-from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP
+from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP, LIMIT_HELP
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Progress
@@ -72,11 +72,9 @@ def sweep(
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = 0.1,
     limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False
-        ),
+        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
