@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,74 @@ def check_output_folder(target: Path, *, force: bool) -> None:
         raise OutputError(f"{target}: is a file; give the name of a folder")
     if target.is_dir() and not force and any(target.iterdir()):
         raise OutputError(f"{target}: the folder is not empty; choose another or add --force")
+
+
+def check_new_folder(target: Path, *, force: bool, known_by: str, keep: tuple[Path, ...]) -> None:
+    """Refuse a folder to be made in one piece where it would destroy something.
+
+    Args:
+        target: the folder.
+        force: whether one that is there may be replaced; an empty one always may.
+        known_by: a file without which a folder is never replaced, forced or not.
+        keep: folders that must neither be the target nor lie in it, nor hold it.
+
+    Raises:
+        OutputError: naming the folder and the way out.
+    """
+    here = target.resolve()
+    for folder in keep:
+        other = folder.resolve()
+        if here == other:
+            raise OutputError(f"{target}: the output is the input; give another name")
+        if here in other.parents or other in here.parents:
+            raise OutputError(f"{target}: one of output and input lies in the other; give another name")
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target}: is a file; give the name of a folder")
+    if target.is_dir() and any(target.iterdir()):
+        if not force:
+            raise OutputError(f"{target}: the folder is not empty; choose another or add --force")
+        if target.is_symlink() or not (target / known_by).is_file():
+            raise OutputError(
+                f"{target}: holds no {known_by} and is not replaced, even with --force; delete it first"
+            )
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder {target.parent} does not exist; make it first")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: the folder {target.parent} is not writable")
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
+
+    A folder that is there is set aside first, put back if the renaming fails, and removed in the end.
+
+    Raises:
+        OutputError: the folder cannot be written or is full.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    aside = temporary.with_name(f"{temporary.name}.old")
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)
+        if target.exists():
+            target.rename(aside)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if aside.exists():
+                aside.rename(target)
+            raise
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rmt_compress.errors import PlanError, SettingsError
+from rmt_compress.layers.factors import untransposed
 from rmt_compress.layers.low_rank import split_parameters, split_refusal
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.rank_rules import RANK_RULES, RankRule, rank_to_keep
@@ -294,7 +295,7 @@ def may_sparsify(layer: Layer) -> bool:
     return (
         _sparsification_refusal(layer) is None
         and not _is_tied(layer)
-        and (layer.kind == "recurrent" or layer.tensor.endswith("weight"))
+        and (layer.kind == "recurrent" or layer.stored.endswith("weight"))
     )
 
 
@@ -317,7 +318,7 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         refusal = f"a split at rank {rank} would not be smaller ({after:,} of {before:,} parameters)"
     if refusal is None:
         return "factorized", rank, f"rank {rank} of {fit.p}: {because}"
-    if settings.when_not_smaller == "truncate" and rank < fit.p and not _is_tied(layer):
+    if settings.when_not_smaller == "truncate" and rank < fit.p and not (_is_tied(layer) or layer.fixed):
         return "truncated", rank, f"rank {rank} of {fit.p} in its own shape: {refusal}"
     return "kept", None, refusal
 
@@ -335,8 +336,10 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
         return f"a {decision.action} layer needs a rank"
     if (reason := layer.skip_reason(min_size=1, embeddings=True)) is not None or layer.matrix is None:
         return f"cannot be {decision.action}: {reason}"
+    if layer.fixed is not None:
+        return f"cannot be {decision.action}: {layer.fixed}"
     # The groups of a convolution and whether it is transposed are often known to a module only.
-    if decision.kind not in (layer.kind, layer.kind.replace("conv", "conv_transpose")):
+    if layer.kind not in (decision.kind, untransposed(decision.kind)):
         return f"is of kind {layer.kind} here, {decision.kind} in the plan"
     if decision.rank > min(layer.matrix):
         return f"rank {decision.rank} is above its {min(layer.matrix)} singular values"
@@ -350,10 +353,10 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
 
 def _sparsification_refusal(layer: Layer) -> str | None:
     """Why no entry of a tensor may be zeroed: biases, norms, embedding tables, buffers, whole numbers."""
-    if layer.kind not in ("linear", "recurrent") and not layer.kind.startswith("conv"):
+    if layer.kind not in ("linear", "linear_transposed", "recurrent") and not layer.kind.startswith("conv"):
         return f"no entry of a tensor of kind {layer.kind} may be zeroed"
-    if layer.skip is not None:
-        return f"none of its entries may be zeroed: {layer.skip}"
+    if (reason := layer.skip or layer.fixed) is not None:
+        return f"none of its entries may be zeroed: {reason}"
     if layer.dtype not in FLOAT_DTYPES:
         return f"none of its entries may be zeroed: stored as {layer.dtype}"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rmt_compress.compression import LayerOutcome
 from rmt_compress.errors import CheckpointError
 from rmt_compress.evaluation import file_size
 from rmt_compress.files import check_output, replacing
+from rmt_compress.model_folders import CONFIG, check_folder_output, is_folder_output, source_folder, write_folder
 from rmt_compress.plan import Plan, PlanSettings, make_plan
 from rmt_compress.saving import write_compressed
 
@@ -107,10 +109,15 @@ class PruneResult:
 
 
 def default_output(source: Path) -> Path:
-    """The source's name with ``.pruned`` before its suffix; of a folder or an index, a safetensors file beside."""
-    if source.is_dir() or source.name.endswith(".index.json"):
-        folder = (source if source.is_dir() else source.parent).resolve()
-        return folder.parent / f"{folder.name}.pruned.safetensors"
+    """The source's name with ``.pruned`` before its suffix.
+
+    Of a folder or an index it lies beside the folder: a safetensors file, or where the folder is a Hugging Face
+    model, with a ``config.json``, another folder, ``…-pruned``.
+    """
+    if (folder := source_folder(source)) is not None:
+        folder = folder.resolve()
+        name = f"{folder.name}-pruned" if (folder / CONFIG).is_file() else f"{folder.name}.pruned.safetensors"
+        return folder.parent / name
     return source.with_name(f"{source.stem}.pruned{source.suffix}")
 
 
@@ -135,7 +142,7 @@ def prune(
 
     Args:
         source: the checkpoint.
-        output: the file to write; None for `default_output`.
+        output: the file to write, or, of a folder, the folder; None for `default_output`.
         analysis: settings of the analysis.
         plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
         layout: ``factorized`` or ``dense``.
@@ -152,13 +159,16 @@ def prune(
     """
     path = Path(source)
     target = default_output(path) if output is None else Path(output)
+    to_folder = is_folder_output(path, target)
     with open_checkpoint(path) as checkpoint:
         if checkpoint.manifest is not None:
             raise CheckpointError(
                 f"{path}: is compressed already; prune the original, or multiply the factors again first: "
                 f"rmt-compress export {path} -o dense{path.suffix}"
             )
-        if not dry_run:
+        if not dry_run and to_folder:
+            check_folder_output(path, target, force=force)
+        elif not dry_run:
             check_suffix(target)
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
@@ -172,7 +182,8 @@ def prune(
         if dry_run or not result.changes:
             return result
         outcomes: list[LayerOutcome] = []
-        file = write_compressed(
+        write = partial(write_folder, source=path) if to_folder else write_compressed
+        file = write(
             checkpoint,
             result.plan,
             target,

@@ -12,6 +12,7 @@ from rmt_compress.checkpoints.compressed import DenseView
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY, FactorizedLayer, Layout, make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
 from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.factors import untransposed
 from rmt_compress.layers.low_rank import module_refusal, split_module
 
 if TYPE_CHECKING:
@@ -135,10 +136,10 @@ def load(path: str | PathLike[str], model: torch.nn.Module) -> torch.nn.Module:
         transposed = _check_fits(checkpoint, layers, model)
         state = {name: checkpoint.read(name) for name in checkpoint.tensors}
     for layer in transposed:
-        # Read as a convolution from a file that could not tell; the factors change their roles.
+        # Read as stored the plain way from a file that could not tell; the factors change their roles.
         down, up = state[layer.down], state[layer.up]
         state[layer.down] = up.reshape(up.shape[:2]).T.reshape(layer.rank, -1, *[1] * (up.dim() - 2)).contiguous()
-        state[layer.up] = down
+        state[layer.up] = down if up.dim() > 2 else down.T.contiguous()
     places: dict[torch.nn.Module, list[str]] = {}
     for place, module in model.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(place)
@@ -185,7 +186,7 @@ def _check_fits(
     """Compare file and model under the original names.
 
     Returns:
-        the layers that are convolutions in the file and transposed ones of the same shape in the model.
+        the layers that are stored the plain way as the file says, and transposed as the model says.
 
     Raises:
         CheckpointError: naming every tensor that does not match.
@@ -217,7 +218,7 @@ def _check_fits(
         own = kinds.get(layer.weight)
         if own is None or own.shape != layer.shape:
             continue
-        if own.kind.replace("_transpose", "") != layer.kind.replace("_transpose", "") or own.groups > 1:
+        if untransposed(own.kind) != untransposed(layer.kind) or own.groups > 1:
             problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}")
             continue
         module = model.get_submodule(layer.down.removesuffix("down.weight").removesuffix("."))

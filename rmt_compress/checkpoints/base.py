@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import TensorInfo, infer_layers
 from rmt_compress.layers.matrix_view import Layer
+from rmt_compress.layers.parametrized import compose
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,16 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: no such tensor, one without values, or the file no longer holds what it promised.
         """
+
+    def weight(self, layer: Layer) -> torch.Tensor:
+        """The weight of a layer, of its shape: a tensor, some rows of one, or what several are computed into.
+
+        Raises:
+            CheckpointError: see `read`.
+        """
+        whole = layer.composition
+        weight = self.read(layer.stored) if whole is None else compose(whole, self.read)
+        return weight if layer.part is None else weight[layer.part.start : layer.part.stop]
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""

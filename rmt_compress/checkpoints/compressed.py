@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
-from rmt_compress.errors import CheckpointError, printable
+from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.factors import join_factors
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
@@ -47,8 +47,7 @@ class CompressedCheckpoint(Checkpoint):
         self.format = f"{stored.format}, compressed"
         self.metadata = texts
         self.manifest: Manifest = manifest
-        source = f" from {manifest.source.name}" if manifest.source else ""
-        self.notes = (*stored.notes, printable(f"Compressed by rmt-compress {manifest.tool_version}{source}."))
+        self.notes = (*stored.notes, manifest.sentence())
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

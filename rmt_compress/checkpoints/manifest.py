@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
-from rmt_compress.errors import CheckpointError, PlanError
+from rmt_compress.errors import CheckpointError, PlanError, printable
 from rmt_compress.layers.factors import factor_shapes
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.low_rank import factor_names
@@ -129,6 +129,11 @@ class Manifest(_Record):
             if layer.bias not in (None, _bias_of(layer.weight)):
                 raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
         return self
+
+    def sentence(self) -> str:
+        """What wrote the file and from what, for a user."""
+        source = f" from {self.source.name}" if self.source else ""
+        return printable(f"Compressed by rmt-compress {self.tool_version}{source}.")
 
     def to_json(self) -> str:
         """The manifest as one line of JSON, `metadata` left out."""
@@ -305,7 +310,7 @@ def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) 
     problems = []
     expected = dict(zip((layer.down, layer.up), factor_shapes(layer.kind, layer.shape, layer.rank), strict=True))
     if layer.bias is not None:
-        outputs = layer.shape[1] if layer.kind.startswith("conv_transpose") else layer.shape[0]
+        outputs = layer.shape[1] if "transpose" in layer.kind else layer.shape[0]
         expected[layer.up_bias] = (outputs,)
     for name, shape in expected.items():
         if name not in tensors:

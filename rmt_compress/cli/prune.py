@@ -56,7 +56,8 @@ def prune(
             "-o",
             "--output",
             metavar="OUT",
-            help="The smaller file, .safetensors or .pt; by default the input's name with .pruned in it.",
+            help="The smaller file, .safetensors or .pt, or of a Hugging Face folder a folder; by default the "
+            "input's name with .pruned in it.",
             show_default=False,
         ),
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.low_rank import Factors, factor_tensors
-from rmt_compress.layers.matrix_view import Layer, LayerKind, as_matrix
+from rmt_compress.layers.matrix_view import Layer, LayerKind, as_matrix, as_weight
 from rmt_compress.plan import Action, LayerDecision, Plan
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def compress_weight(
             if split:
                 tensors = factor_tensors(layer, *truncated_svd_factors(matrix, decision.rank))
             else:
-                tensors = [truncate(matrix, decision.rank).reshape(layer.shape)]
+                tensors = [as_weight(layer, truncate(matrix, decision.rank))]
         except NonFiniteError as error:
             raise CompressionError(
                 f"{layer.tensor}: holds NaN or Inf and cannot be cut to a rank; leave it out (exclude)"

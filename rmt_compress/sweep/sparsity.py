@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rmt_compress.errors import SettingsError
+from rmt_compress.layers.matrix_view import as_weight
 from rmt_compress.layers.sparsification import count_nonzero, sparsify
 from rmt_compress.plan import make_plan
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
@@ -112,6 +113,5 @@ def _thresholds(pieces: Mapping[str, Factors], counts: Sequence[int]) -> list[fl
 def _joined(target: SweepTarget, tensor: str, factors: Factors) -> torch.Tensor:
     if len(factors) == 1:
         return factors[0]
-    weight = target.weight(tensor)
-    assert weight is not None
-    return (factors[0] @ factors[1]).reshape(weight.shape)
+    layer = next(layer.layer for layer in target.analysis.analyzed if layer.layer.tensor == tensor)
+    return as_weight(layer, factors[0] @ factors[1])
