@@ -295,7 +295,7 @@ def may_sparsify(layer: Layer) -> bool:
     return (
         _sparsification_refusal(layer) is None
         and not _is_tied(layer)
-        and (layer.kind == "recurrent" or layer.stored.endswith("weight"))
+        and (layer.in_graph or layer.kind == "recurrent" or layer.stored.endswith("weight"))
     )
 
 

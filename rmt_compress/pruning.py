@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.analysis import Analysis, AnalysisSettings, Progress, analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.writers import check_suffix
+from rmt_compress.checkpoints.graph import GraphCheckpoint
+from rmt_compress.checkpoints.writers import SUFFIXES, TORCH_SUFFIXES, check_suffix
 from rmt_compress.compression import LayerOutcome
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, OutputError, SettingsError, printable
 from rmt_compress.evaluation import file_size
 from rmt_compress.files import check_output, replacing
 from rmt_compress.model_folders import CONFIG, check_folder_output, is_folder_output, source_folder, write_folder
@@ -20,7 +21,10 @@ from rmt_compress.plan import Plan, PlanSettings, make_plan
 from rmt_compress.saving import write_compressed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.carrying import Carried
     from rmt_compress.checkpoints.manifest import Layout
     from rmt_compress.evaluation import Evaluation
 
@@ -131,6 +135,9 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     arch: str | None = None,
+    trust: bool = False,
+    weights: str | None = None,
+    carry_over: bool = False,
     dry_run: bool = False,
     force: bool = False,
     jobs: int | None = None,
@@ -149,6 +156,9 @@ def prune(
         save_plan: where to write the plan as JSON.
         data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
         arch: the network, where the file does not say; needed with `data` only.
+        trust: see `open_checkpoint`.
+        weights: see `open_checkpoint`.
+        carry_over: whether to write what else a training checkpoint holds into the output too (`.pt` and its like).
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
         jobs: layers analysed at once.
@@ -158,22 +168,30 @@ def prune(
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
     path = Path(source)
-    target = default_output(path) if output is None else Path(output)
-    to_folder = is_folder_output(path, target)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, trust=trust, weights=weights) as checkpoint:
+        graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
+        target = default_output(path) if output is None else Path(output)
+        to_folder = is_folder_output(path, target)
+        if output is None and graph is not None and not graph.holds(layout) and target.suffix not in SUFFIXES:
+            target = target.with_suffix(".safetensors")
         if checkpoint.manifest is not None:
-            raise CheckpointError(
-                f"{path}: is compressed already; prune the original, or multiply the factors again first: "
-                f"rmt-compress export {path} -o dense{path.suffix}"
-            )
+            again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
+            raise CheckpointError(f"{path}: is compressed already; prune the original{'' if graph else again}")
         if not dry_run and to_folder:
             check_folder_output(path, target, force=force)
         elif not dry_run:
-            check_suffix(target)
+            if graph is None or not graph.writes_own_format(target, layout):
+                check_suffix(target)
+                if graph is not None and data is not None:
+                    alone = "a state dict does not run by itself; leave out --data, or add --layout dense"
+                    raise SettingsError([f"{target}: {alone}"])
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
-        measure = None if data is None else _Measurement(path, target, data, arch, force=force)
+        carried = _carried(checkpoint, target) if carry_over else None
+        measure = (
+            None if data is None else _Measurement(checkpoint, path, target, data, arch, trust=trust, force=force)
+        )
         result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
             with replacing(save_plan) as temporary:
@@ -182,7 +200,8 @@ def prune(
         if dry_run or not result.changes:
             return result
         outcomes: list[LayerOutcome] = []
-        write = partial(write_folder, source=path) if to_folder else write_compressed
+        beside = carried.entries if carried else None
+        write = partial(write_folder, source=path) if to_folder else partial(write_compressed, carried=beside)
         file = write(
             checkpoint,
             result.plan,
@@ -192,8 +211,31 @@ def prune(
             outcomes=outcomes,
             progress=progress,
         )
-    result = replace(result, output=str(target), outcomes=tuple(outcomes), bytes_out=file.bytes)
+    result = replace(
+        result,
+        output=str(target),
+        outcomes=tuple(outcomes),
+        bytes_out=file.bytes,
+        notes=(*result.notes, *file.notes, *(_carried_notes(carried) if carried else ())),
+    )
     return result if measure is None else measure.of(result, progress)
+
+
+def _carried(checkpoint: Checkpoint, target: Path) -> Carried:
+    """What the file holds beside its weights.
+
+    Raises:
+        OutputError: the output cannot hold it.
+    """
+    if target.suffix not in TORCH_SUFFIXES or isinstance(checkpoint, GraphCheckpoint):
+        raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")
+    return checkpoint.carried()
+
+
+def _carried_notes(carried: Carried) -> list[str]:
+    notes = [f"carried over as it was: {', '.join(carried.entries) or 'nothing'}"]
+    notes += [f"{name} was left out: {why}" for name, why in carried.left]
+    return [printable(note) for note in notes]
 
 
 def _plan(
@@ -217,7 +259,7 @@ def _plan(
         plan=plan,
         outcomes=(),
         notes=checkpoint.notes,
-        bytes_in=file_size(path),
+        bytes_in=file_size(checkpoint),
     )
 
 
@@ -231,7 +273,17 @@ def _entries(shape: Sequence[int]) -> int:
 class _Measurement:
     """What ``--data`` adds; data and network are opened first, so that a mistake is told before any work."""
 
-    def __init__(self, source: Path, target: Path, data: str, arch: str | None, *, force: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        source: Path,
+        target: Path,
+        data: str,
+        arch: str | None,
+        *,
+        trust: bool,
+        force: bool,
+    ) -> None:
         from rmt_compress.data import load_data
         from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import check_sweep_outputs
@@ -240,22 +292,32 @@ class _Measurement:
         check_sweep_outputs([self.stem], force=force, inputs=(source,))
         self.dataset = load_data(data, split="test", allow_partial=True)
         self.arch = arch
-        self.model = load_model(source, arch=arch)
+        self.checkpoint = checkpoint
+        self.trust = trust
+        self.model = load_model(checkpoint, arch=arch)
+
+    def _smaller(self, output: str) -> nn.Module:
+        from rmt_compress.checkpoints.pickled_modules import PickledModuleFile
+        from rmt_compress.model_loading import load_model
+        from rmt_compress.saving import load
+
+        if self.arch is None and isinstance(self.checkpoint, PickledModuleFile):
+            return load(output, load_model(self.checkpoint)).eval()
+        return load_model(open_checkpoint(output, trust=self.trust), arch=self.arch)
 
     def of(self, result: PruneResult, progress: Progress | None) -> PruneResult:
         """The result with both networks measured, and accuracy against rank drawn beside the output."""
         from rmt_compress.evaluation import compare
-        from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import write_sweep
         from rmt_compress.sweep import SweepTarget, sweep_rank
 
         assert result.output is not None
-        smaller = load_model(result.output, arch=self.arch)
+        smaller = self._smaller(result.output)
         after, before = compare(
             smaller,
             self.model,
             self.dataset,
-            paths=(result.output, result.source),
+            paths=(result.output, self.checkpoint),
             progress=progress and (lambda done, total, _: progress(done, total, "accuracy")),
         )
         written = result.written

@@ -18,6 +18,7 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
+from rmt_compress.cli.opening import Trust, Weights
 
 
 class LayoutChoice(enum.StrEnum):
@@ -132,6 +133,16 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
+    weights: Weights = None,
+    carry_over: Annotated[
+        bool,
+        typer.Option(
+            "--carry-over",
+            help="Write what else a training checkpoint holds into the smaller .pt file too; the optimizer's state "
+            "no longer fits and is left out.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and report, write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite output files that exist.")] = False,
@@ -186,6 +197,9 @@ def prune(
             save_plan=save_plan,
             data=data,
             arch=arch,
+            trust=trust,
+            weights=weights,
+            carry_over=carry_over,
             dry_run=dry_run,
             force=force,
             jobs=jobs,

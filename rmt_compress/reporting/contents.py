@@ -61,6 +61,8 @@ def _origin(description: Description) -> Table:
             facts["settings"] = ", ".join(f"{key}={value}" for key, value in given.items()) or "none recorded"
     if description.architecture is not None:
         facts["architecture"] = description.architecture
+    if description.beside:
+        facts["beside it"] = ", ".join(f"{entry.name} ({entry.kind})" for entry in description.beside)
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in facts.items():
         table.add_row(f" {name}", Text(printable(value)))

@@ -127,10 +127,10 @@ class Cycle:
             matrices = factor_matrices(layer.kind, network.factors(decision.tensor))
             factors = factor_tensors(layer, *truncate_product(*matrices, decision.rank))
             network.split_again(decision.tensor, factors)
-        rest = tuple(decision for decision in cut.plan.layers if decision.tensor not in network.pairs)
-        hidden = {name for pair in network.pairs.values() for name in (pair.layer.bias,) if name}
-        plan = Plan(layers=tuple(decision for decision in rest if decision.tensor not in hidden))
-        network.model = compress(network.model, plan, inplace=True)
+        biases = {pair.layer.bias for pair in network.pairs.values()}  # under other names by now
+        elsewhere = {*network.pairs, *biases}
+        whole = tuple(decision for decision in cut.plan.layers if decision.tensor not in elsewhere)
+        network.model = compress(network.model, Plan(layers=whole), inplace=True)
         ranks = {decision.tensor: decision.rank for decision in cut.plan.layers}
         for name, template in before.items():
             network.remember(layers[name].layer, template, ranks[name] or 0)

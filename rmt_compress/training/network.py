@@ -46,11 +46,16 @@ class OriginalView(DenseView):
 
     def __init__(self, inner: ModuleCheckpoint, pairs: Iterable[Pair]) -> None:
         super().__init__(inner)
-        known = {layer.tensor: layer for layer in inner.layers()}
-        known |= {pair.layer.tensor: pair.layer for pair in pairs}
-        self._layers = tuple(known[name] for name in self.tensors if name in known)
-        # Biases of layers that stand as two have another name inside.
-        self._layers += tuple(layer for layer in super().layers() if layer.tensor not in known)
+        by_down = {factor_names(pair.layer.tensor).down: pair.layer for pair in pairs}
+        ups = {factor_names(layer.tensor).up for layer in by_down.values()}
+        biases = {factor_names(layer.tensor).bias: layer.bias for layer in by_down.values() if layer.bias}
+        self._layers = tuple(
+            replace(layer, name=biases[layer.tensor], tensor=biases[layer.tensor])
+            if layer.tensor in biases
+            else by_down.get(layer.tensor, layer)
+            for layer in inner.layers()
+            if layer.tensor not in ups
+        )
 
     def layers(self) -> tuple[Layer, ...]:
         """Whole layers as their modules say, the others as they were when they were split."""
