@@ -26,7 +26,6 @@ from rmt_compress.checkpoints.state_dicts import (
     is_expanded,
 )
 from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -82,16 +81,6 @@ class TorchFile(Checkpoint):
         stripped = (f"Took {self._prefix!r} off every name.",) if self._prefix else ()
         self.notes = () if compressed else tuple(map(printable, (*found.notes, *stripped)))
         self._state: Mapping[str, torch.Tensor] | None = found.tensors
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names (without common prefixes), shapes and types in the state dict's order."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared tensor -> its other names."""
-        return self._ties
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor called `name`, on the CPU; sparse and quantized ones as they are.
