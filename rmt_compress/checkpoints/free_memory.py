@@ -37,6 +37,5 @@ def check_fits_memory(needed: int, what: str) -> None:
     free = free_memory()
     if free is not None and needed > free:
         raise CheckpointError(
-            f"{what} takes {needed:,} bytes of memory, {free:,} are free; use a machine with more, or the factors "
-            "as they are (rmt_compress.load)"
+            f"{what} takes {needed:,} bytes of memory, {free:,} are free; use a machine with more"
         )
