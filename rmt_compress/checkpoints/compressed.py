@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, printable
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.layers.sparse import BITS, SHAPE, VALUES, SparseTensor, decode, sparse_shape
