@@ -131,6 +131,7 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     arch: str | None = None,
+    fold_batchnorm: bool = False,
     dry_run: bool = False,
     force: bool = False,
     jobs: int | None = None,
@@ -148,7 +149,8 @@ def prune(
         layout: ``factorized`` or ``dense``.
         save_plan: where to write the plan as JSON.
         data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
-        arch: the network, where the file does not say; needed with `data` only.
+        arch: the network, where the file does not say; needed with `data` and `fold_batchnorm` only.
+        fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
         jobs: layers analysed at once.
@@ -160,12 +162,13 @@ def prune(
     path = Path(source)
     target = default_output(path) if output is None else Path(output)
     to_folder = is_folder_output(path, target)
-    with open_checkpoint(path) as checkpoint:
-        if checkpoint.manifest is not None:
+    with open_checkpoint(path) as opened:
+        if opened.manifest is not None:
             raise CheckpointError(
                 f"{path}: is compressed already; prune the original, or multiply the factors again first: "
                 f"rmt-compress export {path} -o dense{path.suffix}"
             )
+        checkpoint = _folded(opened, path, arch) if fold_batchnorm else opened
         if not dry_run and to_folder:
             check_folder_output(path, target, force=force)
         elif not dry_run:
@@ -173,7 +176,7 @@ def prune(
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
-        measure = None if data is None else _Measurement(path, target, data, arch, force=force)
+        measure = None if data is None else _Measurement(path, target, data, arch, fold_batchnorm, force=force)
         result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
             with replacing(save_plan) as temporary:
@@ -221,6 +224,13 @@ def _plan(
     )
 
 
+def _folded(checkpoint: Checkpoint, path: Path, arch: str | None) -> Checkpoint:
+    from rmt_compress.batchnorm import FoldedCheckpoint
+    from rmt_compress.model_loading import load_model
+
+    return FoldedCheckpoint(checkpoint, load_model(path, arch=arch))
+
+
 def _entries(shape: Sequence[int]) -> int:
     count = 1
     for size in shape:
@@ -231,7 +241,10 @@ def _entries(shape: Sequence[int]) -> int:
 class _Measurement:
     """What ``--data`` adds; data and network are opened first, so that a mistake is told before any work."""
 
-    def __init__(self, source: Path, target: Path, data: str, arch: str | None, *, force: bool) -> None:
+    def __init__(
+        self, source: Path, target: Path, data: str, arch: str | None, folded: bool, *, force: bool
+    ) -> None:
+        from rmt_compress.batchnorm import fold_batchnorm
         from rmt_compress.data import load_data
         from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import check_sweep_outputs
@@ -240,7 +253,8 @@ class _Measurement:
         check_sweep_outputs([self.stem], force=force, inputs=(source,))
         self.dataset = load_data(data, split="test", allow_partial=True)
         self.arch = arch
-        self.model = load_model(source, arch=arch)
+        model = load_model(source, arch=arch)
+        self.model = fold_batchnorm(model) if folded else model
 
     def of(self, result: PruneResult, progress: Progress | None) -> PruneResult:
         """The result with both networks measured, and accuracy against rank drawn beside the output."""

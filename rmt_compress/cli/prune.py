@@ -132,6 +132,14 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    fold_batchnorm: Annotated[
+        bool,
+        typer.Option(
+            "--fold-batchnorm",
+            help="Judge and cut convolutions together with the batch norm behind them; needs the network (--arch). "
+            "Try both: on our sample CNN it costs accuracy.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and report, write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite output files that exist.")] = False,
@@ -186,6 +194,7 @@ def prune(
             save_plan=save_plan,
             data=data,
             arch=arch,
+            fold_batchnorm=fold_batchnorm,
             dry_run=dry_run,
             force=force,
             jobs=jobs,
