@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY
-from rmt_compress.layers.factors import factor_shapes
 
 if TYPE_CHECKING:
+    from rmt_compress.checkpoints.base import Beside, Checkpoint
     from rmt_compress.checkpoints.manifest import Manifest
 
 SCHEMA = "rmt-compress/show/1"
@@ -63,6 +63,7 @@ class Description:
         bytes: its size on disk.
         architecture: the network in one word, where the file says.
         manifest: what a compressed file says of itself; None for every other checkpoint.
+        beside: what else a training checkpoint holds.
         layers: one per weight, bias or other tensor of the original network, in the file's order.
     """
 
@@ -71,6 +72,7 @@ class Description:
     bytes: int
     architecture: str | None
     manifest: Manifest | None
+    beside: tuple[Beside, ...]
     layers: tuple[LayerDescription, ...]
 
     @property
@@ -101,6 +103,7 @@ class Description:
             "layout": manifest.layout if manifest else None,
             "source": manifest.source.model_dump() if manifest and manifest.source else None,
             "settings": manifest.plan.settings if manifest and manifest.plan else None,
+            "beside": [entry._asdict() for entry in self.beside],
             "layers": [asdict(layer) for layer in self.layers],
             "totals": {
                 "parameters_before": self.parameters_before,
@@ -111,11 +114,13 @@ class Description:
         }
 
 
-def describe(path: str | PathLike[str], *, progress: Callable[[int, int, str], None] | None = None) -> Description:
-    """What the checkpoint at `path` holds; every tensor is read once to count its non-zeros.
+def describe(
+    source: str | PathLike[str] | Checkpoint, *, progress: Callable[[int, int, str], None] | None = None
+) -> Description:
+    """What a checkpoint holds; every tensor is read once to count its non-zeros.
 
     Args:
-        path: a file or folder.
+        source: a file or folder, or one opened.
         progress: called with (done, total, name) after each tensor.
 
     Raises:
@@ -123,7 +128,7 @@ def describe(path: str | PathLike[str], *, progress: Callable[[int, int, str], N
     """
     from rmt_compress.layers.sparsification import count_nonzero
 
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(source) as checkpoint:
         manifest = checkpoint.manifest
         plan = manifest.plan if manifest else None
         decisions = {decision.tensor: decision for decision in plan.layers} if plan else {}
@@ -149,7 +154,7 @@ def describe(path: str | PathLike[str], *, progress: Callable[[int, int, str], N
                     tensors=stored,
                     kind=decision.kind if decision else None,
                     shape=shape,
-                    factors=factor_shapes(pair.kind, pair.shape, pair.rank) if pair else (),
+                    factors=pair.factor_shapes if pair else (),
                     action=decision.action if decision else None,
                     rank=decision.rank if decision else None,
                     reason=decision.reason if decision else "",
@@ -161,10 +166,11 @@ def describe(path: str | PathLike[str], *, progress: Callable[[int, int, str], N
                 )
             )
         return Description(
-            path=str(path),
+            path=str(checkpoint.path),
             format=checkpoint.format,
             bytes=sum(file.stat().st_size for file in checkpoint.files),
             architecture=(manifest.architecture if manifest else None) or checkpoint.metadata.get(ARCHITECTURE_KEY),
             manifest=manifest,
+            beside=checkpoint.beside,
             layers=tuple(layers),
         )

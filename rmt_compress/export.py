@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.writers import SUFFIXES, write_checkpoint
 from rmt_compress.errors import MissingDependencyError, OutputError, SettingsError
 from rmt_compress.files import replacing
@@ -24,6 +25,8 @@ from rmt_compress.object_reference import one_line
 
 if TYPE_CHECKING:
     import torch
+
+    from rmt_compress.checkpoints import Checkpoint
 
 TOLERANCE = 1e-4
 """Largest difference of onnxruntime's outputs from torch's, as a share of the largest output if that is above 1."""
@@ -50,7 +53,7 @@ class Exported:
 
 
 def export(
-    source: str | PathLike[str],
+    source: str | PathLike[str] | Checkpoint,
     target: str | PathLike[str],
     *,
     arch: str | None = None,
@@ -64,7 +67,7 @@ def export(
     batch of any size; it is checked, run by onnxruntime and compared with torch before it gets its name.
 
     Args:
-        source: the checkpoint.
+        source: the checkpoint, or one opened.
         target: the file; an existing one is replaced.
         arch: the network, for ONNX; None for the one the file names. See `rmt_compress.architectures`.
         input_shape: of one sample, for ONNX; None where the architecture tells it.
@@ -78,7 +81,8 @@ def export(
     """
     path = Path(target)
     if path.suffix == ".onnx":
-        return _export_onnx(Path(source), path, arch, input_shape)
+        with open_checkpoint(source) as checkpoint:
+            return _export_onnx(checkpoint, path, arch, input_shape)
     if path.suffix not in SUFFIXES:
         raise OutputError(f"{path}: the name must end in {', '.join(SUFFIXES)} or .onnx")
     if input_shape is not None or arch is not None:
@@ -106,14 +110,20 @@ def check_onnx_installed() -> None:
             raise MissingDependencyError(package, "onnx", "an ONNX file")
 
 
-def _export_onnx(source: Path, target: Path, arch: str | None, input_shape: Sequence[int] | None) -> Exported:
+def _export_onnx(
+    checkpoint: Checkpoint, target: Path, arch: str | None, input_shape: Sequence[int] | None
+) -> Exported:
     check_onnx_installed()
     import torch
 
     from rmt_compress.model_loading import architecture_of, load_model
 
-    model = load_model(source, arch=arch).float()
-    shape = tuple(input_shape) if input_shape else _own_input_shape(source, arch or architecture_of(source) or "")
+    source = checkpoint.path
+    if isinstance(checkpoint, GraphCheckpoint) and target.suffix in checkpoint.suffixes:
+        raise SettingsError([f"{source}: is a graph in this very format already ({checkpoint.format}): copy it"])
+    model = load_model(checkpoint, arch=arch).float()
+    own = arch or architecture_of(checkpoint) or ""
+    shape = tuple(input_shape) if input_shape else _own_input_shape(source, own)
     size = sum(
         tensor.numel() * tensor.element_size() for tensor in itertools.chain(model.parameters(), model.buffers())
     )
@@ -138,7 +148,7 @@ def _export_onnx(source: Path, target: Path, arch: str | None, input_shape: Sequ
     return Exported(target, "onnx", size, difference)
 
 
-def _own_input_shape(source: Path, spec: str) -> tuple[int, ...]:
+def _own_input_shape(source: Path | None, spec: str) -> tuple[int, ...]:
     """Shape of one sample as the architecture tells it.
 
     Raises:

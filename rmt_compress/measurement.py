@@ -33,6 +33,10 @@ def count_macs(model: nn.Module, inputs: torch.Tensor) -> int:
     from torch import nn
     from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
+    if isinstance(model, GraphNetwork):
+        return model.multiply_adds(inputs)
     total = 0
 
     def hook(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.graph import GraphCheckpoint
+from rmt_compress.checkpoints.pickled_modules import PickledModuleFile
 from rmt_compress.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
@@ -21,13 +24,14 @@ if TYPE_CHECKING:
 ARCH_HINT = "--arch mlp:784,1000,10, cnn:… or package.module:callable"
 
 
-def load_model(path: str | PathLike[str], *, arch: str | None = None) -> nn.Module:
+def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = None) -> nn.Module:
     """The network in a checkpoint, in evaluation mode on the CPU.
 
     Args:
-        path: an ordinary checkpoint or a compressed file of this project.
+        source: an ordinary checkpoint or a compressed file of this project, or such a file opened.
         arch: the architecture, see `rmt_compress.architectures`; None for the one the file names. For a
-            compressed file it is the network as it was before compression.
+            compressed file it is the network as it was before compression. A file with a graph of its own takes
+            none, nor does a whole model whose file is trusted.
 
     Raises:
         CheckpointError: the file cannot be read, names no architecture, or holds other tensors than the
@@ -36,8 +40,15 @@ def load_model(path: str | PathLike[str], *, arch: str | None = None) -> nn.Modu
     """
     from rmt_compress.saving import load
 
-    path = Path(path)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(source) as checkpoint:
+        path = checkpoint.path
+        assert path is not None
+        if arch is None and isinstance(checkpoint, PickledModuleFile):
+            return copy.deepcopy(checkpoint.network)
+        if isinstance(checkpoint, GraphCheckpoint):
+            if arch is not None:
+                raise SettingsError([f"{path}: carries its own graph; leave out --arch {arch}"])
+            return checkpoint.module()
         architecture = _architecture(path, checkpoint, arch)
         original = _as_it_was(checkpoint)
         if not isinstance(architecture, architectures.UserModel):
@@ -45,7 +56,7 @@ def load_model(path: str | PathLike[str], *, arch: str | None = None) -> nn.Modu
             _check_shapes(path, original, _on_meta(path, architecture), str(architecture))
         model = architecture.build()
         _check_shapes(path, original, model, str(architecture))
-    return load(path, model).eval()
+        return load(checkpoint, model).eval()
 
 
 def _as_it_was(checkpoint: Checkpoint) -> Checkpoint:
@@ -57,13 +68,13 @@ def _as_it_was(checkpoint: Checkpoint) -> Checkpoint:
     return DenseView(checkpoint)
 
 
-def architecture_of(path: str | PathLike[str]) -> str | None:
-    """The architecture that the file at `path` names itself, as text; None where it names none.
+def architecture_of(source: str | PathLike[str] | Checkpoint) -> str | None:
+    """The architecture that a file names itself, as text; None where it names none.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(source) as checkpoint:
         return _named_architecture(checkpoint)
 
 

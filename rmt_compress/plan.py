@@ -271,15 +271,8 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     """The decision for one layer."""
     layer = analysis.layer
     action, rank, reason = _action(analysis, settings)
-    # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified. So
-    # may no tied weight, of which one place may be an embedding table, and no parameter that is no layer's weight.
-    sparsify = (
-        _sparsification_refusal(layer) is None
-        and not _is_tied(layer)
-        and (layer.kind == "recurrent" or layer.stored.endswith("weight"))
-        and analysis.finite
-        and not analysis.left_out
-    )
+    # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified.
+    sparsify = may_sparsify(layer) and analysis.finite and not analysis.left_out
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -290,6 +283,19 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
         sparsify=settings.sparsify if sparsify else None,
         sparsity=settings.sparsity if sparsify else None,
         reason=reason,
+    )
+
+
+def may_sparsify(layer: Layer) -> bool:
+    """Whether entries of a layer's weight may become zero.
+
+    Not so of a tied weight, of which one place may be an embedding table, nor of a parameter that is no layer's
+    weight.
+    """
+    return (
+        _sparsification_refusal(layer) is None
+        and not _is_tied(layer)
+        and (layer.in_graph or layer.kind == "recurrent" or layer.stored.endswith("weight"))
     )
 
 

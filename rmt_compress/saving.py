@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
+from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY, FactorizedLayer, Layout, make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
 from rmt_compress.errors import CheckpointError
+from rmt_compress.graph_saving import write_compressed_graph
 from rmt_compress.layers.factors import untransposed
 from rmt_compress.layers.low_rank import module_refusal, split_module
 
@@ -73,19 +75,22 @@ def write_compressed(
     *,
     layout: Layout = "factorized",
     architecture: str | None = None,
+    carried: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     outcomes: list[LayerOutcome] | None = None,
 ) -> WrittenFile:
     """Compress a checkpoint by a plan into a file, tensor by tensor.
 
-    From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough.
+    From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough. A checkpoint
+    with a graph of its own is written in its own format where that can hold the result.
 
     Args:
         checkpoint: what is compressed.
         plan: the decisions.
-        path: see `save`.
+        path: see `save`; for a checkpoint with a graph, one of its own suffixes.
         layout: ``dense`` keeps original names and shapes, and stores nothing sparse.
         architecture: the network in one word; None for what the checkpoint's metadata say.
+        carried: what else goes into a `torch.save` file, see `Checkpoint.carried`.
         progress: called with (tensors done, tensors in all, name).
         outcomes: what was done to each layer is appended to this list.
 
@@ -98,6 +103,16 @@ def write_compressed(
     from rmt_compress.compression import compress_tensors, compressed_outline, compressed_ties
 
     target = Path(path)
+    if isinstance(checkpoint, GraphCheckpoint) and checkpoint.writes_own_format(target, layout):
+        return write_compressed_graph(
+            checkpoint,
+            plan,
+            target,
+            layout=layout,
+            architecture=architecture,
+            progress=progress,
+            outcomes=outcomes,
+        )
     check_suffix(target)
     outline = compressed_outline(checkpoint, plan, layout=layout)
     metadata = dict(checkpoint.metadata)
@@ -112,14 +127,16 @@ def write_compressed(
         metadata=metadata,
     )
     tensors = compress_tensors(checkpoint, plan, layout=layout, outcomes=outcomes)
-    return write_checkpoint(target, tensors, outline.values(), manifest=manifest, progress=progress)
+    return write_checkpoint(
+        target, tensors, outline.values(), manifest=manifest, carried=carried, progress=progress
+    )
 
 
-def load(path: str | PathLike[str], model: torch.nn.Module) -> torch.nn.Module:
+def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> torch.nn.Module:
     """Put the weights of a file into a model, its layers split as they are in the file.
 
     Args:
-        path: a file written by `save`, or any other checkpoint of the model.
+        source: a file written by `save`, or any other checkpoint of the model; or such a file opened.
         model: as it was before compression. It is changed in place: every layer that the file holds as two
             becomes ``nn.Sequential(OrderedDict(down=…, up=…))`` with the layer's own stride, padding and so on; a
             layer that stands in several places stays one. Values take the types of the model's parameters.
@@ -131,7 +148,12 @@ def load(path: str | PathLike[str], model: torch.nn.Module) -> torch.nn.Module:
         CheckpointError: the file cannot be read, or it is of another model: every tensor that does not match is
             named, and the model is left as it was.
     """
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(source) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint):
+            raise CheckpointError(
+                f"{checkpoint.path}: carries its own graph and needs no model class to run; for its weights in a "
+                "model of your own use load_dense"
+            )
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
         transposed = _check_fits(checkpoint, layers, model)
         state = {name: checkpoint.read(name) for name in checkpoint.tensors}
@@ -160,7 +182,7 @@ def load(path: str | PathLike[str], model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def load_dense(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
+def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tensor]:
     """The tensors of a file under their original names, with their original shapes and types.
 
     Factors are multiplied (in float32, in float64 for float64 factors), sparse tensors decoded. Names of one
@@ -169,7 +191,7 @@ def load_dense(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: the file cannot be read, or holds something else than its manifest says.
     """
-    with DenseView(open_checkpoint(path)) as view:
+    with DenseView(open_checkpoint(source)) as view:
         first_names = {other: first for first, others in view.ties.items() for other in others}
         state: dict[str, torch.Tensor] = {}
         for name in view.tensors:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import TensorInfo, infer_layers
@@ -16,10 +16,23 @@ from rmt_compress.layers.parametrized import compose
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.checkpoints.carrying import Carried
     from rmt_compress.checkpoints.manifest import Manifest
 
 # Where a file compressed by this package keeps its manifest: in the safetensors metadata, beside a state dict.
 MANIFEST_KEY = "rmt_compress"
+
+
+class Beside(NamedTuple):
+    """Something a file holds beside its weights.
+
+    Attributes:
+        name: the keys that lead to it, with dots between.
+        kind: what it is, in a few words (``optimizer state``).
+    """
+
+    name: str
+    kind: str
 
 
 class Checkpoint(ABC):
@@ -34,6 +47,7 @@ class Checkpoint(ABC):
         notes: what was chosen or left out on opening, one sentence each, to be shown to the user.
         metadata: text entries the file carries beside its tensors.
         manifest: what a file compressed by this package says of itself; None for every other checkpoint.
+        beside: what else a training checkpoint holds; it is neither analysed nor compressed.
     """
 
     path: Path | None
@@ -41,6 +55,7 @@ class Checkpoint(ABC):
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
     manifest: Manifest | None = None
+    beside: tuple[Beside, ...] = ()
 
     @property
     @abstractmethod
@@ -85,6 +100,16 @@ class Checkpoint(ABC):
     def parameters(self) -> int:
         """Number of entries of all tensors, tied ones counted once."""
         return sum(layer.parameters for layer in self.layers())
+
+    def carried(self) -> Carried:
+        """What the file holds beside its weights and could be written beside smaller ones; see `carry`.
+
+        Raises:
+            CheckpointError: the file cannot be read again.
+        """
+        from rmt_compress.checkpoints.carrying import Carried
+
+        return Carried({}, ())
 
     def close(self) -> None:
         """Give back memory and open files; a second call does nothing, a later `read` opens them again."""

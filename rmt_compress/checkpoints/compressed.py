@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.factors import join_factors
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.layers.sparse import BITS, SHAPE, VALUES, SparseTensor, decode, sparse_shape
@@ -45,6 +44,7 @@ class CompressedCheckpoint(Checkpoint):
             self._tensors[other] = TensorInfo(other, info.shape, info.dtype, info.nbytes)
         self.path = stored.path
         self.format = f"{stored.format}, compressed"
+        self.beside = stored.beside
         self.metadata = texts
         self.manifest: Manifest = manifest
         self.notes = (*stored.notes, manifest.sentence())
@@ -147,6 +147,7 @@ class DenseView(Checkpoint):
         self.path = inner.path
         self.format = inner.format
         self.notes = inner.notes
+        self.beside = inner.beside
         self.metadata = inner.metadata
         layers = inner.manifest.factorized if inner.manifest else ()
         self._by_weight = {layer.weight: layer for layer in layers}
@@ -189,7 +190,7 @@ class DenseView(Checkpoint):
             return self._inner.read(self._biases.get(name, name))
         down, up = self._inner.read(layer.down), self._inner.read(layer.up)
         try:
-            return join_factors(layer.kind, layer.shape, down, up)
+            return layer.join(down, up)
         except (RuntimeError, MemoryError) as error:
             raise CheckpointError(f"{self.path}: {name} of {info.nbytes:,} bytes does not fit in memory") from error
 

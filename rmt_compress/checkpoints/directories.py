@@ -11,7 +11,7 @@ from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
 from rmt_compress.errors import CheckpointError, printable
 
-WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 # Hugging Face's names, best first; the later ones hold the same weights in an older format.
@@ -28,7 +28,7 @@ _USUAL = (
 _NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state\w*)\.(?:bin|pt|pth)")
 
 
-def open_directory(path: Path) -> Checkpoint:
+def open_directory(path: Path, *, trust: bool = False, weights: str | None = None) -> Checkpoint:
     """The one checkpoint in the directory at `path`.
 
     An index or a file under one of Hugging Face's usual names is taken first; else the one index, set of
@@ -61,7 +61,7 @@ def open_directory(path: Path) -> Checkpoint:
     shard = _SHARD.fullmatch(name)
     if shard:
         return _open_numbered(path, shard, files, notes)
-    checkpoint = open_file(path / name)
+    checkpoint = open_file(path / name, trust=trust, weights=weights)
     checkpoint.notes = (*notes, *checkpoint.notes)
     return checkpoint
 

@@ -4,29 +4,58 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rmt_compress.checkpoints.archives import archive_kind
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.recognition import recognize
 from rmt_compress.checkpoints.safetensors_files import SafetensorsFile
 from rmt_compress.checkpoints.torch_files import TorchFile
+from rmt_compress.checkpoints.torch_reader import TorchReader
 from rmt_compress.errors import CheckpointError
 
 
-def open_file(path: Path, *, strip_prefixes: bool = True) -> Checkpoint:
-    """The checkpoint in one safetensors or `torch.save` file.
+def open_file(
+    path: Path, *, strip_prefixes: bool = True, trust: bool = False, weights: str | None = None
+) -> Checkpoint:
+    """The checkpoint in one safetensors, `torch.save`, torch.export, TorchScript or ONNX file.
 
     Args:
         path: the file.
         strip_prefixes: see `TorchFile`.
+        trust: see `open_checkpoint`.
+        weights: see `open_checkpoint`.
 
     Raises:
         CheckpointError: see `open_checkpoint`; also for an index, which holds no weights of its own.
     """
     kind = recognize(path)
+    archive = archive_kind(path) if kind == "torch-zip" else "torch-save"
+    if weights is not None and (kind in ("safetensors", "onnx") or archive != "torch-save"):
+        raise CheckpointError(f"{path}: holds one set of weights; leave out --weights {weights}")
     if kind == "safetensors":
         return _as_its_manifest_says(SafetensorsFile(path))
+    if kind == "onnx":
+        from rmt_compress.checkpoints.onnx_files import OnnxFile
+
+        return OnnxFile(path)
     if kind == "index":
         raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
-    return _as_its_manifest_says(TorchFile(path, kind, strip_prefixes=strip_prefixes))
+    # Both take a while to import, and most files are neither.
+    if archive == "torch-export":
+        from rmt_compress.checkpoints.exported_programs import ExportedProgramFile
+
+        return ExportedProgramFile(path)
+    if archive == "torchscript":
+        from rmt_compress.checkpoints.torchscript import TorchScriptFile
+
+        return TorchScriptFile(path, trust=trust)
+    reader = TorchReader(path, kind, trust=trust)
+    saved = reader.load()
+    if reader.ran_code:
+        from rmt_compress.checkpoints.pickled_modules import PickledModuleFile, find_module
+
+        if (found := find_module(saved, weights)) is not None:
+            return PickledModuleFile(reader, *found)
+    return _as_its_manifest_says(TorchFile(reader, saved, strip_prefixes=strip_prefixes, weights=weights))
 
 
 def _as_its_manifest_says(stored: Checkpoint) -> Checkpoint:

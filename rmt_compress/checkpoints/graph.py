@@ -4,22 +4,55 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
+from rmt_compress.errors import OutputError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+    from rmt_compress.checkpoints.manifest import Layout
     from rmt_compress.layers.low_rank import Factors
     from rmt_compress.layers.matrix_view import Layer
+
+
+class StoredFactors(NamedTuple):
+    """Where an editor has put the factors of a weight.
+
+    Attributes:
+        down: name of the first factor's tensor.
+        up: name of the second's.
+        transposed: whether both are stored transposed, (in, r) and (r, out), as a product with the weight on the
+            right takes them.
+    """
+
+    down: str
+    up: str
+    transposed: bool = False
+
+
+class WrittenGraph(NamedTuple):
+    """What an editor has written beside the graph itself.
+
+    Attributes:
+        sparse: names of the tensors in a sparse encoding.
+        beside: further files, complete under their final names.
+        outdated: those of an older graph of this name, of no use once it is replaced.
+        notes: what the user should know, one sentence each.
+    """
+
+    sparse: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
+    outdated: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class GraphEditor(Protocol):
     """A copy of a graph in which layers are exchanged one by one."""
 
-    def replace(self, layer: Layer, factors: Factors) -> None:
+    def replace(self, layer: Layer, factors: Factors) -> StoredFactors:
         """Put two layers in the place of every use of `layer`'s weight; the bias goes to the second."""
         ...
 
@@ -27,15 +60,26 @@ class GraphEditor(Protocol):
         """Give `layer` another weight of the same shape."""
         ...
 
-    def write(self, path: Path, *, metadata: dict[str, str]) -> None:
-        """Write the graph to exactly this path; the caller sees to replacing an older file in one step."""
+    def write(self, path: Path, *, target: Path, metadata: dict[str, str], sparse: bool) -> WrittenGraph:
+        """Write the graph to exactly `path`.
+
+        Args:
+            path: a temporary file in the folder of `target`; the caller renames it in one step.
+            target: the name it is going to get. Files beside it must not replace older ones of that name.
+            metadata: text entries for the file.
+            sparse: whether tensors with many zeros may be stored in a sparse encoding.
+
+        Raises:
+            OutputError: the format cannot hold the graph.
+        """
         ...
 
 
 class GraphCheckpoint(Checkpoint):
     """A file whose graph says how its tensors are used.
 
-    `layers` is read off the graph: a weight is what a product or convolution takes, whatever it is called.
+    `layers` is read off the graph: a weight is what a product or convolution takes, whatever it is called (see
+    `Layer.in_graph`). Of a file that this package compressed the tensors are those of the compressed graph.
 
     Attributes:
         suffixes: the file names under which the same format is written.
@@ -48,5 +92,45 @@ class GraphCheckpoint(Checkpoint):
         """A fresh editable copy of the graph."""
 
     @abstractmethod
-    def module(self) -> nn.Module:
+    def module(self) -> GraphNetwork:
         """The graph as a module that takes the network's input and returns its output, in evaluation mode."""
+
+    def holds(self, layout: Layout) -> bool:
+        """Whether the format can hold what a layout makes of the weights."""
+        del layout
+        return True
+
+    def writes_own_format(self, target: Path, layout: Layout) -> bool:
+        """Whether a compressed file of this name and layout is of the checkpoint's own format, not a state dict.
+
+        Raises:
+            OutputError: it could be neither; listing the suffixes.
+        """
+        del layout
+        if target.suffix not in self.suffixes:
+            raise OutputError(
+                f"{target}: {self.path} is compressed into a file of its own format, {self.format}: the name must "
+                f"end in {' or '.join(self.suffixes)} (rmt-compress export writes its tensors as a state dict)"
+            )
+        return True
+
+    def _adopt_manifest(self) -> None:
+        """Take this package's manifest out of `metadata`, where there is one, and hold the tensors against it.
+
+        Raises:
+            CheckpointError: the manifest is damaged, or the file holds something else than it says.
+        """
+        if MANIFEST_KEY not in self.metadata:
+            return
+        # Takes a while to import, and most files have no manifest.
+        from rmt_compress.checkpoints.manifest import Manifest
+        from rmt_compress.errors import printable
+
+        texts = {key: text for key, text in self.metadata.items() if key != MANIFEST_KEY}
+        manifest = Manifest.from_json(self.metadata[MANIFEST_KEY], origin=str(self.path), metadata=texts)
+        manifest.check_tensors(self.tensors, origin=str(self.path))
+        source = f" from {manifest.source.name}" if manifest.source else ""
+        self.metadata = texts
+        self.manifest = manifest
+        self.format = f"{self.format}, compressed"
+        self.notes = (*self.notes, printable(f"Compressed by rmt-compress {manifest.tool_version}{source}."))

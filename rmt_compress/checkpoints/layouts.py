@@ -108,9 +108,11 @@ class TorchWriter:
     Args:
         target: the file, for messages.
         file: what is written to.
+        carried: what goes beside the state dict and the manifest.
     """
 
-    def __init__(self, target: Path, file: BinaryIO) -> None:
+    def __init__(self, target: Path, file: BinaryIO, carried: Mapping[str, Any] | None = None) -> None:
+        self._carried = dict(carried or {})
         self._target = target
         self._file = file
         self._state: dict[str, torch.Tensor] = {}
@@ -132,7 +134,12 @@ class TorchWriter:
         self._state.update((other, self._state[kept]) for other, kept in ties.items() if kept in self._state)
         content: dict[str, Any] = self._state
         if manifest is not None:
-            content = {"state_dict": self._state, MANIFEST_KEY: manifest.to_json(), "metadata": dict(metadata)}
+            content = {
+                **self._carried,
+                "state_dict": self._state,
+                MANIFEST_KEY: manifest.to_json(),
+                "metadata": dict(metadata),
+            }
         try:
             torch.save(content, self._file)
         except RuntimeError as error:

@@ -18,13 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rmt_compress.checkpoints.base import MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.errors import CheckpointError, PlanError, printable
-from rmt_compress.layers.factors import factor_shapes
+from rmt_compress.layers.factors import factor_shapes, join_factors
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.low_rank import factor_names
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.checkpoints.base import Checkpoint
 
 ARCHITECTURE_KEY = "architecture"
@@ -67,6 +69,8 @@ class FactorizedLayer(_Record):
         down: name of the first factor.
         up: name of the second; the bias is stored under this name with ``bias`` at its end.
         rank: singular values kept.
+        transposed: whether both factors are stored transposed, as a product with the weight on the right takes
+            them.
     """
 
     name: str
@@ -77,11 +81,24 @@ class FactorizedLayer(_Record):
     down: str
     up: str
     rank: Annotated[int, Field(ge=1)]
+    transposed: bool = False
 
     @property
     def up_bias(self) -> str:
         """Name under which the bias is stored, where there is one."""
         return _bias_of(self.up)
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of ``down`` and ``up`` as they are stored."""
+        down, up = factor_shapes(self.kind, self.shape, self.rank)
+        return (down[::-1], up[::-1]) if self.transposed else (down, up)
+
+    def join(self, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """The dense weight that the stored factors stand for; see `join_factors`."""
+        if self.transposed:
+            down, up = down.T, up.T
+        return join_factors(self.kind, self.shape, down, up)
 
 
 class Manifest(_Record):
@@ -124,9 +141,13 @@ class Manifest(_Record):
             json.dumps(self.plan.settings, allow_nan=False)
         for layer in self.factorized:
             factor_shapes(layer.kind, layer.shape, layer.rank)
+            if layer.transposed and len(layer.shape) != 2:
+                raise ValueError(f"the factors of {layer.weight} cannot be transposed")
+            if layer.bias is None:
+                continue
             if not (layer.up.endswith("weight") and layer.weight.endswith("weight")):
                 raise ValueError(f"{layer.up} is no weight")
-            if layer.bias not in (None, _bias_of(layer.weight)):
+            if layer.bias != _bias_of(layer.weight):
                 raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
         return self
 
@@ -192,6 +213,7 @@ def make_manifest(
     ties: Mapping[str, tuple[str, ...]] | None = None,
     metadata: Mapping[str, str] | None = None,
     architecture: str | None = None,
+    factorized: tuple[FactorizedLayer, ...] | None = None,
 ) -> Manifest:
     """The manifest of a file that is about to be written.
 
@@ -203,6 +225,8 @@ def make_manifest(
         ties: first name of a shared tensor -> its other names.
         metadata: text entries to carry; None for those of `source`.
         architecture: None for the one in the metadata, where there is one.
+        factorized: the weights that are stored as two; None for those of the plan, under the names they have in a
+            state dict.
 
     Raises:
         PlanError: the plan factorizes a layer whose factors are not among `tensors`.
@@ -211,13 +235,16 @@ def make_manifest(
     texts = dict(metadata if metadata is not None else source.metadata if source is not None else {})
     texts.pop(MANIFEST_KEY, None)
     other_names = {other: first for first, others in (ties or {}).items() for other in others}
-    factorized = _factorized(plan, tensors, ties or {}) if plan is not None and layout == "factorized" else ()
+    if factorized is None:
+        factorized = ()
+        if plan is not None and layout == "factorized":
+            factorized = tuple(_factorized(plan, tensors, ties or {}))
     return Manifest(
         tool_version=tool_version(),
         source=source_record(source) if source is not None else None,
         plan=plan,
         layout=layout,
-        factorized=tuple(factorized),
+        factorized=factorized,
         ties=other_names,
         architecture=architecture or texts.get(ARCHITECTURE_KEY),
         metadata=texts,
@@ -308,7 +335,7 @@ def _factorized(
 
 def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) -> list[str]:
     problems = []
-    expected = dict(zip((layer.down, layer.up), factor_shapes(layer.kind, layer.shape, layer.rank), strict=True))
+    expected = dict(zip((layer.down, layer.up), layer.factor_shapes, strict=True))
     if layer.bias is not None:
         outputs = layer.shape[1] if "transpose" in layer.kind else layer.shape[0]
         expected[layer.up_bias] = (outputs,)

@@ -30,8 +30,9 @@ class StateDictCheckpoint(Checkpoint):
     path = None
     format = "state dict"
 
-    def __init__(self, state: Mapping[str, object]) -> None:
-        found = find_state_dict(state, "this state dict")
+    def __init__(self, state: Mapping[str, object], weights: str | None = None) -> None:
+        found = find_state_dict(state, "this state dict", weights)
+        self.beside = found.beside
         self.notes = tuple(map(printable, found.notes))
         self.metadata = {}
         self._state = found.tensors

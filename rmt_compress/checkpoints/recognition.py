@@ -8,7 +8,7 @@ from typing import Literal
 
 from rmt_compress.errors import CheckpointError
 
-FileKind = Literal["safetensors", "torch-zip", "torch-legacy", "index"]
+FileKind = Literal["safetensors", "torch-zip", "torch-legacy", "index", "onnx"]
 
 # How torch's legacy layout starts: a protocol-2 pickle of its magic number 0x1950A86A20F9469CFC6C.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -54,10 +54,14 @@ def recognize(path: Path) -> FileKind:
         return "safetensors"
     if head.lstrip().startswith(b"{"):
         return "index"
+    if _looks_like_onnx(head):
+        return "onnx"
     foreign = _foreign(head, path)
     if foreign is None and path.suffix == ".safetensors":
         # The reader says what is wrong with the header.
         return "safetensors"
+    if foreign is None and path.suffix == ".onnx":
+        return "onnx"
     looks, advice = foreign or (
         f"is of no known format (it starts with the bytes {head[:8].hex(' ')})",
         _RESAVE,
@@ -93,6 +97,52 @@ def _looks_like_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40
 
 
+# The fields of an ONNX model (onnx.proto, ModelProto) that hold a message or text, and those that hold a number.
+_ONNX_MESSAGES = frozenset({2, 3, 4, 6, 7, 8, 14, 20, 25, 26})
+_ONNX_NUMBERS = frozenset({1, 5})
+_ONNX_GRAPH, _ONNX_OPSETS = 7, 8
+_MOST_IR_VERSIONS = 100
+
+
+def _looks_like_onnx(head: bytes) -> bool:
+    """Whether the fields of a protobuf message that `head` starts with are those of an ONNX model.
+
+    Protobuf has no magic number: the first field must be a sensible IR version, and those up to the graph, or to
+    the end of `head`, no other than the model's own.
+    """
+    position, first = 0, True
+    while position < len(head):
+        tag, position = _varint(head, position)
+        field, wire = tag >> 3, tag & 7
+        value, position = _varint(head, position)
+        if first and (field != 1 or not 0 < value <= _MOST_IR_VERSIONS):
+            return False
+        first = False
+        if wire == 0 and field in _ONNX_NUMBERS:
+            continue
+        if wire != 2 or field not in _ONNX_MESSAGES:
+            return False
+        if field in (_ONNX_GRAPH, _ONNX_OPSETS):
+            return True
+        position += value
+    # Nothing but a version is no model.
+    return position > 2
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number at `position` in protobuf's encoding, and where it ends; -1 where it is none."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position == len(data):
+            return -1, position
+        byte = data[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    return -1, position
+
+
 def _foreign(head: bytes, path: Path) -> tuple[str, str] | None:
     """What the file looks like and what to do, None where nothing is known."""
     for magic, looks, advice in _FOREIGN:
@@ -100,8 +150,6 @@ def _foreign(head: bytes, path: Path) -> tuple[str, str] | None:
             return looks, advice
     if head[257:262] == b"ustar":
         return "is a tar archive (or a checkpoint of torch before 0.2)", _UNPACK
-    if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] == b"\x12"):
-        return "looks like an ONNX model, which is not read", _RESAVE
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return (
             "is a Python pickle that torch.save did not write; it was not run, as it can execute code",

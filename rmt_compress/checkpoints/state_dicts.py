@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.base import Beside
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import TensorInfo
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 # Where training scripts put the weights, the first found is taken.
-_KEYS = ("state_dict", "model", "model_state", "model_state_dict", "net", "params", "ema")
+USUAL_KEYS = ("state_dict", "model", "model_state", "model_state_dict", "net", "params", "ema")
 _PREFIXES = ("module.", "_orig_mod.")
 _MAX_DEPTH = 3
 _ADVICE = "save the weights alone: torch.save(model.state_dict(), …)"
@@ -27,14 +28,16 @@ class StateDict:
         tensors: name -> tensor, as they stand in the object.
         trail: the keys that lead to them from the object.
         notes: what was chosen and what was left alone, one sentence each.
+        beside: what else the object holds.
     """
 
     tensors: Mapping[str, torch.Tensor]
     trail: tuple[str, ...]
     notes: tuple[str, ...]
+    beside: tuple[Beside, ...]
 
 
-def find_state_dict(value: object, where: str) -> StateDict:
+def find_state_dict(value: object, where: str, weights: str | None = None) -> StateDict:
     """The one mapping of names to tensors in `value`: itself or nested, never an optimizer's state.
 
     The usual keys (``state_dict``, ``model``, ``model_state``, ``model_state_dict``, ``net``, ``params``,
@@ -44,9 +47,10 @@ def find_state_dict(value: object, where: str) -> StateDict:
     Args:
         value: what was saved or handed over.
         where: name of the file or object, for messages.
+        weights: the keys that lead to the set of weights that is meant, with dots between (``ema``).
 
     Raises:
-        CheckpointError: no tensors, or several sets of them and none under a usual key.
+        CheckpointError: no tensors, none under `weights`, or several sets of them and none under a usual key.
     """
     import torch
 
@@ -54,23 +58,90 @@ def find_state_dict(value: object, where: str) -> StateDict:
         raise CheckpointError(f"{where}: holds a single tensor without a name; save it as {{'weight': tensor}}")
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{where}: holds a {type(value).__name__}, no state dict; {_ADVICE}")
-    trail = _trail(value, where)
+    trail = _trail(value, where) if weights is None else _named_trail(value, where, weights)
     if trail is None:
         found = f"only {_listed(map(str, value))}" if value else "nothing at all"
         raise CheckpointError(f"{where}: holds no named tensors ({found}); {_ADVICE}")
     notes = []
-    beside: list[str] = []
+    beside: list[Beside] = []
     chosen: Mapping[Any, Any] = value
     for depth, key in enumerate(trail):
-        beside += [".".join([*trail[:depth], str(other)]) for other in chosen if other != key]
+        beside += [
+            Beside(".".join([*trail[:depth], str(other)]), kind_of(entry))
+            for other, entry in chosen.items()
+            if other != key
+        ]
         chosen = chosen[key]
     if beside:
-        notes.append(f"Took {'.'.join(trail)!r}; {_listed(beside)} left alone.")
+        listed = _listed(f"{entry.name} ({entry.kind})" for entry in beside)
+        notes.append(f"Took {'.'.join(trail)!r}; left alone: {listed}.")
     tensors = {name: entry for name, entry in chosen.items() if _is_named_tensor(name, entry)}
     if len(tensors) < len(chosen):
         others = [str(name) for name in chosen if name not in tensors]
         notes.append(f"Entries that are no tensors left alone: {_listed(others)}.")
-    return StateDict(tensors, trail, tuple(notes))
+    return StateDict(tensors, trail, tuple(notes), tuple(beside))
+
+
+def _named_trail(value: Mapping[Any, Any], where: str, weights: str) -> tuple[str, ...]:
+    """Keys from `value` to the set of weights that a user names.
+
+    Raises:
+        CheckpointError: there is none of that name; those there are are listed.
+    """
+    trail: list[str] = []
+    current: object = value
+    rest = weights
+    while rest and isinstance(current, Mapping):
+        # A key may hold dots itself.
+        fitting = [key for key in current if isinstance(key, str) and f"{rest}.".startswith(f"{key}.")]
+        if not fitting:
+            break
+        key = max(fitting, key=len)
+        trail.append(key)
+        current, rest = current[key], rest[len(key) + 1 :]
+    inner = _trail(current, where) if isinstance(current, Mapping) and not rest else None
+    if inner is None:
+        there = _listed(".".join(found) for found in _sets(value)) or "none that have a name"
+        raise CheckpointError(f"{where}: holds no set of weights called {weights!r}; there are: {there}")
+    return (*trail, *inner)
+
+
+def _sets(value: Mapping[Any, Any], depth: int = 0) -> list[tuple[str, ...]]:
+    """Keys to every set of weights below `value`."""
+    found: list[tuple[str, ...]] = []
+    for key, entry in value.items():
+        if not isinstance(key, str) or not isinstance(entry, Mapping) or _is_optimizer(entry):
+            continue
+        if any(_is_named_tensor(name, tensor) and tensor.dim() > 1 for name, tensor in entry.items()):
+            found.append((key,))
+        elif depth < _MAX_DEPTH:
+            found += [(key, *rest) for rest in _sets(entry, depth + 1)]
+    return found
+
+
+def kind_of(entry: object) -> str:
+    """What something beside the weights is, in a few words."""
+    import torch
+
+    if isinstance(entry, Mapping):
+        if _is_optimizer(entry):
+            return "optimizer state"
+        if entry.keys() & {"base_lrs", "_last_lr"}:
+            return "learning-rate schedule"
+        tensors = [name for name, tensor in entry.items() if _is_named_tensor(name, tensor) and tensor.dim() > 1]
+        if tensors:
+            return f"weights, {_count(entry, 'tensor')}"
+        return _count(entry, "entry")
+    if isinstance(entry, list | tuple):
+        kinds = set(map(kind_of, entry))
+        return kinds.pop() if len(kinds) == 1 and isinstance(entry[0], Mapping) else _count(entry, "entry")
+    if isinstance(entry, torch.Tensor):
+        return f"tensor {'×'.join(map(str, entry.shape))}" if entry.dim() else "number"
+    if isinstance(entry, bool) or entry is None:
+        return str(entry)
+    if isinstance(entry, int | float):
+        return "number"
+    return "text" if isinstance(entry, str) else type(entry).__name__
 
 
 def _trail(value: Mapping[Any, Any], where: str, depth: int = 0) -> tuple[str, ...] | None:
@@ -82,7 +153,7 @@ def _trail(value: Mapping[Any, Any], where: str, depth: int = 0) -> tuple[str, .
         for key, entry in value.items()
         if isinstance(key, str) and isinstance(entry, Mapping) and "optim" not in key.lower()
     }
-    for key in _KEYS:
+    for key in USUAL_KEYS:
         if key in nested and (rest := _trail(nested[key], where, depth + 1)) is not None:
             return (key, *rest)
     own = [entry for name, entry in value.items() if _is_named_tensor(name, entry)]
@@ -92,16 +163,22 @@ def _trail(value: Mapping[Any, Any], where: str, depth: int = 0) -> tuple[str, .
     trails = [
         (key, *rest)
         for key, entry in nested.items()
-        if key not in _KEYS and (rest := _trail(entry, where, depth + 1)) is not None
+        if key not in USUAL_KEYS and (rest := _trail(entry, where, depth + 1)) is not None
     ]
     if len(trails) > 1:
         several = _listed(".".join(trail) for trail in trails)
         raise CheckpointError(
-            f"{where}: holds several sets of tensors ({several}); save the one you mean by itself"
+            f"{where}: holds several sets of tensors ({several}); name one with --weights "
+            "(open_checkpoint(…, weights=…))"
         )
     if trails:
         return trails[0]
     return () if own else None
+
+
+def _count(entry: Sized, what: str) -> str:
+    many = what.removesuffix("y") + ("ies" if what.endswith("y") else "s")
+    return f"{len(entry)} {what if len(entry) == 1 else many}"
 
 
 def _is_optimizer(value: Mapping[Any, Any]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.files import open_file
 from rmt_compress.checkpoints.layouts import (
@@ -43,13 +43,15 @@ class WrittenFile:
         path: the file.
         bytes: its size.
         nonzeros: entries that are not zero, by tensor.
-        sparse: names of the tensors stored as bitmask and values.
+        sparse: names of the tensors in a sparse encoding.
+        notes: what the user should know, one sentence each.
     """
 
     path: Path
     bytes: int
     nonzeros: Mapping[str, int]
     sparse: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def check_suffix(target: Path) -> None:
@@ -71,6 +73,7 @@ def write_checkpoint(
     metadata: Mapping[str, str] | None = None,
     ties: Mapping[str, str] | None = None,
     sparse: bool = True,
+    carried: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> WrittenFile:
     """Write tensors to a ``.safetensors`` or `torch.save` file, in the order they come.
@@ -90,6 +93,7 @@ def write_checkpoint(
         metadata: text entries; None for those of the manifest. A plain `torch.save` file has no place for them.
         ties: other name -> the name a shared tensor is stored under; None for those of the manifest.
         sparse: whether tensors may be stored as bitmask and values where the manifest's layout allows it.
+        carried: what else a `torch.save` file with a manifest is to hold, by top-level key.
         progress: called with (done, total, name) after each tensor.
 
     Raises:
@@ -114,7 +118,9 @@ def write_checkpoint(
     with replacing(target) as temporary:
         with (
             temporary.open("wb") as file,
-            closing(TorchWriter(target, file) if in_torch else SafetensorsWriter(target, file, reserved)) as writer,
+            closing(
+                TorchWriter(target, file, carried) if in_torch else SafetensorsWriter(target, file, reserved)
+            ) as writer,
         ):
             for name, given in tensors:
                 if name in ties:
@@ -130,7 +136,7 @@ def write_checkpoint(
                     encoded.append(name)
                     for part, values in zip((BITS, VALUES, SHAPE), parts, strict=True):
                         writer.add(name + part, values)
-                digests[name] = _digest(tensor, without_negative_zero=parts is not None)
+                digests[name] = digest(tensor, without_negative_zero=parts is not None)
                 nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
                 if progress is not None:
                     progress(len(digests), len(outline), name)
@@ -138,7 +144,7 @@ def write_checkpoint(
                 raise CompressionError(f"{target}: planned tensors never came: {printable(', '.join(missing[:8]))}")
             complete = manifest.model_copy(update={"sparse": tuple(encoded)}) if manifest else None
             writer.finish(complete, texts, ties)
-        _compare(target, temporary, digests, ties)
+        compare(target, temporary, digests, ties)
         size = temporary.stat().st_size
     return WrittenFile(target, size, nonzeros, tuple(encoded))
 
@@ -157,6 +163,15 @@ def _check_room(
                 needed += info.nbytes
             elif may_be_sparse:
                 needed += bits_length(info.nbytes)
+    check_room(target, needed)
+
+
+def check_room(target: Path, needed: int) -> None:
+    """Refuse an output that the disk may be too small for.
+
+    Raises:
+        OutputError: fewer than `needed` bytes are free in the folder of `target`, or there is no such folder.
+    """
     try:
         free = shutil.disk_usage(target.parent).free
     except OSError as error:
@@ -185,8 +200,16 @@ def _check_expected(
         )
 
 
-def _compare(target: Path, written: Path, digests: Mapping[str, bytes], ties: Mapping[str, str]) -> None:
+def compare(
+    target: Path, written: Path, digests: Mapping[str, bytes], ties: Mapping[str, str] | None = None
+) -> None:
     """Read back what has been written.
+
+    Args:
+        target: the name the file is going to get, for messages.
+        written: the file.
+        digests: the `digest` of every tensor it must hold.
+        ties: its further names; None where it may hold other tensors as well.
 
     Raises:
         OutputError: naming the first tensor that is not what it was.
@@ -196,13 +219,14 @@ def _compare(target: Path, written: Path, digests: Mapping[str, bytes], ties: Ma
         if written.suffix == ".safetensors":
             _read_header_by_the_library(written)
         with open_file(written, strip_prefixes=False) as checkpoint:
-            for name, digest in digests.items():
-                if name not in checkpoint.tensors or _digest(checkpoint.read(name)) != digest:
+            for name, expected in digests.items():
+                if name not in checkpoint.tensors or digest(checkpoint.read(name)) != expected:
                     raise OutputError(f"{target}: {printable(name)} reads back other than it was written; {advice}")
-            expected = digests.keys() | ties.keys()
+            if ties is None:
+                return
             # A metadata entry that happens to name a tensor reads as a tie; it was the source's before.
             if wrong := (checkpoint.tensors.keys() - checkpoint.metadata.keys()) ^ (
-                expected - checkpoint.metadata.keys()
+                (digests.keys() | ties.keys()) - checkpoint.metadata.keys()
             ):
                 raise OutputError(f"{target}: {printable(', '.join(sorted(wrong)))} were written wrongly; {advice}")
     except CheckpointError as error:
@@ -231,19 +255,19 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
-def _digest(tensor: torch.Tensor, *, without_negative_zero: bool = False) -> bytes:
+def digest(tensor: torch.Tensor, *, without_negative_zero: bool = False) -> bytes:
     """SHA-256 of type, shape and values; of sparse and quantized tensors of what they stand for."""
     import torch
 
-    digest = hashlib.sha256()
+    hashed = hashlib.sha256()
     if tensor.is_nested:
         for part in tensor.unbind():
-            digest.update(_digest(part))
-        return digest.digest()
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode())
+            hashed.update(digest(part))
+        return hashed.digest()
+    hashed.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode())
     values = _dense(tensor.int_repr() if tensor.is_quantized else tensor)
     if without_negative_zero:
         values = torch.where(values == 0, torch.zeros((), dtype=values.dtype), values)
     values = values.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    digest.update(values.view(torch.uint8).numpy().data)
-    return digest.digest()
+    hashed.update(values.view(torch.uint8).numpy().data)
+    return hashed.digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from rmt_compress.cli.console import (
     stdout_console,
     warning,
 )
+from rmt_compress.cli.opening import Trust, Weights, opened
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis
@@ -82,6 +84,8 @@ def analyze(
         typer.Option(metavar="DIR", help="Draw one PNG per layer into this folder.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite CSV file and pictures that exist.")] = False,
+    trust: Trust = False,
+    weights: Weights = None,
     jobs: Annotated[
         int | None,
         typer.Option(help="Layers worked on at once; by default one per core.", min=1, show_default=False),
@@ -95,6 +99,7 @@ def analyze(
     noise: fits the law, and spikes hold at most 1 % of the energy. mixed: fits, with spikes that carry
     information. structured: does not fit, to be cut with care.
     """
+    from rmt_compress.analysis import AnalysisSettings
     from rmt_compress.analysis import analyze as run
     from rmt_compress.files import check_output, check_output_folder
 
@@ -103,20 +108,19 @@ def analyze(
         check_output(csv, force=force, inputs=(path,))
     if plots is not None:
         check_output_folder(plots, force=force)
+    settings = AnalysisSettings(
+        alpha=alpha,
+        beta=beta,
+        gof=gof,
+        quantiles=quantiles.value,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        min_size=min_size,
+        embeddings=embeddings,
+    )
+    source = opened(path, trust=trust, weights=weights)
     with progress_bar("Analysing") as progress:
-        analysis = run(
-            path,
-            alpha=alpha,
-            beta=beta,
-            gof=gof,
-            quantiles=quantiles.value,
-            include=include or (),
-            exclude=exclude or (),
-            min_size=min_size,
-            embeddings=embeddings,
-            jobs=jobs,
-            progress=progress,
-        )
+        analysis = run(source, **asdict(settings), jobs=jobs, progress=progress)
     for text in analysis.notes:
         note(text)
     if csv is not None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import note, progress_bar, stdout_console
+from rmt_compress.cli.opening import Trust, Weights, opened
 
 SCHEMA = "rmt-compress/evaluation/1"
 
@@ -28,12 +29,12 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False
-        ),
+        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once while scoring.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Samples at once while scoring.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
+    trust: Trust = False,
+    weights: Weights = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Measure accuracy, size on disk, multiply-adds and milliseconds, side by side with the original.
@@ -46,8 +47,10 @@ def evaluate(
     from rmt_compress.evaluation import evaluate as run
     from rmt_compress.reporting.evaluation_table import evaluation_table
 
-    first = load_model(model, arch=arch)
-    second = None if against is None else load_model(against, arch=arch)
+    checkpoint = opened(model, trust=trust, weights=weights)
+    original_checkpoint = None if against is None else opened(against, trust=trust)
+    first = load_model(checkpoint, arch=arch)
+    second = None if original_checkpoint is None else load_model(original_checkpoint, arch=arch)
     dataset = load_data(data, split="test", allow_partial=True)
     for text in dataset.notes:
         note(text)
@@ -55,14 +58,14 @@ def evaluate(
         dataset = dataset.thinned(limit)
     with progress_bar("Evaluating") as progress:
         if second is None:
-            result = run(first, dataset, path=model, batch_size=batch_size, device=device, progress=progress)
+            result = run(first, dataset, path=checkpoint, batch_size=batch_size, device=device, progress=progress)
             original = None
         else:
             result, original = compare(
                 first,
                 second,
                 dataset,
-                paths=(model, against),
+                paths=(checkpoint, original_checkpoint),
                 batch_size=batch_size,
                 device=device,
                 progress=progress,

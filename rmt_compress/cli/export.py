@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import progress_bar, stdout_console
+from rmt_compress.cli.opening import Trust, Weights, opened
 from rmt_compress.errors import SettingsError
 
 
@@ -39,6 +40,8 @@ def export(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
+    weights: Weights = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
 ) -> None:
     """Write a checkpoint under its original names and shapes, or as an ONNX graph.
@@ -54,7 +57,9 @@ def export(
     check_output(output, force=force, inputs=(model,))
     shape = _sizes(input_shape) if input_shape is not None else None
     with progress_bar("Writing") as progress:
-        exported = run(model, output, arch=arch, input_shape=shape, progress=progress)
+        exported = run(
+            opened(model, trust=trust, weights=weights), output, arch=arch, input_shape=shape, progress=progress
+        )
     line = f"{exported.path}: {exported.format}, {exported.bytes:,} bytes"
     if exported.difference is not None:
         line += f"; onnxruntime differs from torch by {exported.difference:.1e} at most"

@@ -18,6 +18,7 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
+from rmt_compress.cli.opening import Trust, Weights
 
 
 class LayoutChoice(enum.StrEnum):
@@ -140,6 +141,16 @@ def prune(
             "Try both: on our sample CNN it costs accuracy.",
         ),
     ] = False,
+    trust: Trust = False,
+    weights: Weights = None,
+    carry_over: Annotated[
+        bool,
+        typer.Option(
+            "--carry-over",
+            help="Write what else a training checkpoint holds into the smaller .pt file too; the optimizer's state "
+            "no longer fits and is left out.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and report, write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite output files that exist.")] = False,
@@ -195,6 +206,9 @@ def prune(
             data=data,
             arch=arch,
             fold_batchnorm=fold_batchnorm,
+            trust=trust,
+            weights=weights,
+            carry_over=carry_over,
             dry_run=dry_run,
             force=force,
             jobs=jobs,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import checkpoint_or_only_one_here, note, progress_bar, stdout_console
+from rmt_compress.cli.opening import Trust, Weights, opened
 
 
 def show(
@@ -21,6 +22,8 @@ def show(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
+    weights: Weights = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Show what a compressed file holds: source, settings, rank and reason of every layer, sparsity, sizes.
@@ -31,7 +34,7 @@ def show(
 
     path = checkpoint_or_only_one_here(model)
     with progress_bar("Reading") as progress:
-        description = describe(path, progress=progress)
+        description = describe(opened(path, trust=trust, weights=weights), progress=progress)
     if description.manifest is None:
         note(f"{path} was not compressed by rmt-compress; these are its tensors")
     if as_json:

@@ -17,10 +17,12 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
-from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP
+from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP, LIMIT_HELP
+from rmt_compress.cli.opening import Trust, Weights, opened
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Progress
+    from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.sweep import Sweep, SweepTarget
 
 
@@ -72,12 +74,12 @@ def sweep(
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = 0.1,
     limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False
-        ),
+        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
+    trust: Trust = False,
+    weights: Weights = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
 ) -> None:
@@ -92,7 +94,15 @@ def sweep(
     folder = output or path.with_name(f"{path.stem}.sweep")
     kinds = ["rank", "share", "sparsity"] if what is WhatChoice.all else [what.value]
     _check_outputs(folder, kinds, force=force, source=path)
-    target = _target(path, data, arch=arch, gof=gof, limit=limit, batch_size=batch_size, device=device)
+    target = _target(
+        opened(path, trust=trust, weights=weights),
+        data,
+        arch=arch,
+        gof=gof,
+        limit=limit,
+        batch_size=batch_size,
+        device=device,
+    )
     sweeps = []
     for kind in kinds:
         with progress_bar(f"Sweeping {kind}") as progress:
@@ -121,14 +131,22 @@ def _check_outputs(folder: Path, kinds: list[str], *, force: bool, source: Path)
 
 
 def _target(
-    path: Path, data: str, *, arch: str | None, gof: float, limit: int | None, batch_size: int, device: str
+    checkpoint: Checkpoint,
+    data: str,
+    *,
+    arch: str | None,
+    gof: float,
+    limit: int | None,
+    batch_size: int,
+    device: str,
 ) -> SweepTarget:
     from rmt_compress.analysis import analyze
     from rmt_compress.data import load_data
     from rmt_compress.evaluation import load_model, move
     from rmt_compress.sweep import SweepTarget
 
-    model = load_model(path, arch=arch)
+    path = checkpoint.path
+    model = load_model(checkpoint, arch=arch)
     dataset = load_data(data, split="test", allow_partial=True)
     for text in dataset.notes:
         note(text)

@@ -70,7 +70,7 @@ def compress_module(
         owner, _ = _owner(module, step.layer.tensor)
         result = step.apply(owner.get_parameter("weight"))
         assert isinstance(result, Factors)
-        module = _replaced(module, owner, split_module(owner, *result, name=step.layer.name))
+        module = replace_module(module, owner, split_module(owner, *result, name=step.layer.name))
         finished(step, result)
     if outcomes is not None:
         outcomes.extend(done[step.layer.tensor] for step in steps)
@@ -100,7 +100,7 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _replaced(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """`root` with `new` wherever `old` stood; `new` itself where `old` was the root."""
     if root is old:
         return new

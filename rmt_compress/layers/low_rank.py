@@ -58,10 +58,12 @@ def split_refusal(layer: Layer) -> str | None:
         return f"a weight of kind {layer.kind} cannot be split into two stock layers"
     if layer.aliases and not layer.shared:
         return f"tied to {', '.join(layer.aliases)}: a split would untie it"
-    if not (layer.tensor == "weight" or layer.tensor.endswith(".weight")):
-        return "not the weight of a layer of its own, but part of a larger one"
     if layer.groups > 1:
         return f"a convolution of {layer.groups} groups"
+    if layer.in_graph:
+        return None
+    if not (layer.tensor == "weight" or layer.tensor.endswith(".weight")):
+        return "not the weight of a layer of its own, but part of a larger one"
     if layer.kind in ("conv1d", "conv2d", "conv3d") and layer.shape[1] == 1 and layer.shape[0] > 1:
         return "one input channel per filter: depthwise, or a first layer on grey images"
     return None

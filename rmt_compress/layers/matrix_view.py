@@ -93,6 +93,8 @@ class Layer:
         part: which rows of which tensor the weight is, where a tensor holds several.
         composition: how the weight is computed, where it is stored as several tensors.
         pair: the product that this weight is a factor of.
+        in_graph: whether kind and groups are those of a graph that uses the tensor, so that nothing is guessed from
+            its name and shape.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Layer:
     part: Part | None = None
     composition: Composition | None = None
     pair: FactorPair | None = None
+    in_graph: bool = False
 
     @property
     def stored(self) -> str:

@@ -37,7 +37,11 @@ def test_a_state_dict_under_every_usual_key_and_an_unusual_one(
     torch.save(saved, path)
     assert_holds(path, state)
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.notes == (f"Took {key!r}; optimizer, opt, step, epoch, arch, history left alone.",)
+        assert checkpoint.notes == (
+            f"Took {key!r}; left alone: optimizer (optimizer state), opt (optimizer state), step (number), "
+            "epoch (number), arch (text), history (2 entries).",
+        )
+        assert checkpoint.beside[0] == ("optimizer", "optimizer state")
         assert checkpoint.metadata == {"arch": "mlp:4,3"}
 
 
@@ -47,7 +51,9 @@ def test_the_first_usual_key_is_taken_and_the_others_named(state: dict[str, torc
     torch.save({"ema": other, "optimizer": _optimizer_state(), "epoch": 3, "state_dict": state}, path)
     assert_holds(path, state)
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.notes == ("Took 'state_dict'; ema, optimizer, epoch left alone.",)
+        assert checkpoint.notes == (
+            "Took 'state_dict'; left alone: ema (weights, 1 tensor), optimizer (optimizer state), epoch (number).",
+        )
 
 
 def test_a_state_dict_two_levels_deep(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -55,7 +61,7 @@ def test_a_state_dict_two_levels_deep(state: dict[str, torch.Tensor], tmp_path: 
     torch.save({"model": {"state_dict": state, "config": {"depth": 3}}, "epoch": 1}, path)
     assert_holds(path, state)
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.notes == ("Took 'model.state_dict'; epoch, model.config left alone.",)
+        assert checkpoint.notes == ("Took 'model.state_dict'; left alone: epoch (number), model.config (1 entry).",)
 
 
 def test_several_unnamed_sets_are_not_guessed_at(

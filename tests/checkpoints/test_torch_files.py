@@ -124,14 +124,6 @@ def test_other_classes_are_named(tmp_path: Path, refusal: Callable[..., str]) ->
     assert "argparse.Namespace" in refusal(path)
 
 
-def test_torchscript_is_named(tmp_path: Path, refusal: Callable[..., str]) -> None:
-    path = tmp_path / "script.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(_Net()), path)
-    assert "TorchScript" in refusal(path)
-
-
 @both_layouts
 def test_every_truncation_is_refused(layout: dict[str, bool], tmp_path: Path, refusal: Callable[..., str]) -> None:
     torch.save({"fc.weight": torch.ones(3, 2)}, tmp_path / "whole.pt", **layout)

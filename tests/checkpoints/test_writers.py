@@ -256,7 +256,7 @@ def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch, s
     """One bit flips on the way to the disk."""
     target = tmp_path / f"model{suffix}"
     target.write_bytes(b"what was there before")
-    compare = writers._compare
+    compare = writers.compare
 
     def flip(target, written, digests, ties):
         data = bytearray(written.read_bytes())
@@ -265,7 +265,7 @@ def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch, s
         written.write_bytes(data)
         compare(target, written, digests, ties)
 
-    monkeypatch.setattr(writers, "_compare", flip)
+    monkeypatch.setattr(writers, "compare", flip)
     state = {"a": torch.full((50,), 1.5), "b": torch.zeros(50)}
     for manifest in (None, manifest_of(state)):
         with pytest.raises(OutputError, match=r"a reads back other than it was written|cannot be read back"):

@@ -1,0 +1,76 @@
+"""What a training checkpoint holds beside its weights, on its way into a smaller file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmt_compress.checkpoints.base import MANIFEST_KEY
+from rmt_compress.checkpoints.state_dicts import kind_of
+
+# Where a file of this package keeps its own things.
+_OWN = ("state_dict", MANIFEST_KEY, "metadata")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What can be written beside smaller weights.
+
+    Attributes:
+        entries: by top-level key, as it was in the file.
+        left: what was not carried: (name, why).
+    """
+
+    entries: Mapping[str, Any]
+    left: tuple[tuple[str, str], ...]
+
+
+def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:  # noqa: ANN401 - whatever was saved
+    """Everything in `saved` but the weights, what belongs to their old shapes, and what would need code to load.
+
+    The state of an optimizer holds a moment for every entry of the old weights, so it no longer fits and is left
+    out; schedules, counters, hyper-parameters, callbacks and other sets of weights are carried as they are.
+
+    Args:
+        saved: what the file holds.
+        trail: the keys to the weights.
+        check: whether there may be objects that a weights-only reader does not load.
+    """
+    entries: dict[str, Any] = {}
+    left: list[tuple[str, str]] = []
+    rest = _without(saved, trail) if trail else {}
+    for key, entry in rest.items():
+        if not isinstance(key, str):
+            left.append((str(key), "its key is no text"))
+        elif key in _OWN:
+            if key != "metadata":
+                left.append((key, "the compressed weights stand there"))
+        elif kind_of(entry) == "optimizer state" or "optim" in key.lower():
+            left.append((key, "the state of an optimizer does not fit other weights"))
+        elif check and not _loads(entry):
+            left.append((key, "it cannot be loaded without running code"))
+        else:
+            entries[key] = entry
+    return Carried(entries, tuple(left))
+
+
+def _without(entry: Mapping[Any, Any], trail: tuple[str, ...]) -> dict[Any, Any]:
+    """A copy of nested mappings without what stands at the end of `trail`, and without what that leaves empty."""
+    rest = {key: value for key, value in entry.items() if key != trail[0]}
+    inner = _without(entry[trail[0]], trail[1:]) if len(trail) > 1 else None
+    return {**rest, trail[0]: inner} if inner else rest
+
+
+def _loads(entry: object) -> bool:
+    import torch
+
+    buffer = io.BytesIO()
+    try:
+        torch.save(entry, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception:  # whatever a stranger's object does when it is pickled
+        return False
+    return True

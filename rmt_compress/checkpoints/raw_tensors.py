@@ -1,0 +1,80 @@
+"""Tensors whose values are a record of an archive and whose shape is told elsewhere in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rmt_compress.layers.inference import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.archives import Archive
+
+_MAX_DIMENSIONS = 64
+_LARGEST = 2**63
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """Where one tensor lies.
+
+    Attributes:
+        record: the record of the archive that holds its storage.
+        dtype: torch's name of the element type.
+        shape: its sizes.
+        stride: steps between entries, in entries.
+        offset: the first entry's place in the storage.
+    """
+
+    record: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    def describe(self, name: str, archive: Archive) -> TensorInfo:
+        """Name, shape and type, held against what the record can hold.
+
+        Raises:
+            ValueError: no such element type, no such shape, or more than is stored.
+            CheckpointError: no such record.
+        """
+        import torch
+
+        dtype = getattr(torch, self.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{name} is of type {self.dtype}")
+        numbers = (*self.shape, *self.stride, self.offset)
+        if any(type(number) is not int or not 0 <= number < _LARGEST for number in numbers):
+            raise ValueError(f"{name} has the sizes {numbers!s:.60}")
+        if len(self.shape) != len(self.stride) or len(self.shape) > _MAX_DIMENSIONS:
+            raise ValueError(f"{name} has {len(self.shape)} sizes and {len(self.stride)} strides")
+        stored = archive.size(self.record)
+        if 0 not in self.shape:
+            last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+            if (last + 1) * dtype.itemsize > stored:
+                raise ValueError(f"{name} claims {(last + 1) * dtype.itemsize} bytes of a record of {stored}")
+        nbytes = math.prod(self.shape) * dtype.itemsize
+        skip = f"an expanded view: {stored} bytes repeated to fill {nbytes}" if nbytes > stored else None
+        return TensorInfo(name, self.shape, self.dtype, nbytes, skip)
+
+    def read(self, archive: Archive) -> torch.Tensor:
+        """The values in memory of their own, on the CPU; laid out as they are stored.
+
+        Raises:
+            CheckpointError: the record is damaged.
+        """
+        return self.view(archive.read(self.record))
+
+    def view(self, storage: bytearray) -> torch.Tensor:
+        """The tensor as a view of a storage's bytes."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        if 0 in self.shape:
+            return torch.empty(self.shape, dtype=dtype)
+        values = torch.frombuffer(storage, dtype=dtype, count=len(storage) // dtype.itemsize)
+        return values.as_strided(self.shape, self.stride, self.offset)
