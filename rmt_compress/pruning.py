@@ -135,6 +135,7 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     arch: str | None = None,
+    fold_batchnorm: bool = False,
     trust: bool = False,
     weights: str | None = None,
     carry_over: bool = False,
@@ -155,7 +156,8 @@ def prune(
         layout: ``factorized`` or ``dense``.
         save_plan: where to write the plan as JSON.
         data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
-        arch: the network, where the file does not say; needed with `data` only.
+        arch: the network, where the file does not say; needed with `data` and `fold_batchnorm` only.
+        fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
         trust: see `open_checkpoint`.
         weights: see `open_checkpoint`.
         carry_over: whether to write what else a training checkpoint holds into the output too (`.pt` and its like).
@@ -168,15 +170,16 @@ def prune(
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
     path = Path(source)
-    with open_checkpoint(path, trust=trust, weights=weights) as checkpoint:
-        graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
+    with open_checkpoint(path, trust=trust, weights=weights) as opened:
+        graph = opened if isinstance(opened, GraphCheckpoint) else None
         target = default_output(path) if output is None else Path(output)
         to_folder = is_folder_output(path, target)
         if output is None and graph is not None and not graph.holds(layout) and target.suffix not in SUFFIXES:
             target = target.with_suffix(".safetensors")
-        if checkpoint.manifest is not None:
+        if opened.manifest is not None:
             again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
             raise CheckpointError(f"{path}: is compressed already; prune the original{'' if graph else again}")
+        checkpoint = _folded(opened, arch) if fold_batchnorm else opened
         if not dry_run and to_folder:
             check_folder_output(path, target, force=force)
         elif not dry_run:
@@ -188,9 +191,11 @@ def prune(
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
-        carried = _carried(checkpoint, target) if carry_over else None
+        carried = _carried(opened, target) if carry_over else None
         measure = (
-            None if data is None else _Measurement(checkpoint, path, target, data, arch, trust=trust, force=force)
+            None
+            if data is None
+            else _Measurement(opened, path, target, data, arch, folded=fold_batchnorm, trust=trust, force=force)
         )
         result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
@@ -263,6 +268,17 @@ def _plan(
     )
 
 
+def _folded(checkpoint: Checkpoint, arch: str | None) -> Checkpoint:
+    from rmt_compress.batchnorm import FoldedCheckpoint
+    from rmt_compress.model_loading import load_model
+
+    if isinstance(checkpoint, GraphCheckpoint):
+        raise SettingsError(
+            [f"{checkpoint.path}: carries its own graph; --fold-batchnorm is for state dicts of a known network"]
+        )
+    return FoldedCheckpoint(checkpoint, load_model(checkpoint, arch=arch))
+
+
 def _entries(shape: Sequence[int]) -> int:
     count = 1
     for size in shape:
@@ -281,9 +297,11 @@ class _Measurement:
         data: str,
         arch: str | None,
         *,
+        folded: bool,
         trust: bool,
         force: bool,
     ) -> None:
+        from rmt_compress.batchnorm import fold_batchnorm
         from rmt_compress.data import load_data
         from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import check_sweep_outputs
@@ -294,7 +312,8 @@ class _Measurement:
         self.arch = arch
         self.checkpoint = checkpoint
         self.trust = trust
-        self.model = load_model(checkpoint, arch=arch)
+        model = load_model(checkpoint, arch=arch)
+        self.model = fold_batchnorm(model) if folded else model
 
     def _smaller(self, output: str) -> nn.Module:
         from rmt_compress.checkpoints.pickled_modules import PickledModuleFile

@@ -217,7 +217,8 @@ def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
 
 
 def _matches(layer: Layer, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
+    # A name may have brackets in it (in_proj_weight[q]), which a glob reads as a choice of characters.
+    return any(name == glob or fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
 
 
 def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:

@@ -133,6 +133,14 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    fold_batchnorm: Annotated[
+        bool,
+        typer.Option(
+            "--fold-batchnorm",
+            help="Judge and cut convolutions together with the batch norm behind them; needs the network (--arch). "
+            "Try both: on our sample CNN it costs accuracy.",
+        ),
+    ] = False,
     trust: Trust = False,
     weights: Weights = None,
     carry_over: Annotated[
@@ -197,6 +205,7 @@ def prune(
             save_plan=save_plan,
             data=data,
             arch=arch,
+            fold_batchnorm=fold_batchnorm,
             trust=trust,
             weights=weights,
             carry_over=carry_over,

@@ -43,6 +43,9 @@ _EMBEDDING = re.compile(
     re.I,
 )
 
+# A hostile file may have names of megabytes, over which this search would take for ever: their end is enough.
+_LONGEST = 256
+
 # The products of GPT-2, stored (in, out) by transformers' Conv1D; other code has Linears of the same names.
 _GPT2 = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
 
@@ -178,7 +181,7 @@ def _kind(info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None) -
         if RECURRENT.search(info.name):
             return "recurrent"
         # A table tied to an output head is a Linear as well, and its matrix acts as one.
-        if _EMBEDDING.search(info.name) and all(_EMBEDDING.search(alias) for alias in aliases):
+        if all(_EMBEDDING.search(name[-_LONGEST:]) for name in (info.name, *aliases)):
             return "embedding"
         # nn.Linear has a bias as long as its weight has rows.
         return "linear_transposed" if bias_length == info.shape[1] != info.shape[0] else "linear"

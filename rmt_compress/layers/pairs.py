@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,12 +41,12 @@ _SECOND = {"lora_A": "lora_B", "lora_down": "lora_up", "down": "up"}
 def factor_pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, FactorPair]:
     """Name of the first factor -> the pair, for every pair whose shapes fit together."""
     pairs = {}
-    crowded = _crowded(tensors)
+    names = sorted(tensors)
     for name, info in tensors.items():
         match = _FIRST.match(name)
         if match is None or (match["adapter"] and match["stem"] != "lora_A"):
             continue
-        if match["stem"] == "down" and match["path"] in crowded:
+        if match["stem"] == "down" and _is_crowded(match["path"], names):
             continue
         second = f"{match['path']}{_SECOND[match['stem']]}{match['adapter']}.weight"
         if second not in tensors or f"{name.removesuffix('weight')}bias" in tensors:
@@ -88,15 +90,19 @@ def effective_rank(values: NDArray[np.float64]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _crowded(tensors: Mapping[str, TensorInfo]) -> set[str]:
-    """Paths that hold more than ``down`` and ``up``: a norm between two layers makes them no product."""
-    crowded = set()
-    for name in tensors:
-        parts = name.split(".")
-        for depth, part in enumerate(parts):
-            if part not in ("down", "up"):
-                crowded.add("".join(f"{above}." for above in parts[:depth]))
-    return crowded
+def _is_crowded(path: str, names: Sequence[str]) -> bool:
+    """Whether more than ``down`` and ``up`` is below a path: a norm between two layers makes them no product.
+
+    Args:
+        path: with the dot at its end.
+        names: of all tensors, sorted.
+    """
+    for name in islice(names, bisect_left(names, path), None):
+        if not name.startswith(path):
+            break
+        if not name.startswith((f"{path}down.", f"{path}up.")):
+            return True
+    return False
 
 
 def _product_shape(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, int] | None:

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from rmt_compress.layers.inference import TensorInfo
 
 _PARAMETRIZED = re.compile(r"^(?P<path>(?:.*\.)?)parametrizations\.(?P<own>\w+)\.(?:original\d*|\d+\..+|\d+)$")
+_STACKED = re.compile(r"^(?P<stem>(?:.*\.)?parametrizations\.\w+\.)1\.")
 _OLD = re.compile(r"^(?P<weight>(?:.*\.)?weight\w*?)_(?P<part>g|v|u|orig|mask)$")
 
 
 def compositions(tensors: Mapping[str, TensorInfo]) -> dict[str, Composition]:
     """Name of the largest tensor of every weight stored as several -> how the weight is computed."""
     found = {}
+    stacked = {match["stem"] for name in tensors if (match := _STACKED.match(name)) is not None}
     for name, info in tensors.items():
         if (new := _PARAMETRIZED.match(name)) is not None:
             weight, stem = new["path"] + new["own"], f"{new['path']}parametrizations.{new['own']}."
@@ -37,7 +39,7 @@ def compositions(tensors: Mapping[str, TensorInfo]) -> dict[str, Composition]:
             matrix, left, right = f"{stem}original", f"{stem}0._u", f"{stem}0._v"
             mask = f"{stem}0.mask"
             # A second parametrization after the first changes the weight in ways that names do not tell.
-            if any(other.startswith(f"{stem}1.") for other in tensors):
+            if stem in stacked:
                 continue
         elif (old := _OLD.match(name)) is not None:
             weight = old["weight"]

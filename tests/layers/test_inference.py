@@ -1,5 +1,7 @@
 """Which layer a named tensor belongs to, checked against real torch modules."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -142,3 +144,12 @@ def test_products_of_gpt2_are_told_by_their_biases_the_square_one_by_its_neighbo
 def test_a_square_product_alone_is_a_linear():
     tensors = state_of(**{"attn.c_proj.weight": (40, 40), "attn.c_proj.bias": (40,)})
     assert infer_layers(tensors)[0].kind == "linear"
+
+
+@pytest.mark.parametrize("part", ("x_embed_", "down.", "parametrizations.1.", "weight_", "a_scale."))
+def test_names_of_hostile_length_take_no_hostile_time(part):
+    tensors = state_of(**{part * 20_000 + end: (40, 50) for end in ("down.weight", "up.weight", "w_v", "w_scale")})
+    started = time.process_time()
+    infer_layers(tensors)
+    # Where the time grows with the square of the length it is a minute and more.
+    assert time.process_time() - started < 10
