@@ -153,7 +153,7 @@ def report_outcome(analysis: Analysis) -> None:
     if analysis.damaged:
         # Bad input, though the rest could be analysed.
         raise typer.Exit(2)
-    if not analysis.analyzed:
+    if not (analysis.analyzed or analysis.factorized):
         raise GoalNotReached(
             f"{analysis.path}: none of its {len(analysis.layers)} tensors can be analysed; "
             "the reasons are listed above"
