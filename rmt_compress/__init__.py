@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
+    from rmt_compress.batchnorm import fold_batchnorm
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
     from rmt_compress.errors import RmtCompressError
@@ -27,6 +28,7 @@ _HOMES = {
     "AnalysisSettings": "analysis",
     "LayerAnalysis": "analysis",
     "analyze": "analysis",
+    "fold_batchnorm": "batchnorm",
     "Checkpoint": "checkpoints",
     "open_checkpoint": "checkpoints",
     "RmtCompressError": "errors",
@@ -51,6 +53,7 @@ __all__ = [
     "RmtCompressError",
     "analyze",
     "compress",
+    "fold_batchnorm",
     "load",
     "load_dense",
     "load_plan",

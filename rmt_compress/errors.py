@@ -45,6 +45,10 @@ class EvaluationError(RmtCompressError):
     """A model cannot be run on a data set, or does not answer as a classifier of its classes."""
 
 
+class TrainingError(RmtCompressError):
+    """Training cannot go on, or cannot be taken up again."""
+
+
 class OutputError(RmtCompressError):
     """An output file cannot or must not be written."""
 

@@ -1,8 +1,15 @@
-"""Output files: refused where they would destroy something, written beside the target and renamed into place."""
+"""Output files: refused where they would destroy something, written beside the target and renamed into place.
+
+The hidden file that is written is locked as long as its writer lives: however that ends, the system takes the lock
+off. One that nobody has locked is what a killed run has left, and goes when the same target is written again.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +51,74 @@ def check_output_folder(target: Path, *, force: bool) -> None:
         raise OutputError(f"{target}: the folder is not empty; choose another or add --force")
 
 
+def check_new_folder(target: Path, *, force: bool, known_by: str, keep: tuple[Path, ...]) -> None:
+    """Refuse a folder to be made in one piece where it would destroy something.
+
+    Args:
+        target: the folder.
+        force: whether one that is there may be replaced; an empty one always may.
+        known_by: a file without which a folder is never replaced, forced or not.
+        keep: folders that must neither be the target nor lie in it, nor hold it.
+
+    Raises:
+        OutputError: naming the folder and the way out.
+    """
+    here = target.resolve()
+    for folder in keep:
+        other = folder.resolve()
+        if here == other:
+            raise OutputError(f"{target}: the output is the input; give another name")
+        if here in other.parents or other in here.parents:
+            raise OutputError(f"{target}: one of output and input lies in the other; give another name")
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target}: is a file; give the name of a folder")
+    if target.is_dir() and any(target.iterdir()):
+        if not force:
+            raise OutputError(f"{target}: the folder is not empty; choose another or add --force")
+        if target.is_symlink() or not (target / known_by).is_file():
+            raise OutputError(
+                f"{target}: holds no {known_by} and is not replaced, even with --force; delete it first"
+            )
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder {target.parent} does not exist; make it first")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: the folder {target.parent} is not writable")
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
+
+    A folder that is there is set aside first, put back if the renaming fails, and removed in the end.
+
+    Raises:
+        OutputError: the folder cannot be written or is full.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    aside = temporary.with_name(f"{temporary.name}.old")
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)
+        if target.exists():
+            target.rename(aside)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if aside.exists():
+                aside.rename(target)
+            raise
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
@@ -52,12 +127,15 @@ def replacing(target: Path) -> Iterator[Path]:
         OutputError: the folder cannot be written or is full.
     """
     try:
+        _remove_leftovers(target)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-        os.close(handle)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
     temporary = Path(name)
+    locked = os.fdopen(handle)
     try:
+        if not _lock(handle):
+            locked.close()  # where there are no locks, an open file may be one that cannot be renamed
         yield temporary
         # mkstemp makes files for their owner alone; an output gets what the umask grants any new file.
         mask = os.umask(0)
@@ -69,5 +147,34 @@ def replacing(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
+        locked.close()
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed runs of this user have left of `target`."""
+    leftover = re.compile(rf"{re.escape(f'.{target.name}.')}[a-z0-9_]{{8}}{re.escape(target.suffix)}")
+    for path in target.parent.iterdir():
+        if leftover.fullmatch(path.name) is None:
+            continue
+        with suppress(OSError):  # another user's, or gone meanwhile
+            handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _lock(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file unless another process has; False where it has, and where there are no such locks."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also on file systems without locks
+        return False
+    return True

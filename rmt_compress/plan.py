@@ -271,15 +271,8 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     """The decision for one layer."""
     layer = analysis.layer
     action, rank, reason = _action(analysis, settings)
-    # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified. So
-    # may no tied weight, of which one place may be an embedding table, and no parameter that is no layer's weight.
-    sparsify = (
-        _sparsification_refusal(layer) is None
-        and not _is_tied(layer)
-        and (layer.in_graph or layer.kind == "recurrent" or layer.tensor.endswith("weight"))
-        and analysis.finite
-        and not analysis.left_out
-    )
+    # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified.
+    sparsify = may_sparsify(layer) and analysis.finite and not analysis.left_out
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -290,6 +283,19 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
         sparsify=settings.sparsify if sparsify else None,
         sparsity=settings.sparsity if sparsify else None,
         reason=reason,
+    )
+
+
+def may_sparsify(layer: Layer) -> bool:
+    """Whether entries of a layer's weight may become zero.
+
+    Not so of a tied weight, of which one place may be an embedding table, nor of a parameter that is no layer's
+    weight.
+    """
+    return (
+        _sparsification_refusal(layer) is None
+        and not _is_tied(layer)
+        and (layer.in_graph or layer.kind == "recurrent" or layer.stored.endswith("weight"))
     )
 
 
@@ -312,7 +318,7 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         refusal = f"a split at rank {rank} would not be smaller ({after:,} of {before:,} parameters)"
     if refusal is None:
         return "factorized", rank, f"rank {rank} of {fit.p}: {because}"
-    if settings.when_not_smaller == "truncate" and rank < fit.p and not _is_tied(layer):
+    if settings.when_not_smaller == "truncate" and rank < fit.p and not (_is_tied(layer) or layer.fixed):
         return "truncated", rank, f"rank {rank} of {fit.p} in its own shape: {refusal}"
     return "kept", None, refusal
 
@@ -330,6 +336,8 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
         return f"a {decision.action} layer needs a rank"
     if (reason := layer.skip_reason(min_size=1, embeddings=True)) is not None or layer.matrix is None:
         return f"cannot be {decision.action}: {reason}"
+    if layer.fixed is not None:
+        return f"cannot be {decision.action}: {layer.fixed}"
     # The groups of a convolution and whether it is transposed are often known to a module only.
     if layer.kind not in (decision.kind, untransposed(decision.kind)):
         return f"is of kind {layer.kind} here, {decision.kind} in the plan"
@@ -347,8 +355,8 @@ def _sparsification_refusal(layer: Layer) -> str | None:
     """Why no entry of a tensor may be zeroed: biases, norms, embedding tables, buffers, whole numbers."""
     if layer.kind not in ("linear", "linear_transposed", "recurrent") and not layer.kind.startswith("conv"):
         return f"no entry of a tensor of kind {layer.kind} may be zeroed"
-    if layer.skip is not None:
-        return f"none of its entries may be zeroed: {layer.skip}"
+    if (reason := layer.skip or layer.fixed) is not None:
+        return f"none of its entries may be zeroed: {reason}"
     if layer.dtype not in FLOAT_DTYPES:
         return f"none of its entries may be zeroed: stored as {layer.dtype}"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rmt_compress.compression import LayerOutcome
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError, printable
 from rmt_compress.evaluation import file_size
 from rmt_compress.files import check_output, replacing
+from rmt_compress.model_folders import CONFIG, check_folder_output, is_folder_output, source_folder, write_folder
 from rmt_compress.plan import Plan, PlanSettings, make_plan
 from rmt_compress.saving import write_compressed
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "rmt-compress/prune/1"
 
-_SWEEP_SECONDS = 30.0
-_SWEEP_POINTS = 10
+_SWEEP_SECONDS = 25.0
+_SWEEP_POINTS = 8
 _SWEEP_LAYERS = 6
 _LEAST_SAMPLES = 300
 
@@ -111,10 +113,15 @@ class PruneResult:
 
 
 def default_output(source: Path) -> Path:
-    """The source's name with ``.pruned`` before its suffix; of a folder or an index, a safetensors file beside."""
-    if source.is_dir() or source.name.endswith(".index.json"):
-        folder = (source if source.is_dir() else source.parent).resolve()
-        return folder.parent / f"{folder.name}.pruned.safetensors"
+    """The source's name with ``.pruned`` before its suffix.
+
+    Of a folder or an index it lies beside the folder: a safetensors file, or where the folder is a Hugging Face
+    model, with a ``config.json``, another folder, ``…-pruned``.
+    """
+    if (folder := source_folder(source)) is not None:
+        folder = folder.resolve()
+        name = f"{folder.name}-pruned" if (folder / CONFIG).is_file() else f"{folder.name}.pruned.safetensors"
+        return folder.parent / name
     return source.with_name(f"{source.stem}.pruned{source.suffix}")
 
 
@@ -128,6 +135,7 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     arch: str | None = None,
+    fold_batchnorm: bool = False,
     trust: bool = False,
     weights: str | None = None,
     carry_over: bool = False,
@@ -142,13 +150,14 @@ def prune(
 
     Args:
         source: the checkpoint.
-        output: the file to write; None for `default_output`.
+        output: the file to write, or, of a folder, the folder; None for `default_output`.
         analysis: settings of the analysis.
         plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
         layout: ``factorized`` or ``dense``.
         save_plan: where to write the plan as JSON.
         data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
-        arch: the network, where the file does not say; needed with `data` only.
+        arch: the network, where the file does not say; needed with `data` and `fold_batchnorm` only.
+        fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
         trust: see `open_checkpoint`.
         weights: see `open_checkpoint`.
         carry_over: whether to write what else a training checkpoint holds into the output too (`.pt` and its like).
@@ -161,15 +170,19 @@ def prune(
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
     path = Path(source)
-    with open_checkpoint(path, trust=trust, weights=weights) as checkpoint:
-        graph = checkpoint if isinstance(checkpoint, GraphCheckpoint) else None
+    with open_checkpoint(path, trust=trust, weights=weights) as opened:
+        graph = opened if isinstance(opened, GraphCheckpoint) else None
         target = default_output(path) if output is None else Path(output)
+        to_folder = is_folder_output(path, target)
         if output is None and graph is not None and not graph.holds(layout) and target.suffix not in SUFFIXES:
             target = target.with_suffix(".safetensors")
-        if checkpoint.manifest is not None:
+        if opened.manifest is not None:
             again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
             raise CheckpointError(f"{path}: is compressed already; prune the original{'' if graph else again}")
-        if not dry_run:
+        checkpoint = _folded(opened, arch) if fold_batchnorm else opened
+        if not dry_run and to_folder:
+            check_folder_output(path, target, force=force)
+        elif not dry_run:
             if graph is None or not graph.writes_own_format(target, layout):
                 check_suffix(target)
                 if graph is not None and data is not None:
@@ -178,9 +191,11 @@ def prune(
             check_output(target, force=force, inputs=checkpoint.files)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
-        carried = _carried(checkpoint, target) if carry_over else None
+        carried = _carried(opened, target) if carry_over else None
         measure = (
-            None if data is None else _Measurement(checkpoint, path, target, data, arch, trust=trust, force=force)
+            None
+            if data is None
+            else _Measurement(opened, path, target, data, arch, folded=fold_batchnorm, trust=trust, force=force)
         )
         result = _plan(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         if save_plan is not None:
@@ -190,13 +205,14 @@ def prune(
         if dry_run or not result.changes:
             return result
         outcomes: list[LayerOutcome] = []
-        file = write_compressed(
+        beside = carried.entries if carried else None
+        write = partial(write_folder, source=path) if to_folder else partial(write_compressed, carried=beside)
+        file = write(
             checkpoint,
             result.plan,
             target,
             layout=layout,
             architecture=arch,
-            carried=carried.entries if carried else None,
             outcomes=outcomes,
             progress=progress,
         )
@@ -252,6 +268,17 @@ def _plan(
     )
 
 
+def _folded(checkpoint: Checkpoint, arch: str | None) -> Checkpoint:
+    from rmt_compress.batchnorm import FoldedCheckpoint
+    from rmt_compress.model_loading import load_model
+
+    if isinstance(checkpoint, GraphCheckpoint):
+        raise SettingsError(
+            [f"{checkpoint.path}: carries its own graph; --fold-batchnorm is for state dicts of a known network"]
+        )
+    return FoldedCheckpoint(checkpoint, load_model(checkpoint, arch=arch))
+
+
 def _entries(shape: Sequence[int]) -> int:
     count = 1
     for size in shape:
@@ -270,9 +297,11 @@ class _Measurement:
         data: str,
         arch: str | None,
         *,
+        folded: bool,
         trust: bool,
         force: bool,
     ) -> None:
+        from rmt_compress.batchnorm import fold_batchnorm
         from rmt_compress.data import load_data
         from rmt_compress.model_loading import load_model
         from rmt_compress.reporting.sweep_files import check_sweep_outputs
@@ -283,7 +312,8 @@ class _Measurement:
         self.arch = arch
         self.checkpoint = checkpoint
         self.trust = trust
-        self.model = load_model(checkpoint, arch=arch)
+        model = load_model(checkpoint, arch=arch)
+        self.model = fold_batchnorm(model) if folded else model
 
     def _smaller(self, output: str) -> nn.Module:
         from rmt_compress.checkpoints.pickled_modules import PickledModuleFile
@@ -302,19 +332,28 @@ class _Measurement:
 
         assert result.output is not None
         smaller = self._smaller(result.output)
-        after, before = compare(smaller, self.model, self.dataset, paths=(result.output, self.checkpoint))
+        after, before = compare(
+            smaller,
+            self.model,
+            self.dataset,
+            paths=(result.output, self.checkpoint),
+            progress=progress and (lambda done, total, _: progress(done, total, "accuracy")),
+        )
         written = result.written
         analysis = result.analysis or analyze(self.model)
         notes = [*result.notes, *self.dataset.notes]
         if analysis.analyzed:
-            # So many samples that the whole sweep takes about half a minute.
+            # So many samples that the whole sweep takes less than half a minute.
             trials = _SWEEP_POINTS * min(_SWEEP_LAYERS, len(analysis.analyzed))
             samples = int(1000 * _SWEEP_SECONDS / (before.latency_ms["128"] / 128) / trials)
             dataset = self.dataset.thinned(max(samples, _LEAST_SAMPLES))
-            if len(dataset) < len(self.dataset):
-                notes.append(f"accuracy against rank was asked of {len(dataset):,} samples; sweep asks all of them")
             target = SweepTarget(self.model, analysis, dataset, path=result.source)
             sweep = sweep_rank(target, points=_SWEEP_POINTS, progress=progress)
+            if len(dataset) < len(self.dataset):
+                notes.append(
+                    f"accuracy against rank was asked of {len(dataset):,} samples, of which the network as it is "
+                    f"gets {sweep.accuracy:.2%} right; rmt-compress sweep asks all of them"
+                )
             files = write_sweep(sweep, self.stem)
             written = (*written, ("accuracy against rank", tuple(str(file) for file in files)))
         return replace(result, before=before, after=after, notes=tuple(notes), written=written)

@@ -21,6 +21,7 @@ from torch import nn
 from rmt_compress.architectures import build, parse
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import RmtCompressError
+from rmt_compress.training.augmentation import flip_and_shift
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _: 1.0,
@@ -126,15 +127,6 @@ def train(recipe: Recipe, data: Dataset) -> nn.Module:
         print(f"epoch {epoch}: loss {total / len(data):.4f}, {seconds:.1f} s", file=sys.stderr, flush=True)
     model.eval()
     return model
-
-
-def flip_and_shift(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Images (N, C, H, W), half of them mirrored, the batch shifted by up to 4 pixels each way, zeros coming in."""
-    height, width = images.shape[2:]
-    mirrored = torch.rand(len(images), 1, 1, 1, generator=random) < 0.5
-    images = torch.where(mirrored, images.flip(3), images)
-    top, left = torch.randint(0, 9, (2,), generator=random).tolist()
-    return nn.functional.pad(images, (4, 4, 4, 4))[:, :, top : top + height, left : left + width]
 
 
 def count_correct(model: nn.Module, data: Dataset) -> int:

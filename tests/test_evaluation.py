@@ -191,14 +191,14 @@ def test_what_does_not_fit_is_one_line():
     data = load_data("digits", split="test")
     with pytest.raises(EvaluationError, match=r"cannot take inputs of 1×8×8 from digits.*1x64|64.*20"):
         evaluate(build("mlp:20,10"), data)
-    with pytest.raises(EvaluationError, match=r"returns 256×4 numbers.*10 classes"):
+    with pytest.raises(EvaluationError, match=r"returns 64×4 numbers.*10 classes"):
         evaluate(build("mlp:64,4"), data)
     with pytest.raises(EvaluationError, match="returns a tuple"):
         evaluate(nn.Sequential(nn.Flatten(2), nn.LSTM(64, 10)), data)
     broken = build("mlp:64,10")
     with torch.no_grad():
         broken.get_parameter("fc1.bias")[3] = float("nan")
-    with pytest.raises(EvaluationError, match="NaN for 256 of 256 inputs"):
+    with pytest.raises(EvaluationError, match="NaN for 64 of 64 inputs"):
         evaluate(broken, data)
     with pytest.raises(SettingsError, match="cannot run on device 'nowhere'"):
         evaluate(build("mlp:64,10"), data, device="nowhere")

@@ -151,11 +151,25 @@ def test_weights_that_torch_reads_past_the_layer_stay_whole():
     assert actions(plan)["multihead_attn.out_proj"] == "kept"
 
 
-def test_weights_stored_the_other_way_round_stay_whole():
-    state = {"c_attn.weight": torch.randn(64, 192), "c_attn.bias": torch.zeros(192)}
+def test_a_weight_that_its_bias_does_not_suit_stays_whole():
+    state = {"odd.weight": torch.randn(64, 192), "odd.bias": torch.zeros(100)}
     decision = make_plan(analyze(state), rule="rank:5").layers[0]
     assert decision.action == "kept"
-    assert "bias has 192 entries for 64 rows" in decision.reason
+    assert "bias has 100 entries for 64 rows" in decision.reason
+
+
+def test_packed_and_recurrent_weights_are_decided_one_by_one():
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(64, 4), "lstm": nn.LSTM(40, 48)})
+    for source in (model, model.state_dict()):
+        kept = make_plan(analyze(source), rule="rank:5")
+        assert set(actions(kept).values()) <= {"kept", "skipped"}
+        assert "one tensor" in kept.by_tensor["attention.in_proj_weight[q]"].reason
+        assert "all their gates" in kept.by_tensor["lstm.weight_hh_l0[f]"].reason
+        cut = make_plan(analyze(source), rule="rank:5", when_not_smaller="truncate")
+        names = {name for name, action in actions(cut).items() if action == "truncated"}
+        expected = {f"attention.in_proj_weight[{label}]" for label in "qkv"}
+        expected |= {f"lstm.weight_{place}_l0[{gate}]" for place in ("ih", "hh") for gate in "ifgo"}
+        assert names == expected | {"attention.out_proj"}
 
 
 @pytest.mark.parametrize(

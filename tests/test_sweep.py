@@ -59,6 +59,47 @@ def untouched(target):
     assert all(torch.equal(tensor, state[name]) for name, tensor in target.model.state_dict().items())
 
 
+class Rows(nn.Module):
+    """An LSTM that reads an image row by row: parameters that hold four matrices each."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(32, 36, batch_first=True)
+        self.head = nn.Linear(36, 10)
+
+    def forward(self, images):
+        return self.head(self.lstm(images[:, 0])[0][:, -1])
+
+
+def test_gates_are_swept_one_by_one():
+    torch.manual_seed(0)
+    model = Rows().eval()
+    images = torch.randn(150, 1, 6, 32)
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    dataset = Dataset("made", "test", images, labels, 10)
+    target = SweepTarget(model, rmt.analyze(model), dataset)
+    check = untouched(target)
+    next(check)
+    name = "lstm.weight_hh_l0[f]"
+    (curve,) = sweep_rank(target, layers=[name], ranks=[2, 36]).curves
+    expected = Rows().eval()
+    expected.load_state_dict(model.state_dict())
+    gate = model.lstm.weight_hh_l0.detach()[36:72]
+    for point in curve.points:
+        u, s, vt = torch.linalg.svd(gate.double())
+        cut = (u[:, : point.amount] * s[: point.amount]) @ vt[: point.amount]
+        with torch.no_grad():
+            expected.lstm.weight_hh_l0[36:72] = cut.float()
+        assert point.accuracy == pytest.approx(score(expected, dataset).accuracy)
+        assert point.weights == nonzeros(model)  # nothing is won: it cannot be split
+    magnitude, _ = sweep_sparsity(target, thresholds=[0.05]).curves
+    sparse = rmt.compress(model, make_plan(target.analysis, gof=0.0, sparsify=0.05))
+    assert magnitude.points[0].weights == nonzeros(sparse)
+    assert magnitude.points[0].accuracy == pytest.approx(score(sparse, dataset).accuracy)
+    next(check, None)
+
+
 def test_ranks_against_torch_s_own_svd(digits):
     check = untouched(digits)
     next(check)

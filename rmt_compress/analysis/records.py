@@ -9,8 +9,9 @@ import numpy as np
 
 from rmt_compress import spectrum
 from rmt_compress.errors import SettingsError
-from rmt_compress.layers.low_rank import split_parameters
+from rmt_compress.layers.low_rank import split_parameters, split_refusal
 from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer
+from rmt_compress.layers.pairs import effective_rank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,9 +78,9 @@ class LayerAnalysis:
 
     Attributes:
         layer: the layer itself.
-        fit: the fitted bulk; None where the layer was skipped.
+        fit: the fitted bulk; None where the layer was skipped, or is a product of two factors already.
         reason: why it was skipped; None where it was analysed.
-        singular_values: all of them, descending; empty where skipped.
+        singular_values: all of them, descending, of two factors those of the product; empty where skipped.
         settings: the settings of the analysis.
         finite: False where NaN or Inf was found.
         left_out: True where include or exclude left it out.
@@ -121,6 +122,13 @@ class LayerAnalysis:
         return "noise" if 1.0 - self.bulk_energy <= NOISE_ENERGY else "mixed"
 
     @property
+    def effective_rank(self) -> float | None:
+        """Of a product of two factors, how many of its directions it uses; None for other layers."""
+        if self.layer.pair is None or not len(self.singular_values):
+            return None
+        return effective_rank(self.singular_values)
+
+    @property
     def gof_null(self) -> float | None:
         """95 % point of the fit error of pure noise of this size."""
         if self.fit is None:
@@ -140,9 +148,9 @@ class LayerAnalysis:
 
     @property
     def parameters_after(self) -> int:
-        """Weights left when the layer is cut to its spikes and split, where it fits and the split is smaller."""
+        """Weights left when the layer is cut to its spikes and split, where it fits and can be split into less."""
         before = self.layer.parameters
-        if self.fit is None or not self.fits or self.layer.matrix is None:
+        if self.fit is None or not self.fits or self.layer.matrix is None or split_refusal(self.layer) is not None:
             return before
         return min(before, split_parameters(*self.layer.matrix, max(1, self.fit.spikes)))
 
@@ -170,7 +178,9 @@ class LayerAnalysis:
             "spikes": fit and fit.spikes,
             "bulk": fit and fit.p - fit.spikes,
             "bulk_energy": self.bulk_energy if fit else None,
-            "spectral_norm": float(self.singular_values[0]) if fit else None,
+            "spectral_norm": float(self.singular_values[0]) if len(self.singular_values) else None,
+            "factors": [self.layer.tensor, self.layer.pair.second] if self.layer.pair else None,
+            "effective_rank": self.effective_rank,
             "verdict": self.verdict,
             "parameters": self.layer.parameters,
             "parameters_after": self.parameters_after,
@@ -204,6 +214,11 @@ class Analysis:
     def skipped(self) -> tuple[LayerAnalysis, ...]:
         """The layers that have a reason instead."""
         return tuple(layer for layer in self.layers if layer.fit is None)
+
+    @property
+    def factorized(self) -> tuple[LayerAnalysis, ...]:
+        """The layers that are products of two factors already."""
+        return tuple(layer for layer in self.layers if layer.effective_rank is not None)
 
     @property
     def damaged(self) -> tuple[LayerAnalysis, ...]:

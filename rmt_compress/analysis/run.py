@@ -13,6 +13,7 @@ from rmt_compress import spectrum
 from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer, as_matrix
+from rmt_compress.layers.pairs import effective_rank, pair_singular_values
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +105,28 @@ def analyze_layer(layer: Layer, weight: torch.Tensor, settings: AnalysisSettings
     return LayerAnalysis(layer, fit=fit, singular_values=values, settings=settings)
 
 
+def analyze_pair(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:
+    """What can be said of a product of two factors: how many of its directions it uses; it has no bulk to fit."""
+    try:
+        values = pair_singular_values(down, up)
+    except spectrum.NonFiniteError:
+        bad = sum(int((~factor.isfinite()).sum()) for factor in (down, up))
+        return LayerAnalysis(layer, reason=f"{bad:,} of its factors' entries are NaN or Inf", finite=False)
+    rows, columns = layer.matrix or (0, 0)
+    reason = (
+        f"already factorized: rank {len(values)} of {rows}×{columns}, effective rank {effective_rank(values):.3g}"
+    )
+    if not values[0]:
+        reason = f"already factorized: rank {len(values)} of {rows}×{columns}, but the product is zero"
+    return LayerAnalysis(layer, reason=reason, singular_values=values)
+
+
+def _analyze_one(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> LayerAnalysis:
+    if layer.pair is not None:
+        return analyze_pair(layer, checkpoint.read(layer.tensor), checkpoint.read(layer.pair.second))
+    return analyze_layer(layer, checkpoint.weight(layer), settings)
+
+
 def _analyze_layers(
     checkpoint: Checkpoint,
     layers: Sequence[Layer],
@@ -149,6 +172,8 @@ def _analyze_layers(
 def _cost(layer: Layer) -> float:
     """Multiply-adds of Gram matrix and eigenvalues, about."""
     rows, columns = layer.matrix or (1, 1)
+    if layer.pair is not None:  # two QR decompositions
+        return 2 * layer.shape[0] ** 2 * (rows + columns)
     p, n = min(rows, columns), max(rows, columns)
     return p**2 * n + 4 / 3 * p**3
 
@@ -157,7 +182,7 @@ def _in_turn(
     work: Sequence[Layer], checkpoint: Checkpoint, settings: AnalysisSettings
 ) -> Iterator[tuple[Layer, LayerAnalysis]]:
     for layer in work:
-        yield layer, analyze_layer(layer, checkpoint.read(layer.tensor), settings)
+        yield layer, _analyze_one(layer, checkpoint, settings)
 
 
 def _at_once(
@@ -172,7 +197,7 @@ def _at_once(
     with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
 
         def one(layer: Layer) -> LayerAnalysis:
-            return analyze_layer(layer, checkpoint.read(layer.tensor), settings)
+            return _analyze_one(layer, checkpoint, settings)
 
         futures = {pool.submit(one, layer): layer for layer in work}
         try:
@@ -192,7 +217,8 @@ def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
 
 
 def _matches(layer: Layer, glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
+    # A name may have brackets in it (in_proj_weight[q]), which a glob reads as a choice of characters.
+    return any(name == glob or fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
 
 
 def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:

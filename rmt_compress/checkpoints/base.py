@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import TensorInfo, infer_layers
 from rmt_compress.layers.matrix_view import Layer
+from rmt_compress.layers.parametrized import compose
 
 if TYPE_CHECKING:
     import torch
@@ -56,15 +57,19 @@ class Checkpoint(ABC):
     manifest: Manifest | None = None
     beside: tuple[Beside, ...] = ()
 
+    # Set on opening.
+    _tensors: Mapping[str, TensorInfo]
+    _ties: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
     @property
-    @abstractmethod
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Names, shapes and types in the checkpoint's own order, every name of a tied tensor included."""
+        return self._tensors
 
     @property
     def ties(self) -> Mapping[str, tuple[str, ...]]:
         """First name of a tensor that has several -> its other names."""
-        return {}
+        return self._ties
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -80,6 +85,16 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: no such tensor, one without values, or the file no longer holds what it promised.
         """
+
+    def weight(self, layer: Layer) -> torch.Tensor:
+        """The weight of a layer, of its shape: a tensor, some rows of one, or what several are computed into.
+
+        Raises:
+            CheckpointError: see `read`.
+        """
+        whole = layer.composition
+        weight = self.read(layer.stored) if whole is None else compose(whole, self.read)
+        return weight if layer.part is None else weight[layer.part.start : layer.part.stop]
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""

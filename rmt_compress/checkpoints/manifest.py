@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
-from rmt_compress.errors import CheckpointError, PlanError
+from rmt_compress.errors import CheckpointError, PlanError, printable
 from rmt_compress.layers.factors import factor_shapes, join_factors
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.low_rank import factor_names
@@ -150,6 +150,11 @@ class Manifest(_Record):
             if layer.bias != _bias_of(layer.weight):
                 raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
         return self
+
+    def sentence(self) -> str:
+        """What wrote the file and from what, for a user."""
+        source = f" from {self.source.name}" if self.source else ""
+        return printable(f"Compressed by rmt-compress {self.tool_version}{source}.")
 
     def to_json(self) -> str:
         """The manifest as one line of JSON, `metadata` left out."""

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties
 from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.inference import TensorInfo, infer_layers
+from rmt_compress.layers.low_rank import is_gpt2_conv1d
 from rmt_compress.layers.matrix_view import Layer, LayerKind
 
 if TYPE_CHECKING:
     import torch
+
+_PARAMETRIZED = "parametrized; to cut it, torch.nn.utils.parametrize.remove_parametrizations first"
 
 
 class StateDictCheckpoint(Checkpoint):
@@ -35,16 +38,6 @@ class StateDictCheckpoint(Checkpoint):
         self._state = found.tensors
         self._tensors = {name: describe(name, tensor) for name, tensor in self._state.items()}
         self._ties = find_ties(self._state)
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the state dict's order."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared tensor -> its other names."""
-        return self._ties
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, detached; it shares the state dict's memory.
@@ -82,16 +75,6 @@ class ModuleCheckpoint(Checkpoint):
         self._tensors = {name: self._describe(name, value) for name, value in values.items()}
         self._ties = find_ties(values)
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the order of the module's state dict."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared parameter -> its other names."""
-        return self._ties
-
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, detached; a plain parameter shares the module's memory.
 
@@ -102,8 +85,12 @@ class ModuleCheckpoint(Checkpoint):
         return _with_values(_value(*self._owners[name]), name)
 
     def layers(self) -> tuple[Layer, ...]:
-        """The layers formed by the tensors; kinds, groups and biases are those of the submodules."""
-        return tuple(self._as_its_module_says(layer) for layer in super().layers())
+        """The layers formed by the tensors; kinds, groups and biases are those of the submodules.
+
+        The two factors of a layer that was split are two layers here, which training may split again.
+        """
+        layers = infer_layers(self.tensors, self.ties, pairs=False)
+        return tuple(self._as_its_module_says(layer) for layer in layers)
 
     def _describe(self, name: str, value: torch.Tensor) -> TensorInfo:
         info = describe(name, value)
@@ -113,16 +100,25 @@ class ModuleCheckpoint(Checkpoint):
         return info
 
     def _as_its_module_says(self, layer: Layer) -> Layer:
+        from torch.nn.utils import parametrize
+
         if layer.kind == "vector":
             return layer
+        owner, attribute = self._owners[layer.stored]
+        if parametrize.is_parametrized(owner, attribute):
+            layer = replace(layer, fixed=_PARAMETRIZED)
+        if layer.part is not None:
+            return layer
         kinds = {name: _kind(*self._owners[name]) for name in (layer.tensor, *layer.aliases)}
+        if layer.composition is not None:
+            kinds = {layer.tensor: _kind(owner, layer.composition.weight.rpartition(".")[2])}
         # A table tied to an output head is a Linear as well, and its matrix acts as one.
         name = next((name for name, kind in kinds.items() if kind not in (None, "embedding")), layer.tensor)
         kind = kinds[name]
         if kind is None:
             return layer
         owner, _ = self._owners[name]
-        bias = name.removesuffix("weight") + "bias" if name.endswith("weight") else ""
+        bias = name.removesuffix("weight") + "bias" if name.endswith("weight") else layer.bias
         groups = getattr(owner, "groups", 1)
         return replace(
             layer,
@@ -206,6 +202,8 @@ def _kind(owner: torch.nn.Module, attribute: str) -> LayerKind | None:
         return "unknown"
     if attribute != "weight":
         return None
+    if is_gpt2_conv1d(owner):
+        return "linear_transposed"
     kinds: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], LayerKind], ...] = (
         (nn.Linear, "linear"),
         (nn.Conv1d, "conv1d"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.checkpoints.files import open_file
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.strict_json import parse_object
@@ -61,16 +61,11 @@ class ShardedCheckpoint(Checkpoint):
         self.format = f"{' and '.join(kinds)}, {len(self._shards)} shard{'s' * (len(self._shards) != 1)}"
         self._placement = self._every_tensor() if placement is None else self._indexed(placement)
         self._tensors = self._describe()
+        self._ties = self._find_ties()
         self._last: str | None = None
         self.notes = tuple(map(printable, (*notes, *self._unlisted())))
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the order of the shards."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
+    def _find_ties(self) -> dict[str, tuple[str, ...]]:
         """First name of a shared tensor -> its other names in the same shard."""
         result = {}
         for shard, checkpoint in self._shards.items():
@@ -184,7 +179,23 @@ def open_index(path: Path, notes: tuple[str, ...] = ()) -> ShardedCheckpoint:
     metadata = index.get("metadata")
     texts = {key: str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
     shards = sorted(set(placement.values()))
-    return ShardedCheckpoint(path, path.parent, shards, placement, metadata=texts, notes=notes)
+    text = texts.pop(MANIFEST_KEY, None)
+    checkpoint = ShardedCheckpoint(path, path.parent, shards, placement, metadata=texts, notes=notes)
+    if text is not None:
+        _take_manifest(checkpoint, text, path)
+    return checkpoint
+
+
+def _take_manifest(checkpoint: ShardedCheckpoint, text: str, path: Path) -> None:
+    """Give a checkpoint of several files the manifest that stands in their index."""
+    # Takes a while to import, and most indexes have no manifest.
+    from rmt_compress.checkpoints.manifest import Manifest
+
+    manifest = Manifest.from_json(text, origin=str(path), metadata=checkpoint.metadata)
+    manifest.check_tensors(checkpoint.tensors, origin=str(path))
+    checkpoint.manifest = manifest
+    checkpoint.format += "" if checkpoint.format.endswith("compressed") else ", compressed"
+    checkpoint.notes = (*checkpoint.notes, manifest.sentence())
 
 
 def _exists(path: Path) -> bool:

@@ -72,6 +72,7 @@ def write_checkpoint(
     manifest: Manifest | None = None,
     metadata: Mapping[str, str] | None = None,
     ties: Mapping[str, str] | None = None,
+    sparse: bool = True,
     carried: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> WrittenFile:
@@ -91,6 +92,7 @@ def write_checkpoint(
         manifest: stored with the tensors; None for a plain file.
         metadata: text entries; None for those of the manifest. A plain `torch.save` file has no place for them.
         ties: other name -> the name a shared tensor is stored under; None for those of the manifest.
+        sparse: whether tensors may be stored as bitmask and values where the manifest's layout allows it.
         carried: what else a `torch.save` file with a manifest is to hold, by top-level key.
         progress: called with (done, total, name) after each tensor.
 
@@ -105,14 +107,14 @@ def write_checkpoint(
     ties = dict(ties if ties is not None else manifest.ties if manifest else {})
     outline = {info.name: info for info in expected if info.name not in ties}
     texts = dict(metadata if metadata is not None else manifest.metadata if manifest else {})
-    may_be_sparse = manifest is not None and manifest.layout == "factorized"
+    may_be_sparse = sparse and manifest is not None and manifest.layout == "factorized"
     in_torch = target.suffix in TORCH_SUFFIXES
     reserved = 0 if in_torch else safetensors_header_bound(target, outline, manifest, texts, ties)
     _check_room(target, outline, reserved, in_torch=in_torch, may_be_sparse=may_be_sparse)
 
     digests: dict[str, bytes] = {}
     nonzeros: dict[str, int] = {}
-    sparse: list[str] = []
+    encoded: list[str] = []
     with replacing(target) as temporary:
         with (
             temporary.open("wb") as file,
@@ -131,7 +133,7 @@ def write_checkpoint(
                 if parts is None:
                     writer.add(name, tensor)
                 else:
-                    sparse.append(name)
+                    encoded.append(name)
                     for part, values in zip((BITS, VALUES, SHAPE), parts, strict=True):
                         writer.add(name + part, values)
                 digests[name] = digest(tensor, without_negative_zero=parts is not None)
@@ -140,11 +142,11 @@ def write_checkpoint(
                     progress(len(digests), len(outline), name)
             if missing := [name for name in outline if name not in digests]:
                 raise CompressionError(f"{target}: planned tensors never came: {printable(', '.join(missing[:8]))}")
-            complete = manifest.model_copy(update={"sparse": tuple(sparse)}) if manifest else None
+            complete = manifest.model_copy(update={"sparse": tuple(encoded)}) if manifest else None
             writer.finish(complete, texts, ties)
         compare(target, temporary, digests, ties)
         size = temporary.stat().st_size
-    return WrittenFile(target, size, nonzeros, tuple(sparse))
+    return WrittenFile(target, size, nonzeros, tuple(encoded))
 
 
 def _check_room(

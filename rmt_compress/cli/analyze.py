@@ -48,8 +48,8 @@ def analyze(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="A .safetensors, .pt, .pth, .bin or .ckpt file, a Hugging Face folder or an *.index.json; "
-            "without it, the only checkpoint in the current folder.",
+            help="A .safetensors, .pt, .pth, .bin, .ckpt, .pt2 or .onnx file, a Hugging Face folder or an "
+            "*.index.json; without it, the only checkpoint in the current folder.",
             show_default=False,
         ),
     ] = None,
@@ -153,7 +153,7 @@ def report_outcome(analysis: Analysis) -> None:
     if analysis.damaged:
         # Bad input, though the rest could be analysed.
         raise typer.Exit(2)
-    if not analysis.analyzed:
+    if not (analysis.analyzed or analysis.factorized):
         raise GoalNotReached(
             f"{analysis.path}: none of its {len(analysis.layers)} tensors can be analysed; "
             "the reasons are listed above"

@@ -15,6 +15,7 @@ from rmt_compress.cli.analyze import analyze
 from rmt_compress.cli.console import GoalNotReached, error_line
 from rmt_compress.cli.evaluate import evaluate
 from rmt_compress.cli.export import export
+from rmt_compress.cli.finetune import finetune
 from rmt_compress.cli.prune import prune
 from rmt_compress.cli.show import show
 from rmt_compress.cli.sweep import sweep
@@ -32,6 +33,7 @@ app.command("analyze")(analyze)
 app.command("prune")(prune)
 app.command("sweep")(sweep)
 app.command("evaluate")(evaluate)
+app.command("finetune")(finetune)
 app.command("export")(export)
 app.command("show")(show)
 

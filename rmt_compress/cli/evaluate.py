@@ -29,11 +29,9 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False
-        ),
+        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once while scoring.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Samples at once while scoring.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
     trust: Trust = False,
     weights: Weights = None,

@@ -57,7 +57,8 @@ def prune(
             "-o",
             "--output",
             metavar="OUT",
-            help="The smaller file, .safetensors or .pt; by default the input's name with .pruned in it.",
+            help="The smaller file, .safetensors or .pt; a folder for a Hugging Face folder, the same format for a "
+            "file with a graph (.onnx, .pt2). By default the input's name with .pruned in it.",
             show_default=False,
         ),
     ] = None,
@@ -132,6 +133,14 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    fold_batchnorm: Annotated[
+        bool,
+        typer.Option(
+            "--fold-batchnorm",
+            help="Judge and cut convolutions together with the batch norm behind them; needs the network (--arch). "
+            "Try both: on our sample CNN it costs accuracy.",
+        ),
+    ] = False,
     trust: Trust = False,
     weights: Weights = None,
     carry_over: Annotated[
@@ -196,6 +205,7 @@ def prune(
             save_plan=save_plan,
             data=data,
             arch=arch,
+            fold_batchnorm=fold_batchnorm,
             trust=trust,
             weights=weights,
             carry_over=carry_over,

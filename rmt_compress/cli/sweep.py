@@ -17,7 +17,7 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
-from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP
+from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP, LIMIT_HELP
 from rmt_compress.cli.opening import Trust, Weights, opened
 
 if TYPE_CHECKING:
@@ -74,11 +74,9 @@ def sweep(
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = 0.1,
     limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False
-        ),
+        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
     trust: Trust = False,
     weights: Weights = None,

@@ -7,7 +7,6 @@ import itertools
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.utils import parametrize
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
@@ -58,11 +57,12 @@ def compress_module(
             progress(next(count), len(steps), step.layer.name)
 
     for step in (step for step in steps if not step.splits):
-        result = step.apply(values.read(step.layer.tensor))
+        result = step.apply(values.weight(step.layer))
         if step.changes and not isinstance(result, Factors):
-            owner, attribute = _owner(module, step.layer.tensor)
+            owner, attribute = _owner(module, step.layer.stored)
+            weight, part = owner.get_parameter(attribute), step.layer.part
             with torch.no_grad():
-                owner.get_parameter(attribute).copy_(result)
+                (weight if part is None else weight[part.start : part.stop]).copy_(result)
         finished(step, result)
     # It holds on to the layers that are going to be replaced.
     del values
@@ -70,7 +70,7 @@ def compress_module(
         owner, _ = _owner(module, step.layer.tensor)
         result = step.apply(owner.get_parameter("weight"))
         assert isinstance(result, Factors)
-        module = _replaced(module, owner, split_module(owner, *result, name=step.layer.name))
+        module = replace_module(module, owner, split_module(owner, *result, name=step.layer.name))
         finished(step, result)
     if outcomes is not None:
         outcomes.extend(done[step.layer.tensor] for step in steps)
@@ -78,16 +78,12 @@ def compress_module(
 
 
 def _refusal(module: nn.Module, step: Step) -> str | None:
-    if not step.changes:
+    if not step.splits:
         return None
-    owner, attribute = _owner(module, step.layer.tensor)
+    owner, _ = _owner(module, step.layer.stored)
     name = step.layer.name if owner is not module else type(module).__name__
-    if step.splits:
-        refusal = module_refusal(owner)
-        return refusal and f"{name}: {refusal}"
-    if parametrize.is_parametrized(owner, attribute):
-        return f"{name}: {attribute} is parametrized and cannot be set; remove the parametrization, or exclude it"
-    return None
+    refusal = module_refusal(owner)
+    return refusal and f"{name}: {refusal}"
 
 
 def _owner(module: nn.Module, tensor: str) -> tuple[nn.Module, str]:
@@ -104,7 +100,7 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _replaced(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """`root` with `new` wherever `old` stood; `new` itself where `old` was the root."""
     if root is old:
         return new

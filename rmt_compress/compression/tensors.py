@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
@@ -100,7 +101,7 @@ def _new_names(checkpoint: Checkpoint, steps: Sequence[Step]) -> dict[str, tuple
     """Every name in the checkpoint -> its one or two names in the compressed one.
 
     Raises:
-        CompressionError: two tensors would get one name.
+        CompressionError: two tensors would get one name, or a factor none.
     """
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in checkpoint.tensors}
     renamed: dict[str, tuple[str, ...]] = {}
@@ -108,7 +109,13 @@ def _new_names(checkpoint: Checkpoint, steps: Sequence[Step]) -> dict[str, tuple
         if not step.splits:
             continue
         for weight in (step.layer.tensor, *step.layer.aliases):
-            down, up, up_bias = factor_names(weight)
+            try:
+                down, up, up_bias = factor_names(weight)
+            except ValueError as error:
+                raise CompressionError(
+                    f"{error}, so that a state dict has no names for its factors; prune the file itself, which has "
+                    "a graph, or choose layout dense"
+                ) from error
             renamed[weight] = (down, up)
             bias = f"{weight.removesuffix('weight')}bias"
             if bias in names:
@@ -128,14 +135,29 @@ def _stream(
     outcomes: list[LayerOutcome] | None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     names = _new_names(checkpoint, steps)
-    for done, step in enumerate(steps, start=1):
-        layer = step.layer
-        result = step.apply(checkpoint.read(layer.tensor))
+    done = 0
+    for tensor, group in groupby(steps, key=lambda step: step.layer.stored):
+        together = list(group)
+        parts = _apply(checkpoint.read(tensor), together, outcomes)
+        for name in names[tensor]:
+            yield name, parts.pop(0)
+        for step in together:
+            done += 1
+            if progress is not None:
+                progress(done, len(steps), step.layer.name)
+
+
+def _apply(tensor: torch.Tensor, steps: Sequence[Step], outcomes: list[LayerOutcome] | None) -> list[torch.Tensor]:
+    """What becomes of one tensor: itself, another in its place, or two factors; `steps` are of the layers in it."""
+    pieces: list[torch.Tensor] = []
+    for step in steps:
+        part = step.layer.part
+        result = step.apply(tensor if part is None else tensor[part.start : part.stop])
         if outcomes is not None:
             outcomes.append(step.outcome(result))
-        parts = list(result) if isinstance(result, Factors) else [result]
-        del result
-        for name in names[layer.tensor]:
-            yield name, parts.pop(0)
-        if progress is not None:
-            progress(done, len(steps), layer.name)
+        pieces += result if isinstance(result, Factors) else [result]
+    if len(steps) == 1:
+        return pieces
+    import torch
+
+    return [torch.cat(pieces)] if any(step.changes for step in steps) else [tensor]

@@ -1,17 +1,22 @@
 """From named tensors alone to layers: which tensor is whose weight, and of what kind.
 
 A state dict says names and shapes, not modules. A 2-d weight is a Linear unless its name says embedding; 3-
-to 5-d weights are convolutions; a ConvTranspose is told by its bias where the shapes leave no doubt,
-while the groups of a convolution are known to its module only.
+to 5-d weights are convolutions; a ConvTranspose, and a product stored (in, out), are told by their bias where the
+shapes leave no doubt, while the groups of a convolution are known to its module only. A tensor may hold several
+weights (`packed`), several tensors one (`parametrized`, `pairs`), and some are none (`quantized`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rmt_compress.layers.matrix_view import Layer, LayerKind
+from rmt_compress.layers.matrix_view import FactorPair, Layer, LayerKind
+from rmt_compress.layers.packed import RECURRENT, unpacked
+from rmt_compress.layers.pairs import factor_pairs
+from rmt_compress.layers.parametrized import compositions, unknown_parametrization
+from rmt_compress.layers.quantized import quantized_part
 
 
 @dataclass(frozen=True)
@@ -33,49 +38,113 @@ class TensorInfo:
     skip: str | None = None
 
 
-_RECURRENT = re.compile(r"(?:^|\.)weight_(?:ih|hh)_l\d+(?:_reverse)?$")
 _EMBEDDING = re.compile(
     r"(?:^|[._])(?:embed\w*|\w+_embeddings?|emb|wte|wpe|tok_emb|shared|relative_attention_bias)\.weight$",
     re.I,
 )
 
-_PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.\w+\.(?:original\d*|\d+\..+)$")
+# A hostile file may have names of megabytes, over which this search would take for ever: their end is enough.
+_LONGEST = 256
+
+# The products of GPT-2, stored (in, out) by transformers' Conv1D; other code has Linears of the same names.
+_GPT2 = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
 
 
 def infer_layers(
-    tensors: Mapping[str, TensorInfo], ties: Mapping[str, tuple[str, ...]] | None = None
+    tensors: Mapping[str, TensorInfo],
+    ties: Mapping[str, tuple[str, ...]] | None = None,
+    *,
+    pairs: bool = True,
 ) -> tuple[Layer, ...]:
-    """Layers formed by `tensors`, one per tensor, in their order.
+    """Layers formed by `tensors`, one or several per tensor, in their order; together they cover every entry.
 
     Args:
         tensors: what the checkpoint holds, by name.
         ties: first name of a shared tensor -> its other names; the other names form no layer of their own.
+        pairs: whether two factors form one layer, their product; else they are layers like any other.
     """
     ties = ties or {}
     repeated = {name for others in ties.values() for name in others}
+    inference = _Inference(tensors, factor_pairs(tensors) if pairs else {})
     return tuple(
-        _infer_layer(info, tensors, ties.get(name, ())) for name, info in tensors.items() if name not in repeated
+        layer
+        for name, info in tensors.items()
+        if name not in repeated
+        for layer in inference.layers(info, ties.get(name, ()))
     )
 
 
-def _infer_layer(info: TensorInfo, tensors: Mapping[str, TensorInfo], aliases: tuple[str, ...]) -> Layer:
-    name = info.name.removesuffix(".weight")
-    bias = _sibling(info.name, "bias")
-    if bias not in tensors:
-        bias = None
-    bias_length = tensors[bias].shape[0] if bias and len(tensors[bias].shape) == 1 else None
-    kind = _kind(info, aliases, bias_length)
-    return Layer(
-        name=name,
-        tensor=info.name,
-        kind=kind,
-        shape=info.shape,
-        dtype=info.dtype,
-        bias=bias,
-        aliases=aliases,
-        whole=_read_from_outside(name, tensors) or _stored_transposed(info, kind, bias_length),
-        skip=info.skip or _part_of_parametrization(info.name, tensors),
-    )
+class _Inference:
+    """What has to be known of all tensors to tell what one of them is."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], pairs: Mapping[str, FactorPair]) -> None:
+        self._tensors = tensors
+        self._compositions = compositions(tensors)
+        self._composed = {
+            part: whole for whole, composition in self._compositions.items() for part in composition.parts
+        }
+        self._pairs = pairs
+        self._seconds = {pair.second: first for first, pair in self._pairs.items()}
+        self._gpt2_is_transposed = self._vote_on_gpt2()
+
+    def layers(self, info: TensorInfo, aliases: tuple[str, ...]) -> tuple[Layer, ...]:
+        """The layers in one tensor; `aliases` are its other names."""
+        name = info.name
+        if (pair := self._pairs.get(name)) is not None:
+            layer = Layer(pair.name, name, "factors", info.shape, info.dtype, aliases=aliases, pair=pair)
+            return (replace(layer, fixed="one of two factors already"),)
+        if (composition := self._compositions.get(name)) is not None:
+            whole = self._layer(replace(info, name=composition.weight), ())
+            reason = f"computed from several tensors ({composition.method}); {_REMOVE}"
+            whole = replace(whole, tensor=name, aliases=aliases, composition=composition, fixed=reason, skip=None)
+            return unpacked(whole, self._tensors, composition.weight)
+        return unpacked(self._layer(info, aliases), self._tensors, name)
+
+    def _layer(self, info: TensorInfo, aliases: tuple[str, ...]) -> Layer:
+        name = info.name.removesuffix(".weight")
+        bias = _sibling(info.name, "bias")
+        if bias not in self._tensors:
+            bias = None
+        bias_length = self._bias_length(info)
+        kind = _kind(info, aliases, bias_length)
+        if kind == "linear" and self._gpt2_is_transposed and _GPT2.search(info.name):
+            kind = "linear_transposed"
+        return Layer(
+            name=name,
+            tensor=info.name,
+            kind=kind,
+            shape=info.shape,
+            dtype=info.dtype,
+            bias=bias,
+            aliases=aliases,
+            whole=_read_from_outside(name, self._tensors) or _unsuited_bias(info, kind, bias_length),
+            skip=info.skip or self._part_of_another(info.name),
+        )
+
+    def _bias_length(self, info: TensorInfo) -> int | None:
+        bias = self._tensors.get(_sibling(info.name, "bias") or "")
+        return bias.shape[0] if bias is not None and len(bias.shape) == 1 else None
+
+    def _vote_on_gpt2(self) -> bool:
+        """Whether products with GPT-2's names are stored (in, out), told by those that are not square."""
+        lengths = [
+            (info.shape, self._bias_length(info))
+            for name, info in self._tensors.items()
+            if len(info.shape) == 2 and info.shape[0] != info.shape[1] and _GPT2.search(name)
+        ]
+        return bool(lengths) and all(length == shape[1] for shape, length in lengths)
+
+    def _part_of_another(self, name: str) -> str | None:
+        """Why a tensor acts in the network only together with others."""
+        if name in self._seconds:
+            return f"the other factor of {self._seconds[name]}"
+        if name in self._composed:
+            weight, method, _ = self._compositions[self._composed[name]]
+            return f"a part of the parametrized weight {weight} ({method})"
+        return unknown_parametrization(name, self._tensors) or quantized_part(name, self._tensors)
+
+
+_REMOVE = "remove the parametrization and save again to cut it"
 
 
 def _read_from_outside(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
@@ -91,7 +160,7 @@ def _read_from_outside(name: str, tensors: Mapping[str, TensorInfo]) -> str | No
     return None
 
 
-def _stored_transposed(info: TensorInfo, kind: LayerKind, bias_length: int | None) -> str | None:
+def _unsuited_bias(info: TensorInfo, kind: LayerKind, bias_length: int | None) -> str | None:
     if kind == "linear" and bias_length is not None and bias_length != info.shape[0]:
         return f"its bias has {bias_length} entries for {info.shape[0]} rows: not stored as nn.Linear stores it"
     return None
@@ -104,27 +173,18 @@ def _sibling(weight: str, name: str) -> str | None:
     return weight.removesuffix("weight") + name
 
 
-def _part_of_parametrization(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
-    """Weight and spectral norm keep a weight as several tensors, none of which acts in the network as it is."""
-    old_style = name.endswith("weight_v") and name[:-1] + "g" in tensors
-    if old_style or name.endswith("weight_orig") or _PARAMETRIZED.search(name):
-        return (
-            "a part of a parametrized weight: open the model itself, or remove the parametrization and save again"
-        )
-    return None
-
-
 def _kind(info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None) -> LayerKind:
     dimensions = len(info.shape)
     if dimensions < 2:
         return "vector"
     if dimensions == 2:
-        if _RECURRENT.search(info.name):
+        if RECURRENT.search(info.name):
             return "recurrent"
         # A table tied to an output head is a Linear as well, and its matrix acts as one.
-        if _EMBEDDING.search(info.name) and all(_EMBEDDING.search(alias) for alias in aliases):
+        if all(_EMBEDDING.search(name[-_LONGEST:]) for name in (info.name, *aliases)):
             return "embedding"
-        return "linear"
+        # nn.Linear has a bias as long as its weight has rows.
+        return "linear_transposed" if bias_length == info.shape[1] != info.shape[0] else "linear"
     if dimensions > 5:
         return "unknown"
     # Only in a transposed convolution does the bias follow the second axis.

@@ -17,6 +17,7 @@ transposed, is the layer that comes first.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,10 +52,10 @@ def split_parameters(rows: int, columns: int, rank: int) -> int:
 
 def split_refusal(layer: Layer) -> str | None:
     """Why a layer cannot become two stock layers, whatever the rank; None if it can."""
+    if (refusal := layer.fixed or layer.whole) is not None:
+        return refusal
     if layer.kind not in ("linear", "linear_transposed") and not layer.kind.startswith("conv"):
         return f"a weight of kind {layer.kind} cannot be split into two stock layers"
-    if layer.whole is not None:
-        return layer.whole
     if layer.aliases and not layer.shared:
         return f"tied to {', '.join(layer.aliases)}: a split would untie it"
     if layer.groups > 1:
@@ -101,7 +102,7 @@ def split_module(module: nn.Module, down: torch.Tensor, up: torch.Tensor, *, nam
     parameter. Factors keep the type and device they come in.
 
     Args:
-        module: a stock Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d of one group.
+        module: a stock Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d of one group, or a Conv1D of transformers.
         down: weight of the first layer, see `factors.factor_shapes`.
         up: weight of the second layer.
         name: path of `module` in the model, for the message.
@@ -137,7 +138,10 @@ def split_module_empty(module: nn.Module, rank: int, *, name: str = "") -> nn.Se
 
     if (refusal := module_refusal(module)) is not None:
         raise CompressionError(f"{name or type(module).__name__}: {refusal}")
-    parts = _linear(module, rank) if isinstance(module, nn.Linear) else _convolution(module, rank)
+    if isinstance(module, nn.Linear) or is_gpt2_conv1d(module):
+        parts = _linear(module, rank)
+    else:
+        parts = _convolution(module, rank)
     split = nn.Sequential(OrderedDict(zip(("down", "up"), parts, strict=True)))
     for part in parts:
         _weight(part).requires_grad_(_weight(module).requires_grad)
@@ -164,7 +168,7 @@ def module_refusal(module: nn.Module) -> str | None:
         *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
         *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     )
-    if type(module) not in stock:
+    if type(module) not in stock and not is_gpt2_conv1d(module):
         return (
             f"is of class {type(module).__qualname__}, not one of torch's Linear, Conv or ConvTranspose; {_EXCLUDE}"
         )
@@ -175,6 +179,13 @@ def module_refusal(module: nn.Module) -> str | None:
     if getattr(module, "groups", 1) != 1:
         return f"is a convolution of {module.groups} groups; {_EXCLUDE}"
     return None
+
+
+def is_gpt2_conv1d(module: nn.Module) -> bool:
+    """Whether a module is the Conv1D of transformers: a Linear whose weight is stored (in, out)."""
+    # Where it was never imported there can be no module of it.
+    transformers = sys.modules.get("transformers.pytorch_utils")
+    return transformers is not None and type(module) is transformers.Conv1D
 
 
 _EXCLUDE = "leave it out (exclude)"
@@ -194,13 +205,15 @@ def _weight(module: nn.Module) -> nn.Parameter:
     return module.get_parameter("weight")
 
 
-def _linear(module: nn.Linear, rank: int) -> tuple[nn.Module, nn.Module]:
+def _linear(module: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
     from torch import nn
 
-    dtype = module.weight.dtype
+    weight = _weight(module)
+    outputs, inputs = weight.T.shape if is_gpt2_conv1d(module) else weight.shape
+    bias = module._parameters["bias"] is not None
     return (
-        nn.Linear(module.in_features, rank, bias=False, device="meta", dtype=dtype),
-        nn.Linear(rank, module.out_features, bias=module.bias is not None, device="meta", dtype=dtype),
+        nn.Linear(inputs, rank, bias=False, device="meta", dtype=weight.dtype),
+        nn.Linear(rank, outputs, bias=bias, device="meta", dtype=weight.dtype),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ LayerKind = Literal[
     "conv_transpose3d",
     "recurrent",
     "embedding",
+    "factors",
     "vector",
     "unknown",
 ]
@@ -31,23 +32,67 @@ FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 DEFAULT_MIN_SIZE = 32
 
 
+class Part(NamedTuple):
+    """The rows ``start`` to ``stop`` of the tensor called ``tensor``."""
+
+    tensor: str
+    start: int
+    stop: int
+
+
+class Composition(NamedTuple):
+    """A weight that is computed from several tensors, see `rmt_compress.layers.parametrized`.
+
+    Attributes:
+        method: how.
+        weight: name the weight has without the parametrization.
+        parts: names of the tensors in the checkpoint, first the one of the weight's own shape.
+    """
+
+    method: Literal["weight norm", "spectral norm", "pruning mask"]
+    weight: str
+    parts: tuple[str, ...]
+
+
+class FactorPair(NamedTuple):
+    """A weight stored as the product of two factors, see `rmt_compress.layers.pairs`.
+
+    Attributes:
+        name: of the layer they form.
+        second: name of the factor that is applied last; the layer's own tensor is the first.
+        rows: of the product.
+        columns: of the product.
+    """
+
+    name: str
+    second: str
+    rows: int
+    columns: int
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One weight tensor of a checkpoint and what is known of the layer around it.
+    """One weight of a checkpoint and what is known of the layer around it.
 
     Attributes:
         name: the module path (``fc1``) when the tensor is ``fc1.weight``, else the tensor's own name.
-        tensor: the tensor's full name in the checkpoint.
-        kind: what the layer computes; ``vector`` for 0-/1-d tensors, ``unknown`` for other shapes;
+        tensor: the tensor's full name in the checkpoint; of one of several matrices in it with a label behind
+            (``attn.in_proj_weight[q]``). No two layers of a checkpoint have the same.
+        kind: what the layer computes; ``vector`` for 0-/1-d tensors, ``unknown`` for other shapes; ``factors``
+            for the first of two tensors whose product is the weight;
             ``linear_transposed`` for a product whose tensor is (in, out): GPT-2's Conv1D, ONNX's MatMul.
-        shape: the tensor's shape.
+        shape: the tensor's shape, or that of the part.
         dtype: torch's name of the element type, without the ``torch.`` prefix.
         bias: the full name of the bias tensor, where there is one.
         groups: number of groups of a convolution.
         aliases: other names of the same tensor (tied weights).
         shared: whether the aliases are no more than further places of one and the same module.
         whole: why the weight must stay in one piece, where the checkpoint knows.
+        fixed: why the weight can be analysed but not changed at all.
         skip: why the checkpoint itself says the tensor is not to be read as a weight.
+        part: which rows of which tensor the weight is, where a tensor holds several.
+        composition: how the weight is computed, where it is stored as several tensors.
+        pair: the product that this weight is a factor of.
         in_graph: whether kind and groups are those of a graph that uses the tensor, so that nothing is guessed from
             its name and shape.
     """
@@ -62,8 +107,17 @@ class Layer:
     aliases: tuple[str, ...] = field(default=())
     shared: bool = False
     whole: str | None = None
+    fixed: str | None = None
     skip: str | None = None
+    part: Part | None = None
+    composition: Composition | None = None
+    pair: FactorPair | None = None
     in_graph: bool = False
+
+    @property
+    def stored(self) -> str:
+        """Name of the tensor in the checkpoint that the weight is in; the largest where there are several."""
+        return self.tensor if self.part is None else self.part.tensor
 
     @property
     def parameters(self) -> int:
@@ -73,6 +127,8 @@ class Layer:
     @property
     def matrix(self) -> tuple[int, int] | None:
         """Shape (rows, columns) of the matrix the weight is read as; None where it is no matrix."""
+        if self.pair is not None:
+            return self.pair.rows, self.pair.columns
         if self.kind in ("vector", "unknown") or len(self.shape) < 2:
             return None
         if self.kind == "linear_transposed":
@@ -95,6 +151,8 @@ class Layer:
             return "an empty tensor"
         if self.dtype not in FLOAT_DTYPES:
             return f"stored as {self.dtype}: only floating-point weights have a spectrum to analyse"
+        if self.pair is not None:
+            return None
         matrix = self.matrix
         if matrix is None:
             return f"a {len(self.shape)}-d tensor of no known layer kind"
@@ -113,7 +171,7 @@ def as_matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: the layer is read as no matrix.
     """
-    if layer.matrix is None:
+    if layer.matrix is None or layer.pair is not None:
         raise ValueError(f"{layer.tensor}: a {layer.kind} tensor is read as no matrix")
     return weight.T if layer.kind == "linear_transposed" else weight.reshape(layer.matrix)
 

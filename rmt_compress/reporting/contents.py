@@ -20,7 +20,10 @@ def contents(description: Description) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(line) for line in _heading(description)]
+    parts: list[RenderableType] = [
+        Text(printable(f"{description.path} ({description.format}), {description.bytes:,} bytes")),
+        _origin(description),
+    ]
     # Biases and norms would fill the screen.
     matrices = [layer for layer in description.layers if len(layer.shape) > 1]
     vectors = [layer for layer in description.layers if len(layer.shape) < 2]
@@ -40,23 +43,30 @@ def contents(description: Description) -> Group:
     return Group(*parts)
 
 
-def _heading(description: Description) -> list[str]:
-    lines = [f"{description.path} ({description.format}), {description.bytes:,} bytes"]
+def _origin(description: Description) -> Table:
+    """Where the file comes from, a name and a value a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = {}
     manifest = description.manifest
     if manifest is not None:
         source = manifest.source
         if source is not None:
-            lines.append(f" source        {source.name} ({source.format}), {source.bytes:,} bytes")
-            lines.append(f" SHA-256       {source.sha256 or 'none, it was never a file'}")
-        lines.append(f" compressed    by rmt-compress {manifest.tool_version}, layout {manifest.layout}")
+            facts["source"] = f"{source.name} ({source.format}), {source.bytes:,} bytes"
+            facts["SHA-256"] = source.sha256 or "none, it was never a file"
+        facts["compressed"] = f"by rmt-compress {manifest.tool_version}, layout {manifest.layout}"
         if manifest.plan is not None:
             given = {key: value for key, value in manifest.plan.settings.items() if value is not None}
-            settings = ", ".join(f"{key}={value}" for key, value in given.items())
-            lines.append(f" settings      {settings or 'none recorded'}")
+            facts["settings"] = ", ".join(f"{key}={value}" for key, value in given.items()) or "none recorded"
     if description.architecture is not None:
-        lines.append(f" architecture  {description.architecture}")
-    lines += [f" beside it     {entry.name} ({entry.kind})" for entry in description.beside]
-    return [printable(line) for line in lines]
+        facts["architecture"] = description.architecture
+    if description.beside:
+        facts["beside it"] = ", ".join(f"{entry.name} ({entry.kind})" for entry in description.beside)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        table.add_row(f" {name}", Text(printable(value)))
+    return table
 
 
 def _table(layers: list[LayerDescription], *, compressed: bool) -> Table:
@@ -95,12 +105,15 @@ def _totals(description: Description) -> list[str]:
     before, after, nonzeros = description.parameters_before, description.parameters, description.nonzeros
     if description.manifest is None:
         return [f"\n {after:,} parameters, {_share(nonzeros, after)} of them not zero."]
-    line = f"\n {after:,} of {before:,} parameters ({_share(after, before)})"
-    line += f", {nonzeros:,} of them not zero ({_share(nonzeros, before)} of the original's)"
+    lines = [
+        f"\n {after:,} of {before:,} parameters ({_share(after, before)}), {nonzeros:,} of them not zero "
+        f"({_share(nonzeros, before)})"
+    ]
     source = description.manifest.source
     if source is not None and source.bytes:
-        line += f"; {_share(description.bytes, source.bytes)} of the source's bytes"
-    return [line + "."]
+        share = _share(description.bytes, source.bytes)
+        lines.append(f" {description.bytes:,} of the source's {source.bytes:,} bytes ({share})")
+    return lines
 
 
 def _share(part: int, whole: int) -> str:

@@ -56,7 +56,7 @@ def _draw_ranks(figure: Figure, sweep: Sweep) -> None:
         _plot(axes, curve, [point.amount for point in curve.points], color, label, annotate=True)
     _finish(axes, sweep, "singular values kept (the largest)")
     title = f"layer {sweep.curves[0].name}" if len(sweep.curves) == 1 else "one layer at a time, the others whole"
-    axes.set_title(f"Accuracy on {sweep.data}: {title}")
+    axes.set_title(f"{_asked(sweep)}: {title}")
 
 
 def _draw_shares(figure: Figure, sweep: Sweep) -> None:
@@ -65,7 +65,7 @@ def _draw_shares(figure: Figure, sweep: Sweep) -> None:
         for color, curve in zip(_colors(sweep), sweep.curves, strict=True):
             _plot(axes, curve, _shares(sweep, curve), color, _RULES.get(curve.name, curve.name))
         _finish(axes, sweep, "weights left, % of all", percent=True)
-    left.set_title(f"Accuracy on {sweep.data}, no retraining")
+    left.set_title(f"{_asked(sweep)}, no retraining")
     right.set_title(f"The same, the last {_ZOOM:g} points")
     full = 100 * sweep.accuracy
     right.set_ylim(full - _ZOOM, full + _ZOOM / 6)
@@ -89,7 +89,7 @@ def _draw_sparsity(figure: Figure, sweep: Sweep) -> None:
         _plot(right, curve, [point.amount for point in curve.points], color, curve.name)
     _finish(left, sweep, "weights left that are not 0, % of all", percent=True)
     _finish(right, sweep, "threshold ξ: smaller entries become 0", logarithmic=False)
-    left.set_title(f"Accuracy on {sweep.data}, no retraining")
+    left.set_title(f"{_asked(sweep)}, no retraining")
     right.set_title("The same against the threshold")
     right.get_legend().remove()
     right.set_ylabel("")
@@ -123,7 +123,11 @@ def _finish(axes: Axes, sweep: Sweep, xlabel: str, *, percent: bool = False, log
     if percent:
         axes.set_xlim(right=110)
     axes.set(xlabel=xlabel, ylabel="accuracy, %")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="best", edgecolor="none", framealpha=0.9)
+
+
+def _asked(sweep: Sweep) -> str:
+    return f"Accuracy on {sweep.samples:,} samples of {sweep.data}"
 
 
 def _shares(sweep: Sweep, curve: SweepCurve) -> list[float]:

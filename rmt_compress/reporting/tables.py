@@ -44,6 +44,8 @@ def analysis_table(analysis: Analysis, *, sort: str = "order") -> Group:
     parts: list[RenderableType] = []
     if layers:
         parts.append(_layer_table(layers, title=f"{analysis.path or 'model'} ({analysis.format})"))
+    if analysis.factorized:
+        parts.append(_factor_table(analysis))
     parts.extend(_skipped_lines(analysis))
     parts.append(_footer(analysis))
     return Group(*parts)
@@ -101,6 +103,29 @@ def _layer_table(layers: list[LayerAnalysis], *, title: str) -> Table:
     return table
 
 
+def _factor_table(analysis: Analysis) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="already factorized", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=56)
+    for heading in ("matrix", "rank", "effective rank", "largest s", "smallest s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in analysis.factorized:
+        matrix, values = layer.layer.matrix, layer.singular_values
+        assert matrix is not None
+        table.add_row(
+            Text(_names(layer)),
+            f"{matrix[0]}×{matrix[1]}",
+            f"{len(values)}",
+            f"{layer.effective_rank:.3g}",
+            f"{values[0]:.3g}",
+            f"{values[-1]:.3g}",
+        )
+    return table
+
+
 def _names(layer: LayerAnalysis) -> str:
     return printable(" = ".join((layer.layer.name, *layer.layer.aliases)))
 
@@ -109,7 +134,10 @@ def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
     from rich.text import Text
 
     groups: dict[str, list[str]] = {}
+    seconds = {layer.layer.pair.second for layer in analysis.factorized if layer.layer.pair}
     for layer in analysis.skipped:
+        if layer.effective_rank is not None or layer.layer.tensor in seconds:
+            continue
         # Biases and norms would fill the screen; they are named when there is nothing else to say.
         if layer.layer.kind != "vector" or not analysis.analyzed:
             groups.setdefault(layer.reason or "", []).append(_names(layer))
@@ -126,10 +154,12 @@ def _footer(analysis: Analysis) -> RenderableType:
 
     before, after = analysis.parameters, analysis.parameters_after
     vectors = [layer for layer in analysis.skipped if layer.layer.kind == "vector"]
-    matrices = len(analysis.skipped) - len(vectors)
+    matrices = len(analysis.skipped) - len(vectors) - 2 * len(analysis.factorized)
     counts = (
         f"\n {len(analysis.analyzed)} layers analysed, {matrices} skipped, {len(vectors)} biases and other vectors"
     )
+    if analysis.factorized:
+        counts += f", {len(analysis.factorized)} factorized already"
     if not analysis.analyzed:
         return Text(counts)
     fitting = sum(layer.fits for layer in analysis.analyzed)

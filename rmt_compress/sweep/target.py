@@ -54,9 +54,10 @@ class SweepTarget:
         self.path = path
         self._batch_size = batch_size
         self._weights = dict(model.named_parameters(remove_duplicate=False))
+        self._parts = {layer.layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
         self._decompositions: dict[str, Decomposition] = {}
         for layer in analysis.analyzed:
-            if layer.layer.tensor not in self._weights:
+            if layer.layer.fixed or layer.layer.stored not in self._weights:
                 raise CompressionError(
                     f"{layer.layer.tensor} is no plain parameter of the model (parametrized?): remove the "
                     "parametrization, or leave the layer out with --exclude"
@@ -73,20 +74,26 @@ class SweepTarget:
         return self.accuracy_with({})
 
     def weight(self, tensor: str) -> torch.Tensor | None:
-        """The parameter of this name, detached; None where there is none."""
+        """The parameter of this name, or the layer's part of one, detached; None where there is none."""
+        part = self._parts.get(tensor)
+        if part is not None:
+            return self._weights[part.tensor].detach()[part.start : part.stop]
         parameter = self._weights.get(tensor)
         return None if parameter is None else parameter.detach()
 
     def nonzeros_outside(self, tensors: Collection[str]) -> int:
         """Entries that are not 0 in all parameters but these."""
-        inside = {id(self._weights[name]) for name in tensors}
-        return sum(int(each.count_nonzero()) for each in self.model.parameters() if id(each) not in inside)
+        inside = [weight for name in tensors if (weight := self.weight(name)) is not None]
+        everything = sum(int(each.count_nonzero()) for each in self.model.parameters())
+        return everything - sum(int(each.count_nonzero()) for each in inside)
 
     def decomposition(self, layer: LayerAnalysis) -> Decomposition:
         """All singular values and vectors of a layer, computed once."""
         name = layer.layer.tensor
         if name not in self._decompositions:
-            self._decompositions[name] = decompose(as_matrix(layer.layer, self._weights[name].detach()))
+            weight = self.weight(name)
+            assert weight is not None
+            self._decompositions[name] = decompose(as_matrix(layer.layer, weight))
         return self._decompositions[name]
 
     def truncated(self, layer: LayerAnalysis, rank: int) -> torch.Tensor:
@@ -106,9 +113,17 @@ class SweepTarget:
 
     @contextmanager
     def _replaced(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        originals = {name: self._weights[name].data for name in weights}
+        whole: dict[str, torch.Tensor] = {}
+        for name, tensor in weights.items():
+            part = self._parts.get(name)
+            if part is None:
+                whole[name] = tensor
+            else:
+                kept = whole.setdefault(part.tensor, self._weights[part.tensor].detach().clone())
+                kept[part.start : part.stop] = tensor
+        originals = {name: self._weights[name].data for name in whole}
         try:
-            for name, tensor in weights.items():
+            for name, tensor in whole.items():
                 self._weights[name].data = tensor
             yield
         finally:

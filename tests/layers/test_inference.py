@@ -1,5 +1,7 @@
 """Which layer a named tensor belongs to, checked against real torch modules."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -40,8 +42,8 @@ class Everything(nn.Module):
         ("conv2", "conv2d", (8, 75), "conv2.bias"),
         ("conv3", "conv3d", (8, 375), "conv3.bias"),
         ("up", "conv_transpose2d", (8, 48), "up.bias"),
-        ("rnn.weight_ih_l0", "recurrent", (28, 5), None),
-        ("rnn.weight_hh_l0_reverse", "recurrent", (28, 7), None),
+        ("rnn.weight_ih_l0[i]", "recurrent", (7, 5), None),
+        ("rnn.weight_hh_l0_reverse[o]", "recurrent", (7, 7), None),
         ("embed_tokens", "embedding", (11, 5), None),
         ("position_embeddings", "embedding", (11, 5), None),
         ("norm", "vector", None, "norm.bias"),
@@ -54,9 +56,9 @@ def test_kind_matrix_and_bias(name, kind, matrix, bias):
     assert (layer.kind, layer.matrix, layer.bias) == (kind, matrix, bias)
 
 
-def test_every_tensor_is_listed_once_and_in_order():
+def test_every_tensor_is_listed_in_order_and_covered():
     module = Everything()
-    assert [layer.tensor for layer in layers_of(module).values()] == list(module.state_dict())
+    assert list(dict.fromkeys(layer.stored for layer in layers_of(module).values())) == list(module.state_dict())
     assert sum(layer.parameters for layer in layers_of(module).values()) == sum(
         tensor.numel() for tensor in module.state_dict().values()
     )
@@ -109,15 +111,45 @@ def test_a_bare_module_has_no_prefix():
     assert layers["weight"].kind == "linear"
 
 
-def test_parts_of_a_parametrized_weight_are_no_weights():
-    new = nn.utils.parametrizations.weight_norm(nn.Linear(40, 50))
-    spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 50))
-    for module in (new, spectral):
-        layers = [layer for layer in layers_of(module).values() if layer.kind != "vector"]
-        assert layers
-        assert all("parametrized" in layer.skip_reason() for layer in layers)
-    old = {
-        name: TensorInfo(name, shape, "float32", 0)
-        for name, shape in (("a.weight_g", (50, 1)), ("a.weight_v", (50, 40)))
-    }
-    assert "parametrized" in infer_layers(old)[1].skip_reason()
+def state_of(**shapes):
+    return {name: TensorInfo(name, shape, "float32", 0) for name, shape in shapes.items()}
+
+
+def gpt2(*, transposed, bias=True):
+    """Shapes of one block of width 40, as transformers' Conv1D and as nn.Linear store it."""
+    outputs = {"attn.c_attn": 120, "attn.c_proj": 40, "mlp.c_fc": 160, "mlp.c_proj": 40}
+    inputs = {"attn.c_attn": 40, "attn.c_proj": 40, "mlp.c_fc": 40, "mlp.c_proj": 160}
+    shapes = {}
+    for name, count in outputs.items():
+        shapes[f"h.0.{name}.weight"] = (inputs[name], count) if transposed else (count, inputs[name])
+        if bias:
+            shapes[f"h.0.{name}.bias"] = (count,)
+    return state_of(**shapes)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    (
+        (gpt2(transposed=True), "linear_transposed"),
+        (gpt2(transposed=False), "linear"),  # GPT-BigCode, OpenAI's CLIP
+        (gpt2(transposed=False, bias=False), "linear"),  # nanoGPT
+    ),
+)
+def test_products_of_gpt2_are_told_by_their_biases_the_square_one_by_its_neighbours(tensors, kind):
+    found = {layer.name: layer for layer in infer_layers(tensors) if layer.kind != "vector"}
+    assert {layer.kind for layer in found.values()} == {kind}
+    assert found["h.0.attn.c_attn"].matrix == (120, 40)
+
+
+def test_a_square_product_alone_is_a_linear():
+    tensors = state_of(**{"attn.c_proj.weight": (40, 40), "attn.c_proj.bias": (40,)})
+    assert infer_layers(tensors)[0].kind == "linear"
+
+
+@pytest.mark.parametrize("part", ("x_embed_", "down.", "parametrizations.1.", "weight_", "a_scale."))
+def test_names_of_hostile_length_take_no_hostile_time(part):
+    tensors = state_of(**{part * 20_000 + end: (40, 50) for end in ("down.weight", "up.weight", "w_v", "w_scale")})
+    started = time.process_time()
+    infer_layers(tensors)
+    # Where the time grows with the square of the length it is a minute and more.
+    assert time.process_time() - started < 10

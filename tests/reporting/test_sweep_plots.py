@@ -31,6 +31,8 @@ def test_points_full_accuracy_and_prediction(kind):
     assert "as it is: 90.00%" in texts
     if kind == "rank":
         assert "fc1: predicted rank 0, 80.00%" in texts
+    # A few hundred samples make a rough curve: the picture says so by itself.
+    assert axes.get_title().startswith("Accuracy on 100 samples of made")
     assert len(figure.axes) == (1 if kind == "rank" else 2)
 
 

@@ -1,0 +1,84 @@
+"""A training run in words and numbers: a line per event while it goes on, a table when it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rmt_compress.training import Finetuned
+    from rmt_compress.training.records import Event
+
+
+def event_line(event: Event) -> str:
+    """One plain line for an epoch, a cut, a sparsification; nothing for the end."""
+    kind, epoch = event["event"], event["epoch"]
+    left = f"{event['parameters']:,} parameters"
+    if event["nonzeros"] < 0.995 * event["parameters"]:
+        left += f", {event['nonzeros']:,} not zero"
+    dead = f", {event['dead_outputs']} dead outputs" if event["dead_outputs"] else ""
+    accuracy = f"{event['test_accuracy']:.2%}"
+    if kind == "epoch" and epoch == 0:
+        return f"start     {accuracy:>7}{dead}, {left}"
+    if kind == "epoch":
+        rate = f"rate {event['learning_rate']:.3g}"
+        return f"epoch {epoch:<3} {accuracy:>7}{dead}, loss {event['train_loss']:.4f}, {rate}, {left}"
+    if kind == "cycle":
+        return f"  cut     {accuracy:>7}{dead}, f = {event['keep_bulk']:.3g}, {_ranks(event['layers'])}; {left}"
+    if kind == "sparsify":
+        return f"  zeros   {accuracy:>7}{dead}, |w| < {event['threshold']:g} set to 0; {left}"
+    return ""
+
+
+def _ranks(layers: list[dict[str, Any]]) -> str:
+    """What became of the layers: ranks of those that stand as two, the number of those that are whole."""
+    split = [f"{layer['name']} {layer['rank']}" for layer in layers if layer["rank"] is not None]
+    looked_at = [layer for layer in layers if layer["status"] == "analyzed" and layer["rank"] is None]
+    parts = [f"ranks {', '.join(split[:6])}{' …' if len(split) > 6 else ''}"] if split else []
+    noisy = sum(layer["fits"] for layer in looked_at)
+    if noisy:
+        parts.append(f"{noisy} not smaller when split")
+    if len(looked_at) > noisy:
+        parts.append(f"{len(looked_at) - noisy} no noise")
+    return ", ".join(parts) or "nothing to cut"
+
+
+def finetune_table(result: Finetuned) -> Table:
+    """Every run's first and last network; where there are several, mean and deviation below."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=result.architecture, title_justify="left")
+    several = len(result.runs) > 1
+    if several:
+        table.add_column("run")
+    for name in ("accuracy", "before", "parameters", "before", "fewer", "not zero", "seconds", "cutting"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in result.runs:
+        first, last, seconds = run.first, run.last, run.seconds
+        table.add_row(
+            *([run.name] if several else []),
+            f"{last['test_accuracy']:.2%}",
+            f"{first['test_accuracy']:.2%}",
+            f"{last['parameters']:,}",
+            f"{first['parameters']:,}",
+            f"{1 - last['parameters'] / first['parameters']:.1%}",
+            f"{last['nonzeros']:,}",
+            f"{sum(seconds.values()):.0f}",
+            f"{seconds['analyze'] / max(seconds['train'], 1e-9):.1%}",
+        )
+    if several:
+        table.add_section()
+        for pruned in sorted({run.pruned for run in result.runs}, reverse=True):
+            mean, deviation = result.mean("test_accuracy", pruned=pruned)
+            table.add_row(
+                f"{'pruned' if pruned else 'baseline'}, mean",
+                f"{mean:.2%} ± {100 * deviation:.2f}",
+                "",
+                f"{result.mean('parameters', pruned=pruned)[0]:,.0f}",
+                "",
+                "",
+                f"{result.mean('nonzeros', pruned=pruned)[0]:,.0f}",
+            )
+    return table

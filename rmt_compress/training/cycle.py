@@ -1,0 +1,176 @@
+"""One cut of the prune/retrain cycle: look at every layer, decide, split (SJK23 §4.2, BSSZ24 §4.1, method.md §8).
+
+The analysis, the plan and the factors are those of `prune`. What the cycle adds is a layer that has been split
+before.
+
+``recombine``
+    The layer is its product up·down. Its spectrum ends at the rank it was cut to, so a bulk can no longer be
+    fitted: its quantiles would fall on zeros. The edge found when it was last whole is kept, the singular values
+    above it are counted anew, and the schedule's share f is taken of the same bulk; the layer is cut again when
+    that leaves less than it has. (The published code fits the product with its zeros; then no layer fits twice.)
+``recursive``
+    Both factors are layers like any other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from glob import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmt_compress.analysis import Analysis, LayerAnalysis, analyze
+from rmt_compress.compression import compress
+from rmt_compress.layers.low_rank import factor_tensors
+from rmt_compress.layers.products import factor_matrices, product_singular_values, truncate_product
+from rmt_compress.plan import LayerDecision, Plan, make_plan
+from rmt_compress.spectrum import BulkFit
+from rmt_compress.training.settings import CycleSettings
+
+if TYPE_CHECKING:
+    from rmt_compress.training.network import Network, Pair
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one cut is going to do.
+
+    Attributes:
+        share: f, the share of the bulk that is kept.
+        analysis: of every layer, those that stand as two included.
+        plan: one decision per layer of the analysis.
+        seconds: that it took to find out.
+    """
+
+    share: float
+    analysis: Analysis
+    plan: Plan
+    seconds: float
+
+    def records(self, network: Network) -> list[dict[str, Any]]:
+        """One JSON object per layer that is looked at, as in `analyze --json`, with rank and action."""
+        decisions = self.plan.by_tensor
+        records = []
+        for layer in self.analysis.layers:
+            if layer.layer.kind == "vector":
+                continue
+            decision = decisions[layer.layer.tensor]
+            pair = network.pairs.get(layer.layer.tensor)
+            rank = decision.rank if pair is None else pair.rank
+            chosen = {"action": decision.action, "rank": rank, "reason": decision.reason}
+            records.append({**layer.to_json(), **chosen})
+        return records
+
+
+class Cycle:
+    """The cuts of one run, and what they remember of each other.
+
+    Attributes:
+        settings: what is cut, and when.
+        fits: the fit of every layer that stands as two, from when it was last whole; ``recombine`` only.
+    """
+
+    def __init__(self, settings: CycleSettings, fits: Mapping[str, BulkFit] | None = None) -> None:
+        self.settings = settings
+        self.fits = dict(fits or {})
+
+    def decide(self, network: Network, share: float) -> Cut:
+        """Look at every layer and decide what becomes of it; nothing is changed.
+
+        Args:
+            network: what is trained.
+            share: f, the share of the bulk to keep.
+
+        Raises:
+            SettingsError: an include or exclude glob matches no layer.
+        """
+        start = time.perf_counter()
+        settings = asdict(self.settings.plan(share))
+        if self.settings.mode == "recursive":
+            analysis = analyze(network.model, **asdict(self.settings.analysis))
+            return Cut(share, analysis, make_plan(analysis, **settings), time.perf_counter() - start)
+        asked = self.settings.analysis
+        view = network.view()
+        whole = replace(asked, exclude=(*asked.exclude, *map(escape, network.pairs)))
+        analysis = analyze(view, **asdict(whole))
+        layers = tuple(
+            self._product(network, network.pairs[layer.layer.tensor], layer)
+            if layer.layer.tensor in network.pairs
+            else layer
+            for layer in analysis.layers
+        )
+        analysis = replace(analysis, layers=layers)
+        plan = make_plan(analysis, **settings)
+        decisions = tuple(self._against_its_rank(network, decision) for decision in plan.layers)
+        plan = plan.model_copy(update={"layers": decisions})
+        return Cut(share, analysis, plan, time.perf_counter() - start)
+
+    def apply(self, network: Network, cut: Cut) -> float:
+        """Carry a cut out.
+
+        Returns:
+            the seconds it took.
+
+        Raises:
+            CompressionError: a layer cannot be replaced, or holds NaN or Inf.
+        """
+        start = time.perf_counter()
+        layers = {layer.layer.tensor: layer for layer in cut.analysis.layers}
+        before = {name: network.model.get_submodule(_path(name)) for name in _newly_split(network, cut.plan)}
+        again = [decision for decision in cut.plan.layers if decision.tensor in network.pairs and decision.changes]
+        for decision in again:
+            assert decision.rank is not None
+            layer = network.pairs[decision.tensor].layer
+            matrices = factor_matrices(layer.kind, network.factors(decision.tensor))
+            factors = factor_tensors(layer, *truncate_product(*matrices, decision.rank))
+            network.split_again(decision.tensor, factors)
+        biases = {pair.layer.bias for pair in network.pairs.values()}  # under other names by now
+        elsewhere = {*network.pairs, *biases}
+        whole = tuple(decision for decision in cut.plan.layers if decision.tensor not in elsewhere)
+        network.model = compress(network.model, Plan(layers=whole), inplace=True)
+        ranks = {decision.tensor: decision.rank for decision in cut.plan.layers}
+        for name, template in before.items():
+            network.remember(layers[name].layer, template, ranks[name] or 0)
+            fit = layers[name].fit
+            assert fit is not None
+            self.fits[name] = fit
+        return time.perf_counter() - start
+
+    def _product(self, network: Network, pair: Pair, found: LayerAnalysis) -> LayerAnalysis:
+        """The analysis of a layer that stands as two, by the edge it had when it was whole."""
+        tensor = pair.layer.tensor
+        fit = self.fits.get(tensor)
+        if fit is None:
+            return replace(found, reason="was split before this run: its noise level is not known", left_out=True)
+        matrices = factor_matrices(pair.layer.kind, network.factors(tensor))
+        values = np.zeros(fit.p)
+        kept = product_singular_values(*matrices).cpu().numpy()
+        values[: len(kept)] = kept
+        spikes = int((values > fit.edge).sum())
+        settings = self.settings.analysis
+        return LayerAnalysis(pair.layer, fit=replace(fit, spikes=spikes), singular_values=values, settings=settings)
+
+    def _against_its_rank(self, network: Network, decision: LayerDecision) -> LayerDecision:
+        """A layer that stands as two is cut to a lower rank or left as it is, never put together again."""
+        if decision.tensor not in network.pairs:
+            return decision
+        rank = network.pairs[decision.tensor].rank
+        if decision.action == "factorized" and decision.rank is not None and decision.rank < rank:
+            return decision
+        because = decision.reason if decision.action != "factorized" else f"{decision.rank} would be no fewer"
+        return decision.model_copy(update={"action": "kept", "rank": None, "reason": f"stays at {rank}: {because}"})
+
+
+def _newly_split(network: Network, plan: Plan) -> list[str]:
+    return [
+        decision.tensor
+        for decision in plan.layers
+        if decision.action == "factorized" and decision.tensor not in network.pairs
+    ]
+
+
+def _path(tensor: str) -> str:
+    return tensor.removesuffix("weight").removesuffix(".")

@@ -1,0 +1,305 @@
+"""One run: epochs, cuts, sparsification, the log and the training state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rmt_compress.evaluation import Score, score
+from rmt_compress.training import schedules
+from rmt_compress.training.cycle import Cut, Cycle
+from rmt_compress.training.network import Network
+from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
+from rmt_compress.training.records import EventLog
+from rmt_compress.training.sparsity import HeldMasks, sparsify_model
+from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
+from rmt_compress.training.steps import StepProgress, train_epoch
+from rmt_compress.training.workers import Workers
+
+if TYPE_CHECKING:
+    from rmt_compress.data import Dataset
+    from rmt_compress.training.settings import CycleSettings, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is about.
+
+    Attributes:
+        dense: builds the network as it is without any split; its weights do not matter.
+        start: the weights to begin with.
+        trained: whether they are those of a trained network.
+        train: training samples.
+        test: what accuracy is measured on.
+        training: how to train.
+        cycle: how to cut; None to train only.
+        identity: what makes it this run, compared when it is resumed.
+        state_path: where the training state goes; None for nowhere.
+    """
+
+    dense: Callable[[], nn.Module]
+    start: Snapshot
+    trained: bool
+    train: Dataset
+    test: Dataset
+    training: TrainingSettings
+    cycle: CycleSettings | None
+    identity: dict[str, Any] = field(default_factory=dict)
+    state_path: Path | None = None
+
+
+class Run:
+    """A run in progress.
+
+    Args:
+        job: what it is about.
+        workers: the processes; all of them make the same run.
+        log: where its events go; only the leading process writes.
+        step_progress: called with (steps done, steps in all) during an epoch.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        workers: Workers,
+        log: EventLog,
+        *,
+        step_progress: Callable[[int], StepProgress] | None = None,
+    ) -> None:
+        self._job = job
+        self._workers = workers
+        self._log = log
+        self._step_progress = step_progress
+        self._seconds_before = 0.0
+        self._begun = time.perf_counter()
+        self._blocked = False
+        self._best: Snapshot | None = None
+        self._masks: dict[str, torch.Tensor] = {}
+        self._cycle = None if job.cycle is None else Cycle(job.cycle)
+        self._cuts = () if job.cycle is None else job.cycle.cuts(job.training.epochs, trained=job.trained)
+        self._network = restored(job.dense, job.start)
+        self._wrap(None, {})
+
+    @property
+    def network(self) -> Network:
+        """The network as it is."""
+        return self._network
+
+    def go(self, resumed: TrainingState | None = None) -> Network:
+        """Train to the end.
+
+        Args:
+            resumed: the state to go on from; None to begin.
+
+        Returns:
+            the network the run leaves; splits inside splits are joined.
+
+        Raises:
+            TrainingError: see `train_epoch`.
+            EvaluationError: the network does not take the test samples.
+        """
+        with _deterministic(self._workers.device):
+            epoch = self._begin() if resumed is None else self._resume(resumed)
+            if resumed is None or not resumed.ended:
+                epoch, why = self._epochs(epoch)
+                self._finish(epoch, why)
+        self._network.join_nested()
+        return self._network
+
+    def _begin(self) -> int:
+        self._evaluated({"event": "epoch", "epoch": 0, "train_loss": None, "learning_rate": None}, {})
+        if 0 in self._cuts:
+            self._cut(0)
+        self._save(0)
+        return 0
+
+    def _resume(self, state: TrainingState) -> int:
+        self._network = restored(self._job.dense, state.network)
+        self._masks = state.masks
+        if self._cycle is not None:
+            self._cycle.fits = state.bulk_fits()
+        self._blocked, self._best, self._seconds_before = state.blocked, state.best, state.seconds
+        self._wrap(None, {})
+        restore_state(self._network.model, self._optimizer, state.optimizer)
+        if self._workers.leads:
+            self._log.take_up(state.events)
+        return state.epoch
+
+    def _epochs(self, epoch: int) -> tuple[int, str]:
+        settings = self._job.training
+        longest = 0.0
+        while epoch < settings.epochs:
+            elapsed = self._elapsed()
+            if settings.max_seconds is not None and self._agreed(elapsed + longest > settings.max_seconds):
+                return epoch, f"the next epoch would have ended after the {settings.max_seconds:g} seconds allowed"
+            epoch += 1
+            self._epoch(epoch)
+            if epoch in self._cuts and not self._blocked:
+                self._cut(epoch)
+            self._save(epoch)
+            longest = max(longest, self._elapsed() - elapsed)
+        return epoch, "all epochs are done"
+
+    def _epoch(self, epoch: int) -> None:
+        job, start = self._job, time.perf_counter()
+        held = HeldMasks(self._network.model, self._masks)
+        loss = train_epoch(
+            self._wrapped,
+            self._wrapped_optimizer,
+            job.train,
+            job.training,
+            self._workers,
+            epoch,
+            held=held if held.masks else None,
+            progress=self._step_progress(epoch) if self._step_progress else None,
+        )
+        event: dict[str, Any] = {"event": "epoch", "epoch": epoch, "train_loss": loss}
+        event["learning_rate"] = job.training.rate(epoch)
+        if job.cycle is not None and job.cycle.sparsify is not None and epoch % job.cycle.sparsify_every == 0:
+            threshold = schedules.threshold(job.cycle.sparsify, job.training.epochs)(epoch)
+            masks = sparsify_model(self._network.model, threshold)
+            self._masks = masks if job.cycle.masks == "held" else {}
+            event["threshold"] = threshold
+        accuracy = self._evaluated(event, {"train": time.perf_counter() - start})
+        least = job.training.min_accuracy
+        if least is None:
+            return
+        if accuracy < least:
+            self._blocked = True
+            return
+        best, now = self._best, self._snapshot(accuracy)
+        if best is None or (now.parameters, -accuracy) < (best.parameters, -best.accuracy):
+            self._best = _copied(now)
+
+    def _cut(self, epoch: int) -> None:
+        assert self._cycle is not None
+        cycle, network = self._cycle, self._network
+        share = schedules.retained_share(cycle.settings.keep_bulk, self._cuts)(epoch)
+        before = dict(network.model.named_parameters())
+        last = self._log.events[-1]["test_accuracy"] if self._log.events else None
+        cut: Cut = self._workers.from_leader(lambda: cycle.decide(network, share))
+        optimizer = self._optimizer
+        seconds = cycle.apply(network, cut)
+        # A mask belongs to the weight that was there.
+        changed = {decision.tensor for decision in cut.plan.layers if decision.changes}
+        self._masks = {name: mask for name, mask in self._masks.items() if name not in changed}
+        self._wrap(optimizer, before)
+        event = {"event": "cycle", "epoch": epoch, "keep_bulk": share, "accuracy_before": last}
+        self._evaluated(event, {"analyze": cut.seconds + seconds}, layers=cut.records(network))
+
+    def _finish(self, epoch: int, why: str) -> None:
+        least, threshold = self._job.training.min_accuracy, self._job.cycle and self._job.cycle.sparsify_after
+        if self._best is not None:
+            self._network = restored(self._job.dense, self._best)
+            self._network.model.to(self._workers.device)
+            why += f"; the smallest network of at least {least:.2%} was kept"
+        self._network.join_nested()
+        if threshold:
+            sparsify_model(self._network.model, threshold)
+            event = {"event": "sparsify", "epoch": epoch, "threshold": threshold}
+            self._evaluated(event, {})
+        end = {"event": "end", "epoch": epoch, "reason": why, "processes": self._workers.count}
+        self._evaluated(end, {}, elapsed=self._elapsed())
+        self._save(epoch, ended=why)
+
+    def _evaluated(self, event: dict[str, Any], seconds: dict[str, float], **more: object) -> float:
+        """Complete an event with what the test set says and write it; the test accuracy comes back."""
+        start = time.perf_counter()
+        model = self._network.model
+        result: Score = self._workers.from_leader(lambda: score(model, self._job.test))
+        split = {"train": 0.0, "analyze": 0.0, **seconds, "evaluate": time.perf_counter() - start}
+        parameters = list(model.parameters())
+        after = {"accuracy_after": result.accuracy} if event["event"] == "cycle" else {}
+        if self._workers.leads:
+            self._log.add(
+                {
+                    **event,
+                    **after,
+                    "test_accuracy": result.accuracy,
+                    "test_loss": result.loss,
+                    "dead_outputs": result.dead_outputs,
+                    "never_predicted": result.never_predicted,
+                    "parameters": sum(each.numel() for each in parameters),
+                    "nonzeros": sum(int(each.count_nonzero()) for each in parameters),
+                    "seconds": split,
+                    **more,
+                }
+            )
+        return result.accuracy
+
+    def _wrap(self, old: torch.optim.Optimizer | None, before: dict[str, nn.Parameter]) -> None:
+        """Make the optimizer of the network as it is, and what accelerate puts around both."""
+        model = self._network.model.to(self._workers.device)
+        if any(parameter.dim() == 4 for parameter in model.parameters()):
+            # Faster convolutions. torch's stubs do not know this form of `to`.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = make_optimizer(model, self._job.training)
+        if old is not None:
+            carry_over(old, self._optimizer, before, self._network)
+        self._wrapped, self._wrapped_optimizer = self._workers.prepare(model, self._optimizer)
+        self._network.model = self._workers.plain(self._wrapped)
+
+    def _snapshot(self, accuracy: float = 0.0) -> Snapshot:
+        network = self._network
+        return Snapshot(
+            splits=[(tensor, pair.rank) for tensor, pair in network.pairs.items()],
+            weights={name: value.detach() for name, value in network.model.state_dict().items()},
+            accuracy=accuracy,
+            parameters=sum(parameter.numel() for parameter in network.model.parameters()),
+        )
+
+    def _save(self, epoch: int, *, ended: str = "") -> None:
+        if self._job.state_path is None or not self._workers.leads:
+            return
+        TrainingState(
+            identity=self._job.identity,
+            epoch=epoch,
+            network=self._snapshot(),
+            optimizer=state_by_name(self._network.model, self._optimizer),
+            masks=self._masks,
+            fits=plain_fits(self._cycle.fits) if self._cycle is not None else {},
+            events=len(self._log.events),
+            seconds=self._elapsed(),
+            blocked=self._blocked,
+            best=self._best,
+            ended=ended,
+        ).save(self._job.state_path)
+
+    def _elapsed(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._begun
+
+    def _agreed(self, answer: bool) -> bool:
+        return self._workers.from_leader(lambda: answer)
+
+
+def restored(dense: Callable[[], nn.Module], snapshot: Snapshot) -> Network:
+    """The network of a snapshot, on the CPU."""
+    network = Network(dense())
+    for tensor, rank in snapshot.splits:
+        network.split_empty(tensor, rank)
+    network.model.load_state_dict(snapshot.weights)
+    return network
+
+
+def _copied(snapshot: Snapshot) -> Snapshot:
+    weights = {name: value.to("cpu", copy=True) for name, value in snapshot.weights.items()}
+    return Snapshot(snapshot.splits, weights, snapshot.accuracy, snapshot.parameters)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, only operations that give the same bits every time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,94 @@
+"""What a run begins with: a checkpoint, or an architecture and a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress import architectures
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.graph import GraphCheckpoint
+from rmt_compress.errors import CheckpointError, SettingsError
+from rmt_compress.model_loading import ARCH_HINT, architecture_of, load_model
+from rmt_compress.training.state import Snapshot
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_ARCHITECTURES = {
+    "mnist": "mlp:784,1000,1000,1000,500,10",
+    "fashion-mnist": "mlp:784,1000,1000,500,10",
+    "cifar10": "cnn:3x32x32/32,64,p,128,128,p,256,p/192,10/dropout=0.2",
+    "digits": "mlp:64,512,512,10",
+}
+"""What is trained on a named data set where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where runs begin.
+
+    Attributes:
+        architecture: the network in one word.
+        dense: builds it without any split; its weights do not matter.
+        weights: of a checkpoint; None where every seed has weights of its own.
+        source: the checkpoint's path.
+        digest: SHA-256 of its files.
+    """
+
+    architecture: str
+    dense: Callable[[], nn.Module]
+    weights: Snapshot | None
+    source: Path | None
+    digest: str | None
+
+    def snapshot(self, seed: int) -> Snapshot:
+        """The weights that a run of this seed begins with."""
+        if self.weights is not None:
+            return self.weights
+        return Snapshot([], dict(architectures.build(self.architecture, seed=seed).state_dict()))
+
+
+def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
+    """Where runs on `data` begin.
+
+    Args:
+        source: a checkpoint, compressed or not; None to begin afresh.
+        data: as for ``--data``; a named set has a default architecture.
+        arch: the architecture; None for the checkpoint's own, or the data set's default.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or does not fit the architecture.
+        SettingsError: the architecture is wrong, or there is none.
+    """
+    if source is None:
+        spec = arch or DEFAULT_ARCHITECTURES.get(data)
+        if spec is None:
+            raise SettingsError([f"{data} has no default network: give a checkpoint, or add {ARCH_HINT}"])
+        architecture = architectures.parse(spec)
+        return Start(str(architecture), architecture.build, None, None, None)
+    with open_checkpoint(source) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint):
+            raise CheckpointError(
+                f"{source}: carries its own graph, which is not trained here; give the PyTorch checkpoint that it "
+                "was made from"
+            )
+    model = load_model(source, arch=arch)
+    architecture = architectures.parse(arch or architecture_of(source) or "")
+    from rmt_compress.checkpoints.manifest import file_digest
+
+    with open_checkpoint(source) as checkpoint:
+        factorized = checkpoint.manifest.factorized if checkpoint.manifest is not None else ()
+        digest = file_digest(checkpoint.files)
+    splits = [(layer.weight, layer.rank) for layer in factorized]
+    weights = dict(model.state_dict())
+    damaged = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if damaged:
+        raise CheckpointError(
+            f"{source}: {', '.join(damaged[:6])} hold NaN or Inf: nothing can be trained from there; take an "
+            "earlier checkpoint"
+        )
+    snapshot = Snapshot(splits, weights)
+    return Start(str(architecture), architecture.build, snapshot, source, digest)

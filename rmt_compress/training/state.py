@@ -1,0 +1,117 @@
+"""The training state: all that a run needs to go on after a kill as if nothing had happened.
+
+One file of tensors, numbers and text that torch loads with ``weights_only=True``. There are no random states in it:
+every epoch draws its numbers from the seed and its own number.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmt_compress.errors import TrainingError
+from rmt_compress.files import replacing
+from rmt_compress.object_reference import one_line
+from rmt_compress.spectrum import BulkFit
+
+SCHEMA = "rmt-compress/training/1"
+
+
+@dataclass
+class Snapshot:
+    """A network's weights and which of its layers stand as two.
+
+    Attributes:
+        splits: name of each weight that stands as two and its rank, outer ones first.
+        weights: the state dict.
+        accuracy: on the test set, a fraction.
+        parameters: entries of the parameters.
+    """
+
+    splits: list[tuple[str, int]]
+    weights: dict[str, torch.Tensor]
+    accuracy: float = 0.0
+    parameters: int = 0
+
+
+@dataclass
+class TrainingState:
+    """A run after one of its epochs.
+
+    Attributes:
+        identity: what makes it this run and no other: data, network, settings.
+        epoch: the last one that is finished.
+        network: its weights.
+        optimizer: state by the parameters' names.
+        masks: of the weights held at zero, by name.
+        fits: of the layers that stand as two, by name, see `Cycle.fits`.
+        events: how many lines of the log belong to it.
+        seconds: that the run has taken so far.
+        blocked: whether nothing more is to be cut.
+        best: the smallest network that reached the least accuracy asked for.
+        ended: why the run is over; empty while it is not.
+    """
+
+    identity: dict[str, Any]
+    epoch: int
+    network: Snapshot
+    optimizer: dict[str, dict[str, Any]] = field(default_factory=dict)
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
+    fits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    events: int = 0
+    seconds: float = 0.0
+    blocked: bool = False
+    best: Snapshot | None = None
+    ended: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write the state; the one of the epoch before stays until this one is whole.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        content = {"schema": SCHEMA, **_shallow(self), "network": _shallow(self.network)}
+        content["best"] = None if self.best is None else _shallow(self.best)
+        with replacing(path) as temporary:
+            try:
+                torch.save(content, temporary)
+            except RuntimeError as error:  # torch's word for a full disk
+                raise OSError(one_line(error)) from error
+
+    @classmethod
+    def load(cls, path: Path) -> TrainingState:
+        """Read a state.
+
+        Raises:
+            TrainingError: there is none, or it is damaged, or another file.
+        """
+        if not path.is_file():
+            raise TrainingError(f"{path}: no training state to resume from; begin anew without --resume")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content.pop("schema") != SCHEMA:
+                raise ValueError("written by another version")
+            network, best = Snapshot(**content.pop("network")), content.pop("best")
+            return cls(network=network, best=None if best is None else Snapshot(**best), **content)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            raise TrainingError(f"{path}: is no training state, or a damaged one ({one_line(error)})") from error
+        except pickle.UnpicklingError as error:
+            raise TrainingError(f"{path}: is no training state: it holds more than tensors and numbers") from error
+
+    def bulk_fits(self) -> dict[str, BulkFit]:
+        """The remembered fits as records."""
+        return {name: BulkFit(**{**fit, "window": tuple(fit["window"])}) for name, fit in self.fits.items()}
+
+
+def plain_fits(fits: dict[str, BulkFit]) -> dict[str, dict[str, Any]]:
+    """Fits as the plain numbers that a state holds."""
+    return {name: asdict(fit) for name, fit in fits.items()}
+
+
+def _shallow(record: TrainingState | Snapshot) -> dict[str, Any]:
+    # asdict would copy every tensor.
+    return dict(vars(record))

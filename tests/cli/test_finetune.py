@@ -1,0 +1,162 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import REPOSITORY
+
+DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
+SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
+
+
+def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
+    plots, board = tmp_path / "plots", tmp_path / "board"
+    done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--plots", plots, "--tensorboard", board)
+    assert done.returncode == 0
+    assert "fewer" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("start      97.50%, 301,066 parameters")
+    assert sum(line.startswith("epoch ") for line in lines) == 2
+    assert sum(line.startswith("  cut ") for line in lines) == 2
+    assert "ranks fc1" in done.stderr
+    assert (tmp_path / "x.safetensors").exists()
+    assert (plots / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert list(board.glob("run/events.out.tfevents.*"))
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_json_is_all_there_is_on_stdout(run, tmp_path):
+    done = run("finetune", DIGITS, "-o", "x.pt", *SHORT, "--json")
+    report = json.loads(done.stdout)
+    assert report["schema"] == "rmt-compress/finetune/1"
+    (only,) = report["runs"]
+    assert only["parameters"] < only["parameters_first"] == 301066
+    assert only["cycles"] == 2
+    assert report["bytes"] == (tmp_path / "x.pt").stat().st_size
+
+
+def test_seeds_and_comparison_side_by_side(run):
+    done = run(
+        "finetune", "--data", "digits", "--arch", "mlp:64,80,10", "--epochs", "2", "--prune-every", "1",
+        "--seeds", "1,2", "--compare", "-o", "x.safetensors",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "pruned, mean" in done.stdout
+    assert "baseline, mean" in done.stdout
+    assert "±" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((DIGITS,), ["--data mnist"]),
+        ((DIGITS, "--data", "digits", "--epochs", "0"), ["epochs must be at least 1"]),
+        ((DIGITS, "--data", "nothing"), ["'nothing'", "known sets"]),
+        ((DIGITS, "--data", "digits", "--arch", "mlp:784,10"), ["fc1.weight", "mlp:64,512,512,10"]),
+        (("--data", "digits", "--arch", "mlp:784,60,10"), ["64"]),
+        ((DIGITS, "--data", "digits", "--seeds", "1,1"), ["different numbers"]),
+        ((DIGITS, "--data", "digits", "--seeds", "a"), ["whole numbers"]),
+        ((DIGITS, "--data", "digits", "--no-prune", "--compare"), ["--no-prune"]),
+        ((DIGITS, "--data", "digits", "--keep-bulk", "2"), ["retained share"]),
+        ((DIGITS, "--data", "digits", "--device", "nowhere"), ["cannot train there"]),
+        ((DIGITS, "--data", "digits", "--resume"), ["no training state"]),
+        ((DIGITS, "--data", "digits", "-o", "x.onnx"), [".safetensors"]),
+        ((DIGITS, "--data", "digits", "--include", "zzz*"), ["zzz*"]),
+        (("missing.pt", "--data", "digits"), ["missing.pt", "no such file"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(run, tmp_path, arguments, words):
+    done = run("finetune", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in errors[0]
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_nan_in_a_checkpoint_is_said(run, tmp_path):
+    state = load_file(DIGITS)
+    state["fc1.weight"][3, 4] = float("nan")
+    save_file(state, tmp_path / "bad.safetensors", {"architecture": "mlp:64,512,512,10"})
+    done = run("finetune", "bad.safetensors", *SHORT)
+    assert done.returncode == 2
+    assert "bad.safetensors" in done.stderr
+    assert "fc1.weight" in done.stderr
+
+
+def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
+    assert run("export", DIGITS, "-o", "x.onnx").returncode == 0
+    done = run("finetune", "x.onnx", *SHORT)
+    assert done.returncode == 2
+    assert "own graph" in done.stderr
+
+
+def test_settings_of_one_run_do_not_bind_the_next(run):
+    """Accelerate keeps its settings for the life of a process."""
+    for precision in ("no", "bf16", "no"):
+        arguments = ("-o", "x.pt", "--force", "--mixed-precision", precision, "--device", "cpu")
+        assert run("finetune", DIGITS, *SHORT, *arguments).returncode == 0
+
+
+def test_an_accuracy_that_is_not_reached_exits_1(run):
+    done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--min-accuracy", "0.9999")
+    assert done.returncode == 1
+    assert "99.99%" in done.stderr
+
+
+def test_existing_output_is_refused_without_force(run, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"mine")
+    done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
+    assert run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--force").returncode == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "x.safetensors"
+    command = [sys.executable, "-m", "rmt_compress", "finetune", str(DIGITS), "--data", "digits"]
+    command += ["--epochs", "400", "-o", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    state = tmp_path / "x.training.pt"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in text
+    assert "Traceback" not in text
+    assert torch.load(state, weights_only=True)["epoch"] >= 0
+    assert not out.exists()
+
+
+def test_a_callable_as_data(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def load(split):\n"
+        "    random = torch.Generator().manual_seed(0 if split == 'train' else 1)\n"
+        "    centres = torch.randn(4, 64, generator=torch.Generator().manual_seed(2))\n"
+        "    labels = torch.randint(0, 4, (400,), generator=random)\n"
+        "    yield centres[labels] + torch.randn(400, 64, generator=random), labels\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ("--data", "mine:load", "--arch", "mlp:64,200,4", "--epochs", "3", "-o", "x.pt", "--json")
+    done = run("finetune", *arguments, "--sparsify", "0.01", "--optimizer", "adamw", "--lr", "0.01")
+    assert done.returncode == 0
+    report = json.loads(done.stdout)["runs"][0]
+    assert report["test_accuracy"] > 0.9
+    assert report["nonzeros"] < report["parameters"]
+    assert np.isfinite(report["test_loss"])

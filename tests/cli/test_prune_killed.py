@@ -1,0 +1,107 @@
+"""`rmt-compress prune` killed at random moments: the output is what it was before, or whole."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import rmt_compress as rmt
+
+# Moments of death: so many anywhere in the run, so many while the output is being written.
+ANYWHERE, WRITING = 4, 6
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Layers to cut, and 60 MB to copy, so that analysis and writing both take a good part of a second."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    state = {f"fc{i}.weight": normal(500, 600) / 25 + normal(500, 5) @ normal(5, 600) / 25 for i in range(3)}
+    state["table.weight"] = normal(15_000, 1000)
+    save_file(state, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+class Run:
+    """`prune` as a process of its own."""
+
+    def __init__(self, source, target):
+        self.target = target
+        arguments = ["prune", source, "-o", target, "--include", "fc*", "--force", "--jobs", "1"]
+        self.start = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rmt_compress", *map(str, arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def wait_for(self, pattern):
+        """Seconds from the start until a file of such a name stands in the output's folder."""
+        while not any(self.target.parent.glob(pattern)) and self.process.poll() is None:
+            time.sleep(0.001)
+        return time.monotonic() - self.start
+
+    def kill_after(self, seconds):
+        """Whether it was still alive then."""
+        time.sleep(seconds)
+        self.process.send_signal(signal.SIGKILL)
+        return self.process.wait() == -signal.SIGKILL
+
+
+def content(path):
+    with rmt.open_checkpoint(path) as checkpoint:
+        return checkpoint.manifest, {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", (".safetensors", ".pt"))
+def test_killed_at_a_random_moment_the_output_is_as_before_or_whole(tmp_path, source, suffix):
+    def output(name):
+        (tmp_path / name).mkdir()
+        return tmp_path / name / f"small{suffix}"
+
+    undisturbed = Run(source, output("undisturbed"))
+    until_writing = undisturbed.wait_for(".*")
+    writing = undisturbed.wait_for("[!.]*") - until_writing
+    assert undisturbed.process.wait() == 0
+    takes = time.monotonic() - undisturbed.start
+    manifest, tensors = content(undisturbed.target)
+    assert {"fc0.down.weight", "fc0.up.weight", "table.weight"} < tensors.keys()
+
+    def ending_of(moment):
+        chance = random.Random(moment)
+        target = output(f"moment{moment}")
+        existed = moment % 2 == 1
+        if existed:
+            target.write_bytes(b"old")
+        run = Run(source, target)
+        if moment < ANYWHERE:
+            killed = run.kill_after(chance.uniform(0, takes))
+        else:
+            run.wait_for(".*")
+            killed = run.kill_after(chance.uniform(0, 1.2 * writing))
+        before = target.read_bytes() == b"old" if existed else not target.exists()
+        if before:
+            assert killed
+        else:
+            found_manifest, found = content(target)
+            assert found_manifest == manifest
+            assert found.keys() == tensors.keys()
+            assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+        hidden = {path.name for path in target.parent.iterdir()} - {target.name}
+        assert all(name.startswith(".") for name in hidden)
+        return "half" if hidden else "before" if before else "whole"
+
+    with ThreadPoolExecutor(2) as pool:
+        endings = list(pool.map(ending_of, range(ANYWHERE + WRITING)))
+    # The moments were well chosen: some were in the middle of writing.
+    assert "half" in endings, endings
