@@ -19,7 +19,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.writers import SUFFIXES, write_checkpoint
-from rmt_compress.errors import MissingDependencyError, OutputError, SettingsError
+from rmt_compress.errors import CheckpointError, MissingDependencyError, OutputError, SettingsError
 from rmt_compress.files import replacing
 from rmt_compress.object_reference import one_line
 
@@ -141,6 +141,11 @@ def _export_onnx(
         ) from error
     if not isinstance(expected, torch.Tensor):
         raise SettingsError([f"{source}: the network returns a {type(expected).__name__}, not one tensor"])
+    if not bool(expected.isfinite().all()):
+        raise CheckpointError(
+            f"{source}: the network returns NaN or Inf, no graph of it can be compared; look at its weights with "
+            "rmt-compress analyze"
+        )
     with replacing(target) as temporary:
         _trace(model, example, temporary, target)
         difference = _difference(temporary, target, batch, expected)

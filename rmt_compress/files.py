@@ -1,9 +1,15 @@
-"""Output files: refused where they would destroy something, written beside the target and renamed into place."""
+"""Output files: refused where they would destroy something, written beside the target and renamed into place.
+
+The hidden file that is written is locked as long as its writer lives: however that ends, the system takes the lock
+off. One that nobody has locked is what a killed run has left, and goes when the same target is written again.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,12 +127,15 @@ def replacing(target: Path) -> Iterator[Path]:
         OutputError: the folder cannot be written or is full.
     """
     try:
+        _remove_leftovers(target)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-        os.close(handle)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
     temporary = Path(name)
+    locked = os.fdopen(handle)
     try:
+        if not _lock(handle):
+            locked.close()  # where there are no locks, an open file may be one that cannot be renamed
         yield temporary
         # mkstemp makes files for their owner alone; an output gets what the umask grants any new file.
         mask = os.umask(0)
@@ -138,5 +147,34 @@ def replacing(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
+        locked.close()
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed runs of this user have left of `target`."""
+    leftover = re.compile(rf"{re.escape(f'.{target.name}.')}[a-z0-9_]{{8}}{re.escape(target.suffix)}")
+    for path in target.parent.iterdir():
+        if leftover.fullmatch(path.name) is None:
+            continue
+        with suppress(OSError):  # another user's, or gone meanwhile
+            handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _lock(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file unless another process has; False where it has, and where there are no such locks."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also on file systems without locks
+        return False
+    return True

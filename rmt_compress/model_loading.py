@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.pickled_modules import PickledModuleFile
 from rmt_compress.errors import CheckpointError, SettingsError
@@ -34,8 +35,8 @@ def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = N
             none, nor does a whole model whose file is trusted.
 
     Raises:
-        CheckpointError: the file cannot be read, names no architecture, or holds other tensors than the
-            architecture has; the message lists which.
+        CheckpointError: the file cannot be read, names no architecture or one beyond the memory there is, or
+            holds other tensors than the architecture has; the message lists which.
         SettingsError: `arch` is wrong.
     """
     from rmt_compress.saving import load
@@ -53,7 +54,10 @@ def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = N
         original = _as_it_was(checkpoint)
         if not isinstance(architecture, architectures.UserModel):
             # Sizes in a spec are a stranger's numbers: they are compared before anything is allocated.
-            _check_shapes(path, original, _on_meta(path, architecture), str(architecture))
+            blank = _on_meta(path, architecture)
+            _check_shapes(path, original, blank, str(architecture))
+            needed = sum(parameter.numel() * parameter.element_size() for parameter in blank.parameters())
+            check_fits_memory(needed, f"{path}: the network {architecture}")
         model = architecture.build()
         _check_shapes(path, original, model, str(architecture))
         return load(checkpoint, model).eval()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.compressed import DenseView
+from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.manifest import ARCHITECTURE_KEY, FactorizedLayer, Layout, make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
@@ -189,10 +190,13 @@ def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tens
     shared tensor get one tensor. Any other checkpoint is read as it is.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else than its manifest says.
+        CheckpointError: the file cannot be read, holds something else than its manifest says, or stands for more
+            than there is memory.
     """
     with DenseView(open_checkpoint(source)) as view:
         first_names = {other: first for first, others in view.ties.items() for other in others}
+        needed = sum(info.nbytes for name, info in view.tensors.items() if name not in first_names)
+        check_fits_memory(needed, f"{view.path}: the original network")
         state: dict[str, torch.Tensor] = {}
         for name in view.tensors:
             first = first_names.get(name, name)

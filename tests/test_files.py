@@ -1,6 +1,9 @@
 """Outputs are whole or absent."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +63,36 @@ def test_refusals(tmp_path):
 def test_a_full_or_missing_folder_is_one_error(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"), replacing(tmp_path / "no" / "x"):
         pass
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from rmt_compress.files import replacing
+with replacing(Path(sys.argv[1])) as path:
+    path.write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_what_a_killed_run_has_left_goes_with_the_next_one_and_a_living_run_is_left_alone(tmp_path):
+    target = tmp_path / "out.txt"
+    others = [".out.txt.txt", ".out.txt.abc.txt", ".other.txt.abcdefgh.txt", "out.txt.abcdefgh.txt"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    command = [sys.executable, "-c", WRITER, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        (half,) = set(os.listdir(tmp_path)) - set(others)
+        with replacing(target) as path:
+            path.write_text("first")
+        assert (tmp_path / half).read_text() == "half"
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    assert (tmp_path / half).read_text() == "half"
+    with replacing(target) as path:
+        path.write_text("second")
+    assert target.read_text() == "second"
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "out.txt"])

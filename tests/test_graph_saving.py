@@ -95,7 +95,7 @@ def checkpoint(path, monkeypatch):
     for module in ("model_loading", "pruning", "evaluation", "analysis.run", "saving"):
         name = "rmt_compress.checkpoints" if module in ("evaluation", "analysis.run") else f"rmt_compress.{module}"
         monkeypatch.setattr(
-            f"{name}.open_checkpoint", lambda given: product if given == path else open_checkpoint(given)
+            f"{name}.open_checkpoint", lambda given, **_: product if given == path else open_checkpoint(given)
         )
     return product
 

@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +28,8 @@ _ALIGNMENT = 64
 _PADDING_FIELD = 0x4246
 _ZIP64 = 2**31
 _ENCRYPTED = 0x1
+# Longer texts beside a program are copied, not read.
+_MAX_TEXT = 2**26
 
 _DAMAGED = "truncated or damaged; download or save it again"
 
@@ -123,6 +125,26 @@ class Archive:
             return self.read(name).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.damaged(f"the record {name} is no text") from error
+
+    def texts(self, folder: str) -> dict[str, str]:
+        """The records in a folder that are text and not too long for one, by their names below it."""
+        texts = {}
+        for name in self.names:
+            if name.startswith(folder) and self.size(name) <= _MAX_TEXT:
+                with suppress(UnicodeDecodeError):
+                    texts[name.removeprefix(folder)] = self.read(name).decode("utf-8")
+        return texts
+
+    def check_byte_order(self) -> None:
+        """Refuse values in another byte order than that of every machine this runs on.
+
+        Raises:
+            CheckpointError: the archive says that it is big-endian.
+        """
+        if "byteorder" in self and self.text("byteorder") != "little":
+            raise CheckpointError(
+                f"{self.path}: was written on a big-endian machine, which is not read; save it again on another"
+            )
 
     def copies(self, names: Iterable[str]) -> Iterator[Record]:
         """Records as they are, to be written again."""

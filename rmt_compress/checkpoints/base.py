@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rmt_compress.errors import CheckpointError
@@ -57,15 +57,19 @@ class Checkpoint(ABC):
     manifest: Manifest | None = None
     beside: tuple[Beside, ...] = ()
 
+    # Set on opening.
+    _tensors: Mapping[str, TensorInfo]
+    _ties: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
     @property
-    @abstractmethod
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Names, shapes and types in the checkpoint's own order, every name of a tied tensor included."""
+        return self._tensors
 
     @property
     def ties(self) -> Mapping[str, tuple[str, ...]]:
         """First name of a tensor that has several -> its other names."""
-        return {}
+        return self._ties
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
+from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, printable
 from rmt_compress.layers.inference import TensorInfo
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES
 from rmt_compress.layers.sparse import BITS, SHAPE, VALUES, SparseTensor, decode, sparse_shape
@@ -42,6 +43,7 @@ class CompressedCheckpoint(Checkpoint):
         for other, kept in self._other_names.items():
             info = self._tensors[kept]
             self._tensors[other] = TensorInfo(other, info.shape, info.dtype, info.nbytes)
+        self._ties = self._find_ties()
         self.path = stored.path
         self.format = f"{stored.format}, compressed"
         self.beside = stored.beside
@@ -49,14 +51,8 @@ class CompressedCheckpoint(Checkpoint):
         self.manifest: Manifest = manifest
         self.notes = (*stored.notes, manifest.sentence())
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the file's order; a sparse tensor under its own name, as a dense one."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared tensor -> its other names."""
+    def _find_ties(self) -> dict[str, tuple[str, ...]]:
+        """Ties of the stored tensors, and of the names the manifest adds."""
         ties = {
             first: others
             for first, others in self._stored.ties.items()
@@ -164,16 +160,6 @@ class DenseView(Checkpoint):
         self._ties = _ties(inner, {layer.up: layer for layer in layers}, original)
 
     @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Original names, shapes and types, in the file's order."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared tensor -> its other names."""
-        return self._ties
-
-    @property
     def files(self) -> tuple[Path, ...]:
         """The files the tensors are in."""
         return self._inner.files
@@ -188,6 +174,10 @@ class DenseView(Checkpoint):
         layer = self._by_weight.get(name)
         if layer is None:
             return self._inner.read(self._biases.get(name, name))
+        # Shorter types are multiplied in float32, and are in memory in both.
+        entries = math.prod(layer.shape)
+        needed = entries * 4 + info.nbytes if info.nbytes < entries * 4 else info.nbytes
+        check_fits_memory(needed, f"{self.path}: {printable(name)}, the product of its factors,")
         down, up = self._inner.read(layer.down), self._inner.read(layer.up)
         try:
             return layer.join(down, up)

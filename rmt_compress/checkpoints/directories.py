@@ -11,7 +11,7 @@ from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
 from rmt_compress.errors import CheckpointError, printable
 
-WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx"})
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".pt2", ".jit"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 # Hugging Face's names, best first; the later ones hold the same weights in an older format.
@@ -110,7 +110,7 @@ def _open_numbered(path: Path, shard: re.Match[str], files: list[str], notes: tu
 
 def _nothing_found(path: Path) -> str:
     """Why there is no checkpoint in `path`: what was looked for, and where weights lie below it."""
-    looked = "looked for *.safetensors, *.bin, *.pt, *.pth, *.ckpt and *.index.json"
+    looked = f"looked for *{', *'.join(sorted(WEIGHT_SUFFIXES))} and *.index.json"
     try:
         below = sorted(
             folder.name

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 _WHAT = "a torch.export archive"
 _EXTRA = "extra/"
 _COMPILED = "data/aotinductor/"
-# Longer texts beside the program are copied, not read.
-_MAX_TEXT = 2**26
 _OLD_PROGRAM, _OLD_WEIGHTS = "serialized_exported_program.json", "serialized_state_dict.pt"
 _OLD_CONSTANTS = "serialized_constants.pt"
 _OLD_EXTRA = "extra_files/"
@@ -58,10 +56,7 @@ class ExportedProgramFile(GraphCheckpoint):
         self.path: Path = path
         self.format = "torch.export"
         self.archive = Archive(path, _WHAT)
-        if "byteorder" in self.archive and self.archive.text("byteorder") != "little":
-            raise CheckpointError(
-                f"{path}: was written on a big-endian machine, which is not read; export it again"
-            )
+        self.archive.check_byte_order()
         self._record = self._find_program()
         self._weights = self._find_weights()
         try:
@@ -72,7 +67,7 @@ class ExportedProgramFile(GraphCheckpoint):
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise self.archive.damaged(f"its graph: {type(error).__name__} {printable(str(error), 100)}") from error
         self._extra = _EXTRA if self._record != _OLD_PROGRAM else _OLD_EXTRA
-        self._texts = self._read_texts()
+        self._texts = self.archive.texts(self._extra)
         self.metadata = dict(self._texts)
         notes = [f"Exported by torch {version}; read as data, nothing of it was run."]
         if any(name.startswith(_COMPILED) for name in self.archive.names):
@@ -170,16 +165,6 @@ class ExportedProgramFile(GraphCheckpoint):
         if (packed := f"data/weights/{name}.pt") in self.archive:
             return PackedWeights(self.archive, packed)
         return RawWeights(self.archive, f"data/weights/{name}_weights_config.json", "data/weights/")
-
-    def _read_texts(self) -> dict[str, str]:
-        texts = {}
-        for record in self.archive.names:
-            if record.startswith(self._extra) and self.archive.size(record) <= _MAX_TEXT:
-                try:
-                    texts[record.removeprefix(self._extra)] = self.archive.read(record).decode("utf-8")
-                except UnicodeDecodeError:
-                    continue  # no text: copied as it is
-        return texts
 
     def _layer(self, layer: Layer) -> Layer:
         """What the graph says of one tensor, instead of what its name and shape suggest."""

@@ -39,16 +39,6 @@ class StateDictCheckpoint(Checkpoint):
         self._tensors = {name: describe(name, tensor) for name, tensor in self._state.items()}
         self._ties = find_ties(self._state)
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the state dict's order."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared tensor -> its other names."""
-        return self._ties
-
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, detached; it shares the state dict's memory.
 
@@ -84,16 +74,6 @@ class ModuleCheckpoint(Checkpoint):
         values = {name: looks[place] for name, place in self._owners.items()}
         self._tensors = {name: self._describe(name, value) for name, value in values.items()}
         self._ties = find_ties(values)
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the order of the module's state dict."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared parameter -> its other names."""
-        return self._ties
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, detached; a plain parameter shares the module's memory.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,11 +58,7 @@ class OnnxFile(GraphCheckpoint):
             self.notes = (
                 printable(f"Weights inside its {len(model.functions)} functions ({names}) are left alone."),
             )
-        self._adopt_manifest()
-
-    @cached_property
-    def _tensors(self) -> dict[str, TensorInfo]:
-        return {
+        self._tensors = {
             key: TensorInfo(
                 key,
                 weight.layer.shape,
@@ -73,11 +68,7 @@ class OnnxFile(GraphCheckpoint):
             )
             for key, weight in self._weights.items()
         }
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the order of the graphs."""
-        return self._tensors
+        self._adopt_manifest()
 
     @property
     def files(self) -> tuple[Path, ...]:

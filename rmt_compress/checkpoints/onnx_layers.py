@@ -122,12 +122,12 @@ class _Role:
 def find_weights(graph: OnnxGraph) -> dict[str, Weight]:
     """Every tensor of a model that may be a weight, or that is learned, by its key.
 
-    Numbers that only shape the computation, integers of less than two dimensions, are left out.
+    Numbers that only shape the computation are left out: integers of less than two dimensions, single constants.
     """
     found = {}
     for key, stored in graph.tensors.items():
         floats = DTYPES[stored.data_type][0] in FLOAT_DTYPES
-        if len(stored.dims) > 1 or (floats and (stored.node is None or stored.dims)):
+        if len(stored.dims) > 1 or (floats and (stored.node is None or math.prod(stored.dims) > 1)):
             found[key] = _weight(graph, stored)
     return _with_unique_names(found)
 

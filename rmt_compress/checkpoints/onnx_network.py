@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class OnnxNetwork(GraphNetwork):
     """An ONNX model with one input, on the CPU; its first output counts.
 
     A parameter given another value (``data``) is put into the graph at the next call, for which onnxruntime has to
-    prepare the graph again. A model whose batch size is fixed gets larger and smaller batches piece by piece.
+    prepare the graph again. A model whose batch size is fixed gets larger and smaller batches piece by piece; one
+    that takes vectors gets images as such.
 
     Args:
         checkpoint: the model.
@@ -40,7 +41,7 @@ class OnnxNetwork(GraphNetwork):
     def __init__(self, checkpoint: OnnxFile) -> None:
         super().__init__(checkpoint)
         self._file = checkpoint
-        self._original = self._addresses()
+        self._original = self._values()
         self._running = self._original
         self._session = self._start(None)
         inputs = self._session.get_inputs()
@@ -52,14 +53,15 @@ class OnnxNetwork(GraphNetwork):
             )
         self._input = inputs[0].name
         self._type = _INPUT_TYPES[inputs[0].type]
-        first = inputs[0].shape[0] if inputs[0].shape else None
-        self._batch = first if isinstance(first, int) and first > 0 else None
+        shape = inputs[0].shape
+        self._batch = shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+        self._takes_vectors = len(shape) == 2
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The model's first output for one batch of inputs."""
-        now = self._addresses()
-        if now != self._running:
-            changed = [name for name, address in now.items() if address != self._original[name]]
+        now = self._values()
+        if _differing(now, self._running):
+            changed = _differing(now, self._original)
             self._session = self._start(self._edited(changed) if changed else None)
             self._running = now
         parts = [
@@ -105,8 +107,9 @@ class OnnxNetwork(GraphNetwork):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
         return self
 
-    def _addresses(self) -> dict[str, int]:
-        return {name: parameter.data_ptr() for name, parameter in self.named_parameters()}
+    def _values(self) -> dict[str, torch.Tensor]:
+        # Held on to: the memory of a tensor that is gone may be the next one's.
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def _edited(self, names: list[str]) -> ModelProto:
         """The model with the values that the parameters called `names` have now."""
@@ -138,6 +141,8 @@ class OnnxNetwork(GraphNetwork):
     def _parts(self, inputs: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
         """The inputs as the model takes them; the last of several parts filled up with its own last sample."""
         values = inputs.detach().numpy().astype(self._type, copy=False)
+        if self._takes_vectors:
+            values = values.reshape(len(values), -1)
         if self._batch is None:
             yield values
             return
@@ -152,3 +157,8 @@ class OnnxNetwork(GraphNetwork):
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ValueError(f"onnxruntime: {one_line(error)}") from error
         return outputs
+
+
+def _differing(some: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names whose tensors are not in the same memory."""
+    return [name for name, tensor in some.items() if tensor.data_ptr() != others[name].data_ptr()]

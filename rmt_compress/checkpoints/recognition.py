@@ -115,6 +115,8 @@ def _looks_like_onnx(head: bytes) -> bool:
         tag, position = _varint(head, position)
         field, wire = tag >> 3, tag & 7
         value, position = _varint(head, position)
+        if value < 0:
+            return False
         if first and (field != 1 or not 0 < value <= _MOST_IR_VERSIONS):
             return False
         first = False

@@ -91,23 +91,13 @@ class SafetensorsFile(Checkpoint):
             if kept in self._entries and dropped not in self._entries
         }
         self._tensors = {name: entry.info for name, entry in self._entries.items()}
+        ties: dict[str, tuple[str, ...]] = {}
         for dropped, kept in self._kept.items():
             info = self._entries[kept].info
             self._tensors[dropped] = TensorInfo(dropped, info.shape, info.dtype, info.nbytes)
+            ties[kept] = (*ties.get(kept, ()), dropped)
+        self._ties = ties
         self.notes = ()
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the order of the header, dropped names last."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """Kept name -> the names `save_model` dropped."""
-        result: dict[str, tuple[str, ...]] = {}
-        for dropped, kept in self._kept.items():
-            result[kept] = (*result.get(kept, ()), dropped)
-        return result
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor called `name`, on the CPU.

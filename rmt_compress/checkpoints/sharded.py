@@ -61,16 +61,11 @@ class ShardedCheckpoint(Checkpoint):
         self.format = f"{' and '.join(kinds)}, {len(self._shards)} shard{'s' * (len(self._shards) != 1)}"
         self._placement = self._every_tensor() if placement is None else self._indexed(placement)
         self._tensors = self._describe()
+        self._ties = self._find_ties()
         self._last: str | None = None
         self.notes = tuple(map(printable, (*notes, *self._unlisted())))
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types in the order of the shards."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
+    def _find_ties(self) -> dict[str, tuple[str, ...]]:
         """First name of a shared tensor -> its other names in the same shard."""
         result = {}
         for shard, checkpoint in self._shards.items():

@@ -19,7 +19,6 @@ from rmt_compress.checkpoints.state_dicts import (
 )
 from rmt_compress.checkpoints.torch_reader import TorchReader
 from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -76,16 +75,6 @@ class TorchFile(Checkpoint):
         self.beside = tuple(entry for entry in found.beside if entry.name not in own)
         self.notes = tuple(map(printable, (*ran, *(() if compressed else found.notes), *stripped)))
         self._state: Mapping[str, torch.Tensor] | None = found.tensors
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names (without common prefixes), shapes and types in the state dict's order."""
-        return self._tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """First name of a shared tensor -> its other names."""
-        return self._ties
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor called `name`, on the CPU; sparse and quantized ones as they are.

@@ -33,10 +33,9 @@ if TYPE_CHECKING:
 
 _WHAT = "a TorchScript archive"
 _EXTRA = "extra/"
-_MAX_TEXT = 2**26
 _MAX_CODE = 2**24
 # Modules that share modules may have more names than there is memory for.
-_MAX_NAMES = 10**6
+_MAX_NAMES = 300_000
 
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:(?:  .*)?\n)*)", re.M)
 _PARAMETERS = re.compile(r"^  __parameters__ = \[(.*?)\]", re.M)
@@ -82,8 +81,7 @@ class TorchScriptFile(GraphCheckpoint):
         self.format = "TorchScript"
         self._trust = trust
         self.archive = Archive(path, _WHAT)
-        if "byteorder" in self.archive and self.archive.text("byteorder") != "little":
-            raise CheckpointError(f"{path}: was written on a big-endian machine, which is not read; save it again")
+        self.archive.check_byte_order()
         self._classes: dict[str, dict[str, _Class]] = {}
         self._owners: dict[str, _Owner] = {}
         self.places: dict[str, RawTensor] = {}
@@ -97,12 +95,11 @@ class TorchScriptFile(GraphCheckpoint):
         for name, place in self.places.items():
             if (first := firsts.setdefault(place, name)) != name:
                 self._ties[first] = (*self._ties.get(first, ()), name)
-        self._texts = self._read_texts()
+        self._texts = self.archive.texts(_EXTRA)
         self.metadata = dict(self._texts)
         self.notes = (
-            "TorchScript is deprecated in torch 2.13 in favour of torch.export; its program was not run. A layer "
-            "can be exchanged for one of the same shape only: --layout dense writes TorchScript again, the "
-            "factorized layout a state dict.",
+            "TorchScript is deprecated in torch 2.13 in favour of torch.export. Its layers keep their shapes: "
+            "--layout dense writes TorchScript again, the factorized layout a state dict.",
         )
         self._adopt_manifest()
 
@@ -228,16 +225,6 @@ class TorchScriptFile(GraphCheckpoint):
         if kind is None:
             return layer
         return replace(layer, kind=kind, groups=owner.known.groups if owner.known else 1)
-
-    def _read_texts(self) -> dict[str, str]:
-        texts = {}
-        for record in self.archive.names:
-            if record.startswith(_EXTRA) and self.archive.size(record) <= _MAX_TEXT:
-                try:
-                    texts[record.removeprefix(_EXTRA)] = self.archive.read(record).decode("utf-8")
-                except UnicodeDecodeError:
-                    continue  # no text: copied as it is
-        return texts
 
 
 class TorchScriptEditor:

@@ -70,7 +70,7 @@ def progress_bar(description: str) -> Iterator[Progress]:
         yield advance
 
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".pt2", ".jit")
 
 
 def checkpoint_or_only_one_here(checkpoint: Path | None) -> Path:

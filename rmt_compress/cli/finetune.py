@@ -73,18 +73,6 @@ def finetune(
         str | None,
         typer.Option(metavar="SPEC", help=f"{ARCH_HELP} Afresh, each named set has a default.", show_default=False),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="The smaller file, .safetensors or .pt; by default the input's name with .tuned in it. Its log "
-            "stands beside it.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training samples.", rich_help_panel=_TRAINING)] = 10,
     learning_rate: Annotated[
         float | None,
@@ -255,6 +243,18 @@ def finetune(
             metavar="LIST",
             help="One run each, as 0,1,2: mean and deviation. The first is written.",
             show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="The smaller file, .safetensors or .pt; by default the input's name with .tuned in it. Its log "
+            "stands beside it.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     resume: Annotated[

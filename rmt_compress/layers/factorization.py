@@ -5,7 +5,8 @@ eigenvectors U of the p × p Gram matrix, formed and solved in float64; the othe
 row norms are the singular values. So the truncation is U·UᵀW whatever the rank: an orthogonal projection to
 float64 rounding, with ‖W − W′‖² = Σ_{i>r} s_i². Nothing is divided by a singular value that was not measured as
 the norm of the vector it belongs to, and a zero one comes with a zero vector: matrices of low rank are no
-exception. (LAPACK's eigenvectors are orthogonal to 1e-14, to 1e-12 where p is in the thousands.)
+exception. Of a large matrix the few leading U are found without its Gram matrix where they converge, see
+`rmt_compress.layers.krylov`. (LAPACK's eigenvectors are orthogonal to 1e-14, to 1e-12 where p is in the thousands.)
 
 Squaring costs digits: λ = s² comes with an absolute error of some ε·λ_max, ε = 2⁻⁵³. For float32 and shorter types
 this is less than the rounding of the factors themselves, and nothing is lost: what is left of a tail whose energy
@@ -13,13 +14,12 @@ is 1e-10 of the whole is rounding either way. For float64 weights a direct SVD i
 smallest λ kept, or the energy that is cut, is below 1e-9·λ_max, and where squares would overflow or vanish.
 
 The results are float32, float64 for float64 weights. Beside the weight and the result a p × n float32 weight takes
-8p² bytes for the Gram matrix and 8pr for the eigenvectors.
+8p² bytes for the Gram matrix and 8pr for the eigenvectors, a shorter one 4pn where a few vectors are sought.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -29,10 +29,10 @@ import scipy.linalg
 import torch
 from threadpoolctl import ThreadpoolController
 
+from rmt_compress.layers.krylov import leading_subspace, worth_trying
+from rmt_compress.layers.torch_kernels import double_blocks
 from rmt_compress.spectrum.singular_values import NonFiniteError
 
-# Entries of a float64 block of the long side that is worked on at a time: 16 MB.
-_BLOCK = 2**21
 # Entries of a float64 weight within this range can be squared and summed.
 _SAFE_TO_SQUARE = (1e-140, 1e140)
 _DIGITS = 1e-9
@@ -144,10 +144,12 @@ def _decompose_wide(a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Ten
     double = a.dtype == torch.float64
     if double and not _can_be_squared(a):
         return _direct(a, rank)
-    try:
-        energy, values, u = _leading_eigenvectors(a, rank)
-    except scipy.linalg.LinAlgError:  # inverse iteration gave up on a cluster
-        return _direct(a, rank)
+    u = leading_subspace(a, rank) if worth_trying(a, rank) else None
+    if u is None:
+        try:
+            energy, values, u = _leading_eigenvectors(a, rank)
+        except scipy.linalg.LinAlgError:  # inverse iteration gave up on a cluster
+            return _direct(a, rank)
     if double:
         cut = energy - float(values.sum()) if rank < a.shape[0] else math.inf
         if min(float(values[-1]), cut) <= _DIGITS * float(values[0]):
@@ -155,7 +157,7 @@ def _decompose_wide(a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Ten
     vt = torch.empty((rank, a.shape[1]), dtype=torch.float64 if double else torch.float32, device=u.device)
     squares = torch.zeros(rank, dtype=torch.float64, device=u.device)
     start = 0
-    for block in _blocks(a):
+    for block in double_blocks(a):
         projected = u.T @ block
         squares += projected.square().sum(1)
         vt[:, start : start + block.shape[1]] = projected
@@ -173,18 +175,11 @@ def _can_be_squared(a: torch.Tensor) -> bool:
     return _SAFE_TO_SQUARE[0] < largest < _SAFE_TO_SQUARE[1]
 
 
-def _blocks(a: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The columns of `a` in float64, some at a time, where they are worked on: a GPU, else the CPU."""
-    device = a.device if a.device.type == "cuda" else torch.device("cpu")
-    for block in torch.split(a, max(1, _BLOCK // a.shape[0]), dim=1):
-        yield block.to(device=device, dtype=torch.float64)
-
-
 def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Trace of a·aᵀ, its `rank` largest eigenvalues, descending, and their eigenvectors (p, rank), in float64."""
     p = a.shape[0]
     gram: torch.Tensor | None = None
-    for block in _blocks(a):
+    for block in double_blocks(a):
         gram = block @ block.T if gram is None else gram.addmm_(block, block.T)
     assert gram is not None
     energy = float(gram.diagonal().sum())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+# Entries of a float64 block of the long side that is worked on at a time: 16 MB.
+_BLOCK = 2**21
 _STRIP = 256
 _SLICE = 4096
 
@@ -52,3 +56,10 @@ class TorchKernels:
 
 def _to_numpy(values: torch.Tensor) -> NDArray[np.float64]:
     return values.to(device="cpu", dtype=torch.float64).numpy()
+
+
+def double_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The columns of `matrix` in float64, some at a time, where they are worked on: a GPU, else the CPU."""
+    device = matrix.device if matrix.device.type == "cuda" else torch.device("cpu")
+    for block in torch.split(matrix, max(1, _BLOCK // matrix.shape[0]), dim=1):
+        yield block.to(device=device, dtype=torch.float64)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.writers import SUFFIXES, check_suffix
 from rmt_compress.errors import SettingsError, TrainingError
 from rmt_compress.files import check_output
 from rmt_compress.training.records import Event, EventLog, of_kind
@@ -147,7 +148,7 @@ def default_output(source: Path | None, data: str) -> Path:
     if source.is_dir() or source.name.endswith(".index.json"):
         folder = (source if source.is_dir() else source.parent).resolve()
         return folder.parent / f"{folder.name}.tuned.safetensors"
-    return source.with_name(f"{source.stem}.tuned{source.suffix}")
+    return source.with_name(f"{source.stem}.tuned{source.suffix if source.suffix in SUFFIXES else '.safetensors'}")
 
 
 def log_path(output: Path) -> Path:
@@ -197,7 +198,6 @@ def finetune(
         RmtCompressError: bad input, settings that do not suit, a loss that is no number any more, an output that
             must not or cannot be written.
     """
-    from rmt_compress.checkpoints.writers import check_suffix
     from rmt_compress.data import load_data
     from rmt_compress.training.workers import Workers
 
@@ -205,37 +205,39 @@ def finetune(
     path = None if source is None else Path(source)
     target = default_output(path, data) if output is None else Path(output)
     check_suffix(target)
-    workers = Workers(training)
-    plan = _runs(training.seed, seeds, cycle is not None, compare)
-    inputs = () if path is None else (path,)
-    workers.from_leader(lambda: _check_outputs(target, plan, resume=resume, force=force, inputs=inputs))
-    start = starting_point(path, data, arch)
-    if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
-        raise SettingsError([f"nothing would be cut in {training.epochs} epochs: take a smaller --prune-every"])
-    sets = [load_data(data, split="train", allow_partial=True), load_data(data, split="test", allow_partial=True)]
-    if samples is not None:
-        sets[0] = sets[0].thinned(samples)
-    if training.augment != "none" and sets[0].images.dim() != 4:
-        raise SettingsError([f"augment {training.augment} is for images, and {data} holds none"])
-    results = []
-    first: tuple[Network, RunResult] | None = None
-    for name, seed, pruned in plan:
-        if listeners.run is not None:
-            listeners.run(name)
-        settings = replace(training, seed=seed)
-        network, result = _one_run(
-            name, start, sets, settings, cycle if pruned else None, workers, target, data, resume, listeners
-        )
-        results.append(result)
-        if first is None and (pruned or cycle is None):
-            first = network, result
-    assert first is not None
-    written = workers.from_leader(lambda: _write(*first, start, data, training, cycle, target))
-    if workers.leads:
-        for name, _, _ in plan:
-            with suppress(FileNotFoundError):
-                state_path(target, name).unlink()
-    workers.close()
+    with Workers(training) as workers:
+        plan = _runs(training.seed, seeds, cycle is not None, compare)
+        inputs = () if path is None else (path,)
+        workers.from_leader(lambda: _check_outputs(target, plan, resume=resume, force=force, inputs=inputs))
+        start = starting_point(path, data, arch)
+        if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
+            raise SettingsError([f"nothing would be cut in {training.epochs} epochs: take a smaller --prune-every"])
+        sets = [
+            load_data(data, split="train", allow_partial=True),
+            load_data(data, split="test", allow_partial=True),
+        ]
+        if samples is not None:
+            sets[0] = sets[0].thinned(samples)
+        if training.augment != "none" and sets[0].images.dim() != 4:
+            raise SettingsError([f"augment {training.augment} is for images, and {data} holds none"])
+        results = []
+        first: tuple[Network, RunResult] | None = None
+        for name, seed, pruned in plan:
+            if listeners.run is not None:
+                listeners.run(name)
+            settings = replace(training, seed=seed)
+            network, result = _one_run(
+                name, start, sets, settings, cycle if pruned else None, workers, target, data, resume, listeners
+            )
+            results.append(result)
+            if first is None and (pruned or cycle is None):
+                first = network, result
+        assert first is not None
+        written = workers.from_leader(lambda: _write(*first, start, data, training, cycle, target))
+        if workers.leads:
+            for name, _, _ in plan:
+                with suppress(FileNotFoundError):
+                    state_path(target, name).unlink()
     notes = dict.fromkeys((*sets[0].notes, *sets[1].notes))
     least, reached = training.min_accuracy, first[1].last["test_accuracy"]
     missed = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from rmt_compress.errors import MissingDependencyError, SettingsError
 from rmt_compress.object_reference import one_line
@@ -43,7 +43,9 @@ class Workers:
             if device is not None:
                 torch.empty(1, device=device)
             self._accelerator = Accelerator(
-                mixed_precision=settings.precision, cpu=device is not None and device.type == "cpu"
+                mixed_precision=settings.precision,
+                cpu=device is not None and device.type == "cpu",
+                device_placement=device is None,
             )
         except (RuntimeError, ValueError, AssertionError) as error:
             raise SettingsError([f"cannot train there: {one_line(error)}"]) from error
@@ -103,6 +105,15 @@ class Workers:
             raise problem
         return result  # type: ignore[return-value]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Part from the other processes."""
+        """Part from the other processes, and leave nothing behind that would bind a later run to these settings."""
+        from accelerate.state import AcceleratorState
+
         self._accelerator.end_training()
+        AcceleratorState._reset_state(reset_partial_state=True)

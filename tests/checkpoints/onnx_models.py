@@ -41,7 +41,7 @@ def model(nodes, tensors, inputs, outputs=("y",), *, opset=17, ir=8, name="g", k
 
 
 def proto(name, value):
-    return value if isinstance(value, TensorProto) else numpy_helper.from_array(np.ascontiguousarray(value), name)
+    return value if isinstance(value, TensorProto) else numpy_helper.from_array(np.asarray(value, order="C"), name)
 
 
 def saved(built, path):

@@ -1,9 +1,14 @@
+import json
+
 import pytest
 import torch
+from torch import nn
+from typer.testing import CliRunner
 
 from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
+from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError, OutputError
 from rmt_compress.model_loading import load_model
 from rmt_compress.plan import PlanSettings
@@ -228,3 +233,37 @@ def test_networks_of_several_inputs_are_not_run(folder):
 def test_another_suffix_is_refused(folder, tmp_path):
     with open_checkpoint(folder / "now.pt2") as checkpoint, pytest.raises(OutputError, match=r"\.pt2"):
         write_compressed(checkpoint, exported.plan_at(checkpoint, 0.3), tmp_path / "out.safetensors")
+
+
+def test_the_command_line_measures_a_program_before_and_after(tmp_path, monkeypatch):
+    """analyze, prune --data, evaluate --against, sweep, show and export, as for any other file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures.py").write_text(
+        "import torch\ndef data():\n"
+        "    x = torch.randn(300, 3, 9, 9)\n    yield x, x.mean((1, 2, 3)).gt(0).long()\n"
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(243, 64), nn.ReLU(), nn.Linear(64, 48), nn.Linear(48, 2))
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = exported.quiet(lambda: torch.export.export(model.eval(), (exported.image(),), dynamic_shapes=shapes))
+    exported.save(program, tmp_path / "net.pt2")
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    analysis = json.loads(run("analyze", "net.pt2", "--json"))
+    assert analysis["checkpoint"]["format"] == "torch.export"
+    pruned = json.loads(run("prune", "net.pt2", "--rule", "ratio:0.3", "--data", "pictures:data", "--json"))
+    assert pruned["output"] == "net.pruned.pt2"
+    assert set(pruned["accuracy"]) == {"before", "after"}
+    report = json.loads(
+        run("evaluate", "net.pruned.pt2", "--against", "net.pt2", "--data", "pictures:data", "--json")
+    )
+    assert report["against"]["macs"] == 243 * 64 + 64 * 48 + 48 * 2
+    assert report["model"]["macs"] == 19 * (243 + 64) + 14 * (64 + 48) + 48 * 2
+    assert report["model"]["parameters"] == report["model"]["macs"] + 64 + 48 + 2
+    run("sweep", "net.pt2", "--data", "pictures:data", "--what", "share", "--points", "2", "--limit", "50")
+    assert "compressed    by rmt-compress" in run("show", "net.pruned.pt2")
+    run("export", "net.pruned.pt2", "-o", "dense.safetensors")
+    assert load_dense("dense.safetensors").keys() == program.state_dict.keys()

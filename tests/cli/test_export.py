@@ -121,6 +121,15 @@ def test_a_graph_that_computes_something_else_is_not_kept(run, tmp_path, small_c
     assert {path.name for path in tmp_path.iterdir()} == {"cnn.safetensors", "small.safetensors"}
 
 
+def test_a_network_that_returns_nan_is_named(run, tmp_path):
+    state = architectures.build("mlp:8,4", seed=0).state_dict()
+    state["fc1.weight"][0, 0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors", {"architecture": "mlp:8,4"})
+    line = one_error_line(run("export", "nan.safetensors", "-o", "out.onnx"))
+    assert "nan.safetensors: the network returns NaN or Inf" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.safetensors"]
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_packages_are_named(run, small_cnn, monkeypatch, package):
     find_spec = importlib.util.find_spec

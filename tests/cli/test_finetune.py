@@ -94,6 +94,20 @@ def test_nan_in_a_checkpoint_is_said(run, tmp_path):
     assert "fc1.weight" in done.stderr
 
 
+def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
+    assert run("export", DIGITS, "-o", "x.onnx").returncode == 0
+    done = run("finetune", "x.onnx", *SHORT)
+    assert done.returncode == 2
+    assert "own graph" in done.stderr
+
+
+def test_settings_of_one_run_do_not_bind_the_next(run):
+    """Accelerate keeps its settings for the life of a process."""
+    for precision in ("no", "bf16", "no"):
+        arguments = ("-o", "x.pt", "--force", "--mixed-precision", precision, "--device", "cpu")
+        assert run("finetune", DIGITS, *SHORT, *arguments).returncode == 0
+
+
 def test_an_accuracy_that_is_not_reached_exits_1(run):
     done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--min-accuracy", "0.9999")
     assert done.returncode == 1

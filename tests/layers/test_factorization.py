@@ -183,7 +183,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
-@pytest.mark.parametrize(("rank", "limit"), ((100, 70), (1000, 95)))
+@pytest.mark.parametrize(("rank", "limit"), ((8, 70), (100, 70), (1000, 95)))
 def test_memory_beside_a_16_mb_weight(rank, limit):
     """A quarter of the sides of a 64 MB weight, so a quarter of 350 MB at the most."""
     done = subprocess.run(

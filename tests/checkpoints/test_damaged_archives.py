@@ -1,0 +1,420 @@
+"""Damaged and hostile files of torch.export, TorchScript and trainers: one line, no code run, no memory taken."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.errors import CheckpointError
+from tests.checkpoints import exported
+
+HUGE = 2**40
+
+
+class Payload:
+    """A pickle that, if run, leaves the file `proof` behind."""
+
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.proof}",)
+
+
+def net():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(7, 11), nn.ReLU(), nn.Linear(11, 5)).eval()
+
+
+def write_exported(path):
+    program = exported.quiet(lambda: torch.export.export(net(), (torch.ones(2, 7),)))
+    exported.save(program, path)
+
+
+def write_script(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(net()), path)
+
+
+def write_training(path):
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 7)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}, path)
+
+
+WRITERS = {"whole.pt2": write_exported, "whole.jit": write_script, "whole.ckpt": write_training}
+
+
+def truncated(share):
+    def damage(source, target, proof):
+        data = source.read_bytes()
+        target.write_bytes(data[: int(len(data) * share)])
+
+    return damage
+
+
+def another_magic(source, target, proof):
+    target.write_bytes(b"QK" + source.read_bytes()[2:])
+
+
+def renamed(name):
+    """One more record, under a name that leads elsewhere."""
+
+    def damage(source, target, proof):
+        exported.rewrite(source, target, lambda _, data: data)
+        with zipfile.ZipFile(target, "a") as archive:
+            archive.writestr(name, "x")
+
+    return damage
+
+
+def compressed_bomb(source, target, proof):
+    exported.rewrite(source, target, lambda _, data: data)
+    root = zipfile.ZipFile(source).namelist()[0].partition("/")[0]
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{root}/code/bomb.py", bytes(300 * 2**20))
+
+
+def declared_huge(source, target, proof):
+    """The central directory promises more bytes of the largest record than there are."""
+    data = bytearray(source.read_bytes())
+    with zipfile.ZipFile(source) as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+    position = data.rindex(b"PK\x01\x02", 0, data.rindex(entry.filename.encode()))
+    data[position + 20 : position + 28] = struct.pack("<II", 2**31, 2**31)
+    target.write_bytes(data)
+
+
+def twice(source, target, proof):
+    exported.rewrite(source, target, lambda _, data: data)
+    name = zipfile.ZipFile(source).namelist()[0]
+    with warnings.catch_warnings(), zipfile.ZipFile(target, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr(name, "x")
+
+
+def flipped(ending):
+    """One bit of a record's bytes, its checksum left as it was."""
+
+    def damage(source, target, proof):
+        data = bytearray(source.read_bytes())
+        with zipfile.ZipFile(source) as archive:
+            entry = next(entry for entry in archive.infolist() if entry.filename.endswith(ending))
+        names, extra = struct.unpack("<HH", data[entry.header_offset + 26 : entry.header_offset + 30])
+        data[entry.header_offset + 30 + names + extra + entry.file_size // 2] ^= 4
+        target.write_bytes(data)
+
+    return damage
+
+
+def without(ending):
+    def damage(source, target, proof):
+        exported.rewrite(source, target, lambda name, data: None if name.endswith(ending) else data)
+
+    return damage
+
+
+def replaced(ending, change):
+    """A record with other content."""
+
+    def damage(source, target, proof):
+        def edit(name, data):
+            return change(data, proof) if name.endswith(ending) else data
+
+        exported.rewrite(source, target, edit)
+
+    return damage
+
+
+def config(change):
+    """The table of weights of an exported program, one weight's entry changed."""
+
+    def edit(data, proof):
+        table = json.loads(data)
+        change(table["config"]["0.weight"])
+        return json.dumps(table)
+
+    return replaced("weights_config.json", edit)
+
+
+def model(change):
+    def edit(data, proof):
+        program = json.loads(data)
+        change(program)
+        return json.dumps(program)
+
+    return replaced("models/model.json", edit)
+
+
+def sizes(*numbers):
+    return config(lambda entry: entry["tensor_meta"].update(sizes=[{"as_int": number} for number in numbers]))
+
+
+def same_length(old, new):
+    def edit(data, proof):
+        assert data.count(old) >= 1
+        return data.replace(old, new)
+
+    return edit
+
+
+def hostile(data, proof):
+    return pickle.dumps(Payload(proof), protocol=2)
+
+
+def deep(data, proof):
+    return b"[" * 100_000
+
+
+def billion_modules(data, proof):
+    """Forty modules, each of which holds the next one twice: 2**40 names."""
+    content = b"\x80\x02"
+    for level in range(40):
+        content += b"c__torch__\nM\nq" + bytes([level]) + b")\x81}(X\x01\x00\x00\x00a"
+    content += b"c__torch__\nM\n)\x81}b"
+    for level in reversed(range(40)):
+        content += b"q" + bytes([100 + level]) + b"X\x01\x00\x00\x00bh" + bytes([100 + level]) + b"ub"
+    return content + b"."
+
+
+def itself(data, proof):
+    return b"\x80\x02c__torch__\nM\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub."
+
+
+def far_memo(data, proof):
+    return b"\x80\x02c__torch__\nM\n)\x81r\xff\xff\xff\x7f}b."
+
+
+EVERYWHERE = {
+    "cut at a third": truncated(0.3),
+    "cut near the end": truncated(0.97),
+    "cut by a byte": lambda source, target, proof: target.write_bytes(source.read_bytes()[:-1]),
+    "another magic": another_magic,
+    "declared size": declared_huge,
+    "two of a name": twice,
+    "compressed bomb": compressed_bomb,
+}
+ARCHIVES = {
+    "traversal": renamed("../../etc/cron.d/x"),
+    "absolute": renamed("/etc/cron.d/x"),
+    "backslashes": renamed("whole\\..\\..\\x"),
+}
+DAMAGES = {
+    "whole.pt2": {
+        **EVERYWHERE,
+        **ARCHIVES,
+        "bit of a weight": flipped("weight_0"),
+        "bit of the graph": flipped("models/model.json"),
+        "no weights": without("weight_1"),
+        "no table": without("weights_config.json"),
+        "no graph": without("models/model.json"),
+        "graph no JSON": replaced("models/model.json", lambda data, proof: b"{" + data),
+        "graph nested deep": replaced("models/model.json", deep),
+        "graph without nodes": model(lambda program: program["graph_module"]["graph"].pop("nodes")),
+        "nodes a number": model(lambda program: program["graph_module"]["graph"].update(nodes=5)),
+        "huge shape": sizes(2**31, 2**31),
+        "negative shape": sizes(-11, -7),
+        "shape beyond the record": sizes(11, 8),
+        "shape a text": sizes("11", 7),
+        "many dimensions": config(
+            lambda entry: entry["tensor_meta"].update(sizes=[{"as_int": 1}] * 99, strides=[{"as_int": 1}] * 99)
+        ),
+        "huge stride": config(lambda entry: entry["tensor_meta"].update(strides=[{"as_int": HUGE}, {"as_int": 1}])),
+        "huge offset": config(lambda entry: entry["tensor_meta"].update(storage_offset={"as_int": HUGE})),
+        "no such type": config(lambda entry: entry["tensor_meta"].update(dtype=99)),
+        "record elsewhere": config(lambda entry: entry.update(path_name="../../../etc/passwd")),
+        "big-endian": replaced("byteorder", lambda data, proof: b"big"),
+    },
+    "whole.jit": {
+        **EVERYWHERE,
+        **ARCHIVES,
+        "bit of a weight": flipped("data/0"),
+        "bit of the pickle": flipped("data.pkl"),
+        "no values": without("data/0"),
+        "hostile pickle": replaced("data.pkl", hostile),
+        "pickle of nothing": replaced("data.pkl", lambda data, proof: b"\x80\x02N."),
+        "pickle cut": replaced("data.pkl", lambda data, proof: data[: len(data) // 2]),
+        "module in itself": replaced("data.pkl", itself),
+        "a module of modules": replaced("data.pkl", billion_modules),
+        "shape beyond the record": replaced("data.pkl", same_length(b"K\x0bK\x07", b"K\x0bK\x09")),
+        "huge shape": replaced(
+            "data.pkl", same_length(b"K\x0bK\x07", b"J" + struct.pack("<i", 2**31 - 1) + b"K\x07")
+        ),
+        "negative shape": replaced("data.pkl", same_length(b"K\x0bK\x07", b"J" + struct.pack("<i", -1) + b"K\x07")),
+        "no such type": replaced("data.pkl", same_length(b"FloatStorage", b"FleatStorage")),
+        "big-endian": replaced("byteorder", lambda data, proof: b"big"),
+    },
+    "whole.ckpt": {
+        **EVERYWHERE,
+        "hostile pickle": replaced("data.pkl", hostile),
+        "pickle cut": replaced("data.pkl", lambda data, proof: data[: len(data) // 2]),
+        "pickle of nothing": replaced("data.pkl", lambda data, proof: b"\x80\x02N."),
+        "no values": without("data/0"),
+        "shape beyond the record": replaced("data.pkl", same_length(b"K\x0bK\x07", b"K\x0bK\x09")),
+        "huge shape": replaced(
+            "data.pkl", same_length(b"K\x0bK\x07", b"J" + struct.pack("<i", 2**31 - 1) + b"K\x07")
+        ),
+        "weights left out": replaced("data.pkl", lambda data, proof: b"\x80\x02}X\x05\x00\x00\x00epochK\x03s."),
+        "a number for weights": replaced("data.pkl", lambda data, proof: b"\x80\x02}X\x05\x00\x00\x00modelK\x03s."),
+    },
+}
+CASES = [(file, name) for file, damages in DAMAGES.items() for name in damages]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    for name, write in WRITERS.items():
+        write(folder / name)
+    return folder
+
+
+def read_all(path):
+    """What every command does first, and what prune does after."""
+    with open_checkpoint(path) as checkpoint:
+        checkpoint.layers()
+        for name in checkpoint.tensors:
+            checkpoint.read(name)
+
+
+def test_there_are_ten_of_each_and_the_whole_files_are_read(whole):
+    for file, damages in DAMAGES.items():
+        assert len(damages) >= 10
+        read_all(whole / file)
+
+
+@pytest.mark.parametrize(("file", "name"), CASES, ids=[f"{file[6:]}-{name}" for file, name in CASES])
+def test_one_line_that_names_the_file_and_nothing_is_run(file, name, whole, tmp_path):
+    target, proof = tmp_path / f"damaged.{file.rpartition('.')[2]}", tmp_path / "proof"
+    DAMAGES[file][name](whole / file, target, proof)
+    with pytest.raises(CheckpointError) as caught:
+        read_all(target)
+    message = str(caught.value)
+    assert message.startswith(f"{target}: ")
+    assert message.isprintable()
+    assert len(message) < 800
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("file", list(WRITERS))
+def test_no_flipped_byte_gives_another_error(file, whole, tmp_path):
+    data = (whole / file).read_bytes()
+    target = tmp_path / file
+    positions = [*range(0, len(data), max(1, len(data) // 300)), *range(len(data) - 60, len(data))]
+    refused = 0
+    for position in positions:
+        damaged = bytearray(data)
+        damaged[position] ^= 0x41
+        target.write_bytes(damaged)
+        try:
+            read_all(target)
+        except CheckpointError:
+            refused += 1
+    assert refused > len(positions) // 10
+
+
+def test_hostile_parts_of_an_exported_program_are_never_looked_at(whole, tmp_path):
+    """Each of these makes torch.export.load run code; here they are copied unread into the smaller file."""
+    proof = tmp_path / "proof"
+    code = f"__import__('os').system('touch {proof}')"
+
+    def edit(name, data):
+        if name.endswith("sample_inputs/model.pt"):
+            buffer = io.BytesIO()
+            torch.save((Payload(proof),), buffer)
+            return buffer.getvalue()
+        if name.endswith("model.json"):
+            program = json.loads(data)
+            program["guards_code"] = [code]
+            values = program["graph_module"]["graph"]["tensor_values"]
+            values["relu"]["sizes"][0] = {"as_expr": {"expr_str": code, "hint": {"as_int": 2}}}
+            return json.dumps(program)
+        return data
+
+    path, target = tmp_path / "hostile.pt2", tmp_path / "split.pt2"
+    exported.rewrite(whole / "whole.pt2", path, edit)
+    read_all(path)
+    assert exported.split_at(path, target, 0.5) == ["0.weight", "2.weight"]
+    with open_checkpoint(target) as checkpoint:
+        assert checkpoint.module()(torch.ones(2, 7)).shape == (2, 5)
+    assert not proof.exists()
+    # The payload is live: what keeps it still is that torch's loader is not asked.
+    with suppress(Exception):
+        exported.load(path)
+    assert proof.exists()
+
+
+def test_operators_that_open_files_are_not_run(whole, tmp_path):
+    def change(program):
+        node = program["graph_module"]["graph"]["nodes"][0]
+        node["target"] = "torch.ops.aten.from_file.default"
+
+    model(change)(whole / "whole.pt2", tmp_path / "hostile.pt2", None)
+    with open_checkpoint(tmp_path / "hostile.pt2") as checkpoint, pytest.raises(CheckpointError, match="from_file"):
+        checkpoint.module()
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.os.system", "os.system", "_operator.attrgetter", "#custom", "torch.load"]
+)
+def test_functions_that_are_no_operators_are_not_run(target, whole, tmp_path):
+    def change(program):
+        program["graph_module"]["graph"]["nodes"][0]["target"] = target
+
+    model(change)(whole / "whole.pt2", tmp_path / "hostile.pt2", None)
+    with open_checkpoint(tmp_path / "hostile.pt2") as checkpoint, pytest.raises(CheckpointError, match="not run"):
+        checkpoint.module()
+
+
+def test_a_pickled_weight_is_named_and_not_run(whole, tmp_path):
+    def change(entry):
+        entry["use_pickle"] = True
+
+    config(change)(whole / "whole.pt2", tmp_path / "pickled.pt2", None)
+    with open_checkpoint(tmp_path / "pickled.pt2") as checkpoint:
+        (layer,) = (layer for layer in checkpoint.layers() if layer.tensor == "0.weight")
+        assert "pickle" in layer.skip
+        with pytest.raises(CheckpointError, match="pickle, which is not run"):
+            checkpoint.read("0.weight")
+
+
+def test_no_claim_takes_memory(whole, tmp_path):
+    for number, (file, name) in enumerate(CASES):
+        if any(word in name for word in ("huge", "declared", "bomb", "deep", "modules", "beyond", "dimensions")):
+            DAMAGES[file][name](whole / file, tmp_path / f"{number}.{file.rpartition('.')[2]}", tmp_path / "proof")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    assert len(paths) >= 12
+    program = (
+        "import resource, sys, torch\n"
+        "from rmt_compress.checkpoints import open_checkpoint, exported_programs, torchscript\n"
+        "from rmt_compress.errors import CheckpointError\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        with open_checkpoint(path) as checkpoint:\n"
+        "            for name in checkpoint.tensors: checkpoint.read(name)\n"
+        "        print('read', path)\n"
+        "    except CheckpointError: pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True, timeout=240
+    )
+    *read, grown_kib = run.stdout.splitlines()
+    assert read == []
+    assert int(grown_kib) < 150 * 1024
