@@ -21,7 +21,7 @@ from rmt_compress.checkpoints.exported_graph import Graph, Json
 from rmt_compress.checkpoints.exported_weights import ExportedWeights, PackedWeights, RawWeights, read_json
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.inference import TensorInfo, infer_layers
 from rmt_compress.layers.matrix_view import Layer
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ExportedProgramFile(GraphCheckpoint):
         try:
             program = self.program()
             self.graph = Graph(program)
-            self._layers = tuple(self._layer(layer) for layer in super().layers())
+            self._layers = tuple(map(self._layer, infer_layers(self.tensors, self.ties, pairs=False, packed=False)))
             version = str(program.get("torch_version") or "an older version")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise self.archive.damaged(f"its graph: {type(error).__name__} {printable(str(error), 100)}") from error
