@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.errors import OutputError
+from rmt_compress.layers.inference import infer_layers
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,10 @@ class GraphCheckpoint(Checkpoint):
     """
 
     suffixes: tuple[str, ...]
+
+    def layers(self) -> tuple[Layer, ...]:
+        """One layer per tensor: the graph takes it whole, and its editor gives it back whole."""
+        return infer_layers(self.tensors, self.ties, pairs=False, packed=False)
 
     @abstractmethod
     def editor(self) -> GraphEditor:

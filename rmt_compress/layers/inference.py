@@ -55,6 +55,7 @@ def infer_layers(
     ties: Mapping[str, tuple[str, ...]] | None = None,
     *,
     pairs: bool = True,
+    packed: bool = True,
 ) -> tuple[Layer, ...]:
     """Layers formed by `tensors`, one or several per tensor, in their order; together they cover every entry.
 
@@ -62,10 +63,12 @@ def infer_layers(
         tensors: what the checkpoint holds, by name.
         ties: first name of a shared tensor -> its other names; the other names form no layer of their own.
         pairs: whether two factors form one layer, their product; else they are layers like any other.
+        packed: whether one tensor may be several layers (q, k, v; gates), and several tensors one (weight norm);
+            else every tensor is one, which is what a graph takes.
     """
     ties = ties or {}
     repeated = {name for others in ties.values() for name in others}
-    inference = _Inference(tensors, factor_pairs(tensors) if pairs else {})
+    inference = _Inference(tensors, factor_pairs(tensors) if pairs else {}, packed=packed)
     return tuple(
         layer
         for name, info in tensors.items()
@@ -77,9 +80,10 @@ def infer_layers(
 class _Inference:
     """What has to be known of all tensors to tell what one of them is."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], pairs: Mapping[str, FactorPair]) -> None:
+    def __init__(self, tensors: Mapping[str, TensorInfo], pairs: Mapping[str, FactorPair], *, packed: bool) -> None:
         self._tensors = tensors
-        self._compositions = compositions(tensors)
+        self._packed = packed
+        self._compositions = compositions(tensors) if packed else {}
         self._composed = {
             part: whole for whole, composition in self._compositions.items() for part in composition.parts
         }
@@ -98,7 +102,8 @@ class _Inference:
             reason = f"computed from several tensors ({composition.method}); {_REMOVE}"
             whole = replace(whole, tensor=name, aliases=aliases, composition=composition, fixed=reason, skip=None)
             return unpacked(whole, self._tensors, composition.weight)
-        return unpacked(self._layer(info, aliases), self._tensors, name)
+        layer = self._layer(info, aliases)
+        return unpacked(layer, self._tensors, name) if self._packed else (layer,)
 
     def _layer(self, info: TensorInfo, aliases: tuple[str, ...]) -> Layer:
         name = info.name.removesuffix(".weight")
