@@ -124,19 +124,34 @@ def test_existing_output_is_refused_without_force(run, tmp_path):
     assert run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--force").returncode == 0
 
 
+def _heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "x.safetensors"
     command = [sys.executable, "-m", "rmt_compress", "finetune", str(DIGITS), "--data", "digits"]
     command += ["--epochs", "400", "-o", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    state = tmp_path / "x.training.pt"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
+    # A shell that runs the tests in the background makes them and their children ignore SIGINT.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=_heed_interrupts,
+    )
+    try:
+        state = tmp_path / "x.training.pt"
+        deadline = time.monotonic() + 120
+        while not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 130
     assert "--resume" in text
     assert "Traceback" not in text
