@@ -110,6 +110,7 @@ def draw(arms: Arms) -> Figure:
             draw_runs(size, arm, "parameters", color=color, label=side, factor=1e-6)
         accuracy.set(title=f"{final}: accuracy, one line a seed", ylabel="test accuracy, %", ylim=(50, 100))
         lost.set(title=f"{final}: classes lost", ylabel="classes that are never predicted", ylim=(-0.1, 4.1))
+        lost.locator_params(axis="y", integer=True)
         size.set(title=f"{final}: size", ylabel="million parameters", ylim=(0, None))
         accuracy.legend(frameon=False, loc="lower right")
     return result

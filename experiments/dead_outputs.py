@@ -89,7 +89,7 @@ def draw(arms: Arms) -> Figure:
     accuracy.set(title="A dot a seed", xlabel="classes that are never predicted", ylabel="test accuracy, %")
     classes.set(title="The same seeds under every cut", xlabel="seed", ylabel="classes that are never predicted")
     accuracy.locator_params(axis="x", integer=True)
-    classes.locator_params(axis="y", integer=True)
+    classes.locator_params(integer=True)
     accuracy.legend(frameon=False)
     return result
 

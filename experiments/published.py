@@ -205,18 +205,19 @@ def figure(columns: int, *, rows: int = 1, width: float = 5.2, height: float = 4
     panels = result.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e9ecef", zorder=0)
+        axes.grid(axis="y", color="#e9ecef")
+        axes.set_axisbelow(True)
     return result, panels
 
 
-def draw_runs(axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor: float = 1.0, **style: Any) -> None:  # noqa: ANN401
-    """One thin line a run over the epochs, a cut as a step at its epoch, and the end of the mean as a dot."""
+def draw_runs(axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor: float = 1.0) -> None:
+    """One line a run over the epochs, a cut as a step at its epoch; grey is broad, to be seen under the others."""
+    style = {"lw": 4.0, "alpha": 0.5} if color == GREY else {"lw": 1.5, "alpha": 0.9}
     for index, run in enumerate(arm["runs"]):
         events = [event for event in run["events"] if event["event"] != "end"]
         x = [event["epoch"] for event in events]
         y = [factor * event[key] for event in events]
-        axes.plot(x, y, color=color, lw=1.5, alpha=0.85, label=label if index == 0 else None, **style)
-    axes.plot([x[-1]], [factor * statistics.fmean(ends(arm, key))], "o", color=color, ms=5)
+        axes.plot(x, y, color=color, label=label if index == 0 else None, **style)
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
 

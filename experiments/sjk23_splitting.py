@@ -74,7 +74,7 @@ def draw(arms: Arms) -> Figure:
     """Accuracy and parameters over the epochs."""
     result, (accuracy, size) = figure(2)
     colors = {"normal": GREY, "recursive": COLORS[0], "recombine": COLORS[1]}
-    for name, arm in arms.items():
+    for name, arm in reversed(arms.items()):
         draw_runs(accuracy, arm, "test_accuracy", color=colors[name], label=name, factor=100)
         draw_runs(size, arm, "parameters", color=colors[name], label=name, factor=1e-6)
     accuracy.set(title="Accuracy, one line a seed", ylabel="test accuracy, %", ylim=(88, 99))

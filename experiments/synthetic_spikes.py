@@ -92,7 +92,7 @@ def draw(arms: Arms) -> Figure:
             )
         else:
             axes.axhline(visible, color=INK, lw=0.8, ls="--", label="singular values of S above √N")
-            axes.set(ylabel="spikes", ylim=(0, None))
+            axes.set(ylabel="spikes", ylim=(0, 14))
         axes.legend(frameon=False, fontsize=8, loc="best")
     return result
 
