@@ -145,11 +145,12 @@ def draw(arms: Arms) -> Figure:
         after, during = arms.get(f"{side}, after"), arms.get(f"{side}, during")
         if after is None or during is None:
             continue
-        fewest = max(each["share"] for each in after["records"] if each.get("whole"))
-        shares = [share for share in CURVE if share >= fewest]
-        values = [[each for each in after["records"] if each.get("target") == share] for share in shares]
+        whole = [each for each in after["records"] if each.get("whole")]
+        fewest = max(each["share"] for each in whole)
+        values = [[each for each in after["records"] if each.get("target") == share] for share in CURVE]
+        values = [whole, *(found for share, found in zip(CURVE, values, strict=True) if share > fewest)]
+        left = [100 * (1 - np.mean([each["share"] for each in found])) for found in values]
         mean = [100 * np.mean([each["accuracy"] for each in found]) for found in values]
-        left = [100 * (1 - share) for share in shares]
         axes.plot(left, mean, "o-", color=color, ms=4, label=f"{side}, after training (mean)")
         for found, place in zip(values, left, strict=True):
             axes.plot([place] * len(found), [100 * each["accuracy"] for each in found], ".", color=color, ms=3)
@@ -159,7 +160,7 @@ def draw(arms: Arms) -> Figure:
     for target in TARGETS:
         axes.axvline(100 * (1 - target), color=INK, lw=0.7, ls="--", zorder=0)
     axes.set_xscale("log")
-    axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50, 100], ["0.5", "1", "2", "5", "10", "20", "50", "100"])
     axes.set(xlabel="weights left, % of the original", ylabel="test accuracy, %", ylim=(0, 95))
     axes.set_title("Fashion-MNIST: sparsified alone, and with low rank first")
     axes.legend(frameon=False, loc="lower right", fontsize=9)
