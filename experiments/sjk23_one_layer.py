@@ -92,6 +92,8 @@ def draw(arms: Arms) -> Figure:
         axes.plot(arm["spikes"], 100 * spiked, "o", ms=12, mfc="none", mec=color, mew=1.6)
     axes.plot(20, 92, "*", color=INK, ms=13, label="SJK23: 92 % with 20 kept")
     axes.set_xscale("log")
+    ticks = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set(xlabel="singular values of layer 1 kept (ringed: those above BEMA's edge)", ylabel="test accuracy, %")
     axes.set_title("784,1000,10 on MNIST: the first layer cut, no retraining")
     axes.legend(frameon=False)
