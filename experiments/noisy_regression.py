@@ -49,7 +49,7 @@ def target(x: torch.Tensor) -> torch.Tensor:
 
 
 SETTINGS = {
-    "small": ("mlp:10,400,400,400,1", 600, 100, range(5)),
+    "small": ("mlp:10,400,400,400,1", 600, 100, range(3)),
     "full": ("mlp:10,2000,2000,2000,1", 3000, 100, range(10)),
     "quick": ("mlp:10,48,48,1", 20, 10, range(2)),
 }

@@ -212,12 +212,12 @@ def figure(columns: int, *, rows: int = 1, width: float = 5.2, height: float = 4
 
 def draw_runs(axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor: float = 1.0) -> None:
     """One line a run over the epochs, a cut as a step at its epoch; grey is broad, to be seen under the others."""
-    style = {"lw": 4.0, "alpha": 0.5} if color == GREY else {"lw": 1.5, "alpha": 0.9}
+    width, alpha = (4.0, 0.5) if color == GREY else (1.5, 0.9)
     for index, run in enumerate(arm["runs"]):
         events = [event for event in run["events"] if event["event"] != "end"]
         x = [event["epoch"] for event in events]
         y = [factor * event[key] for event in events]
-        axes.plot(x, y, color=color, label=label if index == 0 else None, **style)
+        axes.plot(x, y, color=color, label=label if index == 0 else None, lw=width, alpha=alpha)
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
 

@@ -38,7 +38,6 @@ SMALL = Recipe(
     data="mnist",
     training=TrainingSettings(epochs=12, schedule="step:0.96,4"),
     cycle=CycleSettings(every=3, mode="recursive", keep_bulk="0.45", gof=0.05),
-    seeds=(0, 1),
     samples=20_000,
 )
 RECIPES = {
