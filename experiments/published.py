@@ -1,0 +1,248 @@
+"""What the reproductions of published examples share: how they are run, and where their numbers go.
+
+Every example is a script of its own beside this one:
+
+    python experiments/bssz24_mnist.py                  # scaled down, minutes; what docs/reproduction.md shows
+    python experiments/bssz24_mnist.py --scale full     # the published sizes and epochs, as far as they are known
+    python experiments/bssz24_mnist.py --quick --out .  # seconds, on the embedded digits: does it run at all?
+    python experiments/bssz24_mnist.py --draw           # table and picture again from the numbers in NAME.json
+
+Each writes NAME.json, NAME.md and NAME.png to experiments/data/reproduction; NAME.json grows with every arm that is
+done, so that what a long run has measured is not lost when it is broken off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+from rmt_compress.files import replacing
+from rmt_compress.training import CycleSettings, TrainingSettings, finetune
+from rmt_compress.training.finetuning import Listeners
+from rmt_compress.training.records import Event
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Scale = Literal["small", "full", "quick"]
+Arm = dict[str, Any]
+Arms = dict[str, Arm]
+Table = list[list[str]]
+"""Rows of cells, the heading first."""
+
+FOLDER = Path(__file__).parent / "data" / "reproduction"
+INK, GREY = "#1d3557", "#6c757d"
+COLORS = ("#c8553d", "#457b9d", "#8a9a5b", "#8d6a9f", "#d4a24c")
+_EVENT = (
+    *("event", "epoch", "train_loss", "learning_rate", "test_accuracy", "test_loss", "dead_outputs"),
+    *("never_predicted", "parameters", "nonzeros", "keep_bulk", "threshold", "seconds"),
+)
+_LAYER = ("name", "action", "rank")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines the runs of one arm.
+
+    Attributes:
+        arch: the network, as for ``--arch``; empty for that of `source`.
+        data: as for ``--data``.
+        training: how it is trained.
+        cycle: how it is cut; None for the plain training that the others are compared with.
+        seeds: one run each.
+        samples: training samples, spread evenly over the set; None for all.
+        source: a checkpoint to begin with, relative to the repository; None to begin afresh.
+    """
+
+    arch: str
+    data: str
+    training: TrainingSettings
+    cycle: CycleSettings | None = None
+    seeds: tuple[int, ...] = (0,)
+    samples: int | None = None
+    source: str | None = None
+
+    def plain(self) -> Recipe:
+        """The same training without any cut."""
+        return replace(self, cycle=None)
+
+    def run(self, keep: Path | None = None) -> Arm:
+        """Train; settings and events come back as plain data.
+
+        Args:
+            keep: where the first seed's network is to be written; None for nowhere.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            done = finetune(
+                None if self.source is None else Path(__file__).parents[1] / self.source,
+                keep or Path(folder) / "network.safetensors",
+                data=self.data,
+                arch=self.arch or None,
+                training=self.training,
+                cycle=self.cycle,
+                seeds=self.seeds,
+                samples=self.samples,
+                force=True,
+                listeners=Listeners(event=_tell),
+            )
+        runs = [{"seed": run.seed, "events": [_slim(event) for event in run.events]} for run in done.runs]
+        return {"settings": asdict(self), "runs": runs}
+
+
+@dataclass
+class Example:
+    """One published example.
+
+    Attributes:
+        name: of its files.
+        text: what it is about: the script's own description.
+        measure: yields its arms by name, one after the other.
+        table: published and measured numbers side by side.
+        draw: the picture.
+    """
+
+    name: str
+    text: str
+    measure: Callable[[Scale], Iterator[tuple[str, Arm]]]
+    table: Callable[[Arms], Table]
+    draw: Callable[[Arms], Figure]
+    arms: Arms = field(default_factory=dict)
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """Run as the command line says."""
+        parser = argparse.ArgumentParser(
+            description=self.text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        scales = [scale for scale in get_args(Scale) if scale != "quick"]
+        parser.add_argument("--scale", choices=scales, default="small", help="default: small")
+        parser.add_argument("--quick", action="store_true", help="seconds, on embedded data; needs --out")
+        parser.add_argument("--draw", action="store_true", help="table and picture from the numbers there are")
+        parser.add_argument("--out", type=Path, help="another folder than experiments/data/reproduction")
+        asked = parser.parse_args(arguments)
+        if asked.quick and asked.out is None:
+            parser.error("--quick would overwrite the results that are committed: add --out")
+        folder: Path = asked.out or FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{self.name}.json"
+        if not asked.draw:
+            self._measure("quick" if asked.quick else asked.scale, file)
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+        with replacing(file.with_suffix(".png")) as path:
+            self.draw(numbers["arms"]).savefig(path, dpi=130)
+        with replacing(file.with_suffix(".md")) as path:
+            path.write_text(self.markdown(numbers), encoding="utf-8")
+
+    def _measure(self, scale: Scale, file: Path) -> None:
+        begun = time.perf_counter()
+        for name, arm in self.measure(scale):
+            self.arms[name] = arm
+            seconds = round(time.perf_counter() - begun, 1)
+            head = {"name": self.name, "scale": scale, "seconds": seconds, "threads": torch.get_num_threads()}
+            numbers = {**head, "torch": torch.__version__, "arms": self.arms}
+            with replacing(file) as path:
+                path.write_text(json.dumps(_rounded(numbers), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    def markdown(self, numbers: dict[str, Any]) -> str:
+        """The page with the table, from what NAME.json holds."""
+        heading, *rows = self.table(numbers["arms"])
+        lines = [heading, ["---"] * len(heading), *rows]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        title, _, rest = self.text.partition("\n")
+        ran = (
+            f"Ran at scale `{numbers['scale']}` in {numbers['seconds'] / 60:.1f} minutes, torch {numbers['torch']}"
+        )
+        ran += f" on {numbers['threads']} thread{'s' * (numbers['threads'] > 1)} of a shared CPU."
+        return f"# {title}\n\n{rest.strip()}\n\n{ran}\n\n{table}\n\n![{title}]({self.name}.png)\n"
+
+
+def ends(arm: Arm, key: str) -> list[float]:
+    """A number of the network that each run leaves."""
+    return [float(run["events"][-1][key]) for run in arm["runs"]]
+
+
+def percent(values: Sequence[float], digits: int = 2) -> str:
+    """Mean of shares in per cent, with the standard deviation where there are several."""
+    mean = 100 * statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f} %"
+    return f"{mean:.{digits}f} ± {100 * statistics.stdev(values):.{digits}f} %"
+
+
+def sizes(arm: Arm, key: str = "parameters") -> str:
+    """Mean parameters before and after, and the share that is left."""
+    first = statistics.fmean(run["events"][0]["parameters"] for run in arm["runs"])
+    last = statistics.fmean(ends(arm, key))
+    return f"{first:,.0f} → {last:,.0f} ({last / first:.1%})"
+
+
+def overhead(arm: Arm) -> float:
+    """Seconds of analysis and cutting over those of the training between the cuts, the largest of all runs."""
+    shares: list[float] = []
+    for run in arm["runs"]:
+        cuts = [index for index, event in enumerate(run["events"]) if event["event"] == "cycle"]
+        train = sum(event["seconds"]["train"] for event in run["events"][: cuts[-1]])
+        shares.append(sum(run["events"][index]["seconds"]["analyze"] for index in cuts) / train)
+    return max(shares)
+
+
+def figure(columns: int, *, rows: int = 1, width: float = 5.2, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels, row by row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    result = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(result)
+    panels = result.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e9ecef")
+        axes.set_axisbelow(True)
+    return result, panels
+
+
+def draw_runs(axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor: float = 1.0) -> None:
+    """One line a run over the epochs, a cut as a step at its epoch; grey is broad, to be seen under the others."""
+    width, alpha = (4.0, 0.5) if color == GREY else (1.5, 0.9)
+    for index, run in enumerate(arm["runs"]):
+        events = [event for event in run["events"] if event["event"] != "end"]
+        x = [event["epoch"] for event in events]
+        y = [factor * event[key] for event in events]
+        axes.plot(x, y, color=color, label=label if index == 0 else None, lw=width, alpha=alpha)
+    axes.set_xlabel("epoch")
+    axes.locator_params(axis="x", integer=True)
+
+
+def _tell(event: Event) -> None:
+    print({key: event[key] for key in _EVENT if key in event and key != "seconds"}, flush=True)
+
+
+def _slim(event: Event) -> Event:
+    """What a reader of the results needs of an event."""
+    slim = {key: event[key] for key in _EVENT if key in event}
+    layers = [layer for layer in event.get("layers", ()) if layer["action"] != "skipped"]
+    if layers:
+        slim["layers"] = [{key: layer.get(key) for key in (*_LAYER, *_fit(layer))} for layer in layers]
+    return slim
+
+
+def _fit(layer: dict[str, Any]) -> list[str]:
+    return [key for key in ("spikes", "gof", "p") if key in layer]
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401
+    """Numbers with as many digits as they deserve."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value

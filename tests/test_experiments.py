@@ -1,0 +1,60 @@
+"""The reproductions of published examples still run, on embedded data, and write table, picture and numbers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+EXPERIMENTS = REPOSITORY / "experiments"
+RESULTS = EXPERIMENTS / "data" / "reproduction"
+# What the table of each must say: the published figure, and an arm of ours.
+EXAMPLES = {
+    "bssz24_mnist": ("BSSZ24, pruned | 98.5 %", "ours, no final ReLU, normal"),
+    "cifar10_network": ("BSSZ24 4.7 | slightly below normal", "ours, fit errors up to 0.3"),
+    "convolutional_networks": ("normal | pruned", "ours, digits"),
+    "dead_outputs": ("classes lost", "f = 0.5, 0.3"),
+    "fashion_regularization": ("pruning, L1+L2 | 90.5 %", "nothing | 71.6 %"),
+    "noisy_regression": ("error to the target", "f falling to 0"),
+    "sjk23_deep": ("SJK23 4.6, pruned | 98.6 %", "ours, pruned"),
+    "sjk23_one_layer": ("SJK23 4.1 | ≈ 98 % | 92 %", "ours, seed 0"),
+    "sjk23_splitting": ("SJK23 4.3, pruned | 97.5 %", "ours, recursive"),
+    "sparsification": ("95% removed", "ours, low rank, during"),
+    "synthetic_spikes": ("SJK23 | 0.25", "midpoint | 0.25 | 0.1"),
+}
+
+
+def run(name, *arguments):
+    command = [sys.executable, f"{name}.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXPERIMENTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_quick_run_sets_ours_beside_the_published(name, tmp_path):
+    done = run(name, "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    for part in EXAMPLES[name]:
+        assert part in text
+    assert f"({name}.png)" in text
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert numbers["scale"] == "quick"
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if (RESULTS / f"{name}.json").exists()])
+def test_committed_tables_are_those_of_the_committed_numbers(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    example = __import__(name).EXAMPLE
+    numbers = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    assert numbers["scale"] == "small"
+    assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == example.markdown(numbers)
+
+
+def test_quick_run_does_not_overwrite_the_results():
+    done = run("synthetic_spikes", "--quick")
+    assert done.returncode == 2
+    assert "add --out" in done.stderr
