@@ -170,7 +170,7 @@ class ExportedProgramFile(GraphCheckpoint):
         """What the graph says of one tensor, instead of what its name and shape suggest."""
         if layer.skip is not None or len(layer.shape) < 2:
             return layer
-        names = (layer.tensor, *layer.aliases)
+        names = (layer.stored, *self.ties.get(layer.stored, ()))
         if any(name in self.graph.buffers for name in names):
             return replace(layer, skip="a buffer, not a learned weight")
         uses = [use for name in names for use in self.graph.uses(name)]
@@ -186,7 +186,9 @@ class ExportedProgramFile(GraphCheckpoint):
         dimensions = {"linear": 2, "linear_transposed": 2, "embedding": 2, "recurrent": 2}.get(kind)
         if len(layer.shape) != (dimensions or int(kind[-2]) + 2):
             return replace(layer, skip=f"of {len(layer.shape)} dimensions, but used as {kind} by the graph")
-        whole = next((refusal for name in names if (refusal := self.graph.refusal(name))), None)
+        # Of several matrices in one tensor none can be split, whatever the graph does with the tensor.
+        whole = layer.whole if layer.part else None
+        whole = whole or next((refusal for name in names if (refusal := self.graph.refusal(name))), None)
         if others:
             whole = f"used by {', '.join(others)} too"
         elif len(known) > 1:

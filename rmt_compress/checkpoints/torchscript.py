@@ -214,7 +214,7 @@ class TorchScriptFile(GraphCheckpoint):
         return self._classes[path].get(name)
 
     def _as_its_module_says(self, layer: Layer) -> Layer:
-        owner = self._owners[layer.tensor]
+        owner = self._owners[layer.stored]
         if layer.kind == "vector" or layer.skip is not None:
             return layer
         if owner.known is not None and owner.attribute in owner.known.buffers:
