@@ -6,6 +6,7 @@ resolves any dotted name under ``torch``; here a graph is data that is looked th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,14 @@ class Graph:
                 for value in value_names(argument["arg"]):
                     role = _text(argument["name"]) if value == direct else ""
                     self._consumers.setdefault(value, []).append((place, role))
+            if any(
+                count > 1 for count in Counter(entry["name"] for entry in node["inputs"] if entry["name"]).values()
+            ):
+                raise ValueError(f"an argument of {node['target']:.60} is given twice")
+        # Every value is made once: to follow it through its uses takes no longer than the graph is long.
+        made = Counter([*set(self.placeholders.values()), *value_names([node["outputs"] for node in self.nodes])])
+        if len(made) < made.total():
+            raise ValueError(f"{made.most_common(1)[0][0]:.60} stands for two values")
         self._returned = set(value_names(self.graph["outputs"]))
 
     def uses(self, weight: str) -> tuple[Use, ...]:

@@ -21,8 +21,9 @@ from rmt_compress.checkpoints.exported_graph import Graph, Json
 from rmt_compress.checkpoints.exported_weights import ExportedWeights, PackedWeights, RawWeights, read_json
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.inference import TensorInfo, infer_layers
 from rmt_compress.layers.matrix_view import Layer
+from rmt_compress.layers.packed import unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,13 @@ class ExportedProgramFile(GraphCheckpoint):
         try:
             program = self.program()
             self.graph = Graph(program)
-            self._layers = tuple(self._layer(layer) for layer in super().layers())
+            layers = map(self._layer, infer_layers(self.tensors, self.ties, pairs=False, packed=False))
+            # A product takes a tensor as one matrix, whatever its name; the gates of a recurrent layer are several.
+            self._layers = tuple(
+                part
+                for layer in layers
+                for part in (unpacked(layer, self.tensors, layer.tensor) if layer.kind == "recurrent" else (layer,))
+            )
             version = str(program.get("torch_version") or "an older version")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise self.archive.damaged(f"its graph: {type(error).__name__} {printable(str(error), 100)}") from error
@@ -170,7 +177,7 @@ class ExportedProgramFile(GraphCheckpoint):
         """What the graph says of one tensor, instead of what its name and shape suggest."""
         if layer.skip is not None or len(layer.shape) < 2:
             return layer
-        names = (layer.stored, *self.ties.get(layer.stored, ()))
+        names = (layer.tensor, *layer.aliases)
         if any(name in self.graph.buffers for name in names):
             return replace(layer, skip="a buffer, not a learned weight")
         uses = [use for name in names for use in self.graph.uses(name)]
@@ -186,9 +193,7 @@ class ExportedProgramFile(GraphCheckpoint):
         dimensions = {"linear": 2, "linear_transposed": 2, "embedding": 2, "recurrent": 2}.get(kind)
         if len(layer.shape) != (dimensions or int(kind[-2]) + 2):
             return replace(layer, skip=f"of {len(layer.shape)} dimensions, but used as {kind} by the graph")
-        # Of several matrices in one tensor none can be split, whatever the graph does with the tensor.
-        whole = layer.whole if layer.part else None
-        whole = whole or next((refusal for name in names if (refusal := self.graph.refusal(name))), None)
+        whole = next((refusal for name in names if (refusal := self.graph.refusal(name))), None)
         if others:
             whole = f"used by {', '.join(others)} too"
         elif len(known) > 1:

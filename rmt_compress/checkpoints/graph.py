@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
 from rmt_compress.errors import OutputError
+from rmt_compress.layers.inference import infer_layers
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,10 @@ class GraphCheckpoint(Checkpoint):
 
     suffixes: tuple[str, ...]
 
+    def layers(self) -> tuple[Layer, ...]:
+        """One layer per tensor: the graph takes it whole, and its editor gives it back whole."""
+        return infer_layers(self.tensors, self.ties, pairs=False, packed=False)
+
     @abstractmethod
     def editor(self) -> GraphEditor:
         """A fresh editable copy of the graph."""
@@ -124,13 +129,11 @@ class GraphCheckpoint(Checkpoint):
             return
         # Takes a while to import, and most files have no manifest.
         from rmt_compress.checkpoints.manifest import Manifest
-        from rmt_compress.errors import printable
 
         texts = {key: text for key, text in self.metadata.items() if key != MANIFEST_KEY}
         manifest = Manifest.from_json(self.metadata[MANIFEST_KEY], origin=str(self.path), metadata=texts)
         manifest.check_tensors(self.tensors, origin=str(self.path))
-        source = f" from {manifest.source.name}" if manifest.source else ""
         self.metadata = texts
         self.manifest = manifest
         self.format = f"{self.format}, compressed"
-        self.notes = (*self.notes, printable(f"Compressed by rmt-compress {manifest.tool_version}{source}."))
+        self.notes = (*self.notes, manifest.sentence())

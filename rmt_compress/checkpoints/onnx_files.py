@@ -88,7 +88,7 @@ class OnnxFile(GraphCheckpoint):
         """
         self._info(name)
         weight = self._weights[name]
-        return weight.listed.apply(self.stored_values(weight.stored)).clone()
+        return weight.listed.apply(self.stored_values(weight.stored))
 
     def stored_values(self, stored: StoredTensor) -> torch.Tensor:
         """The values of one of the model's tensors as they are stored.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Names that exporters make up: a user knows the node rather than the tensor.
 _MADE_UP = re.compile(r"onnx::\w+|\d+|(?:const_fold_opt_|val|tensor|t|v)_+\d+|_v_\d+|Constant_\d+(?:_output_0)?")
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _MAX_AXES = 8
 # Exporters put two or three nodes between a weight and its product.
 _MAX_CHAIN = 32
@@ -215,6 +217,8 @@ def _weight(graph: OnnxGraph, stored: StoredTensor) -> Weight:
     skip, whole = role.skip, role.whole
     if dtype in _SHORT:
         skip = f"quantized: stored as {dtype} for {graph.operator(first.use.place)}"
+    if any(to not in DTYPES or DTYPES[to][0] not in FLOAT_DTYPES for to in first.view.casts):
+        whole = whole or "turned into whole numbers on the way"
     if len(everywhere) > len(uses):
         whole = whole or "an output of the graph as well"
     for use, other in others:
@@ -280,22 +284,32 @@ def _bias(graph: OnnxGraph, place: Place) -> str | None:
 
 
 def _shown_name(graph: OnnxGraph, stored: StoredTensor, place: Place) -> str:
-    if _MADE_UP.fullmatch(stored.name) and graph.node(place).name:
-        return graph.node(place).name
+    node = graph.node(place)
+    if _MADE_UP.fullmatch(stored.name):
+        return _module_path(node) or node.name or stored.key
     return stored.key.removesuffix(".weight") if stored.key.endswith(".weight") else stored.key
 
 
+def _module_path(node: NodeProto) -> str | None:
+    """The path of the module a node was made from, as torch's exporter notes it; None where nobody did."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            # A list of strings as Python prints it: the modules from outside to inside, then the operation.
+            scopes = re.findall(r"'([^']*)'", entry.value)
+            return scopes[-2] or None if len(scopes) > 1 else None
+    return None
+
+
 def _with_unique_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
-    """Layers under names that no other has; the tensor's own is one."""
-    counts: dict[str, int] = {}
-    for weight in weights.values():
-        counts[weight.layer.name] = counts.get(weight.layer.name, 0) + 1
-    return {
-        key: weight
-        if counts[weight.layer.name] == 1 and (weight.layer.name == key or weight.layer.name not in weights)
-        else replace(weight, layer=replace(weight.layer, name=key))
-        for key, weight in weights.items()
-    }
+    """Layers under names that no other has, the tensor's own added where that is needed."""
+    counts = Counter(weight.layer.name for weight in weights.values())
+    found = {}
+    for key, weight in weights.items():
+        name = weight.layer.name
+        if name != key and (counts[name] > 1 or name in weights):
+            name = key if key.endswith(".weight") else f"{name} ({key})"
+        found[key] = replace(weight, layer=replace(weight.layer, name=name))
+    return found
 
 
 def integer(node: NodeProto, name: str, default: int) -> int:

@@ -57,7 +57,7 @@ class TorchFile(Checkpoint):
         self.format = "PyTorch (zip)" if reader.mapped else "PyTorch (legacy)"
         self._lock = threading.Lock()
         self._touched = 0
-        self._identity = reader.identity()
+        self._identity = reader.opened
         found = find_state_dict(saved, str(reader.path), weights)
         if reader.record_sizes is not None:
             _check_storages(found.tensors, reader.record_sizes, reader.path)

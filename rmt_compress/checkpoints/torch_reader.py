@@ -27,6 +27,9 @@ _LEGACY_PICKLES = 5
 _ADVICE = "where it was made, save the weights alone: torch.save(model.state_dict(), …) or safetensors"
 _DAMAGED = "truncated or damaged; download or save it again"
 
+# What torch's weights-only reader says of an instruction that it does not know.
+_UNKNOWN = "Unsupported operand"
+
 TorchLayout = Literal["torch-zip", "torch-legacy"]
 
 
@@ -41,6 +44,7 @@ class TorchReader:
     Attributes:
         mapped: whether its values are mapped into memory, not read.
         record_sizes: bytes of its tensor records, by how many there are of each; None in the legacy layout.
+        opened: the file's identity before anything was loaded from it.
         ran_code: whether loading has run the pickle without restriction.
 
     Raises:
@@ -52,6 +56,7 @@ class TorchReader:
         self.mapped = layout == "torch-zip"
         self.trust = trust
         self.record_sizes = _check_archive(path) if self.mapped else None
+        self.opened = self.identity()
         self.ran_code = False
 
     def identity(self) -> tuple[int, int, int]:
@@ -81,7 +86,7 @@ class TorchReader:
             raise unreadable(self.path, error) from error
         except Exception as error:
             # Whatever a damaged or hostile pickle makes the reader stumble over is the file's doing.
-            if not self.trust or not self._names_asked_for():
+            if not self.trust or not (self._names_asked_for() or _UNKNOWN in str(error)):
                 raise self._refusal(error) from error
         self.ran_code = True
         with _current_folder_importable():
@@ -112,10 +117,10 @@ class TorchReader:
                 f"{self.path}: {what}: it asks for {listed}. It was not run, as a pickle can execute code; "
                 f"if you trust it, add --trust (open_checkpoint(…, trust=True)), or {_ADVICE}"
             )
-        if "Unsupported operand" in str(error):
+        if _UNKNOWN in str(error):
             return CheckpointError(
                 f"{self.path}: its pickle has an operation torch's weights-only reader does not know: saved "
-                f"with a pickle_protocol other than 2, or damaged; {_ADVICE}"
+                f"with a pickle_protocol other than 2, or damaged; if you trust it, add --trust, or {_ADVICE}"
             )
         # torch's own message is pages long; what the reader stumbled over follows these words.
         reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)

@@ -21,7 +21,7 @@ from rmt_compress.checkpoints.raw_tensors import RawTensor
 from rmt_compress.checkpoints.torchscript_pickles import ScriptObject, ScriptPickleError, read_script_pickle
 from rmt_compress.checkpoints.writers import SUFFIXES
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.inference import TensorInfo, infer_layers
 from rmt_compress.layers.matrix_view import Layer, LayerKind
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class TorchScriptFile(GraphCheckpoint):
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors; kinds and groups are those of torch's own modules in the program."""
-        return tuple(self._as_its_module_says(layer) for layer in super().layers())
+        layers = infer_layers(self.tensors, self.ties, pairs=False)
+        return tuple(self._as_its_module_says(layer) for layer in layers)
 
     def holds(self, layout: Layout) -> bool:
         """Whether the format can hold what a layout makes of the weights: the program knows each by its shape."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,21 +13,16 @@ from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
     note,
+    print_json,
     progress_bar,
     stdout_console,
     warning,
 )
 from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.cli.options import Alpha, Beta, Exclude, Gof, Include, MinSize, QuantileChoice, Quantiles
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis
-
-
-class QuantileChoice(enum.StrEnum):
-    """Values of --quantiles."""
-
-    midpoint = "midpoint"
-    paper = "paper"
 
 
 class SortChoice(enum.StrEnum):
@@ -48,31 +41,18 @@ def analyze(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="A .safetensors, .pt, .pth, .bin or .ckpt file, a Hugging Face folder or an *.index.json; "
-            "without it, the only checkpoint in the current folder.",
+            help="A .safetensors, .pt, .pth, .bin, .ckpt, .pt2 or .onnx file, a Hugging Face folder or an "
+            "*.index.json; without it, the only checkpoint in the current folder.",
             show_default=False,
         ),
     ] = None,
-    gof: Annotated[
-        float, typer.Option(help="Largest fit error at which a layer counts as noise plus spikes.")
-    ] = 0.1,
-    alpha: Annotated[
-        float, typer.Option(help="Share of the spectrum left out at either end when the noise is fitted.")
-    ] = 0.25,
-    beta: Annotated[float, typer.Option(help="Chance that pure noise shows a spike.")] = 0.1,
-    quantiles: Annotated[
-        QuantileChoice,
-        typer.Option(help="How edge and noise are estimated: our calibrated rule, or the papers' formula."),
-    ] = QuantileChoice.midpoint,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Analyse only layers with such a name; repeatable."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out layers with such a name; repeatable."),
-    ] = None,
-    min_size: Annotated[int, typer.Option(help="Skip weights with fewer rows or columns than this.", min=2)] = 32,
+    gof: Gof = 0.1,
+    alpha: Alpha = 0.25,
+    beta: Beta = 0.1,
+    quantiles: Quantiles = QuantileChoice.midpoint,
+    include: Include = None,
+    exclude: Exclude = None,
+    min_size: MinSize = 32,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Analyse embedding tables too.")] = False,
     sort: Annotated[SortChoice, typer.Option(help="Order of the table's rows.")] = SortChoice.order,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
@@ -133,8 +113,7 @@ def analyze(
         with progress_bar("Drawing") as progress:
             plot_layers(analysis, plots, progress=progress)
     if as_json:
-        json.dump(analysis.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(analysis.to_json())
     else:
         from rmt_compress.reporting.tables import analysis_table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ def stdout_console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
+
+
+def print_json(report: object) -> None:
+    """Print one JSON value on stdout, on its own."""
+    json.dump(report, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
 
 
 def stderr_console() -> Console:

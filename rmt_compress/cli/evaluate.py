@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.console import note, progress_bar, stdout_console
+from rmt_compress.cli.console import note, print_json, progress_bar, stdout_console
 from rmt_compress.cli.opening import Trust, Weights, opened
 
 SCHEMA = "rmt-compress/evaluation/1"
@@ -80,5 +78,4 @@ def evaluate(
     }
     if original is not None:
         report["against"] = original.to_json()
-    json.dump(report, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    print_json(report)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import enum
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.analyze import QuantileChoice
-from rmt_compress.cli.console import GoalNotReached, note, stdout_console
+from rmt_compress.cli.console import GoalNotReached, note, print_json, stdout_console
 from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP
-from rmt_compress.cli.prune import WhenNotSmallerChoice
+from rmt_compress.cli.options import (
+    NOISE_AND_CUTS,
+    Alpha,
+    Beta,
+    Exclude,
+    Gof,
+    GofConv,
+    Include,
+    MinSize,
+    QuantileChoice,
+    Quantiles,
+    RankMultiple,
+    WhenNotSmaller,
+    WhenNotSmallerChoice,
+)
 from rmt_compress.cli.training_view import leads, training_listeners
 
 
@@ -60,7 +71,7 @@ class MasksChoice(enum.StrEnum):
     released = "released"
 
 
-_TRAINING, _CUTTING, _SPARSITY, _OUTPUT = "Training", "Cutting", "Sparsification", "Output"
+_TRAINING, _SPARSITY, _OUTPUT = "Training", "Sparsification", "Output"
 
 
 def finetune(
@@ -138,17 +149,18 @@ def finetune(
     prune_every: Annotated[
         int,
         typer.Option(
-            help="Epochs between two cuts; from a checkpoint the first comes at once.", rich_help_panel=_CUTTING
+            help="Epochs between two cuts; from a checkpoint the first comes at once.",
+            rich_help_panel=NOISE_AND_CUTS,
         ),
     ] = 2,
     no_prune: Annotated[
-        bool, typer.Option("--no-prune", help="Only train: the baseline.", rich_help_panel=_CUTTING)
+        bool, typer.Option("--no-prune", help="Only train: the baseline.", rich_help_panel=NOISE_AND_CUTS)
     ] = False,
     mode: Annotated[
         ModeChoice,
         typer.Option(
             help="Two factors are cut again as their product (BSSZ24), or each as a layer (SJK23).",
-            rich_help_panel=_CUTTING,
+            rich_help_panel=NOISE_AND_CUTS,
         ),
     ] = ModeChoice.recombine,
     keep_bulk: Annotated[
@@ -156,58 +168,19 @@ def finetune(
         typer.Option(
             help="Share of the noise directions a cut keeps: auto falls to 0 from cut to cut; 0.45; a list "
             "0.6,0.3,0; slope:0.005 for 1 − 0.005·epoch.",
-            rich_help_panel=_CUTTING,
+            rich_help_panel=NOISE_AND_CUTS,
         ),
     ] = "auto",
-    gof: Annotated[
-        float, typer.Option(help="Largest fit error at which a layer is cut.", rich_help_panel=_CUTTING)
-    ] = 0.1,
-    gof_conv: Annotated[
-        float | None,
-        typer.Option(
-            help="The same for convolutions; by default --gof.", show_default=False, rich_help_panel=_CUTTING
-        ),
-    ] = None,
-    when_not_smaller: Annotated[
-        WhenNotSmallerChoice,
-        typer.Option(
-            help="A layer that a split would not shrink: keep it, or truncate it in its own shape.",
-            rich_help_panel=_CUTTING,
-        ),
-    ] = WhenNotSmallerChoice.keep,
-    rank_multiple: Annotated[
-        int, typer.Option(help="Round ranks up to a multiple of this.", min=1, rich_help_panel=_CUTTING)
-    ] = 1,
-    alpha: Annotated[
-        float,
-        typer.Option(
-            help="Share of the spectrum left out at either end when the noise is fitted.", rich_help_panel=_CUTTING
-        ),
-    ] = 0.25,
-    beta: Annotated[
-        float, typer.Option(help="Chance that pure noise shows a spike.", rich_help_panel=_CUTTING)
-    ] = 0.1,
-    quantiles: Annotated[
-        QuantileChoice, typer.Option(help="Our calibrated rule, or the papers' formula.", rich_help_panel=_CUTTING)
-    ] = QuantileChoice.midpoint,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB", help="Cut only layers with such a name; repeatable.", rich_help_panel=_CUTTING
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB", help="Never cut layers with such a name; repeatable.", rich_help_panel=_CUTTING
-        ),
-    ] = None,
-    min_size: Annotated[
-        int,
-        typer.Option(
-            help="Do not cut weights with fewer rows or columns than this.", min=2, rich_help_panel=_CUTTING
-        ),
-    ] = 32,
+    gof: Gof = 0.1,
+    gof_conv: GofConv = None,
+    when_not_smaller: WhenNotSmaller = WhenNotSmallerChoice.keep,
+    rank_multiple: RankMultiple = 1,
+    alpha: Alpha = 0.25,
+    beta: Beta = 0.1,
+    quantiles: Quantiles = QuantileChoice.midpoint,
+    include: Include = None,
+    exclude: Exclude = None,
+    min_size: MinSize = 32,
     sparsify: Annotated[
         str | None,
         typer.Option(
@@ -368,8 +341,7 @@ def finetune(
 
         note(f"drew {write_training_plots(result.runs, plots)}")
     if as_json:
-        json.dump(result.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(result.to_json())
     else:
         stdout_console().print(finetune_table(result))
     note(f"wrote {result.output} ({result.bytes:,} bytes) and its log {result.log}")

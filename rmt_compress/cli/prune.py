@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import enum
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.analyze import QuantileChoice, report_outcome
+from rmt_compress.cli.analyze import report_outcome
 from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
     note,
+    print_json,
     progress_bar,
     stdout_console,
 )
 from rmt_compress.cli.opening import Trust, Weights
+from rmt_compress.cli.options import (
+    NOISE_AND_CUTS,
+    Alpha,
+    Beta,
+    Exclude,
+    Gof,
+    GofConv,
+    Include,
+    MinSize,
+    QuantileChoice,
+    Quantiles,
+    RankMultiple,
+    WhenNotSmaller,
+    WhenNotSmallerChoice,
+)
 
 
 class LayoutChoice(enum.StrEnum):
@@ -26,13 +40,6 @@ class LayoutChoice(enum.StrEnum):
 
     factorized = "factorized"
     dense = "dense"
-
-
-class WhenNotSmallerChoice(enum.StrEnum):
-    """Values of --when-not-smaller."""
-
-    keep = "keep"
-    truncate = "truncate"
 
 
 # What a ready plan decides, so that it cannot be asked for beside one.
@@ -57,29 +64,29 @@ def prune(
             "-o",
             "--output",
             metavar="OUT",
-            help="The smaller file, .safetensors or .pt, or of a Hugging Face folder a folder; by default the "
-            "input's name with .pruned in it.",
+            help="The smaller file, .safetensors or .pt; a folder for a Hugging Face folder, the same format for a "
+            "file with a graph (.onnx, .pt2). By default the input's name with .pruned in it.",
             show_default=False,
         ),
     ] = None,
-    gof: Annotated[float, typer.Option(help="Largest fit error at which a layer is cut.")] = 0.1,
-    gof_conv: Annotated[
-        float | None, typer.Option(help="The same for convolutions; by default --gof.", show_default=False)
-    ] = None,
+    gof: Gof = 0.1,
+    gof_conv: GofConv = None,
     keep_bulk: Annotated[
-        float, typer.Option(help="Share of the noise directions to keep beside the spikes, 0 to 1.")
+        float,
+        typer.Option(
+            help="Share of the noise directions to keep beside the spikes, 0 to 1.",
+            rich_help_panel=NOISE_AND_CUTS,
+        ),
     ] = 0.0,
     rule: Annotated[
         str,
-        typer.Option(help="How the rank is chosen: bema, energy:SHARE, gd14, ratio:SHARE or rank:COUNT."),
+        typer.Option(
+            help="How the rank is chosen: bema, energy:SHARE, gd14, ratio:SHARE or rank:COUNT.",
+            rich_help_panel=NOISE_AND_CUTS,
+        ),
     ] = "bema",
-    rank_multiple: Annotated[
-        int, typer.Option(help="Round ranks up to a multiple of this, for hardware that likes it.", min=1)
-    ] = 1,
-    when_not_smaller: Annotated[
-        WhenNotSmallerChoice,
-        typer.Option(help="A layer that a split would not shrink: keep it, or truncate it in its own shape."),
-    ] = WhenNotSmallerChoice.keep,
+    rank_multiple: RankMultiple = 1,
+    when_not_smaller: WhenNotSmaller = WhenNotSmallerChoice.keep,
     sparsify: Annotated[
         float | None,
         typer.Option(metavar="XI", help="Set weights smaller than this to zero.", show_default=False),
@@ -92,22 +99,12 @@ def prune(
         LayoutChoice,
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
     ] = LayoutChoice.factorized,
-    alpha: Annotated[
-        float, typer.Option(help="Share of the spectrum left out at either end when the noise is fitted.")
-    ] = 0.25,
-    beta: Annotated[float, typer.Option(help="Chance that pure noise shows a spike.")] = 0.1,
-    quantiles: Annotated[
-        QuantileChoice, typer.Option(help="Our calibrated rule, or the papers' formula.")
-    ] = QuantileChoice.midpoint,
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Touch only layers with such a name; repeatable.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Leave layers with such a name alone; repeatable.")
-    ] = None,
-    min_size: Annotated[
-        int, typer.Option(help="Do not cut weights with fewer rows or columns than this.", min=2)
-    ] = 32,
+    alpha: Alpha = 0.25,
+    beta: Beta = 0.1,
+    quantiles: Quantiles = QuantileChoice.midpoint,
+    include: Include = None,
+    exclude: Exclude = None,
+    min_size: MinSize = 32,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Carry out this plan instead of making one.", show_default=False),
@@ -217,8 +214,7 @@ def prune(
     for text in result.notes:
         note(text)
     if as_json:
-        json.dump(result.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(result.to_json())
     else:
         stdout_console().print(prune_table(result))
     if result.analysis is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.console import checkpoint_or_only_one_here, note, progress_bar, stdout_console
+from rmt_compress.cli.console import checkpoint_or_only_one_here, note, print_json, progress_bar, stdout_console
 from rmt_compress.cli.opening import Trust, Weights, opened
 
 
@@ -38,8 +36,7 @@ def show(
     if description.manifest is None:
         note(f"{path} was not compressed by rmt-compress; these are its tensors")
     if as_json:
-        json.dump(description.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(description.to_json())
     else:
         from rmt_compress.reporting.contents import contents
 

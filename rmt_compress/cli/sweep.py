@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +12,7 @@ from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
     note,
+    print_json,
     progress_bar,
     stdout_console,
 )
@@ -113,8 +112,7 @@ def sweep(
             stdout_console().print(sweep_table(sweeps[-1]))
     if as_json:
         report = {"schema": "rmt-compress/sweeps/1", "sweeps": [each.to_json() for each in sweeps]}
-        json.dump(report, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(report)
     pictures = ", ".join(f"{kind}.png" for kind in kinds)
     note(f"{pictures}, and the same as .csv and .json, are in {folder}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, overload
 
 from rmt_compress.compression.tensors import compress_tensors, compressed_outline, compressed_ties
 from rmt_compress.compression.weights import LayerOutcome
+from rmt_compress.errors import CompressionError
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
@@ -76,8 +77,14 @@ def compress(
     from torch import nn
 
     from rmt_compress.checkpoints import open_checkpoint
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
     from rmt_compress.compression.modules import compress_module
 
+    if isinstance(source, GraphNetwork):
+        raise CompressionError(
+            f"{source.checkpoint.path}: this module only runs the graph in a file; compress the file itself "
+            "(rmt_compress.prune, or rmt-compress prune)"
+        )
     if isinstance(source, nn.Module):
         return compress_module(source, plan, layout=layout, inplace=inplace, progress=progress, outcomes=outcomes)
 

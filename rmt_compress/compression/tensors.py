@@ -101,7 +101,7 @@ def _new_names(checkpoint: Checkpoint, steps: Sequence[Step]) -> dict[str, tuple
     """Every name in the checkpoint -> its one or two names in the compressed one.
 
     Raises:
-        CompressionError: two tensors would get one name.
+        CompressionError: two tensors would get one name, or a factor none.
     """
     names: dict[str, tuple[str, ...]] = {name: (name,) for name in checkpoint.tensors}
     renamed: dict[str, tuple[str, ...]] = {}
@@ -109,7 +109,13 @@ def _new_names(checkpoint: Checkpoint, steps: Sequence[Step]) -> dict[str, tuple
         if not step.splits:
             continue
         for weight in (step.layer.tensor, *step.layer.aliases):
-            down, up, up_bias = factor_names(weight)
+            try:
+                down, up, up_bias = factor_names(weight)
+            except ValueError as error:
+                raise CompressionError(
+                    f"{error}, so that a state dict has no names for its factors; prune the file itself, which has "
+                    "a graph, or choose layout dense"
+                ) from error
             renamed[weight] = (down, up)
             bias = f"{weight.removesuffix('weight')}bias"
             if bias in names:

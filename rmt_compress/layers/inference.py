@@ -55,6 +55,7 @@ def infer_layers(
     ties: Mapping[str, tuple[str, ...]] | None = None,
     *,
     pairs: bool = True,
+    packed: bool = True,
 ) -> tuple[Layer, ...]:
     """Layers formed by `tensors`, one or several per tensor, in their order; together they cover every entry.
 
@@ -62,6 +63,8 @@ def infer_layers(
         tensors: what the checkpoint holds, by name.
         ties: first name of a shared tensor -> its other names; the other names form no layer of their own.
         pairs: whether two factors form one layer, their product; else they are layers like any other.
+        packed: whether what one tensor packs, or several compose, forms layers of its own; else every tensor is
+            one layer.
     """
     ties = ties or {}
     repeated = {name for others in ties.values() for name in others}
@@ -70,7 +73,7 @@ def infer_layers(
         layer
         for name, info in tensors.items()
         if name not in repeated
-        for layer in inference.layers(info, ties.get(name, ()))
+        for layer in (inference.layers if packed else inference.single)(info, ties.get(name, ()))
     )
 
 
@@ -99,6 +102,10 @@ class _Inference:
             whole = replace(whole, tensor=name, aliases=aliases, composition=composition, fixed=reason, skip=None)
             return unpacked(whole, self._tensors, composition.weight)
         return unpacked(self._layer(info, aliases), self._tensors, name)
+
+    def single(self, info: TensorInfo, aliases: tuple[str, ...]) -> tuple[Layer, ...]:
+        """One tensor as one layer, whatever it packs."""
+        return (self._layer(info, aliases),)
 
     def _layer(self, info: TensorInfo, aliases: tuple[str, ...]) -> Layer:
         name = info.name.removesuffix(".weight")

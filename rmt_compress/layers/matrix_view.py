@@ -150,7 +150,7 @@ class Layer:
         if 0 in self.shape:
             return "an empty tensor"
         if self.dtype not in FLOAT_DTYPES:
-            return f"stored as {self.dtype}: only floating-point weights have a spectrum to analyse"
+            return f"stored as {self.dtype}: a spectrum needs float16, bfloat16, float32 or float64"
         if self.pair is not None:
             return None
         matrix = self.matrix

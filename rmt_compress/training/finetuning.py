@@ -321,7 +321,12 @@ def _one_run(
     )
     log = EventLog(log_path(target) if workers.leads else None, name, listeners.event)
     run = Run(job, workers, log, step_progress=listeners.steps)
-    network = run.go(resumed)
+    try:
+        network = run.go(resumed)
+    except BaseException:
+        if workers.leads and not state_file.exists():
+            log.forget()
+        raise
     events = workers.from_leader(lambda: log.events)
     return network, RunResult(name, training.seed, cycle is not None, tuple(events))
 

@@ -52,6 +52,11 @@ class EventLog:
         if self._listener is not None:
             self._listener(event)
 
+    def forget(self) -> None:
+        """Remove the file of a run from which nothing can be gone on, unless other runs are in it too."""
+        if self._path is not None and self._path.exists() and len(read_lines(self._path)) == len(self.events):
+            self._path.unlink()
+
     def take_up(self, count: int) -> None:
         """Go on after the first `count` events of this run; what was written after them is taken out of the file.
 

@@ -173,6 +173,16 @@ def same_length(old, new):
     return edit
 
 
+def transposed_in_circles(program):
+    """Views of a weight that all have one name: to follow each through each would take for ever."""
+    graph = program["graph_module"]["graph"]
+    for value, given in (("v", "p_0_weight"), *[("v", "v")] * 200):
+        arguments = [{"name": "self", "arg": {"as_tensor": {"name": given}}, "kind": 1}]
+        outputs = [{"as_tensor": {"name": value}}]
+        node = {"target": "torch.ops.aten.t.default", "inputs": arguments, "outputs": outputs, "metadata": {}}
+        graph["nodes"].append(node)
+
+
 def hostile(data, proof):
     return pickle.dumps(Payload(proof), protocol=2)
 
@@ -227,6 +237,12 @@ DAMAGES = {
         "graph nested deep": replaced("models/model.json", deep),
         "graph without nodes": model(lambda program: program["graph_module"]["graph"].pop("nodes")),
         "nodes a number": model(lambda program: program["graph_module"]["graph"].update(nodes=5)),
+        "a value made by many nodes": model(transposed_in_circles),
+        "an argument given often": model(
+            lambda program: program["graph_module"]["graph"]["nodes"][0].update(
+                inputs=program["graph_module"]["graph"]["nodes"][0]["inputs"] * 100
+            )
+        ),
         "huge shape": sizes(2**31, 2**31),
         "negative shape": sizes(-11, -7),
         "shape beyond the record": sizes(11, 8),

@@ -199,6 +199,41 @@ def test_weights_in_branches(tmp_path, rng, outside):
     assert ("a.down" in names) == outside
 
 
+def test_a_weight_in_the_body_of_a_loop(tmp_path, rng):
+    """Three times y = tanh(y @ w), w stored in the body."""
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "w"], ["h"], name="step"),
+            helper.make_node("Tanh", ["h"], ["next"]),
+            helper.make_node("Identity", ["go"], ["still"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, (2, 8)),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, (2, 8)),
+        ],
+        [proto("w", rng.normal(size=(8, 8)).astype("f"))],
+    )
+    node = helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)
+    built = model([node], {"times": np.array(3)}, {"x": (2, 8)})
+    built.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 8)))
+    small = same_when_split(built, tmp_path, {"x": rng.normal(size=(2, 8)).astype("f")})
+    assert [node.name for node in small.graph.node[0].attribute[0].g.node][:2] == ["step.down", "step.up"]
+
+
+def test_a_transposed_convolution_that_says_how_large_its_output_is(tmp_path, rng):
+    node = helper.make_node(
+        "ConvTranspose", ["x", "w"], ["y"], name="c", strides=[2, 2], output_shape=[15, 14], kernel_shape=[3, 3]
+    )
+    built = model([node], {"w": rng.normal(size=(4, 6, 3, 3)).astype("f")}, {"x": (1, 4, 7, 7)})
+    same_when_split(built, tmp_path, {"x": rng.normal(size=(1, 4, 7, 7)).astype("f")})
+
+
 def test_one_weight_of_two_nodes_is_split_once(tmp_path, rng):
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),

@@ -77,10 +77,24 @@ def test_names_people_know(tmp_path):
     assert names == ["encoder.fc", "/head/MatMul", "/head/MatMul_1", "W", "onnx::MatMul_7"]
 
 
-def test_two_tensors_of_one_node_keep_their_own_names(tmp_path):
+def test_the_module_s_path_where_torch_notes_it(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "val_1"], ["h"], name="node_MatMul_1"),
+        helper.make_node("MatMul", ["h", "val_2"], ["y"], name="node_MatMul_2"),
+        helper.make_node("MatMul", ["y", "val_3"], ["z"], name="node_MatMul_3"),
+    ]
+    for node, scopes in zip(
+        nodes, (["", "net", "net.fc1", "linear"], ["", "linear_1"], ["", "w", "linear"]), strict=True
+    ):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=str(scopes))
+    layers = layers_of(bare(nodes, {name: ones(4, 4) for name in ("val_1", "val_2", "val_3", "w")}), tmp_path)
+    assert [layer.name for layer in layers.values()] == ["net.fc1", "node_MatMul_2", "w (val_3)", "w"]
+
+
+def test_two_tensors_of_one_node_have_names_of_their_own(tmp_path):
     node = helper.make_node("LSTM", ["x", "onnx::LSTM_1", "onnx::LSTM_2"], ["y"], name="/rnn/LSTM", hidden_size=8)
     layers = layers_of(bare([node], {"onnx::LSTM_1": ones(1, 32, 5), "onnx::LSTM_2": ones(1, 32, 8)}), tmp_path)
-    assert [layer.name for layer in layers.values()] == ["onnx::LSTM_1", "onnx::LSTM_2"]
+    assert [layer.name for layer in layers.values()] == ["/rnn/LSTM (onnx::LSTM_1)", "/rnn/LSTM (onnx::LSTM_2)"]
     assert [(layer.kind, layer.matrix) for layer in layers.values()] == [
         ("recurrent", (32, 5)),
         ("recurrent", (32, 8)),
@@ -136,9 +150,11 @@ def test_weights_that_must_stay_whole(tmp_path):
         helper.make_node("MatMul", ["twice", "b"], ["c"], name="left"),
         helper.make_node("MatMul", ["p", "q"], ["pq"]),
         helper.make_node("Gather", ["only", "ids"], ["d"]),
+        helper.make_node("Cast", ["rounded"], ["whole"], to=INT64),
+        helper.make_node("MatMul", ["ids", "whole"], ["f"]),
         helper.make_node("Add", ["c", "pq"], ["y"]),
     ]
-    names = ("table", "twice", "p", "q", "only")
+    names = ("table", "twice", "p", "q", "only", "rounded")
     built = bare(nodes, {name: ones(40, 40) for name in names})
     built.graph.output.append(helper.make_tensor_value_info("only", FLOAT, None))
     layers = layers_of(built, tmp_path)
@@ -148,6 +164,7 @@ def test_weights_that_must_stay_whole(tmp_path):
         "p": ("linear", "multiplied with another weight, not with inputs"),
         "q": ("linear_transposed", "multiplied with another weight, not with inputs"),
         "only": ("embedding", "an output of the graph as well"),
+        "rounded": ("linear_transposed", "turned into whole numbers on the way"),
     }
     assert split_refusal(layers["table"]) == "used in another way by Gather "
 

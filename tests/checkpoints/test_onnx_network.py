@@ -12,15 +12,22 @@ from torch import nn
 from rmt_compress.analysis import analyze
 from rmt_compress.architectures import build
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.compression import compress
 from rmt_compress.data import Dataset
-from rmt_compress.errors import CheckpointError, EvaluationError, MissingDependencyError, SettingsError
+from rmt_compress.errors import (
+    CheckpointError,
+    CompressionError,
+    EvaluationError,
+    MissingDependencyError,
+    SettingsError,
+)
 from rmt_compress.evaluation import evaluate, move
 from rmt_compress.measurement import count_macs
 from rmt_compress.model_loading import load_model
 from rmt_compress.plan import make_plan
 from rmt_compress.saving import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
-from tests.checkpoints.onnx_models import model, run, saved, split_all
+from tests.checkpoints.onnx_models import model, proto, run, saved, split_all
 
 
 class Everything(nn.Module):
@@ -182,6 +189,23 @@ def test_batches_of_another_size_than_the_model_s(tmp_path, rng, count):
     assert count_macs(network, inputs) == count * 15
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_weight_that_comes_and_goes(tmp_path, rng, outside):
+    """In a branch, in a Constant node, or beside the model: wherever it is stored."""
+    constant = helper.make_node("Constant", [], ["v"], value=proto("", rng.normal(size=(3, 3)).astype("f")))
+    nodes = [constant, helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])]
+    path = tmp_path / "model.onnx"
+    built = model(nodes, {"w": rng.normal(size=(5, 3)).astype("f")}, {"x": ("n", 5)})
+    onnx.save(built, path, save_as_external_data=outside, location="w.bin", size_threshold=0)
+    network = load_model(path)
+    x = torch.from_numpy(rng.normal(size=(2, 5)).astype("f"))
+    w, v = network.checkpoint.read("w"), network.checkpoint.read("v")
+    parameters = dict(network.named_parameters())
+    for new_w, new_v in ((2 * w, v), (w, -v), (3 * w, 5 * v), (w, v)):
+        parameters["w"].data, parameters["v"].data = new_w, new_v
+        torch.testing.assert_close(network(x), x @ new_w @ new_v)
+
+
 def test_another_device_is_refused(tmp_path, rng):
     network = load_model(fixed(tmp_path, rng))
     with pytest.raises(
@@ -223,3 +247,22 @@ def test_without_onnxruntime_one_line_says_what_to_install(tmp_path, rng, monkey
     monkeypatch.setattr("rmt_compress.checkpoints.onnx_files.find_spec", lambda name: name == "onnx" or None)
     with pytest.raises(MissingDependencyError, match=r"running an ONNX file needs onnxruntime: pip install"):
         load_model(path)
+
+
+def test_the_module_is_not_compressed_but_its_file(tmp_path, rng):
+    path = fixed(tmp_path, rng)
+    network = load_model(path)
+    with pytest.raises(CompressionError, match=r"fixed\.onnx: this module only runs the graph in a file"):
+        compress(network, make_plan(analyze(path)))
+
+
+def test_a_state_dict_has_no_names_for_the_factors_of_any_tensor(mlp, tmp_path):
+    _, path, _ = mlp
+    plan = make_plan(analyze(path, gof=1.0))
+    assert set(compress(path, plan)) >= {"fc1.down.weight", "fc1.up.weight", "fc1.up.bias"}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    weight = np.outer(np.arange(40.0), np.arange(40.0)).astype("f") + np.random.default_rng(1).normal(size=(40, 40))
+    other = saved(model([node], {"w": weight.astype("f")}, {"x": (2, 40)}), tmp_path / "other.onnx")
+    with pytest.raises(CompressionError, match=r"w is not the weight of a layer .* layout dense"):
+        compress(other, make_plan(analyze(other, gof=1.0)))
+    assert compress(other, make_plan(analyze(other, gof=1.0)), layout="dense")["w"].shape == (40, 40)

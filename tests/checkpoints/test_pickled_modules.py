@@ -124,6 +124,23 @@ def test_a_state_dict_beside_an_object_needs_trust_too(tmp_path):
         assert checkpoint.notes[0] == "Its pickle was run, as the file is trusted."
 
 
+def test_a_state_dict_of_another_pickle_protocol(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.save({"w": torch.ones(3, 2)}, path, pickle_protocol=4)
+    with pytest.raises(CheckpointError, match="--trust"):
+        open_checkpoint(path)
+    with open_checkpoint(path, trust=True) as checkpoint:
+        assert torch.equal(checkpoint.read("w"), torch.ones(3, 2))
+
+
+def test_a_trusted_file_can_still_be_damaged(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(network(), path)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        open_checkpoint(path, trust=True)
+
+
 def test_trust_runs_nothing_where_nothing_needs_it(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     torch.save(network().state_dict(), path)

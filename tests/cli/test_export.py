@@ -74,6 +74,8 @@ def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
     assert result.stdout.startswith("small.onnx: onnx")
     graph = onnx.load(tmp_path / "small.onnx")
     onnx.checker.check_model(graph, full_check=True)
+    # As docs/layers.md says, the exporter folds them.
+    assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
     names = {tensor.name for tensor in graph.graph.initializer}
     assert {"conv2.down.weight", "conv2.up.weight", "fc1.down.weight"} <= names
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
