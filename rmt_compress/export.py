@@ -116,7 +116,7 @@ def _export_onnx(
     check_onnx_installed()
     import torch
 
-    from rmt_compress.checkpoints.torchscript import TorchScriptFile
+    from rmt_compress.checkpoints.torchscript.files import TorchScriptFile
     from rmt_compress.model_loading import architecture_of, load_model
 
     source = checkpoint.path

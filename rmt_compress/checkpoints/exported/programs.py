@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.archives import Archive, Record, write_archive
-from rmt_compress.checkpoints.exported_editing import GraphSurgery
-from rmt_compress.checkpoints.exported_graph import Graph, Json
-from rmt_compress.checkpoints.exported_weights import ExportedWeights, PackedWeights, RawWeights, read_json
+from rmt_compress.checkpoints.exported.editing import GraphSurgery
+from rmt_compress.checkpoints.exported.graph import Graph, Json
+from rmt_compress.checkpoints.exported.weights import ExportedWeights, PackedWeights, RawWeights, read_json
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.errors import CheckpointError, printable
 from rmt_compress.layers.inference import TensorInfo, infer_layers
@@ -28,7 +28,7 @@ from rmt_compress.layers.packed import unpacked
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.exported_network import ExportedNetwork
+    from rmt_compress.checkpoints.exported.network import ExportedNetwork
     from rmt_compress.layers.low_rank import Factors
 
 _WHAT = "a torch.export archive"
@@ -115,7 +115,7 @@ class ExportedProgramFile(GraphCheckpoint):
         Raises:
             CheckpointError: it uses an operator that is not run from an untrusted file.
         """
-        from rmt_compress.checkpoints.exported_network import ExportedNetwork
+        from rmt_compress.checkpoints.exported.network import ExportedNetwork
 
         return ExportedNetwork(self)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from rmt_compress.checkpoints.archives import Archive, Record, write_archive
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.checkpoints.raw_tensors import RawTensor
-from rmt_compress.checkpoints.torchscript_pickles import ScriptObject, ScriptPickleError, read_script_pickle
+from rmt_compress.checkpoints.torchscript.pickles import ScriptObject, ScriptPickleError, read_script_pickle
 from rmt_compress.checkpoints.writers import SUFFIXES
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
 from rmt_compress.layers.inference import TensorInfo, infer_layers
@@ -162,7 +162,7 @@ class TorchScriptFile(GraphCheckpoint):
                 f"{self.path}: is a TorchScript program, and to run it is to run code from the file; if you trust "
                 "it, add --trust (open_checkpoint(…, trust=True))"
             )
-        from rmt_compress.checkpoints.torchscript_network import ScriptedNetwork
+        from rmt_compress.checkpoints.torchscript.network import ScriptedNetwork
 
         return ScriptedNetwork(self)
 
