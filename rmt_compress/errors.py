@@ -20,6 +20,10 @@ class CheckpointError(RmtCompressError):
     """A checkpoint cannot be found, read or trusted."""
 
 
+class UntrustedError(CheckpointError):
+    """A checkpoint holds code, and the user has not said that it may be run."""
+
+
 def printable(text: str, limit: int = 1500) -> str:
     """`text` on one line, control characters escaped, cut in the middle beyond `limit` characters.
 

@@ -116,11 +116,17 @@ def _export_onnx(
     check_onnx_installed()
     import torch
 
+    from rmt_compress.checkpoints.torchscript.files import TorchScriptFile
     from rmt_compress.model_loading import architecture_of, load_model
 
     source = checkpoint.path
     if isinstance(checkpoint, GraphCheckpoint) and target.suffix in checkpoint.suffixes:
         raise SettingsError([f"{source}: is a graph in this very format already ({checkpoint.format}): copy it"])
+    if isinstance(checkpoint, TorchScriptFile):
+        raise CheckpointError(
+            f"{source}: torch turns no TorchScript program into ONNX; export the model it was made from, or write "
+            "the weights alone: -o weights.safetensors"
+        )
     model = load_model(checkpoint, arch=arch).float()
     own = arch or architecture_of(checkpoint) or ""
     shape = tuple(input_shape) if input_shape else _own_input_shape(source, own)
@@ -159,12 +165,14 @@ def _own_input_shape(source: Path | None, spec: str) -> tuple[int, ...]:
     Raises:
         SettingsError: it does not.
     """
-    architecture = architectures.parse(spec)
+    architecture = architectures.parse(spec) if spec else None
     if isinstance(architecture, architectures.MLP):
         return architecture.sizes[:1]
     if isinstance(architecture, architectures.CNN):
         return architecture.image
-    raise SettingsError([f"{source}: {spec} does not tell the shape of its inputs; add --input-shape 3,32,32"])
+    raise SettingsError(
+        [f"{source}: {spec or 'the file'} does not tell the shape of its inputs; add --input-shape 3,32,32"]
+    )
 
 
 def _trace(model: torch.nn.Module, example: torch.Tensor, path: Path, target: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.graph import GraphCheckpoint, GraphEditor
+    from rmt_compress.layers.matrix_view import Layer
     from rmt_compress.plan import Plan
 
 # What names, nodes and the manifest may add to a graph.
@@ -60,15 +63,16 @@ def write_compressed_graph(
     digests: dict[str, bytes] = {}
     nonzeros: dict[str, int] = {}
     factorized: list[FactorizedLayer] = []
-    for done, step in enumerate(steps, start=1):
-        result = step.apply(checkpoint.read(step.layer.tensor))
-        if outcomes is not None:
-            outcomes.append(step.outcome(result))
-        for name, tensor in _enter(editor, step, result, factorized).items():
-            digests[name] = digest(tensor)
-            nonzeros[name] = count_nonzero(tensor)
-        if progress is not None:
-            progress(done, len(steps), step.layer.name)
+    done = 0
+    for name, group in groupby(steps, key=lambda step: step.layer.stored):
+        together = list(group)
+        for stored, tensor in _enter(editor, checkpoint, name, together, factorized, outcomes).items():
+            digests[stored] = digest(tensor)
+            nonzeros[stored] = count_nonzero(tensor)
+        for step in together:
+            done += 1
+            if progress is not None:
+                progress(done, len(steps), step.layer.name)
     metadata = dict(checkpoint.metadata)
     if architecture is not None:
         metadata[ARCHITECTURE_KEY] = architecture
@@ -93,19 +97,47 @@ def write_compressed_graph(
 
 
 def _enter(
-    editor: GraphEditor, step: Step, result: Factors | torch.Tensor, factorized: list[FactorizedLayer]
+    editor: GraphEditor,
+    checkpoint: GraphCheckpoint,
+    name: str,
+    steps: Sequence[Step],
+    factorized: list[FactorizedLayer],
+    outcomes: list[LayerOutcome] | None,
 ) -> Mapping[str, torch.Tensor]:
-    """Put what became of one weight into the graph.
+    """Put what became of one tensor into the graph; `steps` are of the layers in it.
 
     Returns:
         the tensors that stand for it there, by name.
     """
-    layer = step.layer
-    if not isinstance(result, Factors):
-        if step.changes:
-            editor.assign(layer, result)
-        return {layer.tensor: result}
-    stored = editor.replace(layer, result)
+    tensor = checkpoint.read(name)
+    parts: list[torch.Tensor] = []
+    for step in steps:
+        part = step.layer.part
+        result = step.apply(tensor if part is None else tensor[part.start : part.stop])
+        if outcomes is not None:
+            outcomes.append(step.outcome(result))
+        if isinstance(result, Factors):
+            # Never of one of several layers in a tensor: the graph takes all of them at once.
+            return _enter_factors(editor, step.layer, result, factorized)
+        parts.append(result)
+    if not any(step.changes for step in steps):
+        return {name: tensor}
+    layer = steps[0].layer
+    if layer.part is not None:
+        import torch
+
+        layer = replace(
+            layer, tensor=name, aliases=checkpoint.ties.get(name, ()), shape=tuple(tensor.shape), part=None
+        )
+        parts = [torch.cat(parts)]
+    editor.assign(layer, parts[0])
+    return {name: parts[0]}
+
+
+def _enter_factors(
+    editor: GraphEditor, layer: Layer, factors: Factors, factorized: list[FactorizedLayer]
+) -> Mapping[str, torch.Tensor]:
+    stored = editor.replace(layer, factors)
     factorized.append(
         FactorizedLayer(
             name=layer.name,
@@ -115,9 +147,9 @@ def _enter(
             bias=None,  # a tensor of its own, under its old name
             down=stored.down,
             up=stored.up,
-            rank=result.down.shape[0],
+            rank=factors.down.shape[0],
             transposed=stored.transposed,
         )
     )
-    down, up = (part.T.contiguous() for part in result) if stored.transposed else result
+    down, up = (part.T.contiguous() for part in factors) if stored.transposed else factors
     return {stored.down: down, stored.up: up}

@@ -245,7 +245,8 @@ def _check_fits(
         if own is None or own.shape != layer.shape:
             continue
         if untransposed(own.kind) != untransposed(layer.kind) or own.groups > 1:
-            problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}")
+            way_out = f"; prune it again with --exclude {layer.name}" if own.groups > 1 else ""
+            problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}{way_out}")
             continue
         module = model.get_submodule(layer.down.removesuffix("down.weight").removesuffix("."))
         if (refusal := module_refusal(module)) is not None:

@@ -16,10 +16,11 @@ from rmt_compress.evaluation import evaluate
 from rmt_compress.layers import Layer
 from rmt_compress.layers.low_rank import Factors
 from rmt_compress.model_loading import load_model
-from rmt_compress.plan import make_plan
+from rmt_compress.plan import PlanSettings, make_plan
 from rmt_compress.pruning import prune
 from rmt_compress.saving import load, load_dense, write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank
+from tests.checkpoints import exported
 
 
 class Product(GraphCheckpoint):
@@ -161,6 +162,53 @@ def test_prune_and_load_model(checkpoint, path, tmp_path):
         load_model(path, arch="mlp:200,64")
     with pytest.raises(CheckpointError, match=r"carries its own graph .* load_dense"):
         load(path, torch.nn.Linear(200, 64))
+
+
+class Sequence(torch.nn.Module):
+    """Tensors that hold several matrices each: the gates of an LSTM, and q, k and v."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(40, 32, batch_first=True)
+        self.attention = torch.nn.MultiheadAttention(32, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.lstm(x)[0]
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize(("suffix", "parts"), ((".pt2", 1), (".jit", 3)))
+def test_matrices_that_share_a_tensor_are_cut_each_by_itself(suffix, parts, tmp_path):
+    torch.manual_seed(0)
+    model, inputs = Sequence().eval(), torch.randn(2, 5, 40)
+    source, target = tmp_path / f"source{suffix}", tmp_path / f"small{suffix}"
+    if suffix == ".pt2":
+        torch.export.save(exported.quiet(lambda: torch.export.export(model, (inputs,))), source)
+        run = exported.load
+    else:
+        exported.quiet(lambda: torch.jit.save(torch.jit.trace(model, inputs, check_trace=False), source))
+        run = torch.jit.load
+    settings = PlanSettings(rule="rank:3", gof=1.0, when_not_smaller="truncate")
+    result = prune(source, target, plan=settings, layout="dense")
+    cut = {layer.tensor for layer in result.plan.layers if layer.changes}
+    assert cut == {
+        *(f"lstm.weight_{part}_l0[{gate}]" for part in ("ih", "hh") for gate in "ifgo"),
+        # The exported graph multiplies with q, k and v at once: one matrix.
+        *([f"attention.in_proj_weight[{part}]" for part in "qkv"] if parts > 1 else ["attention.in_proj_weight"]),
+        "attention.out_proj.weight",
+    }
+    assert [outcome.rank for outcome in result.outcomes if outcome.tensor in cut] == [3] * len(cut)
+    # The same cuts, made by torch on the parameters themselves.
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            for part in weight.chunk(4 if "lstm" in name else parts if "in_proj" in name else 1) * (
+                weight.dim() > 1
+            ):
+                u, s, vt = torch.linalg.svd(part)
+                part.copy_((u[:, :3] * s[:3]) @ vt[:3])
+    small = exported.quiet(lambda: run(target))
+    small = small.module() if suffix == ".pt2" else small
+    torch.testing.assert_close(small(inputs), model(inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_the_graph_is_evaluated_and_swept_like_a_module(checkpoint, path, dataset):

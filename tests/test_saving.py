@@ -14,6 +14,8 @@ from torch import nn
 import rmt_compress as rmt
 from rmt_compress.compression import compress
 from rmt_compress.errors import CheckpointError, OutputError, PlanError
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
 from rmt_compress.saving import write_compressed
 from tests import compressed
 
@@ -191,6 +193,14 @@ def test_another_model_is_refused_and_left_as_it_was(tmp_path):
     assert "conv.weight is 16×3×3×3 in the file, 17×3×3×3 in the model" in message
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_file_that_could_not_tell_the_groups_says_how_to_prune_it_again(tmp_path):
+    model = nn.Sequential(nn.Conv2d(128, 64, 3, groups=2))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    prune(tmp_path / "model.safetensors", tmp_path / "s.safetensors", plan=PlanSettings(rule="rank:2", gof=1.0))
+    with pytest.raises(CheckpointError, match=r"conv2d of 2 groups; prune it again with --exclude 0\. "):
+        rmt.load(tmp_path / "s.safetensors", model=model)
 
 
 def test_a_layer_that_cannot_be_replaced_is_refused(tmp_path):

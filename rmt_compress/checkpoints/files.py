@@ -34,18 +34,18 @@ def open_file(
     if kind == "safetensors":
         return _as_its_manifest_says(SafetensorsFile(path))
     if kind == "onnx":
-        from rmt_compress.checkpoints.onnx_files import OnnxFile
+        from rmt_compress.checkpoints.onnx.files import OnnxFile
 
         return OnnxFile(path)
     if kind == "index":
         raise CheckpointError(f"{path}: is JSON text where a weight file is due; name a .safetensors or .bin file")
     # Both take a while to import, and most files are neither.
     if archive == "torch-export":
-        from rmt_compress.checkpoints.exported_programs import ExportedProgramFile
+        from rmt_compress.checkpoints.exported.programs import ExportedProgramFile
 
         return ExportedProgramFile(path)
     if archive == "torchscript":
-        from rmt_compress.checkpoints.torchscript import TorchScriptFile
+        from rmt_compress.checkpoints.torchscript.files import TorchScriptFile
 
         return TorchScriptFile(path, trust=trust)
     reader = TorchReader(path, kind, trust=trust)

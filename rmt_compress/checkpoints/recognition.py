@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ FileKind = Literal["safetensors", "torch-zip", "torch-legacy", "index", "onnx"]
 # How torch's legacy layout starts: a protocol-2 pickle of its magic number 0x1950A86A20F9469CFC6C.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
+_ORIGINAL = "name the PyTorch or ONNX model it was made from"
 _RESAVE = "save the weights again with torch.save(model.state_dict(), …) or safetensors"
 _UNPACK = "unpack it first and name the checkpoint inside"
 
@@ -25,6 +27,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     ),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 file (Keras or similar)", _RESAVE),
     (b"GGUF", "is a GGUF file (llama.cpp)", "name the original safetensors checkpoint it was made from"),
+    (b"lmgg", "is a ggml file (whisper.cpp)", _ORIGINAL),
     (b"\x93NUMPY", "is a NumPy array", _RESAVE),
     (b"\x1f\x8b", "is gzip-compressed", _UNPACK),
     (b"BZh", "is bzip2-compressed", _UNPACK),
@@ -34,6 +37,10 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"Rar!", "is a RAR archive", _UNPACK),
     (b"PK\x05\x06", "is an empty zip archive", _RESAVE),
 )
+
+
+# Both are protobuf and begin with a version; what follows is a message here, in ONNX the name of a producer.
+_CORE_ML = re.compile(rb"\x08[\x01-\x7f]\x12[\x80-\xff]{0,4}[\x00-\x7f]\n", re.S)
 
 
 def recognize(path: Path) -> FileKind:
@@ -54,7 +61,7 @@ def recognize(path: Path) -> FileKind:
         return "safetensors"
     if head.lstrip().startswith(b"{"):
         return "index"
-    if _looks_like_onnx(head):
+    if _looks_like_onnx(head) and not _CORE_ML.match(head):
         return "onnx"
     foreign = _foreign(head, path)
     if foreign is None and path.suffix == ".safetensors":
@@ -150,6 +157,10 @@ def _foreign(head: bytes, path: Path) -> tuple[str, str] | None:
     for magic, looks, advice in _FOREIGN:
         if head.startswith(magic):
             return looks, advice
+    if _CORE_ML.match(head):
+        return "is a Core ML model", _ORIGINAL
+    if head[4:8] == b"TFL3":
+        return "is a TensorFlow Lite model", _ORIGINAL
     if head[257:262] == b"ustar":
         return "is a tar archive (or a checkpoint of torch before 0.2)", _UNPACK
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

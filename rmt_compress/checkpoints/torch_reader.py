@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rmt_compress.checkpoints.pickle_names import names_asked_for
 from rmt_compress.checkpoints.recognition import unreadable
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, UntrustedError
 from rmt_compress.object_reference import one_line
 
 # Magic number, protocol, system, the object, the storages' keys: the pickles of the legacy layout.
@@ -113,7 +113,7 @@ class TorchReader:
             listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             modules = any(name.startswith("torch.nn.modules.") for name in names)
             what = "holds a whole pickled model" if modules else "holds more than tensors"
-            return CheckpointError(
+            return UntrustedError(
                 f"{self.path}: {what}: it asks for {listed}. It was not run, as a pickle can execute code; "
                 f"if you trust it, add --trust (open_checkpoint(…, trust=True)), or {_ADVICE}"
             )

@@ -146,7 +146,7 @@ class _Inference:
         if name in self._seconds:
             return f"the other factor of {self._seconds[name]}"
         if name in self._composed:
-            weight, method, _ = self._compositions[self._composed[name]]
+            method, weight, _ = self._compositions[self._composed[name]]
             return f"a part of the parametrized weight {weight} ({method})"
         return unknown_parametrization(name, self._tensors) or quantized_part(name, self._tensors)
 

@@ -77,11 +77,12 @@ def _layer_table(layers: list[LayerAnalysis], *, title: str) -> Table:
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), expand=False)
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
-    for heading in ("matrix", "σ̂²", "edge s₊", "fit error", "(noise)", "spikes", "bulk energy"):
-        table.add_column(heading, justify="right", no_wrap=heading != "bulk energy")
+    # Rich takes room from the columns that may wrap: names give way to the numbers.
+    table.add_column("layer", max_width=28)
+    for heading in ("matrix", "σ̂²", "edge s₊", "fit error", "(noise)", "spikes", "bulk\nenergy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("left if cut", justify="right")
+    table.add_column("left if\ncut", justify="right", no_wrap=True)
     for layer in layers:
         fit, matrix, verdict = layer.fit, layer.layer.matrix, layer.verdict
         assert fit is not None
@@ -89,7 +90,7 @@ def _layer_table(layers: list[LayerAnalysis], *, title: str) -> Table:
         assert verdict is not None
         style = VERDICT_STYLES[verdict]
         table.add_row(
-            Text(_names(layer)),
+            Text(_names(layer), no_wrap=True, overflow="ellipsis"),
             f"{matrix[0]}×{matrix[1]}",
             f"{fit.sigma2:.3g}",
             f"{fit.edge:.3g}",

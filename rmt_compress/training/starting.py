@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.errors import CheckpointError, SettingsError
+from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.model_loading import ARCH_HINT, architecture_of, load_model
 from rmt_compress.training.state import Snapshot
 
@@ -69,7 +69,14 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
             raise SettingsError([f"{data} has no default network: give a checkpoint, or add {ARCH_HINT}"])
         architecture = architectures.parse(spec)
         return Start(str(architecture), architecture.build, None, None, None)
-    with open_checkpoint(source) as checkpoint:
+    try:
+        opened = open_checkpoint(source)
+    except UntrustedError as error:
+        raise CheckpointError(
+            f"{source}: holds code, and none from a file is run here; if you trust it, write its weights alone "
+            f"first: rmt-compress export {source} --trust -o weights.safetensors"
+        ) from error
+    with opened as checkpoint:
         if isinstance(checkpoint, GraphCheckpoint):
             raise CheckpointError(
                 f"{source}: carries its own graph, which is not trained here; give the PyTorch checkpoint that it "

@@ -417,7 +417,9 @@ def test_no_claim_takes_memory(whole, tmp_path):
     assert len(paths) >= 12
     program = (
         "import resource, sys, torch\n"
-        "from rmt_compress.checkpoints import open_checkpoint, exported_programs, torchscript\n"
+        "from rmt_compress.checkpoints import open_checkpoint\n"
+        "from rmt_compress.checkpoints.exported import programs as exported_programs\n"
+        "from rmt_compress.checkpoints.torchscript import files as torchscript\n"
         "from rmt_compress.errors import CheckpointError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"

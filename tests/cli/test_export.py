@@ -7,11 +7,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.export import Dim
 
 import rmt_compress as rmt
 from rmt_compress import architectures
 from rmt_compress import export as export_module
 from tests import compressed
+from tests.checkpoints import exported
 
 CNN = "cnn:3x8x8/16,p,24/40,10"
 
@@ -80,6 +83,28 @@ def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
         x = torch.rand(batch, 3, 8, 8)
         (output,) = session.run(None, {"input": x.numpy()})
         assert np.abs(output - small(x).detach().numpy()).max() < 1e-4
+
+
+def test_onnx_of_networks_that_bring_their_own_graph_or_class(run, tmp_path):
+    import onnxruntime
+
+    model, inputs = nn.Sequential(nn.Linear(6, 5), nn.ReLU()).eval(), torch.randn(2, 6)
+    program = exported.quiet(lambda: torch.export.export(model, (inputs,), dynamic_shapes=({0: Dim("batch")},)))
+    exported.save(program, tmp_path / "net.pt2")
+    torch.save(model, tmp_path / "net.pt")
+    exported.quiet(lambda: torch.jit.save(torch.jit.trace(model, inputs), tmp_path / "net.jit"))
+    for name in ("net.pt2", "net.pt"):
+        arguments = ("export", tmp_path / name, "-o", f"{name}.onnx", "--trust")
+        line = one_error_line(run(*arguments))
+        assert line.endswith(f"{name}: the file does not tell the shape of its inputs; add --input-shape 3,32,32")
+        assert run(*arguments, "--input-shape", "6").returncode == 0
+        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(
+            session.run(None, {"input": inputs.numpy()})[0], model(inputs).detach(), atol=1e-6
+        )
+    line = one_error_line(run("export", tmp_path / "net.jit", "-o", "jit.onnx", "--trust"))
+    assert "net.jit: torch turns no TorchScript program into ONNX; export the model it was made from" in line
+    assert not (tmp_path / "jit.onnx").exists()
 
 
 def test_onnx_of_the_user_s_own_network(run, tmp_path, small):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rmt_compress import architectures
 from tests.conftest import REPOSITORY
 
 DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
@@ -30,6 +31,18 @@ def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
     assert (plots / "training.png").read_bytes().startswith(b"\x89PNG")
     assert list(board.glob("run/events.out.tfevents.*"))
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_a_whole_pickled_model_has_to_be_unpacked_first(run, tmp_path):
+    model = architectures.build("mlp:64,40,10", seed=0)
+    torch.save(model, tmp_path / "whole.pt")
+    line = run("finetune", tmp_path / "whole.pt", *SHORT).stderr.strip()
+    command = f"rmt-compress export {tmp_path}/whole.pt --trust -o weights.safetensors"
+    assert line.endswith(f"if you trust it, write its weights alone first: {command}")
+    # The way out works.
+    assert run(*command.split()[1:]).returncode == 0
+    done = run("finetune", "weights.safetensors", *SHORT, "--arch", "mlp:64,40,10", "--samples", "40", "-o", "x.pt")
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_is_all_there_is_on_stdout(run, tmp_path):

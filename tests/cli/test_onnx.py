@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rmt_compress import measurement
 from rmt_compress.export import export
-from tests.checkpoints.onnx_models import model, saved
-from tests.checkpoints.onnx_models import run as run_onnx
+from tests.checkpoints.onnx.models import model, saved
+from tests.checkpoints.onnx.models import run as run_onnx
 from tests.cli.test_analyze import one_error_line
 from tests.conftest import REPOSITORY
 

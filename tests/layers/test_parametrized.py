@@ -114,6 +114,12 @@ def test_what_cannot_be_computed_is_skipped_with_the_reason():
         assert len(analyze(module).analyzed) == 1
 
 
+def test_the_other_tensors_of_a_weight_say_whose_they_are():
+    state = parametrizations.weight_norm(nn.Linear(40, 50)).state_dict()
+    reasons = [layer.skip for layer in open_checkpoint(state).layers() if layer.skip is not None]
+    assert reasons == ["a part of the parametrized weight weight (weight norm)"]
+
+
 @pytest.mark.parametrize(
     "shapes",
     (

@@ -15,7 +15,7 @@ from rmt_compress.errors import CheckpointError
 from rmt_compress.object_reference import one_line
 
 if TYPE_CHECKING:
-    from rmt_compress.checkpoints.torchscript import TorchScriptFile
+    from rmt_compress.checkpoints.torchscript.files import TorchScriptFile
 
 
 class ScriptedNetwork(GraphNetwork):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rmt_compress.checkpoints.onnx_tensors import DTYPES, ExternalData, check_sparse, check_tensor
+from rmt_compress.checkpoints.onnx.tensors import DTYPES, ExternalData, check_sparse, check_tensor
 from rmt_compress.errors import CheckpointError, printable
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from rmt_compress.model_loading import load_model
 from rmt_compress.plan import make_plan
 from rmt_compress.saving import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
-from tests.checkpoints.onnx_models import model, proto, run, saved, split_all
+from tests.checkpoints.onnx.models import model, proto, run, saved, split_all
 
 
 class Everything(nn.Module):
@@ -244,7 +244,7 @@ def test_inputs_that_do_not_fit(tmp_path, rng):
 
 def test_without_onnxruntime_one_line_says_what_to_install(tmp_path, rng, monkeypatch):
     path = fixed(tmp_path, rng)
-    monkeypatch.setattr("rmt_compress.checkpoints.onnx_files.find_spec", lambda name: name == "onnx" or None)
+    monkeypatch.setattr("rmt_compress.checkpoints.onnx.files.find_spec", lambda name: name == "onnx" or None)
     with pytest.raises(MissingDependencyError, match=r"running an ONNX file needs onnxruntime: pip install"):
         load_model(path)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.graph import StoredFactors, WrittenGraph
-from rmt_compress.checkpoints.onnx_graph import OnnxGraph, Place
-from rmt_compress.checkpoints.onnx_layers import Weight, find_weights
-from rmt_compress.checkpoints.onnx_nodes import cast_node, split_node
-from rmt_compress.checkpoints.onnx_tensors import NUMBERS
+from rmt_compress.checkpoints.onnx.graph import OnnxGraph, Place
+from rmt_compress.checkpoints.onnx.layers import Weight, find_weights
+from rmt_compress.checkpoints.onnx.nodes import cast_node, split_node
+from rmt_compress.checkpoints.onnx.tensors import NUMBERS
 
 if TYPE_CHECKING:
     import torch
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-    from rmt_compress.checkpoints.onnx_files import OnnxFile
+    from rmt_compress.checkpoints.onnx.files import OnnxFile
     from rmt_compress.layers.low_rank import Factors
     from rmt_compress.layers.matrix_view import Layer
 
@@ -114,7 +114,7 @@ class OnnxEditor:
         Raises:
             OutputError: the model cannot be written, or is not valid though the original is.
         """
-        from rmt_compress.checkpoints.onnx_writing import write_model
+        from rmt_compress.checkpoints.onnx.writing import write_model
 
         may_be_sparse = self._edited if sparse else set()
         return write_model(

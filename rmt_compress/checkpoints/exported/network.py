@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rmt_compress.checkpoints.exported_graph import ATEN, Json
-from rmt_compress.checkpoints.exported_weights import DTYPES
+from rmt_compress.checkpoints.exported.graph import ATEN, Json
+from rmt_compress.checkpoints.exported.weights import DTYPES
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from rmt_compress.checkpoints.exported_programs import ExportedProgramFile
+    from rmt_compress.checkpoints.exported.programs import ExportedProgramFile
     from rmt_compress.layers.matrix_view import LayerKind
 
 # Operators of aten that open files, or give a tensor other memory than its own: no network needs them.

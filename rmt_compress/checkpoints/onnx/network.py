@@ -10,14 +10,14 @@ import onnxruntime
 import torch
 
 from rmt_compress.checkpoints.graph_network import GraphNetwork
-from rmt_compress.checkpoints.onnx_editing import OnnxEditor
+from rmt_compress.checkpoints.onnx.editing import OnnxEditor
 from rmt_compress.errors import CheckpointError, printable
 from rmt_compress.object_reference import one_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from rmt_compress.checkpoints.onnx_files import OnnxFile
+    from rmt_compress.checkpoints.onnx.files import OnnxFile
 
 # onnxruntime's names of the types an input may have.
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.checkpoints.onnx_graph import OnnxGraph, StoredTensor
-from rmt_compress.checkpoints.onnx_layers import Weight, find_weights
-from rmt_compress.checkpoints.onnx_tensors import nbytes, read_sparse, read_tensor
+from rmt_compress.checkpoints.onnx.graph import OnnxGraph, StoredTensor
+from rmt_compress.checkpoints.onnx.layers import Weight, find_weights
+from rmt_compress.checkpoints.onnx.tensors import nbytes, read_sparse, read_tensor
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.errors import CheckpointError, MissingDependencyError, printable
 from rmt_compress.layers.inference import TensorInfo
@@ -32,7 +32,7 @@ class OnnxFile(GraphCheckpoint):
     """One ONNX model, with the files its tensors are in.
 
     A tensor is called as in the model; where graphs inside an If or a Loop have tensors of one name, the later ones
-    get a number. Its shape is that in which its node takes it, see `onnx_layers`.
+    get a number. Its shape is that in which its node takes it, see `layers`.
 
     Args:
         path: the file.
@@ -113,7 +113,7 @@ class OnnxFile(GraphCheckpoint):
 
     def editor(self) -> GraphEditor:
         """A fresh editable copy of the graph."""
-        from rmt_compress.checkpoints.onnx_editing import OnnxEditor
+        from rmt_compress.checkpoints.onnx.editing import OnnxEditor
 
         return OnnxEditor(self)
 
@@ -126,7 +126,7 @@ class OnnxFile(GraphCheckpoint):
         """
         if find_spec("onnxruntime") is None:
             raise MissingDependencyError("onnxruntime", "onnx", "running an ONNX file")
-        from rmt_compress.checkpoints.onnx_network import OnnxNetwork
+        from rmt_compress.checkpoints.onnx.network import OnnxNetwork
 
         return OnnxNetwork(self)
 

@@ -7,13 +7,14 @@ import torch
 from onnx import TensorProto, helper
 
 from rmt_compress.analysis import analyze
-from rmt_compress.checkpoints import onnx_writing, open_checkpoint
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.onnx import writing
 from rmt_compress.errors import OutputError
 from rmt_compress.export import export
 from rmt_compress.layers.low_rank import Factors
 from rmt_compress.plan import make_plan
 from rmt_compress.saving import load_dense, write_compressed
-from tests.checkpoints.onnx_models import model, run, saved
+from tests.checkpoints.onnx.models import model, run, saved
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_sparse_initializers_where_they_are_smaller(path, tmp_path, sparsity):
 
 
 def test_what_onnxruntime_does_not_take_sparse_is_stored_dense(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_writing, "_refused_by_onnxruntime", lambda model: "it does not like them")
+    monkeypatch.setattr(writing, "_refused_by_onnxruntime", lambda model: "it does not like them")
     written = pruned(path, tmp_path / "small.onnx", sparsity=0.9)
     assert written.notes == ("Zeros are stored: it does not like them.",)
     assert not onnx.load(tmp_path / "small.onnx").graph.sparse_initializer
@@ -118,10 +119,10 @@ def test_an_old_ir_version_has_no_sparse_tensors(built, tmp_path):
 
 
 def test_onnxruntime_s_own_word_on_a_model(path):
-    assert onnx_writing._refused_by_onnxruntime(onnx.load(path)) is None
+    assert writing._refused_by_onnxruntime(onnx.load(path)) is None
     broken = onnx.load(path)
     broken.graph.node[0].op_type = "Nonsense"
-    assert "does not take them sparse" in onnx_writing._refused_by_onnxruntime(broken)
+    assert "does not take them sparse" in writing._refused_by_onnxruntime(broken)
 
 
 def test_tensors_beside_the_model_stay_beside_it(path, tmp_path):
@@ -156,7 +157,7 @@ def test_writing_again_leaves_the_new_files_only(path, tmp_path):
 def test_what_fails_leaves_no_file_beside(path, tmp_path, monkeypatch):
     beside(path)
     before = {*tmp_path.iterdir()}
-    monkeypatch.setattr(onnx_writing, "_problem", lambda file: None if file == path else "it is odd")
+    monkeypatch.setattr(writing, "_problem", lambda file: None if file == path else "it is odd")
     with pytest.raises(OutputError, match=r"small\.onnx: not kept: onnx\.checker refuses it: it is odd"):
         pruned(path, tmp_path / "small.onnx")
     assert {*tmp_path.iterdir()} == before
@@ -171,7 +172,7 @@ def test_what_the_checker_does_not_like_in_the_original_is_noted(path, tmp_path)
 
 def test_a_model_that_outgrows_one_file_gets_another(path, tmp_path, monkeypatch):
     """The limit of 2 GB, lowered."""
-    monkeypatch.setattr(onnx_writing, "_LARGEST_MESSAGE", 20_000)
+    monkeypatch.setattr(writing, "_LARGEST_MESSAGE", 20_000)
     expected = pruned(path, tmp_path / "one.onnx", rule="rank:20"), answers(path)
     assert len(list(tmp_path.glob("one.onnx.*.data"))) == 1
     assert answers(tmp_path / "one.onnx").shape == expected[1].shape

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.recognition import recognize
 from rmt_compress.errors import CheckpointError, MissingDependencyError
-from tests.checkpoints.onnx_models import model, proto, saved
+from tests.checkpoints.onnx.models import model, proto, saved
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_declared_sizes_take_no_memory(network, tmp_path):
 
 def test_without_onnx_one_line_says_what_to_install(network, tmp_path, monkeypatch):
     path = saved(network, tmp_path / "model.onnx")
-    monkeypatch.setattr("rmt_compress.checkpoints.onnx_files.find_spec", lambda name: None)
+    monkeypatch.setattr("rmt_compress.checkpoints.onnx.files.find_spec", lambda name: None)
     with pytest.raises(
         MissingDependencyError, match=r"an ONNX file needs onnx: pip install 'rmt-compress\[onnx\]'"
     ):

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.archives import Archive, Record
-from rmt_compress.checkpoints.exported_editing import reshaped
-from rmt_compress.checkpoints.exported_graph import Json
+from rmt_compress.checkpoints.exported.editing import reshaped
+from rmt_compress.checkpoints.exported.graph import Json
 from rmt_compress.checkpoints.raw_tensors import RawTensor
 from rmt_compress.checkpoints.state_dicts import describe, find_ties
 from rmt_compress.checkpoints.strict_json import parse_object

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.onnx_graph import OnnxGraph, Place, StoredTensor, Use
-from rmt_compress.checkpoints.onnx_tensors import DTYPES, read_tensor
+from rmt_compress.checkpoints.onnx.graph import OnnxGraph, Place, StoredTensor, Use
+from rmt_compress.checkpoints.onnx.tensors import DTYPES, read_tensor
 from rmt_compress.layers.matrix_view import FLOAT_DTYPES, Layer, LayerKind
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from rmt_compress.checkpoints.graph import WrittenGraph
-from rmt_compress.checkpoints.onnx_tensors import DTYPES, check_tensor, read_tensor
+from rmt_compress.checkpoints.onnx.tensors import DTYPES, check_tensor, read_tensor
 from rmt_compress.errors import OutputError
 from rmt_compress.object_reference import one_line
 
@@ -169,7 +169,7 @@ def _sparse(proto: TensorProto) -> SparseTensorProto | None:
     import torch
     from onnx import SparseTensorProto
 
-    from rmt_compress.checkpoints.onnx_editing import tensor_proto
+    from rmt_compress.checkpoints.onnx.editing import tensor_proto
 
     values = read_tensor(proto, None, Path(), proto.name).flatten()
     # By their bits: a −0.0 is a value.

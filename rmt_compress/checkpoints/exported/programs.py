@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.archives import Archive, Record, write_archive
-from rmt_compress.checkpoints.exported_editing import GraphSurgery
-from rmt_compress.checkpoints.exported_graph import Graph, Json
-from rmt_compress.checkpoints.exported_weights import ExportedWeights, PackedWeights, RawWeights, read_json
+from rmt_compress.checkpoints.exported.editing import GraphSurgery
+from rmt_compress.checkpoints.exported.graph import Graph, Json
+from rmt_compress.checkpoints.exported.weights import ExportedWeights, PackedWeights, RawWeights, read_json
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.errors import CheckpointError, printable
 from rmt_compress.layers.inference import TensorInfo, infer_layers
 from rmt_compress.layers.matrix_view import Layer
+from rmt_compress.layers.packed import unpacked
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.exported_network import ExportedNetwork
+    from rmt_compress.checkpoints.exported.network import ExportedNetwork
     from rmt_compress.layers.low_rank import Factors
 
 _WHAT = "a torch.export archive"
@@ -62,7 +63,13 @@ class ExportedProgramFile(GraphCheckpoint):
         try:
             program = self.program()
             self.graph = Graph(program)
-            self._layers = tuple(map(self._layer, infer_layers(self.tensors, self.ties, pairs=False, packed=False)))
+            layers = map(self._layer, infer_layers(self.tensors, self.ties, pairs=False, packed=False))
+            # A product takes a tensor as one matrix, whatever its name; the gates of a recurrent layer are several.
+            self._layers = tuple(
+                part
+                for layer in layers
+                for part in (unpacked(layer, self.tensors, layer.tensor) if layer.kind == "recurrent" else (layer,))
+            )
             version = str(program.get("torch_version") or "an older version")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise self.archive.damaged(f"its graph: {type(error).__name__} {printable(str(error), 100)}") from error
@@ -108,7 +115,7 @@ class ExportedProgramFile(GraphCheckpoint):
         Raises:
             CheckpointError: it uses an operator that is not run from an untrusted file.
         """
-        from rmt_compress.checkpoints.exported_network import ExportedNetwork
+        from rmt_compress.checkpoints.exported.network import ExportedNetwork
 
         return ExportedNetwork(self)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from rmt_compress.checkpoints.archives import Archive, Record, write_archive
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.checkpoints.raw_tensors import RawTensor
-from rmt_compress.checkpoints.torchscript_pickles import ScriptObject, ScriptPickleError, read_script_pickle
+from rmt_compress.checkpoints.torchscript.pickles import ScriptObject, ScriptPickleError, read_script_pickle
 from rmt_compress.checkpoints.writers import SUFFIXES
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
 from rmt_compress.layers.inference import TensorInfo, infer_layers
@@ -125,7 +125,7 @@ class TorchScriptFile(GraphCheckpoint):
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors; kinds and groups are those of torch's own modules in the program."""
-        layers = infer_layers(self.tensors, self.ties, pairs=False, packed=False)
+        layers = infer_layers(self.tensors, self.ties, pairs=False)
         return tuple(self._as_its_module_says(layer) for layer in layers)
 
     def holds(self, layout: Layout) -> bool:
@@ -162,7 +162,7 @@ class TorchScriptFile(GraphCheckpoint):
                 f"{self.path}: is a TorchScript program, and to run it is to run code from the file; if you trust "
                 "it, add --trust (open_checkpoint(…, trust=True))"
             )
-        from rmt_compress.checkpoints.torchscript_network import ScriptedNetwork
+        from rmt_compress.checkpoints.torchscript.network import ScriptedNetwork
 
         return ScriptedNetwork(self)
 
@@ -215,7 +215,7 @@ class TorchScriptFile(GraphCheckpoint):
         return self._classes[path].get(name)
 
     def _as_its_module_says(self, layer: Layer) -> Layer:
-        owner = self._owners[layer.tensor]
+        owner = self._owners[layer.stored]
         if layer.kind == "vector" or layer.skip is not None:
             return layer
         if owner.known is not None and owner.attribute in owner.known.buffers:

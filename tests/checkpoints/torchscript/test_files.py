@@ -103,8 +103,7 @@ def test_layers_are_what_the_programs_classes_say(tmp_path):
         "conv.weight": "conv2d",
         "grouped.weight": "conv2d",
         "deconv.weight": "conv_transpose2d",
-        "lstm.weight_ih_l0": "recurrent",
-        "lstm.weight_hh_l0": "recurrent",
+        **{f"lstm.weight_{part}_l0[{gate}]": "recurrent" for part in ("ih", "hh") for gate in "ifgo"},
         "first.up.weight": "linear",
         "first.down.weight": "linear",
         "head.weight": "linear",
@@ -112,6 +111,29 @@ def test_layers_are_what_the_programs_classes_say(tmp_path):
     }
     assert layers["grouped.weight"].groups == 3
     assert "buffer" in layers["mixing"].skip
+
+
+class Codes(nn.Module):
+    """A weight of one byte an entry, as a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(40, 48).to(torch.float8_e4m3fn))
+        self.head = nn.Linear(40, 64)
+
+    def forward(self, x):
+        return self.head(x @ self.weight.float().T)
+
+
+def test_weights_of_eight_bits_are_read_and_left_alone(tmp_path):
+    model, inputs = Codes().eval(), torch.randn(3, 48)
+    source, target = tmp_path / "net.pt", tmp_path / "small.pt"
+    exported.quiet(lambda: torch.jit.save(torch.jit.trace(model, inputs), source))
+    prune(source, target, layout="dense", plan=PlanSettings(rule="rank:5", gof=1.0))
+    with open_checkpoint(target) as checkpoint:
+        assert checkpoint.tensors["weight"].dtype == "float8_e4m3fn"
+        assert torch.equal(checkpoint.read("weight").float(), model.weight.float())
+        assert torch.linalg.matrix_rank(checkpoint.read("head.weight")) == 5
 
 
 def test_dense_layout_is_the_same_program_with_other_values(tmp_path):

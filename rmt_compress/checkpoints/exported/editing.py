@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.exported_graph import (
+from rmt_compress.checkpoints.exported.graph import (
     ADDMM,
     ATEN,
     LINEAR,

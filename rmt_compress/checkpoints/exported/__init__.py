@@ -1,0 +1,1 @@
+"""torch.export archives (`.pt2`): read, edited and run as data."""

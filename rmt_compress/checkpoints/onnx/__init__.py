@@ -1,0 +1,1 @@
+"""ONNX models: read, edited and run as they are."""

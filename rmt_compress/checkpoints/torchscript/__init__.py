@@ -1,0 +1,1 @@
+"""TorchScript archives: weights read and exchanged as data."""
