@@ -27,7 +27,7 @@ class Carried:
     left: tuple[tuple[str, str], ...]
 
 
-def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:  # noqa: ANN401 - whatever was saved
+def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:
     """Everything in `saved` but the weights, what belongs to their old shapes, and what would need code to load.
 
     The state of an optimizer holds a moment for every entry of the old weights, so it no longer fits and is left

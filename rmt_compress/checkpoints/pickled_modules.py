@@ -52,7 +52,7 @@ class PickledModuleFile(ModuleCheckpoint):
 
 
 def find_module(
-    saved: Any,  # noqa: ANN401 - whatever was saved
+    saved: Any,
     weights: str | None,
 ) -> tuple[torch.nn.Module, tuple[str, ...], tuple[Beside, ...]] | None:
     """The model in what was saved, the key to it and what stands beside it; None where there is no model.

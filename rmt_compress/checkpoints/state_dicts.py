@@ -191,7 +191,7 @@ def _is_named_tensor(name: object, entry: object) -> bool:
     return isinstance(name, str) and isinstance(entry, torch.Tensor)
 
 
-def _listed(names: Any, limit: int = 6) -> str:  # noqa: ANN401
+def _listed(names: Any, limit: int = 6) -> str:
     """`names` with commas, cut short after `limit`."""
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""

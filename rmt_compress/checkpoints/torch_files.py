@@ -47,7 +47,7 @@ class TorchFile(Checkpoint):
     def __init__(
         self,
         reader: TorchReader,
-        saved: Any,  # noqa: ANN401 - whatever was saved
+        saved: Any,
         *,
         strip_prefixes: bool = True,
         weights: str | None = None,

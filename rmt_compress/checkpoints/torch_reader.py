@@ -71,7 +71,7 @@ class TorchReader:
             raise unreadable(self.path, error) from error
         return status.st_size, status.st_mtime_ns, status.st_ino
 
-    def load(self) -> Any:  # noqa: ANN401
+    def load(self) -> Any:
         """What was saved.
 
         Raises:
@@ -99,7 +99,7 @@ class TorchReader:
                     "classes it names can be imported"
                 ) from error
 
-    def _load(self, *, weights_only: bool) -> Any:  # noqa: ANN401
+    def _load(self, *, weights_only: bool) -> Any:
         import torch
 
         with warnings.catch_warnings():

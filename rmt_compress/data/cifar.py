@@ -115,7 +115,7 @@ def _encode_latin1(text: str, _encoding: str) -> bytes:
 class _BatchUnpickler(pickle.Unpickler):
     """Reads arrays, dicts, lists, text and numbers; whatever else a pickle asks for is refused by name."""
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+    def find_class(self, module: str, name: str) -> Any:
         import numpy as np
 
         # numpy moved its function from numpy.core to numpy._core; old files name the old place.

@@ -135,7 +135,7 @@ def _takes_split(source: Callable[..., Any]) -> bool:
     return any(parameter.name == "split" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _as_batch(spec: str, batch: object) -> Any:  # noqa: ANN401
+def _as_batch(spec: str, batch: object) -> Any:
     import torch
 
     if not isinstance(batch, tuple | list) or len(batch) != 2:

@@ -137,23 +137,24 @@ def test_existing_output_is_refused_without_force(run, tmp_path):
     assert run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--force").returncode == 0
 
 
-def _heed_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell that runs the tests in the background makes them and their children ignore SIGINT.
+_HEEDING_SIGINT = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('rmt_compress', run_name='__main__')"
+)
 
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(tmp_path):
     out = tmp_path / "x.safetensors"
-    command = [sys.executable, "-m", "rmt_compress", "finetune", str(DIGITS), "--data", "digits"]
+    command = [sys.executable, "-c", _HEEDING_SIGINT, "finetune", str(DIGITS), "--data", "digits"]
     command += ["--epochs", "400", "-o", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # A shell that runs the tests in the background makes them and their children ignore SIGINT.
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        preexec_fn=_heed_interrupts,
     )
     try:
         state = tmp_path / "x.training.pt"

@@ -190,7 +190,7 @@ def argument(node: Json, name: str) -> Json | None:
     return next((entry["arg"] for entry in node["inputs"] if entry["name"] == name), None)
 
 
-def constant(node: Json, name: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+def constant(node: Json, name: str) -> Any:
     """The value of an argument that is a number, a truth value or a list of numbers; None for any other."""
     given = argument(node, name) or {}
     return next((given[key] for key in ("as_int", "as_ints", "as_bool") if key in given), None)
@@ -212,7 +212,7 @@ def _tensor(given: Json) -> str | None:
     return None if held is None else _text(held["name"])
 
 
-def value_names(given: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON holds
+def value_names(given: Any) -> Iterator[str]:
     """Every value that is named anywhere in an argument."""
     if isinstance(given, dict):
         name = given.get("name")
@@ -225,7 +225,7 @@ def value_names(given: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON ho
             yield from value_names(part)
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} where a name is due")
     return value

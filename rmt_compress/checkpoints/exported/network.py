@@ -126,7 +126,7 @@ class ExportedNetwork(GraphNetwork):
             f"{self.checkpoint.path}: uses {target}, which is not run from a file; analyze and prune do without"
         )
 
-    def _value(self, given: Json, values: Mapping[str, Any], device: torch.device) -> Any:  # noqa: ANN401
+    def _value(self, given: Json, values: Mapping[str, Any], device: torch.device) -> Any:
         """What an argument stands for."""
         ((kind, held),) = given.items()
         if kind in _PLAIN:
@@ -161,7 +161,7 @@ class ExportedNetwork(GraphNetwork):
         return str(spec["arg"]["as_tensor"]["name"])
 
 
-def _bind(outputs: list[Json], result: Any, values: dict[str, Any]) -> None:  # noqa: ANN401
+def _bind(outputs: list[Json], result: Any, values: dict[str, Any]) -> None:
     """Give the results of a node their names."""
     for given, value in zip(outputs, (result,) if len(outputs) == 1 else result, strict=True):
         ((kind, held),) = given.items()
@@ -173,7 +173,7 @@ def _bind(outputs: list[Json], result: Any, values: dict[str, Any]) -> None:  # 
             values[held["as_name"]] = value
 
 
-def _multiply_adds(kind: LayerKind | None, given: Mapping[str, Any], result: Any) -> int:  # noqa: ANN401
+def _multiply_adds(kind: LayerKind | None, given: Mapping[str, Any], result: Any) -> int:
     """Multiply-adds of one product or convolution; none for tables and recurrent layers."""
     if kind is None or not (kind.startswith(("linear", "conv"))):
         return 0

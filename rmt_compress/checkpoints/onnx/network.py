@@ -120,7 +120,7 @@ class OnnxNetwork(GraphNetwork):
             editor.assign(self._file.weights[name].layer, parameter.detach())
         return editor.finished()
 
-    def _start(self, model: ModelProto | None) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    def _start(self, model: ModelProto | None) -> Any:
         """A session of `model`, of the file as it is where that is None.
 
         Raises:
@@ -151,7 +151,7 @@ class OnnxNetwork(GraphNetwork):
             missing = self._batch - len(part)
             yield np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
 
-    def _run(self, session: Any, names: list[str], part: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:  # noqa: ANN401 - as above
+    def _run(self, session: Any, names: list[str], part: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         try:
             outputs: list[np.ndarray[Any, Any]] = session.run(names, {self._input: part})
         except Exception as error:  # onnxruntime's exceptions have no common base

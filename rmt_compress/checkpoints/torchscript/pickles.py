@@ -76,7 +76,7 @@ class _Machine:
         self.stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def step(self, opcode: str, argument: Any) -> None:  # noqa: ANN401 - whatever the instruction carries
+    def step(self, opcode: str, argument: Any) -> None:
         """Carry out one instruction."""
         stack = self.stack
         if opcode in _CONSTANTS:
@@ -139,19 +139,19 @@ class _Machine:
         del self.stack[place:]
         return items
 
-    def _top(self, kind: type) -> Any:  # noqa: ANN401
+    def _top(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
             raise ScriptPickleError(f"its pickle fills a {type(self.stack[-1]).__name__} as a {kind.__name__}")
         return self.stack[-1]
 
 
-def _name(value: Any) -> str:  # noqa: ANN401
+def _name(value: Any) -> str:
     if not isinstance(value, Global):
         raise ScriptPickleError("its pickle makes an object of something that is no class")
     return value.name
 
 
-def _reduced(name: str, arguments: Any) -> Any:  # noqa: ANN401
+def _reduced(name: str, arguments: Any) -> Any:
     """What a call stands for; the call itself is not made."""
     if name == "torch._utils._rebuild_tensor_v2":
         storage, offset, shape, stride, *_ = arguments
