@@ -239,7 +239,7 @@ def _fit(layer: dict[str, Any]) -> list[str]:
     return [key for key in ("spikes", "gof", "p") if key in layer]
 
 
-def _rounded(value: Any) -> Any:  # noqa: ANN401
+def _rounded(value: Any) -> Any:
     """Numbers with as many digits as they deserve."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
