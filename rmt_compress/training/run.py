@@ -237,8 +237,8 @@ class Run:
     def _wrap(self, old: torch.optim.Optimizer | None, before: dict[str, nn.Parameter]) -> None:
         """Make the optimizer of the network as it is, and what accelerate puts around both."""
         model = self._network.model.to(self._workers.device)
-        if any(parameter.dim() == 4 for parameter in model.parameters()):
-            # Faster convolutions. torch's stubs do not know this form of `to`.
+        if {4, 5} & {parameter.dim() for parameter in model.parameters()} == {4}:
+            # Faster convolutions; with 3-d ones in it torch refuses. Its stubs do not know this form of `to`.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = make_optimizer(model, self._job.training)
         if old is not None:

@@ -173,6 +173,24 @@ def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(tmp_path):
     assert not out.exists()
 
 
+def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, monkeypatch):
+    (tmp_path / "ours.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(\n"
+        "        nn.Conv2d(1, 40, 3), nn.ReLU(), nn.ConvTranspose2d(40, 36, 3), nn.Unflatten(1, (4, 9)),\n"
+        "        nn.Conv3d(4, 5, 3), nn.Flatten(), nn.Linear(5 * 7 * 6 * 6, 40), nn.ReLU(), nn.Linear(40, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--arch", "ours:net", "--gof", "1", "--keep-bulk", "0", "--epochs", "2", "--prune-every", "1")
+    done = run("finetune", "--data", "digits", "--samples", "300", *options, "-o", "x.safetensors", "--json")
+    assert done.returncode == 0
+    report = json.loads(done.stdout)["runs"][0]
+    assert report["parameters"] < report["parameters_first"]
+    evaluated = run("evaluate", "x.safetensors", "--data", "digits", "--arch", "ours:net", "--json")
+    assert json.loads(evaluated.stdout)["model"]["accuracy"] == report["test_accuracy"]
+
+
 def test_a_callable_as_data(run, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
