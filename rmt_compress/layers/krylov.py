@@ -28,6 +28,8 @@ _ROUNDING = 4 * 2.0**-24
 # The space may grow to this share of p: beyond, all eigenvectors of the Gram matrix are had for the same time.
 _LARGEST_SPACE = 1 / 4
 _LEAST_STEPS = 4
+# Entries of a shorter type that are converted at once.
+_SLICE = 2**22
 # Below, the eigenvectors of the Gram matrix come at once.
 _SMALLEST = 1000
 
@@ -46,18 +48,18 @@ def leading_subspace(a: torch.Tensor, rank: int) -> torch.Tensor | None:
         a: (p, n), p ≤ n, float32 or shorter, on the CPU.
         rank: how many.
     """
-    found = _grow(a.float(), rank)
+    found = _grow(a, rank)
     return None if found is None else _judged(a, found.double())
 
 
 def _grow(a: torch.Tensor, rank: int) -> torch.Tensor | None:
     """Vectors (p, rank) in float32 that have converged as far as float32 tells."""
     p = a.shape[0]
-    energy = float(torch.linalg.vector_norm(a, dtype=torch.float64)) ** 2
+    energy = sum(float(block.square().sum()) for block in double_blocks(a))
     generator = torch.Generator().manual_seed(0)
     width = rank + _SPARE
     most = int(_LARGEST_SPACE * p) // width
-    space, images = a.new_empty(p, most * width), a.new_empty(p, most * width)
+    space, images = torch.empty(p, most * width), torch.empty(p, most * width)
     block = torch.randn(p, width, generator=generator)
     check, before = _LEAST_STEPS, (0, math.inf)
     for step in range(1, most + 1):
@@ -65,7 +67,7 @@ def _grow(a: torch.Tensor, rank: int) -> torch.Tensor | None:
         old = space[:, : size - width]
         for _ in range(2):  # once leaves what was lost in cancellation
             block = torch.linalg.qr(block - old @ (old.T @ block))[0]
-        image = a @ (a.T @ block)
+        image = _times_gram(a, block)
         if not bool(image.isfinite().all()):
             return None
         space[:, size - width : size], images[:, size - width : size] = block, image
@@ -91,6 +93,17 @@ def _grow(a: torch.Tensor, rank: int) -> torch.Tensor | None:
             return None
         before, check = (step, residual), step + max(2, min(step // 2, math.ceil(needed)))
     return None
+
+
+def _times_gram(a: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """A·Aᵀ·block in float32; of a shorter type no more than a slice is converted at once."""
+    if a.dtype == torch.float32:
+        return a @ (a.T @ block)
+    image = torch.zeros_like(block)
+    for part in torch.split(a, max(1, _SLICE // a.shape[0]), dim=1):
+        columns = part.float()
+        image.addmm_(columns, columns.T @ block)
+    return image
 
 
 def _judged(a: torch.Tensor, u: torch.Tensor) -> torch.Tensor | None:
