@@ -94,8 +94,8 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
     damaged = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if damaged:
         raise CheckpointError(
-            f"{source}: {', '.join(damaged[:6])} hold NaN or Inf: nothing can be trained from there; take an "
-            "earlier checkpoint"
+            f"{source}: NaN or Inf in {', '.join(damaged[:6])}: nothing can be trained from there; take an earlier "
+            "checkpoint"
         )
     snapshot = Snapshot(splits, weights)
     return Start(str(architecture), architecture.build, snapshot, source, digest)
