@@ -7,7 +7,7 @@ before.
     The layer is its product up·down. Its spectrum ends at the rank it was cut to, so a bulk can no longer be
     fitted: its quantiles would fall on zeros. The edge found when it was last whole is kept, the singular values
     above it are counted anew, and the schedule's share f is taken of the same bulk; the layer is cut again when
-    that leaves less than it has. (The published code fits the product with its zeros; then no layer fits twice.)
+    that leaves less than it has.
 ``recursive``
     Both factors are layers like any other.
 """
@@ -15,7 +15,6 @@ before.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -70,12 +69,12 @@ class Cycle:
 
     Attributes:
         settings: what is cut, and when.
-        fits: the fit of every layer that stands as two, from when it was last whole; ``recombine`` only.
+        fits: the fit of every layer that this run has split, from when it was last whole.
     """
 
-    def __init__(self, settings: CycleSettings, fits: Mapping[str, BulkFit] | None = None) -> None:
+    def __init__(self, settings: CycleSettings) -> None:
         self.settings = settings
-        self.fits = dict(fits or {})
+        self.fits: dict[str, BulkFit] = {}
 
     def decide(self, network: Network, share: float) -> Cut:
         """Look at every layer and decide what becomes of it; nothing is changed.

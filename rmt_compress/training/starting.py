@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
+from rmt_compress.checkpoints.manifest import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.model_loading import ARCH_HINT, architecture_of, load_model
 from rmt_compress.training.state import Snapshot
@@ -82,11 +83,8 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
                 f"{source}: carries its own graph, which is not trained here; give the PyTorch checkpoint that it "
                 "was made from"
             )
-    model = load_model(source, arch=arch)
-    architecture = architectures.parse(arch or architecture_of(source) or "")
-    from rmt_compress.checkpoints.manifest import file_digest
-
-    with open_checkpoint(source) as checkpoint:
+        model = load_model(checkpoint, arch=arch)
+        architecture = architectures.parse(arch or architecture_of(checkpoint) or "")
         factorized = checkpoint.manifest.factorized if checkpoint.manifest is not None else ()
         digest = file_digest(checkpoint.files)
     splits = [(layer.weight, layer.rank) for layer in factorized]
