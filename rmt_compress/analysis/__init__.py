@@ -1,7 +1,8 @@
 """From a checkpoint to one verdict per layer: spectrum, bulk fit, spikes, or the reason it was skipped."""
 
+from rmt_compress.analysis.one_layer import analyze_layer
 from rmt_compress.analysis.records import NOISE_ENERGY, SCHEMA, Analysis, AnalysisSettings, LayerAnalysis, Verdict
-from rmt_compress.analysis.run import Progress, analyze, analyze_layer
+from rmt_compress.analysis.run import Progress, analyze
 
 __all__ = [
     "NOISE_ENERGY",

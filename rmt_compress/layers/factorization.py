@@ -20,16 +20,14 @@ The results are float32, float64 for float64 weights. Beside the weight and the 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
-from typing import cast
 
 import scipy.linalg
 import torch
-from threadpoolctl import ThreadpoolController
 
 from rmt_compress.layers.krylov import leading_subspace, worth_trying
+from rmt_compress.layers.threads import blas_threads
 from rmt_compress.layers.torch_kernels import double_blocks
 from rmt_compress.spectrum.singular_values import NonFiniteError
 
@@ -190,7 +188,7 @@ def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tens
         values, vectors = values[p - rank :], vectors[:, p - rank :]
     else:
         # LAPACK works in place on Fortran order, which the transpose of this symmetric matrix is.
-        with _one_thread() if p <= _ONE_THREAD else nullcontext():
+        with blas_threads(1) if p <= _ONE_THREAD else nullcontext():
             found = scipy.linalg.eigh(
                 gram.numpy().T,
                 subset_by_index=(p - rank, p - 1),
@@ -201,16 +199,6 @@ def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tens
         values, vectors = (torch.from_numpy(part) for part in found)
     del gram
     return energy, values.flip(0), vectors.flip(1)
-
-
-def _one_thread() -> AbstractContextManager[object]:
-    """One thread for the OpenBLAS of scipy; torch's library is left alone."""
-    return cast("AbstractContextManager[object]", _openblas().limit(limits=1))
-
-
-@cache
-def _openblas() -> ThreadpoolController:
-    return ThreadpoolController().select(internal_api="openblas")
 
 
 def _direct(a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

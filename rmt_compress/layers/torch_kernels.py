@@ -10,15 +10,24 @@ from numpy.typing import NDArray
 
 # Entries of a float64 block of the long side that is worked on at a time: 16 MB.
 _BLOCK = 2**21
-_STRIP = 256
 _SLICE = 4096
+_STRIP = 256
 
 
 class TorchKernels:
     """Gram eigenvalues and singular values where the tensor lives; the results come back as numpy float64.
 
-    On this project's machines `torch.linalg.eigvalsh` is the fastest eigenvalue routine at hand.
+    On this project's machines `torch.linalg.eigvalsh` is the fastest eigenvalue routine at hand, and numpy the
+    fastest for Gram matrices: of the two only numpy sees that W·Wᵀ is symmetric and has a routine for that (syrk).
+    But its threads still spin while torch's are at the eigenvalues, which at p = 768 made both together three times
+    as slow as torch alone. So on the CPU numpy takes large matrices, and small ones where it has one thread.
+
+    Args:
+        numpy_from: the least p of a Gram matrix that numpy forms; 0 where numpy's BLAS is kept to one thread.
     """
+
+    def __init__(self, numpy_from: int = 2048) -> None:
+        self._numpy_from = numpy_from
 
     def shape(self, matrix: torch.Tensor) -> tuple[int, int]:
         """(rows, columns)."""
@@ -34,24 +43,43 @@ class TorchKernels:
         low, high = torch.aminmax(matrix)
         return float(torch.maximum(-low, high))
 
-    def gram_eigenvalues(self, matrix: torch.Tensor, *, double: bool) -> NDArray[np.float64]:
-        """Ascending eigenvalues of the smaller Gram matrix, formed and solved in float64 or float32."""
+    def gram(self, matrix: torch.Tensor, *, double: bool) -> torch.Tensor:
+        """The smaller Gram matrix, formed in float64 or float32; above its diagonal anything may stand."""
         dtype = torch.float64 if double else torch.float32
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        multiply = _numpy_product if wide.device.type == "cpu" and len(wide) >= self._numpy_from else _product
+        if wide.dtype == dtype:
+            return multiply(wide)
         # A weight stored in another type is converted a slice at a time, so that no second copy of it is held.
-        width = wide.shape[1] if wide.dtype == dtype else _SLICE
-        strip = max(_STRIP, -(-wide.shape[0] // 8))
-        gram = wide.new_zeros((wide.shape[0], wide.shape[0]), dtype=dtype)
-        for part in torch.split(wide, width, dim=1):
-            a = part.to(dtype)
-            # `eigvalsh` is asked for the lower triangle only: strips leave out most of the upper one.
-            for start in range(0, a.shape[0], strip):
-                gram[start:, start : start + strip].addmm_(a[start:], a[start : start + strip].T)
+        slices = torch.split(wide, _SLICE, dim=1)
+        gram = multiply(slices[0].to(dtype))
+        for part in slices[1:]:
+            gram += multiply(part.to(dtype))
+        return gram
+
+    def eigenvalues(self, gram: torch.Tensor) -> NDArray[np.float64]:
+        """Ascending eigenvalues of a Gram matrix, in its own precision."""
         return _to_numpy(torch.linalg.eigvalsh(gram, UPLO="L"))
 
     def singular_values(self, matrix: torch.Tensor) -> NDArray[np.float64]:
         """Singular values by a direct SVD in float64, descending."""
         return _to_numpy(torch.linalg.svdvals(matrix.to(torch.float64)))
+
+
+def _product(wide: torch.Tensor) -> torch.Tensor:
+    """The lower triangle of W·Wᵀ, and some of the upper one, a strip of columns at a time."""
+    p = len(wide)
+    strip = max(_STRIP, -(-p // 8))
+    gram = wide.new_empty((p, p))
+    for start in range(0, p, strip):
+        torch.mm(wide[start:], wide[start : start + strip].T, out=gram[start:, start : start + strip])
+    return gram
+
+
+def _numpy_product(wide: torch.Tensor) -> torch.Tensor:
+    # numpy hands rows or columns to BLAS that lie together, and is slow with others.
+    a = (wide if 1 in wide.stride() else wide.contiguous()).numpy()
+    return torch.from_numpy(a @ a.T)
 
 
 def _to_numpy(values: torch.Tensor) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from rmt_compress.spectrum.singular_values import (
     Kernels,
     NonFiniteError,
     NumpyKernels,
+    SingularValues,
     singular_values,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "NonFiniteError",
     "NumpyKernels",
     "QuantileRule",
+    "SingularValues",
     "fit_bulk",
     "fit_error_p_value",
     "fit_error_quantile",

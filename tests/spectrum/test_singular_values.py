@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from rmt_compress.layers.torch_kernels import TorchKernels
-from rmt_compress.spectrum import NonFiniteError, NumpyKernels, singular_values
+from rmt_compress.spectrum import NonFiniteError, NumpyKernels, SingularValues, singular_values
 
 
 class Recording(NumpyKernels):
@@ -14,9 +14,9 @@ class Recording(NumpyKernels):
     def __init__(self):
         self.routes = []
 
-    def gram_eigenvalues(self, matrix, *, double):
+    def gram(self, matrix, *, double):
         self.routes.append("float64" if double else "float32")
-        return super().gram_eigenvalues(matrix, double=double)
+        return super().gram(matrix, double=double)
 
     def singular_values(self, matrix):
         self.routes.append("svd")
@@ -31,7 +31,8 @@ def spiked(generator, rows, columns, strength):
 @pytest.mark.parametrize(
     ("rows", "columns", "strength", "dtype", "routes"),
     (
-        (200, 300, 0, np.float32, ["float64"]),
+        (60, 300, 0, np.float32, ["float64"]),
+        (200, 300, 0, np.float32, ["float32"]),
         (300, 200, 5, np.float64, ["float64"]),
         (600, 700, 0, np.float32, ["float32"]),
         (700, 600, 5, np.float32, ["float32"]),
@@ -67,16 +68,43 @@ def test_large_scale_in_float32(rng):
     np.testing.assert_allclose(values, scipy.linalg.svdvals(matrix.astype(np.float64)), rtol=1e-6)
 
 
-def test_torch_and_numpy_agree(rng):
+@pytest.mark.parametrize("numpy_from", (0, 2048))
+@pytest.mark.parametrize("form", ("rows", "columns", "every second column", "bfloat16"))
+def test_torch_kernels_find_what_numpy_s_find(rng, numpy_from, form):
     import torch
 
-    for rows, columns in ((100, 60), (600, 520), (530, 9000)):
-        matrix = rng.standard_normal((rows, columns)).astype(np.float32)
-        np.testing.assert_allclose(
-            singular_values(torch.from_numpy(matrix), TorchKernels()),
-            singular_values(matrix, NumpyKernels()),
-            rtol=1e-3,
-        )
+    for rows, columns in ((100, 70), (600, 520), (530, 9000)):
+        matrix = torch.from_numpy(rng.standard_normal((rows, columns)).astype(np.float32))
+        match form:
+            case "columns":
+                matrix = matrix.T.contiguous().T
+            case "every second column":
+                matrix = torch.stack([matrix, matrix], dim=2).flatten(1)[:, ::2]
+            case "bfloat16":
+                matrix = matrix.to(torch.bfloat16)
+        exact = scipy.linalg.svdvals(matrix.double().numpy())
+        found = singular_values(matrix, TorchKernels(numpy_from))
+        np.testing.assert_allclose(found, exact, rtol=1e-3)
+        np.testing.assert_allclose(found[: len(exact) // 2], exact[: len(exact) // 2], rtol=1e-5)
+        if form == "rows":
+            np.testing.assert_allclose(found, singular_values(matrix.numpy(), NumpyKernels()), rtol=1e-3)
+
+
+def test_gram_matrix_formed_ahead_is_used_once(rng):
+    matrix = spiked(rng, 600, 600, 200).astype(np.float32)
+    kernels = Recording()
+    task = SingularValues(matrix, kernels)
+    task.form_gram()
+    assert kernels.routes == ["float32"]
+    np.testing.assert_array_equal(task.find(), singular_values(matrix, NumpyKernels()))
+    assert kernels.routes == ["float32", "float64"]
+
+
+def test_gram_matrix_ahead_of_a_matrix_that_has_none(rng):
+    for matrix in (np.full((70, 80), np.nan), np.full((70, 80), 1e200), np.zeros((0, 7))):
+        kernels = Recording()
+        SingularValues(matrix, kernels).form_gram()
+        assert kernels.routes == []
 
 
 def test_zeros_and_empty():

@@ -1,0 +1,78 @@
+"""What the spectrum says of one weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rmt_compress import spectrum
+from rmt_compress.analysis.records import AnalysisSettings, LayerAnalysis
+from rmt_compress.layers.matrix_view import Layer, as_matrix
+from rmt_compress.layers.pairs import effective_rank, pair_singular_values
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.layers.torch_kernels import TorchKernels
+
+
+def analyze_layer(
+    layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None
+) -> LayerAnalysis:
+    """Analyse one weight that is already in memory, of the layer's shape, on any device."""
+    return LayerTask(layer, weight, settings, kernels).finish()
+
+
+class LayerTask:
+    """The analysis of one weight in two steps, see `spectrum.SingularValues`.
+
+    Args:
+        layer: which says what matrix the weight is.
+        weight: of the layer's shape, on any device.
+        settings: of the analysis.
+        kernels: for the spectrum; by default `TorchKernels()`.
+    """
+
+    def __init__(
+        self, layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None
+    ) -> None:
+        from rmt_compress.layers.torch_kernels import TorchKernels
+
+        self._layer, self._weight, self._settings = layer, weight, settings
+        self._spectrum = spectrum.SingularValues(as_matrix(layer, weight), kernels or TorchKernels())
+
+    def form_gram(self) -> None:
+        """The first step, which `finish` makes up for if it was left out."""
+        self._spectrum.form_gram()
+
+    def finish(self) -> LayerAnalysis:
+        """The rest. To be called once."""
+        layer, settings = self._layer, self._settings
+        try:
+            values = self._spectrum.find(alpha=settings.alpha)
+            rows, columns = layer.matrix or (0, 0)
+            n = max(rows, columns)
+            fit = spectrum.fit_bulk(
+                values**2 / n, n, alpha=settings.alpha, beta=settings.beta, quantiles=settings.quantiles
+            )
+        except spectrum.NonFiniteError:
+            bad = int((~self._weight.isfinite()).sum())
+            return LayerAnalysis(layer, reason=f"{bad:,} of its entries are NaN or Inf", finite=False)
+        except spectrum.DegenerateSpectrumError as error:
+            return LayerAnalysis(layer, reason=str(error))
+        return LayerAnalysis(layer, fit=fit, singular_values=values, settings=settings)
+
+
+def analyze_pair(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:
+    """What can be said of a product of two factors: how many of its directions it uses; it has no bulk to fit."""
+    try:
+        values = pair_singular_values(down, up)
+    except spectrum.NonFiniteError:
+        bad = sum(int((~factor.isfinite()).sum()) for factor in (down, up))
+        return LayerAnalysis(layer, reason=f"{bad:,} of its factors' entries are NaN or Inf", finite=False)
+    rows, columns = layer.matrix or (0, 0)
+    reason = (
+        f"already factorized: rank {len(values)} of {rows}×{columns}, effective rank {effective_rank(values):.3g}"
+    )
+    if not values[0]:
+        reason = f"already factorized: rank {len(values)} of {rows}×{columns}, but the product is zero"
+    return LayerAnalysis(layer, reason=reason, singular_values=values)

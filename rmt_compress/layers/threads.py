@@ -1,0 +1,26 @@
+"""How many threads numpy's and scipy's linear algebra may use; torch has threads of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy  # noqa: F401 - a library that is not loaded yet cannot be limited
+import scipy.linalg  # noqa: F401
+from threadpoolctl import ThreadpoolController
+
+
+@contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """At most `count` threads for each call of numpy's and scipy's BLAS, in the whole process, while it lasts.
+
+    Not to be entered from several threads at once: each would give back what it found.
+    """
+    with _libraries().limit(limits=count, user_api="blas"):
+        yield
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()

@@ -1,0 +1,90 @@
+"""Which layers are analysed alone, which side by side, and with how many threads."""
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+from torch import nn
+
+import rmt_compress as rmt
+from rmt_compress.analysis import schedule
+from rmt_compress.layers.matrix_view import FactorPair, Layer
+from rmt_compress.layers.threads import blas_threads
+
+
+def plan(*shapes, jobs=2, threads=2):
+    layers = [Layer(f"l{i}", f"l{i}.weight", "linear", shape, "float32") for i, shape in enumerate(shapes)]
+    work = sorted((schedule._work(layer) for layer in layers), key=sum, reverse=True)
+    return schedule._plan(work, jobs, threads)
+
+
+def blas_thread_counts():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "jobs", "threads", "expected"),
+    (
+        ([(1000, 1000)], 2, 2, (1, False)),
+        ([(1000, 1000)] * 4, 1, 2, (4, False)),
+        ([(128, 256)] * 200, 2, 2, (0, False)),
+        # The large MLP of the benchmark: on two cores the others fill the time of the largest one's eigenvalues,
+        ([(3000, 784), (3000, 3000), (2000, 3000), (500, 2000)], 2, 2, (0, True)),
+        # on eight they do not.
+        ([(3000, 784), (3000, 3000), (2000, 3000), (500, 2000)], 8, 8, (4, False)),
+        ([(4000, 4000), (100, 100), (100, 100)], 2, 2, (1, False)),
+    ),
+)
+def test_plan(shapes, jobs, threads, expected):
+    assert plan(*shapes, jobs=jobs, threads=threads) == expected
+
+
+def test_factors_have_no_gram_matrix_to_form_ahead():
+    pair = FactorPair("l", "l.up", 5000, 5000)
+    factors = schedule._work(Layer("l", "l.down", "factors", (900, 5000), "float32", pair=pair))
+    others = [schedule._work(Layer("m", "m.weight", "linear", (700, 700), "float32"))] * 30
+    assert factors.gram == 0
+    assert sum(factors) > sum(others[0])
+    assert schedule._plan([factors, *others], 2, 2)[1] is False
+
+
+@pytest.mark.parametrize("expected", ((0, False), (0, True), (1, False), (1, True), (3, False)))
+def test_every_plan_gives_the_same_numbers(expected, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(90, 120), nn.Linear(120, 70), nn.Linear(70, 70))
+    reference = rmt.analyze(model, jobs=1)
+    monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: expected)
+    before = blas_thread_counts(), torch.get_num_threads()
+    seen = []
+    analysis = rmt.analyze(model, jobs=2, progress=lambda *step: seen.append(blas_thread_counts()))
+    for layer, other in zip(analysis.analyzed, reference.analyzed, strict=True):
+        assert layer.fit.spikes == other.fit.spikes
+        assert layer.fit.gof == pytest.approx(other.fit.gof, abs=1e-5)
+    assert len(seen) == 3
+    alone, _ = expected
+    assert all(counts == [1] * len(counts) for counts in seen[alone:])
+    assert (blas_thread_counts(), torch.get_num_threads()) == before
+
+
+def test_damaged_weight_whose_gram_matrix_is_formed_ahead(monkeypatch):
+    monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, True))
+    model = nn.Sequential(nn.Linear(90, 120), nn.Linear(120, 70))
+    with torch.no_grad():
+        model[0].weight[3, 4] = float("nan")
+    analysis = rmt.analyze(model, jobs=2)
+    assert [layer.reason for layer in analysis.damaged] == ["1 of its entries are NaN or Inf"]
+    assert len(analysis.analyzed) == 1
+
+
+def test_threads_of_blas_are_given_back_after_an_error():
+    before = blas_thread_counts()
+    inside = []
+
+    def fail():
+        with blas_threads(1):
+            inside.extend(blas_thread_counts())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [1] * len(before)
+    assert blas_thread_counts() == before
