@@ -26,7 +26,7 @@ _EIGENVALUE_THREADS = 0.4
 
 
 class _Work(NamedTuple):
-    """Multiplications one layer takes."""
+    """What one layer takes on one thread, in units of about the time of a multiplication and an addition."""
 
     gram: float
     eigenvalues: float
@@ -100,8 +100,9 @@ def _work(layer: Layer) -> _Work:
     if layer.pair is not None:  # two QR decompositions
         return _Work(0, 2 * layer.shape[0] ** 2 * (rows + columns))
     p, n = min(rows, columns), max(rows, columns)
-    # Half of a product of p·p·n; the reduction's 4/3·p³ run at a fraction of a product's speed.
-    return _Work(p**2 * n / 2, 4 / 3 * p**3)
+    # Half of a product of p·p·n. The 4/3·p³ of a tridiagonal reduction run at a fraction of a product's speed, its
+    # eigenvalues take some p² slow steps more; 500·p² suits what was measured for p from 128 to 3000.
+    return _Work(p**2 * n / 2, 4 / 3 * p**3 + 500 * p**2)
 
 
 def _analyze(
