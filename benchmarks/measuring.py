@@ -60,17 +60,22 @@ def stopwatch(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(sides: Mapping[str, Callable[[], float]], runs: int) -> dict[str, Times]:
+def interleaved(
+    sides: Mapping[str, Callable[[], float]], runs: int, *, short: Iterable[str] = (), repeats: int = 3
+) -> dict[str, Times]:
     """Run all sides in turn, `runs` times over, so that a busy spell of the machine hits each of them.
 
     Args:
         sides: a name -> one run, which returns its seconds.
         runs: how often.
+        short: sides that take a small part of the others' time, and are run `repeats` times in each turn: their
+            medians scatter more.
+        repeats: see `short`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs):
         for name, run in sides.items():
-            seconds[name].append(run())
+            seconds[name].extend(run() for _ in range(repeats if name in short else 1))
     return {name: Times(tuple(values)) for name, values in seconds.items()}
 
 

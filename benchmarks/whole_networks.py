@@ -30,7 +30,8 @@ def part_peer(report: Report, scale: Scale) -> None:
             "`rmt_compress.analyze(model)` against `WeightWatcher(model=model).analyze(mp_fit=True)`, both on the "
             "live module and with their default settings and threads, imports excluded; *from file*: ours on a "
             "safetensors file of the same weights. WeightWatcher also fits power laws, and takes a convolution "
-            "apart into one matrix per kernel position, where we read it as one matrix.",
+            "apart into one matrix per kernel position, where we read it as one matrix. Ours ran three times in each "
+            "turn.",
         )
         for name in scale.names:
             model = networks.build(name)
@@ -45,6 +46,7 @@ def part_peer(report: Report, scale: Scale) -> None:
             times = interleaved(
                 {side: partial(_noting_processor, run, processor[side]) for side, run in sides.items()},
                 scale.peer_runs,
+                short=("module", "file"),
             )
             used = {side: Times(tuple(seconds)) for side, seconds in processor.items()}
             ratios[name] = times["peer"].median / times["module"].median
