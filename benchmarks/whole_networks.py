@@ -30,8 +30,8 @@ def part_peer(report: Report, scale: Scale) -> None:
             "`rmt_compress.analyze(model)` against `WeightWatcher(model=model).analyze(mp_fit=True)`, both on the "
             "live module and with their default settings and threads, imports excluded; *from file*: ours on a "
             "safetensors file of the same weights. WeightWatcher also fits power laws, and takes a convolution "
-            "apart into one matrix per kernel position, where we read it as one matrix. Ours ran three times in each "
-            "turn.",
+            "apart into one matrix per kernel position, where we read it as one matrix. Ours ran three times "
+            "in each turn.",
         )
         for name in scale.names:
             model = networks.build(name)
