@@ -66,6 +66,8 @@ def layer_figure(layer: LayerAnalysis) -> Figure:
     eigenvalues = layer.singular_values[::-1] ** 2 / fit.n
     _draw_histogram(left, layer, eigenvalues)
     _draw_distribution(right, layer, eigenvalues)
+    for axes in (left, right):
+        axes.locator_params(axis="x", nbins=5)  # numbers of many digits would run into each other
     rows, columns = layer.layer.matrix or (0, 0)
     figure.suptitle(
         f"{layer.layer.name}  ({rows}×{columns}):  {layer.verdict}, fit error {fit.gof:.3f} "

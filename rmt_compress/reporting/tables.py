@@ -156,9 +156,9 @@ def _footer(analysis: Analysis) -> RenderableType:
     before, after = analysis.parameters, analysis.parameters_after
     vectors = [layer for layer in analysis.skipped if layer.layer.kind == "vector"]
     matrices = len(analysis.skipped) - len(vectors) - 2 * len(analysis.factorized)
-    counts = (
-        f"\n {len(analysis.analyzed)} layers analysed, {matrices} skipped, {len(vectors)} biases and other vectors"
-    )
+    analyzed = "1 layer" if len(analysis.analyzed) == 1 else f"{len(analysis.analyzed)} layers"
+    others = "1 bias or other vector" if len(vectors) == 1 else f"{len(vectors)} biases and other vectors"
+    counts = f"\n {analyzed} analysed, {matrices} skipped, {others}"
     if analysis.factorized:
         counts += f", {len(analysis.factorized)} factorized already"
     if not analysis.analyzed:
@@ -167,7 +167,7 @@ def _footer(analysis: Analysis) -> RenderableType:
     share = f"{after / before:.1%}" if before else "100 %"
     return Text.assemble(
         counts,
-        f"; {fitting} fit Marchenko–Pastur at --gof {analysis.settings.gof:g}.\n",
+        f"; {fitting} {'fits' if fitting == 1 else 'fit'} Marchenko–Pastur at --gof {analysis.settings.gof:g}.\n",
         f" Cutting those to their spikes leaves {after:,} of {before:,} parameters (",
         (share, "bold"),
         ").",

@@ -45,7 +45,7 @@ def test_table(run, checkpoint):
     assert "noise" in result.stdout
     assert "1/48" in result.stdout
     assert "skipped head: min(rows, columns) = 10 is below 32" in result.stdout
-    assert "2 layers analysed, 1 skipped, 1 biases and other vectors" in result.stdout
+    assert "2 layers analysed, 1 skipped, 1 bias or other vector" in result.stdout
     assert "\x1b[" not in result.stdout
 
 
