@@ -88,3 +88,8 @@ def test_threads_of_blas_are_given_back_after_an_error():
         fail()
     assert inside == [1] * len(before)
     assert blas_thread_counts() == before
+
+
+def test_threads_of_blas_are_never_raised():
+    with blas_threads(1), blas_threads(8):
+        assert set(blas_thread_counts()) == {1}

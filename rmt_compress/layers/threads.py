@@ -15,9 +15,10 @@ from threadpoolctl import ThreadpoolController
 def blas_threads(count: int) -> Iterator[None]:
     """At most `count` threads for each call of numpy's and scipy's BLAS, in the whole process, while it lasts.
 
-    Not to be entered from several threads at once: each would give back what it found.
+    Never more than they had. Not to be entered from several threads at once: each would give back what it found.
     """
-    with _libraries().limit(limits=count, user_api="blas"):
+    present = [library["num_threads"] for library in _libraries().info() if library["user_api"] == "blas"]
+    with _libraries().limit(limits=min([count, *present]), user_api="blas"):
         yield
 
 
