@@ -156,6 +156,7 @@ def score(
     *,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] | None = None,
+    name: str = "the model",
 ) -> Score:
     """Ask `model`, where it is, every sample of `dataset`, in evaluation mode.
 
@@ -164,6 +165,7 @@ def score(
         dataset: what it is asked.
         batch_size: samples per forward pass.
         progress: called with the number of samples done.
+        name: what errors call the model.
 
     Raises:
         EvaluationError: see `evaluate`.
@@ -177,7 +179,7 @@ def score(
     lowest = highest = predicted = None
     with evaluation_mode(model), torch.inference_mode():
         for inputs, classes in dataset.batches(batch_size):
-            outputs = _logits(model, inputs.to(device, dtype), dataset).double()
+            outputs = _logits(model, inputs.to(device, dtype), dataset, name).double()
             labels = classes.to(device)
             right = outputs.gather(1, labels[:, None])
             answers = outputs.argmax(1)
@@ -215,6 +217,7 @@ def _evaluate(
     progress: Progress | None,
 ) -> list[Evaluation]:
     total = len(dataset) * len(models)
+    names = [None if path is None else str(getattr(path, "path", path)) for path in paths]
     scores = []
     for index, model in enumerate(models):
         if device is not None:
@@ -224,11 +227,12 @@ def _evaluate(
             if progress is not None:
                 progress(before + done, total, "")
 
-        scores.append(score(model, dataset, batch_size=batch_size, progress=advance))
+        called = names[index] or "the model"
+        scores.append(score(model, dataset, batch_size=batch_size, progress=advance, name=called))
     timings = measure_latency(models, dataset) if latency else [{} for _ in models]
     return [
         Evaluation(
-            path=None if path is None else str(getattr(path, "path", path)),
+            path=name,
             score=outcome,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             nonzeros=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
@@ -236,7 +240,7 @@ def _evaluate(
             macs=count_macs(model, first_inputs(model, dataset, 1)),
             latency_ms=timing,
         )
-        for model, path, outcome, timing in zip(models, paths, scores, timings, strict=True)
+        for model, path, name, outcome, timing in zip(models, paths, names, scores, timings, strict=True)
     ]
 
 
@@ -252,7 +256,7 @@ def file_size(source: CheckpointPath) -> int:
         return sum(file.stat().st_size for file in checkpoint.files)
 
 
-def _logits(model: nn.Module, inputs: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+def _logits(model: nn.Module, inputs: torch.Tensor, dataset: Dataset, name: str) -> torch.Tensor:
     """The outputs (N, classes) of one batch, or the error that says what they are instead."""
     import torch
 
@@ -261,20 +265,20 @@ def _logits(model: nn.Module, inputs: torch.Tensor, dataset: Dataset) -> torch.T
         outputs = model(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise EvaluationError(
-            f"the model cannot take inputs of {shape} from {dataset.name}, {len(inputs)} at once: {one_line(error)}"
+            f"{name} cannot take inputs of {shape} from {dataset.name}, {len(inputs)} at once: {one_line(error)}"
         ) from error
     outputs = getattr(outputs, "logits", outputs)
     if not isinstance(outputs, torch.Tensor):
-        raise EvaluationError(f"the model returns a {type(outputs).__name__}, not a tensor of logits (N, classes)")
+        raise EvaluationError(f"{name} returns a {type(outputs).__name__}, not a tensor of logits (N, classes)")
     if outputs.ndim != 2 or len(outputs) != len(inputs) or outputs.shape[1] < dataset.classes:
         raise EvaluationError(
-            f"the model returns {'×'.join(map(str, outputs.shape))} numbers for {len(inputs)} inputs of "
+            f"{name} returns {'×'.join(map(str, outputs.shape))} numbers for {len(inputs)} inputs of "
             f"{dataset.name}, which has {dataset.classes} classes; (N, {dataset.classes}) are needed"
         )
     if outputs.isnan().any():
         bad = int(outputs.isnan().any(1).sum())
         raise EvaluationError(
-            f"the model returns NaN for {bad} of {len(inputs)} inputs of {dataset.name}; look at its weights with "
+            f"{name} returns NaN for {bad} of {len(inputs)} inputs of {dataset.name}; look at its weights with "
             "rmt-compress analyze"
         )
     return outputs

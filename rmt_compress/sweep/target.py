@@ -103,7 +103,8 @@ class SweepTarget:
     def accuracy_with(self, weights: Mapping[str, torch.Tensor]) -> float:
         """Accuracy with these tensors in the place of the parameters of the same names."""
         with self._replaced(weights):
-            return score(self.model, self.dataset, batch_size=self._batch_size).accuracy
+            name = self.path or "the model"
+            return score(self.model, self.dataset, batch_size=self._batch_size, name=name).accuracy
 
     def result(self, kind: SweepKind, curves: Sequence[SweepCurve]) -> Sweep:
         """A `Sweep` of this network."""
