@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_one_line():
     broken = build("mlp:64,10")
     with torch.no_grad():
         broken.get_parameter("fc1.bias")[3] = float("nan")
-    with pytest.raises(EvaluationError, match="^the model returns NaN for 64 of 64 inputs"):
+    with pytest.raises(EvaluationError, match=r"^the model returns NaN for 64 of 64 inputs"):
         evaluate(broken, data)
     with pytest.raises(EvaluationError, match=r"^second\.pt returns NaN"):
         compare(build("mlp:64,10"), broken, data, paths=("first.pt", "second.pt"))
