@@ -1,5 +1,7 @@
 """Which layers are analysed alone, which side by side, and with how many threads."""
 
+import weakref
+
 import pytest
 import torch
 from threadpoolctl import threadpool_info
@@ -63,6 +65,24 @@ def test_every_plan_gives_the_same_numbers(expected, monkeypatch):
     alone, _ = expected
     assert all(counts == [1] * len(counts) for counts in seen[alone:])
     assert (blas_thread_counts(), torch.get_num_threads()) == before
+
+
+def test_weight_whose_gram_matrix_was_formed_ahead_is_given_back(monkeypatch):
+    monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, True))
+    held = []
+    original = schedule.LayerTask
+
+    def noting(*arguments):
+        task = original(*arguments)
+        held.append(weakref.ref(task))
+        return task
+
+    monkeypatch.setattr(schedule, "LayerTask", noting)
+    alive = []
+    model = nn.Sequential(nn.Linear(90, 120), *(nn.Linear(64, 64) for _ in range(30)))
+    rmt.analyze(model, jobs=1, progress=lambda done, total, name: alive.append(held[0]() is not None))
+    assert len(held) == 1
+    assert not alive[-1]
 
 
 def test_damaged_weight_whose_gram_matrix_is_formed_ahead(monkeypatch):

@@ -88,7 +88,8 @@ def _plan(work: Sequence[_Work], jobs: int, threads: int) -> tuple[int, bool]:
         together = max(times[0], sum(times) / jobs)
         gram, first = work[alone].gram, times[0] - work[alone].gram
         ahead = gram / threads + max(first, (sum(times) - gram) / jobs)
-        return before + min(together, ahead), alone, ahead < together
+        # It costs memory, so it has to be worth something.
+        return before + min(together, ahead), alone, ahead < 0.98 * together
 
     # No more than some layers can each be much larger than all that follow.
     _, alone, ahead = min(plan_from(alone) for alone in range(min(len(work), 4 * jobs) + 1))
@@ -114,9 +115,10 @@ def _analyze(
 
 
 def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> Callable[[], LayerAnalysis]:
-    task = LayerTask(layer, checkpoint.weight(layer), settings)
-    task.form_gram()
-    return task.finish
+    tasks = [LayerTask(layer, checkpoint.weight(layer), settings)]
+    tasks[0].form_gram()
+    # Taken out of the list, the weight is given back as soon as its layer is done.
+    return lambda: tasks.pop().finish()
 
 
 def _at_once(
