@@ -40,6 +40,18 @@ def test_plan(shapes, jobs, threads, expected):
     assert plan(*shapes, jobs=jobs, threads=threads) == expected
 
 
+def test_small_layers_are_handed_out_together():
+    sizes = [2000, 128, 128, *[64] * 150]
+    tasks = [(Layer(f"l{i}", f"l{i}.weight", "linear", (p, p), "float32"), None) for i, p in enumerate(sizes)]
+    groups = list(schedule._groups(tasks))
+    assert [task for group in groups for task in group] == tasks
+    assert groups[0] == tasks[:1]
+    work = [sum(sum(schedule._work(layer)) for layer, _ in group) for group in groups]
+    assert all(1e8 <= each < 1.2e8 for each in work[1:-1])
+    assert 2 < len(groups) < 10
+    assert list(schedule._groups([])) == []
+
+
 def test_factors_have_no_gram_matrix_to_form_ahead():
     pair = FactorPair("l", "l.up", 5000, 5000)
     factors = schedule._work(Layer("l", "l.down", "factors", (900, 5000), "float32", pair=pair))
