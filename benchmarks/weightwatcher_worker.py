@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import networks
 
@@ -21,7 +22,7 @@ def main() -> None:
     """Answer until the input ends."""
     warnings.simplefilter("ignore")
     answers = sys.stdout
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         import weightwatcher
 
         logging.getLogger("weightwatcher").setLevel(logging.ERROR)

@@ -184,7 +184,7 @@ class UserModel:
             model = load_callable(self.reference)()
         except ImportError as error:
             raise SettingsError([f"architecture {self.reference}: {error}"]) from error
-        except Exception as error:
+        except Exception as error:  # whatever the user's own function raises
             raise SettingsError(
                 [f"architecture {self.reference}: calling it failed ({one_line(error)})"]
             ) from error

@@ -25,8 +25,10 @@ MOST_JOBS = 8
 _EIGENVALUE_THREADS = 0.4
 
 # What a worker is given at a time, in the units of `_Work`: some 4 ms. Given 200 layers of 128 × 256 one by one,
-# the workers and the thread that waits for them took a tenth more.
+# the workers and the thread that waits for them took a tenth more. Never more than eight layers: of tiny ones the
+# reading, which is not in the units, takes longer than the work.
 _LEAST_WORK = 1e8
+_MOST_TOGETHER = 8
 
 _Task = tuple[Layer, Callable[[], LayerAnalysis]]
 
@@ -146,7 +148,7 @@ def _groups(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
     group: list[_Task] = []
     for task in tasks:
         group.append(task)
-        if sum(sum(_work(layer)) for layer, _ in group) >= _LEAST_WORK:
+        if len(group) == _MOST_TOGETHER or sum(sum(_work(layer)) for layer, _ in group) >= _LEAST_WORK:
             yield group
             group = []
     if group:
