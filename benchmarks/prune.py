@@ -21,8 +21,9 @@ from torch import nn
 
 import rmt_compress as rmt
 from rmt_compress.compression import compress
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import Plan, make_plan
+from rmt_compress.networks.loading import load_model
+from rmt_compress.plan import Plan
+from rmt_compress.planning.making import make_plan
 
 RESULTS = Path(__file__).parent / "results" / "prune.md"
 SAMPLE_CNN = Path(__file__).parents[1] / "sample_models" / "cifar10_cnn.pt"

@@ -18,7 +18,7 @@ from weightwatcher_peer import WeightWatcherProcess
 
 import rmt_compress
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.layers.matrix_view import as_matrix
+from rmt_compress.layers.layer import as_matrix
 
 
 def part_peer(report: Report, scale: Scale) -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import rmt_compress as rmt
 from rmt_compress.data import load_data
-from rmt_compress.evaluation import load_model
-from rmt_compress.files import replacing
+from rmt_compress.networks.loading import load_model
+from rmt_compress.outputs import replacing
 from rmt_compress.reporting.sweep_files import write_sweep_csv
 from rmt_compress.reporting.sweep_plots import sweep_figure
 from rmt_compress.sweep import Sweep, SweepTarget, sweep_rank, sweep_share, sweep_sparsity

@@ -19,11 +19,11 @@ import torch
 from published import COLORS, GREY, Arm, Arms, Example, Scale, Table, figure
 from torch.nn import functional
 
-from rmt_compress.architectures import build
+from rmt_compress.networks.architectures import build
 from rmt_compress.training import CycleSettings, TrainingSettings, schedules
 from rmt_compress.training.cycle import Cycle
-from rmt_compress.training.network import Network
 from rmt_compress.training.optimizers import carry_over, make_optimizer
+from rmt_compress.training.split_network import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

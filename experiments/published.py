@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from rmt_compress.files import replacing
+from rmt_compress.outputs import replacing
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
 from rmt_compress.training.finetuning import Listeners
 from rmt_compress.training.records import Event

@@ -17,7 +17,7 @@ from published import COLORS, INK, Arm, Arms, Example, Recipe, Scale, Table, fig
 
 import rmt_compress as rmt
 from rmt_compress.data import load_data
-from rmt_compress.evaluation import load_model
+from rmt_compress.networks.loading import load_model
 from rmt_compress.sweep import SweepTarget, sweep_rank
 from rmt_compress.training import TrainingSettings
 

@@ -24,8 +24,9 @@ from published import COLORS, GREY, INK, Arm, Arms, Example, Recipe, Scale, Tabl
 from torch import nn
 
 from rmt_compress.data import Dataset, load_data
-from rmt_compress.evaluation import load_model, score
-from rmt_compress.layers.sparsification import sparsify_quantile
+from rmt_compress.layers.zeroing import sparsify_quantile
+from rmt_compress.networks.evaluation import score
+from rmt_compress.networks.loading import load_model
 from rmt_compress.training import CycleSettings, TrainingSettings
 
 if TYPE_CHECKING:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
-    from rmt_compress.batchnorm import fold_batchnorm
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
-    from rmt_compress.plan import Plan, load_plan, make_plan
-    from rmt_compress.pruning import prune
-    from rmt_compress.saving import load, load_dense, save
+    from rmt_compress.networks.batchnorm import fold_batchnorm
+    from rmt_compress.plan import Plan, load_plan
+    from rmt_compress.planning.making import make_plan
+    from rmt_compress.pruning.road import prune
+    from rmt_compress.saving.loading import load, load_dense
+    from rmt_compress.saving.writing import save
 
 # Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.
 _HOMES = {
@@ -28,15 +30,15 @@ _HOMES = {
     "AnalysisSettings": "analysis",
     "LayerAnalysis": "analysis",
     "analyze": "analysis",
-    "fold_batchnorm": "batchnorm",
+    "fold_batchnorm": "networks.batchnorm",
     "Checkpoint": "checkpoints",
     "open_checkpoint": "checkpoints",
     "RmtCompressError": "errors",
-    "Layer": "layers",
+    "Layer": "layers.layer",
     "Plan": "plan",
     "compress": "compression",
     "load_plan": "plan",
-    "make_plan": "plan",
+    "make_plan": "planning",
     "prune": "pruning",
     "load": "saving",
     "load_dense": "saving",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rmt_compress.wording import printable
+
 
 class RmtCompressError(Exception):
     """Root of all errors that are the input's or the user's doing, not a bug; one printable line each."""
@@ -22,15 +24,6 @@ class CheckpointError(RmtCompressError):
 
 class UntrustedError(CheckpointError):
     """A checkpoint holds code, and the user has not said that it may be run."""
-
-
-def printable(text: str, limit: int = 1500) -> str:
-    """`text` on one line, control characters escaped, cut in the middle beyond `limit` characters.
-
-    Names inside a checkpoint are its author's: they may carry line breaks or terminal escapes.
-    """
-    clipped = text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in clipped)
 
 
 class DataError(RmtCompressError):

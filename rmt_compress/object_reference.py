@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmt_compress.wording import one_line
+
 _REFERENCE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
@@ -48,8 +50,3 @@ def load_callable(reference: str) -> Callable[..., Any]:
     if not callable(found):
         raise ImportError(f"{reference} is a {type(found).__name__}, not callable")
     return found  # type: ignore[no-any-return]
-
-
-def one_line(error: BaseException) -> str:
-    """The type and message of `error` without line breaks, for the end of a one-line message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rmt_compress.architectures import build, parse
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import RmtCompressError
+from rmt_compress.networks.architectures import build, parse
 from rmt_compress.training.augmentation import flip_and_shift
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rmt_compress.architectures import CNN, MLP, POOL, UserModel, build, parse
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.architectures import CNN, MLP, POOL, UserModel, build, parse
 
 CANONICAL = [
     "mlp:784,1000,10",

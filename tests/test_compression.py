@@ -20,7 +20,8 @@ from rmt_compress.compression import (
 )
 from rmt_compress.errors import CompressionError, PlanError
 from rmt_compress.layers import Layer
-from rmt_compress.plan import LayerDecision, Plan, make_plan
+from rmt_compress.plan import LayerDecision, Plan
+from rmt_compress.planning.making import make_plan
 
 
 @pytest.fixture(autouse=True)

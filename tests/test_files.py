@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rmt_compress.errors import OutputError
-from rmt_compress.files import check_output, check_output_folder, replacing
+from rmt_compress.outputs import check_output, check_output_folder, replacing
 
 
 def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -9,16 +9,18 @@ from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.checkpoints.graph_network import GraphNetwork
-from rmt_compress.checkpoints.safetensors_files import SafetensorsFile
+from rmt_compress.checkpoints.safetensors.safetensors_file import SafetensorsFile
 from rmt_compress.data import Dataset
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
-from rmt_compress.evaluation import evaluate
 from rmt_compress.layers import Layer
-from rmt_compress.layers.low_rank import Factors
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import PlanSettings, make_plan
-from rmt_compress.pruning import prune
-from rmt_compress.saving import load, load_dense, write_compressed
+from rmt_compress.layers.splitting import Factors
+from rmt_compress.networks.evaluation import evaluate
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.making import make_plan
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.loading import load, load_dense
+from rmt_compress.saving.writing import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank
 from tests.checkpoints import exported
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.model_folders import write_folder
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.folders import write_folder
 
 transformers = pytest.importorskip("transformers")
 

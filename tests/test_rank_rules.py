@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rmt_compress.analysis import AnalysisSettings, LayerAnalysis, analyze_layer
 from rmt_compress.layers import Layer
-from rmt_compress.rank_rules import RANK_RULES, hard_threshold, rank_to_keep
+from rmt_compress.planning.rules import RANK_RULES, hard_threshold, rank_to_keep
 
 
 def analysis_of(matrix):

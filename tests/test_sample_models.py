@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
-from rmt_compress.architectures import build
+from rmt_compress.networks.architectures import build
 
 FOLDER = Path(__file__).resolve().parents[1] / "sample_models"
 FILES = ["digits_mlp.safetensors", "mnist_mlp.safetensors", "fashion_mlp.safetensors", "cifar10_cnn.pt"]

@@ -14,9 +14,9 @@ from torch import nn
 import rmt_compress as rmt
 from rmt_compress.compression import compress
 from rmt_compress.errors import CheckpointError, OutputError, PlanError
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import write_compressed
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.writing import write_compressed
 from tests import compressed
 
 SUFFIXES = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"]

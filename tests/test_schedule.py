@@ -8,9 +8,9 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.analysis import schedule
-from rmt_compress.layers.matrix_view import FactorPair, Layer
-from rmt_compress.layers.threads import blas_threads
+from rmt_compress.analysis import threads as schedule
+from rmt_compress.decomposition.blas_threads import blas_threads
+from rmt_compress.layers.layer import FactorPair, Layer
 
 
 def plan(*shapes, jobs=2, threads=2):

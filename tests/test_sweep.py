@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.architectures import build
 from rmt_compress.compression import compress
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import CompressionError, SettingsError
-from rmt_compress.evaluation import load_model, score
-from rmt_compress.plan import make_plan
+from rmt_compress.networks.architectures import build
+from rmt_compress.networks.evaluation import score
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.making import make_plan
 from rmt_compress.sweep import (
     LOW_RANK_FIRST,
     MAGNITUDE,

@@ -2,7 +2,8 @@
 
 from rmt_compress.analysis.one_layer import analyze_layer
 from rmt_compress.analysis.records import NOISE_ENERGY, SCHEMA, Analysis, AnalysisSettings, LayerAnalysis, Verdict
-from rmt_compress.analysis.run import Progress, analyze
+from rmt_compress.analysis.run import analyze
+from rmt_compress.progress import Progress
 
 __all__ = [
     "NOISE_ENERGY",

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.records import AnalysisSettings, LayerAnalysis
-from rmt_compress.layers.matrix_view import Layer, as_matrix
-from rmt_compress.layers.pairs import effective_rank, pair_singular_values
+from rmt_compress.decomposition.products import effective_rank, pair_singular_values
+from rmt_compress.layers.layer import Layer, as_matrix
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.layers.torch_kernels import TorchKernels
+    from rmt_compress.decomposition.kernels import TorchKernels
 
 
 def analyze_layer(
@@ -35,7 +35,7 @@ class LayerTask:
     def __init__(
         self, layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None
     ) -> None:
-        from rmt_compress.layers.torch_kernels import TorchKernels
+        from rmt_compress.decomposition.kernels import TorchKernels
 
         self._layer, self._weight, self._settings = layer, weight, settings
         self._spectrum = spectrum.SingularValues(as_matrix(layer, weight), kernels or TorchKernels())

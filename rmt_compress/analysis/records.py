@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rmt_compress import spectrum
+from rmt_compress.decomposition.products import effective_rank
 from rmt_compress.errors import SettingsError
-from rmt_compress.layers.low_rank import split_parameters, split_refusal
-from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer
-from rmt_compress.layers.pairs import effective_rank
+from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer
+from rmt_compress.layers.splitting import split_parameters, split_refusal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

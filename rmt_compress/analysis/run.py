@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis
-from rmt_compress.analysis.schedule import analyze_all, default_jobs
+from rmt_compress.analysis.threads import analyze_all, default_jobs
 from rmt_compress.errors import SettingsError
-from rmt_compress.layers.matrix_view import DEFAULT_MIN_SIZE, Layer
+from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer
+from rmt_compress.progress import Progress
+from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.opening import Source
-
-Progress = Callable[[int, int, str], None]
 
 
 def analyze(
@@ -118,9 +118,9 @@ def _matches(layer: Layer, glob: str) -> bool:
 
 def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:
     names = [layer.name for layer in layers if layer.kind != "vector"]
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    known = listed(names)
     problems = [
-        f"'{glob}' matches no layer; the layers are {listed or 'none'}"
+        f"'{glob}' matches no layer; the layers are {known or 'none'}"
         for glob in (*settings.include, *settings.exclude)
         if not any(_matches(layer, glob) for layer in layers)
     ]

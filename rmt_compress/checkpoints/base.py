@@ -9,8 +9,8 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.inference import TensorInfo, infer_layers
-from rmt_compress.layers.matrix_view import Layer
+from rmt_compress.layers.inference import infer_layers
+from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.parametrized import compose
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.carrying import Carried
     from rmt_compress.checkpoints.manifest import Manifest
-
-# Where a file compressed by this package keeps its manifest: in the safetensors metadata, beside a state dict.
-MANIFEST_KEY = "rmt_compress"
 
 
 class Beside(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmt_compress.checkpoints.base import MANIFEST_KEY
+from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.state_dicts import kind_of
 
 # Where a file of this package keeps its own things.

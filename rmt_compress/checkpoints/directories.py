@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 from rmt_compress.checkpoints.base import Checkpoint
-from rmt_compress.checkpoints.files import open_file
+from rmt_compress.checkpoints.formats import open_file
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
-from rmt_compress.errors import CheckpointError, printable
+from rmt_compress.errors import CheckpointError
+from rmt_compress.wording import listed, printable
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".pt2", ".jit"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
@@ -51,7 +52,7 @@ def open_directory(path: Path, *, trust: bool = False, weights: str | None = Non
     if not found:
         raise CheckpointError(f"{path}: {_nothing_found(path)}")
     if len(found) > 1 and not usual:
-        names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+        names = listed(found)
         raise CheckpointError(f"{path}: holds {len(found)} checkpoints ({names}); name the one you mean")
     name = usual[0] if usual else found[0]
     others = [other for other in found if other != name]

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.errors import OutputError
 from rmt_compress.layers.inference import infer_layers
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.graph_network import GraphNetwork
-    from rmt_compress.checkpoints.manifest import Layout
-    from rmt_compress.layers.low_rank import Factors
-    from rmt_compress.layers.matrix_view import Layer
+    from rmt_compress.layers.layer import Layer
+    from rmt_compress.layers.splitting import Factors
+    from rmt_compress.plan import Layout
 
 
 class StoredFactors(NamedTuple):

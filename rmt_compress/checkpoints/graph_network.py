@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rmt_compress.layers.matrix_view import FLOAT_DTYPES
+from rmt_compress.layers.layer import FLOAT_DTYPES
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.graph import GraphCheckpoint

@@ -15,23 +15,21 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rmt_compress.checkpoints.base import MANIFEST_KEY
+from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY, MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
-from rmt_compress.errors import CheckpointError, PlanError, printable
-from rmt_compress.layers.factors import factor_shapes, join_factors
-from rmt_compress.layers.inference import TensorInfo
-from rmt_compress.layers.low_rank import factor_names
-from rmt_compress.layers.matrix_view import FLOAT_DTYPES
-from rmt_compress.plan import Plan
+from rmt_compress.errors import CheckpointError, PlanError
+from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
+from rmt_compress.layers.splitting import factor_names
+from rmt_compress.plan import Layout, Plan
+from rmt_compress.wording import printable, problems_listed, times
 
 if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
 
-ARCHITECTURE_KEY = "architecture"
 
-Layout = Literal["factorized", "dense"]
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -111,9 +109,9 @@ class Manifest(_Record):
         plan: what was done to every layer; None for a model saved without one.
         layout: ``factorized``: two tensors for every weight in `factorized`; ``dense``: original names and shapes.
         factorized: the weights that are stored as two.
-        sparse: names of tensors stored as bitmask and values; see `rmt_compress.layers.sparse`.
+        sparse: names of tensors stored as bitmask and values; see `rmt_compress.layers.bitmask`.
         ties: other name of a shared tensor -> the name it is stored under.
-        architecture: the network in one word, see `rmt_compress.architectures`; None where unknown.
+        architecture: the network in one word, see `rmt_compress.networks.architectures`; None where unknown.
         metadata: text entries carried over from the source; they stand beside the manifest, not in its JSON.
     """
 
@@ -197,9 +195,8 @@ class Manifest(_Record):
             if kept not in tensors:
                 problems.append(f"{kept} (shared by {alias}) is missing")
         if problems:
-            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise CheckpointError(
-                f"{origin}: holds something else than its manifest says: {'; '.join(problems[:5])}{more}; "
+                f"{origin}: holds something else than its manifest says: {problems_listed(problems)}; "
                 "compress the source again"
             )
 
@@ -343,14 +340,10 @@ def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) 
         if name not in tensors:
             problems.append(f"{name} is missing")
         elif tensors[name].shape != shape:
-            problems.append(f"{name} is {_x(tensors[name].shape)} instead of {_x(shape)}")
+            problems.append(f"{name} is {times(tensors[name].shape)} instead of {times(shape)}")
     if not problems and tensors[layer.down].dtype != tensors[layer.up].dtype:
         problems.append(f"{layer.down} and {layer.up} are of different types")
     elif not problems and tensors[layer.down].dtype not in FLOAT_DTYPES:
         problems.append(f"{layer.down} is stored as {tensors[layer.down].dtype}")
     problems += [f"{name} is there beside its factors" for name in (layer.weight, layer.bias) if name in tensors]
     return problems
-
-
-def _x(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a scalar"

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties
-from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo, infer_layers
-from rmt_compress.layers.low_rank import is_gpt2_conv1d
-from rmt_compress.layers.matrix_view import Layer, LayerKind
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.inference import infer_layers
+from rmt_compress.layers.layer import Layer, LayerKind, TensorInfo
+from rmt_compress.layers.modules import is_gpt2_conv1d
+from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     import torch
@@ -95,8 +96,8 @@ class ModuleCheckpoint(Checkpoint):
     def _describe(self, name: str, value: torch.Tensor) -> TensorInfo:
         info = describe(name, value)
         owner, attribute = self._owners[name]
-        if info.skip is None and len(info.shape) > 1 and attribute in owner._buffers:
-            return replace(info, skip="a buffer, not a learned weight")
+        if info.why_skipped is None and len(info.shape) > 1 and attribute in owner._buffers:
+            return replace(info, why_skipped="a buffer, not a learned weight")
         return info
 
     def _as_its_module_says(self, layer: Layer) -> Layer:
@@ -106,7 +107,7 @@ class ModuleCheckpoint(Checkpoint):
             return layer
         owner, attribute = self._owners[layer.stored]
         if parametrize.is_parametrized(owner, attribute):
-            layer = replace(layer, fixed=_PARAMETRIZED)
+            layer = replace(layer, why_fixed=_PARAMETRIZED)
         if layer.part is not None:
             return layer
         kinds = {name: _kind(*self._owners[name]) for name in (layer.tensor, *layer.aliases)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.directories import is_shard, open_directory
-from rmt_compress.checkpoints.files import open_file
+from rmt_compress.checkpoints.formats import open_file
 from rmt_compress.checkpoints.recognition import recognize, unreadable
 from rmt_compress.checkpoints.sharded import open_index
 from rmt_compress.errors import CheckpointError

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.layer import TensorInfo
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.base import MANIFEST_KEY, Checkpoint
-from rmt_compress.checkpoints.files import open_file
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.formats import open_file
+from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.strict_json import parse_object
-from rmt_compress.errors import CheckpointError, printable
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
     import torch
@@ -139,9 +141,7 @@ class ShardedCheckpoint(Checkpoint):
         for shard, checkpoint in self._shards.items():
             extra = [name for name in checkpoint.tensors if self._placement.get(name) != shard]
             if extra:
-                rest = f" and {len(extra) - 6} more" if len(extra) > 6 else ""
-                names = ", ".join(extra[:6])
-                notes.append(f"Tensors of {shard} that the index does not list left alone: {names}{rest}.")
+                notes.append(f"Tensors of {shard} that the index does not list left alone: {listed(extra, 6)}.")
         return notes
 
 

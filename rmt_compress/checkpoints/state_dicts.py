@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Beside
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.inference import TensorInfo
+from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         raise CheckpointError(f"{where}: holds a {type(value).__name__}, no state dict; {_ADVICE}")
     trail = _trail(value, where) if weights is None else _named_trail(value, where, weights)
     if trail is None:
-        found = f"only {_listed(map(str, value))}" if value else "nothing at all"
+        found = f"only {listed(map(str, value), 6)}" if value else "nothing at all"
         raise CheckpointError(f"{where}: holds no named tensors ({found}); {_ADVICE}")
     notes = []
     beside: list[Beside] = []
@@ -73,12 +74,12 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         ]
         chosen = chosen[key]
     if beside:
-        listed = _listed(f"{entry.name} ({entry.kind})" for entry in beside)
-        notes.append(f"Took {'.'.join(trail)!r}; left alone: {listed}.")
+        held = listed((f"{entry.name} ({entry.kind})" for entry in beside), 6)
+        notes.append(f"Took {'.'.join(trail)!r}; left alone: {held}.")
     tensors = {name: entry for name, entry in chosen.items() if _is_named_tensor(name, entry)}
     if len(tensors) < len(chosen):
         others = [str(name) for name in chosen if name not in tensors]
-        notes.append(f"Entries that are no tensors left alone: {_listed(others)}.")
+        notes.append(f"Entries that are no tensors left alone: {listed(others, 6)}.")
     return StateDict(tensors, trail, tuple(notes), tuple(beside))
 
 
@@ -101,7 +102,7 @@ def _named_trail(value: Mapping[Any, Any], where: str, weights: str) -> tuple[st
         current, rest = current[key], rest[len(key) + 1 :]
     inner = _trail(current, where) if isinstance(current, Mapping) and not rest else None
     if inner is None:
-        there = _listed(".".join(found) for found in _sets(value)) or "none that have a name"
+        there = listed((".".join(found) for found in _sets(value)), 6) or "none that have a name"
         raise CheckpointError(f"{where}: holds no set of weights called {weights!r}; there are: {there}")
     return (*trail, *inner)
 
@@ -166,7 +167,7 @@ def _trail(value: Mapping[Any, Any], where: str, depth: int = 0) -> tuple[str, .
         if key not in USUAL_KEYS and (rest := _trail(entry, where, depth + 1)) is not None
     ]
     if len(trails) > 1:
-        several = _listed(".".join(trail) for trail in trails)
+        several = listed((".".join(trail) for trail in trails), 6)
         raise CheckpointError(
             f"{where}: holds several sets of tensors ({several}); name one with --weights "
             "(open_checkpoint(…, weights=…))"
@@ -189,13 +190,6 @@ def _is_named_tensor(name: object, entry: object) -> bool:
     import torch
 
     return isinstance(name, str) and isinstance(entry, torch.Tensor)
-
-
-def _listed(names: Any, limit: int = 6) -> str:
-    """`names` with commas, cut short after `limit`."""
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
 
 
 def common_prefix(names: list[str]) -> str:

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.files import open_file
-from rmt_compress.checkpoints.layouts import (
-    SafetensorsWriter,
-    TorchWriter,
-    safetensors_header_bound,
-    stored_names,
-)
-from rmt_compress.errors import CheckpointError, CompressionError, OutputError, printable
-from rmt_compress.files import replacing
-from rmt_compress.layers.inference import TensorInfo
-from rmt_compress.layers.sparse import BITS, SHAPE, VALUES, bits_length, encode_if_smaller
+from rmt_compress.checkpoints.formats import open_file
+from rmt_compress.checkpoints.keys import SUFFIXES, TORCH_SUFFIXES
+from rmt_compress.checkpoints.pytorch.writing import TorchWriter
+from rmt_compress.checkpoints.safetensors.writing import SafetensorsWriter, safetensors_header_bound, stored_names
+from rmt_compress.errors import CheckpointError, CompressionError, OutputError
+from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, bits_length, encode_if_smaller
+from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.outputs import replacing
+from rmt_compress.progress import Progress
+from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.manifest import Manifest
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
 # What a torch.save archive takes beside the values: its pickle's fixed part, and a record's entries and padding.
 _ARCHIVE_BYTES = 8192
@@ -74,7 +71,7 @@ def write_checkpoint(
     ties: Mapping[str, str] | None = None,
     sparse: bool = True,
     carried: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> WrittenFile:
     """Write tensors to a ``.safetensors`` or `torch.save` file, in the order they come.
 
@@ -101,7 +98,7 @@ def write_checkpoint(
             cannot hold, or a file that reads back differently.
         CompressionError: `tensors` are not those `expected`.
     """
-    from rmt_compress.layers.sparsification import count_nonzero
+    from rmt_compress.layers.zeroing import count_nonzero
 
     check_suffix(target)
     ties = dict(ties if ties is not None else manifest.ties if manifest else {})

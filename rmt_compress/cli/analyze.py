@@ -81,7 +81,7 @@ def analyze(
     """
     from rmt_compress.analysis import AnalysisSettings
     from rmt_compress.analysis import analyze as run
-    from rmt_compress.files import check_output, check_output_folder
+    from rmt_compress.outputs import check_output, check_output_folder
 
     path = checkpoint_or_only_one_here(checkpoint)
     if csv is not None:
@@ -104,18 +104,18 @@ def analyze(
     for text in analysis.notes:
         note(text)
     if csv is not None:
-        from rmt_compress.reporting.tables import write_csv
+        from rmt_compress.reporting.analysis_table import write_csv
 
         write_csv(analysis, csv)
     if plots is not None:
-        from rmt_compress.reporting.plots import plot_layers
+        from rmt_compress.reporting.spectrum_plots import plot_layers
 
         with progress_bar("Drawing") as progress:
             plot_layers(analysis, plots, progress=progress)
     if as_json:
         print_json(analysis.to_json())
     else:
-        from rmt_compress.reporting.tables import analysis_table
+        from rmt_compress.reporting.analysis_table import analysis_table
 
         stdout_console().print(analysis_table(analysis, sort=sort.value))
     report_outcome(analysis)

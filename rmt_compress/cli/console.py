@@ -14,7 +14,7 @@ from rmt_compress.errors import CheckpointError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rmt_compress.analysis import Progress
+    from rmt_compress.progress import Progress
 
 TABLE_WIDTH = 100
 

@@ -41,8 +41,9 @@ def evaluate(
     the runs of the two networks alternate.
     """
     from rmt_compress.data import load_data
-    from rmt_compress.evaluation import compare, load_model
-    from rmt_compress.evaluation import evaluate as run
+    from rmt_compress.networks.evaluation import compare
+    from rmt_compress.networks.evaluation import evaluate as run
+    from rmt_compress.networks.loading import load_model
     from rmt_compress.reporting.evaluation_table import evaluation_table
 
     checkpoint = opened(model, trust=trust, weights=weights)

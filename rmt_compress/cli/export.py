@@ -51,8 +51,8 @@ def export(
     .onnx: the network as it is in the file, for a batch of any size; run by onnxruntime and compared with torch
     before it is kept.
     """
-    from rmt_compress.export import export as run
-    from rmt_compress.files import check_output
+    from rmt_compress.networks.export import export as run
+    from rmt_compress.outputs import check_output
 
     check_output(output, force=force, inputs=(model,))
     shape = _sizes(input_shape) if input_shape is not None else None

@@ -163,8 +163,9 @@ def prune(
     """
     from rmt_compress.analysis import AnalysisSettings
     from rmt_compress.errors import SettingsError
-    from rmt_compress.plan import PlanSettings, load_plan
-    from rmt_compress.pruning import prune as run
+    from rmt_compress.plan import load_plan
+    from rmt_compress.planning.settings import PlanSettings
+    from rmt_compress.pruning.road import prune as run
     from rmt_compress.reporting.prune_table import prune_table
 
     if plan is not None:

@@ -28,7 +28,7 @@ def show(
 
     Of a checkpoint that was not compressed, its tensors are listed.
     """
-    from rmt_compress.description import describe
+    from rmt_compress.saving.description import describe
 
     path = checkpoint_or_only_one_here(model)
     with progress_bar("Reading") as progress:
@@ -38,6 +38,6 @@ def show(
     if as_json:
         print_json(description.to_json())
     else:
-        from rmt_compress.reporting.contents import contents
+        from rmt_compress.reporting.description_table import contents
 
         stdout_console().print(contents(description))

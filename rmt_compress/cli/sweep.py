@@ -20,8 +20,8 @@ from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP, LIMIT_HELP
 from rmt_compress.cli.opening import Trust, Weights, opened
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Progress
     from rmt_compress.checkpoints import Checkpoint
+    from rmt_compress.progress import Progress
     from rmt_compress.sweep import Sweep, SweepTarget
 
 
@@ -118,7 +118,7 @@ def sweep(
 
 
 def _check_outputs(folder: Path, kinds: list[str], *, force: bool, source: Path) -> None:
-    from rmt_compress.files import check_output, check_output_folder
+    from rmt_compress.outputs import check_output, check_output_folder
     from rmt_compress.reporting.sweep_files import check_sweep_outputs
 
     if not folder.exists():
@@ -140,7 +140,8 @@ def _target(
 ) -> SweepTarget:
     from rmt_compress.analysis import analyze
     from rmt_compress.data import load_data
-    from rmt_compress.evaluation import load_model, move
+    from rmt_compress.networks.evaluation import move
+    from rmt_compress.networks.loading import load_model
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path

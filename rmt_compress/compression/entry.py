@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.analysis import Progress
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.manifest import Layout
     from rmt_compress.checkpoints.opening import Source
+    from rmt_compress.plan import Layout
+    from rmt_compress.progress import Progress
 
 
 @overload

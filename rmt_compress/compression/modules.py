@@ -11,14 +11,15 @@ import torch
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.low_rank import Factors, module_refusal, split_module
+from rmt_compress.layers.modules import module_refusal, split_module
+from rmt_compress.layers.splitting import Factors
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from rmt_compress.analysis import Progress
-    from rmt_compress.checkpoints.manifest import Layout
+    from rmt_compress.plan import Layout
+    from rmt_compress.progress import Progress
 
 
 def compress_module(

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.factors import factor_shapes
-from rmt_compress.layers.inference import TensorInfo
-from rmt_compress.layers.low_rank import Factors, factor_names
+from rmt_compress.layers.kinds import factor_shapes
+from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.layers.splitting import Factors, factor_names
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.analysis import Progress
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.manifest import Layout
+    from rmt_compress.plan import Layout
+    from rmt_compress.progress import Progress
 
 
 def compress_tensors(

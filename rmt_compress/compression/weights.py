@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from rmt_compress.compression.checking import check_plan
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.low_rank import Factors, factor_tensors
-from rmt_compress.layers.matrix_view import Layer, LayerKind, as_matrix, as_weight
+from rmt_compress.layers.layer import Layer, LayerKind, as_matrix, as_weight
+from rmt_compress.layers.splitting import Factors, factor_tensors
 from rmt_compress.plan import Action, LayerDecision, Plan
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.manifest import Layout
+    from rmt_compress.plan import Layout
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Step:
 
     def outcome(self, result: Factors | torch.Tensor) -> LayerOutcome:
         """The record of `result`."""
-        from rmt_compress.layers.sparsification import count_nonzero
+        from rmt_compress.layers.zeroing import count_nonzero
 
         parts: Sequence[torch.Tensor] = result if isinstance(result, Factors) else [result]
         decision, layer = self.decision, self.layer
@@ -98,7 +99,7 @@ def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Ste
     Raises:
         PlanError: the plan does not suit the checkpoint.
     """
-    plan.check_against(layers)
+    check_plan(plan, layers)
     decisions = plan.by_tensor
     steps = [Step(layer, decisions.get(layer.tensor), layout) for layer in layers]
     # A plan may know of a transposed convolution what names and shapes of a file do not tell.
@@ -117,7 +118,7 @@ def compress_weight(
 
     Args:
         layer: describes the weight.
-        decision: what to do; taken to suit the layer, see `Plan.check_against`.
+        decision: what to do; taken to suit the layer, see `check_plan`.
         weight: of the layer's shape; it is not changed, but handed back as it is where nothing is to be done.
         layout: under ``dense``, factorized means truncated.
 
@@ -127,8 +128,8 @@ def compress_weight(
     Raises:
         CompressionError: the weight holds NaN or Inf.
     """
-    from rmt_compress.layers.factorization import truncate, truncated_svd_factors
-    from rmt_compress.layers.sparsification import sparsify, sparsify_quantile
+    from rmt_compress.decomposition.svd import truncate, truncated_svd_factors
+    from rmt_compress.layers.zeroing import sparsify, sparsify_quantile
     from rmt_compress.spectrum import NonFiniteError
 
     tensors: Sequence[torch.Tensor] = [weight.detach()]

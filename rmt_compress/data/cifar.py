@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.data.dataset import Dataset, Split, from_pixels
 from rmt_compress.errors import DataError
-from rmt_compress.object_reference import one_line
+from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
     import numpy as np

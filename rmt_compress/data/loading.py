@@ -13,7 +13,8 @@ from rmt_compress.data.idx import has_idx, read_idx_split
 from rmt_compress.data.image_folder import is_image_folder, read_image_folder
 from rmt_compress.data.named_sets import NAMED_SETS, locate
 from rmt_compress.errors import DataError, MissingDependencyError
-from rmt_compress.object_reference import is_reference, load_callable, one_line
+from rmt_compress.object_reference import is_reference, load_callable
+from rmt_compress.wording import one_line
 
 KNOWN_SETS = (*NAMED_SETS, "digits")
 

@@ -20,7 +20,7 @@ from rmt_compress.data.cifar import BATCH_STEMS, layout_suffix
 from rmt_compress.data.dataset import Split
 from rmt_compress.data.idx import IDX_STEMS, find_idx_file, has_idx
 from rmt_compress.errors import DataError, MissingDependencyError
-from rmt_compress.object_reference import one_line
+from rmt_compress.wording import one_line
 
 DATA_VARIABLE = "RMT_COMPRESS_DATA"
 DOWNLOAD_TIMEOUT = 60.0

@@ -10,33 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from rmt_compress.layers.matrix_view import FactorPair, Layer, LayerKind
+from rmt_compress.layers.layer import FactorPair, Layer, LayerKind, TensorInfo
 from rmt_compress.layers.packed import RECURRENT, unpacked
 from rmt_compress.layers.pairs import factor_pairs
 from rmt_compress.layers.parametrized import compositions, unknown_parametrization
 from rmt_compress.layers.quantized import quantized_part
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a checkpoint says of a tensor before it is read.
-
-    Attributes:
-        name: full name in the checkpoint.
-        shape: its shape.
-        dtype: torch's name of the element type without ``torch.`` (``float32``, ``bfloat16``, ``int8`` …).
-        nbytes: bytes of the dense tensor.
-        skip: why it is not to be read as a weight, where the checkpoint knows (sparse, no values, a buffer).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    skip: str | None = None
-
 
 _EMBEDDING = re.compile(
     r"(?:^|[._])(?:embed\w*|\w+_embeddings?|emb|wte|wpe|tok_emb|shared|relative_attention_bias)\.weight$",
@@ -95,11 +75,13 @@ class _Inference:
         name = info.name
         if (pair := self._pairs.get(name)) is not None:
             layer = Layer(pair.name, name, "factors", info.shape, info.dtype, aliases=aliases, pair=pair)
-            return (replace(layer, fixed="one of two factors already"),)
+            return (replace(layer, why_fixed="one of two factors already"),)
         if (composition := self._compositions.get(name)) is not None:
             whole = self._layer(replace(info, name=composition.weight), ())
             reason = f"computed from several tensors ({composition.method}); {_REMOVE}"
-            whole = replace(whole, tensor=name, aliases=aliases, composition=composition, fixed=reason, skip=None)
+            whole = replace(
+                whole, tensor=name, aliases=aliases, composition=composition, why_fixed=reason, why_skipped=None
+            )
             return unpacked(whole, self._tensors, composition.weight)
         return unpacked(self._layer(info, aliases), self._tensors, name)
 
@@ -124,8 +106,8 @@ class _Inference:
             dtype=info.dtype,
             bias=bias,
             aliases=aliases,
-            whole=_read_from_outside(name, self._tensors) or _unsuited_bias(info, kind, bias_length),
-            skip=info.skip or self._part_of_another(info.name),
+            why_whole=_read_from_outside(name, self._tensors) or _unsuited_bias(info, kind, bias_length),
+            why_skipped=info.why_skipped or self._part_of_another(info.name),
         )
 
     def _bias_length(self, info: TensorInfo) -> int | None:

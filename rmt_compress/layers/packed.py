@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmt_compress.layers.matrix_view import Layer, Part
+from rmt_compress.layers.layer import Layer, Part
 
 if TYPE_CHECKING:
-    from rmt_compress.layers.inference import TensorInfo
+    from rmt_compress.layers.layer import TensorInfo
 
 _ATTENTION = re.compile(r"(?:^|\.)in_proj_weight$")
 RECURRENT = re.compile(r"(?:^|\.)weight_(?:ih|hh|hr)(?P<layer>_l\d+(?:_reverse)?)?$")
@@ -40,7 +40,7 @@ def unpacked(layer: Layer, tensors: Mapping[str, TensorInfo], name: str) -> tupl
         packed = _ATTENTION.search(name) and layer.shape[0] == 3 * layer.shape[1]
         labels, reason = "qkv" if packed else "", _ATTENTION_REASON
     if not labels:
-        return (replace(layer, whole=_RECURRENT_REASON),) if layer.kind == "recurrent" else (layer,)
+        return (replace(layer, why_whole=_RECURRENT_REASON),) if layer.kind == "recurrent" else (layer,)
     rows = layer.shape[0] // len(labels)
     return tuple(
         replace(
@@ -50,7 +50,7 @@ def unpacked(layer: Layer, tensors: Mapping[str, TensorInfo], name: str) -> tupl
             aliases=tuple(f"{alias}[{label}]" for alias in layer.aliases),
             shape=(rows, layer.shape[1]),
             part=Part(layer.tensor, index * rows, (index + 1) * rows),
-            whole=reason,
+            why_whole=reason,
         )
         for index, label in enumerate(labels)
     )

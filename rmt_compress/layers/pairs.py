@@ -20,16 +20,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from rmt_compress.layers.matrix_view import FactorPair
-from rmt_compress.spectrum.singular_values import NonFiniteError
+from rmt_compress.layers.layer import FactorPair
 
 if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-
-    from rmt_compress.layers.inference import TensorInfo
+    from rmt_compress.layers.layer import TensorInfo
 
 # (first factor, second factor in its place)
 _FIRST = re.compile(
@@ -52,42 +46,11 @@ def factor_pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, FactorPair]:
         if second not in tensors or f"{name.removesuffix('weight')}bias" in tensors:
             continue
         matrix = _product_shape(info.shape, tensors[second].shape)
-        if matrix is None or info.skip or tensors[second].skip or info.dtype != tensors[second].dtype:
+        if matrix is None or info.why_skipped or tensors[second].why_skipped or info.dtype != tensors[second].dtype:
             continue
         path = match["path"].rstrip("._") or match["stem"]
         pairs[name] = FactorPair(f"{path}{match['adapter']}", second, *matrix)
     return pairs
-
-
-def pair_singular_values(down: torch.Tensor, up: torch.Tensor) -> NDArray[np.float64]:
-    """The r singular values of the product of two factors, descending, computed in float64.
-
-    Args:
-        down: (r, in, …).
-        up: (out, r, 1…); of a transposed convolution (r, out, k…), where `down` is (r, in, 1…).
-
-    Raises:
-        NonFiniteError: an entry is NaN or Inf.
-    """
-    import torch
-
-    first, second = down.detach().double(), up.detach().double()
-    if not bool(first.isfinite().all() and second.isfinite().all()):
-        raise NonFiniteError("a factor holds NaN or Inf")
-    rank = first.shape[0]
-    right = first.reshape(rank, -1).T
-    left = second.reshape(-1, rank) if _is_plain(rank, tuple(up.shape)) else second.reshape(rank, -1).T
-    triangles = [torch.linalg.qr(side, mode="r").R for side in (left, right)]
-    return np.asarray(torch.linalg.svdvals(triangles[0] @ triangles[1].T).cpu().numpy(), dtype=np.float64)
-
-
-def effective_rank(values: NDArray[np.float64]) -> float:
-    """Roy and Vetterli's: e to the entropy of s/Σs (*The effective rank*, 2007); 0 for a product that is zero."""
-    total = values.sum()
-    if total <= 0:
-        return 0.0
-    shares = values[values > 0] / total
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _is_crowded(path: str, names: Sequence[str]) -> bool:
@@ -110,15 +73,16 @@ def _product_shape(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int
     if len(first) != len(second) or len(first) < 2 or 0 in first or 0 in second:
         return None
     rank = first[0]
-    if _is_plain(rank, second):
+    if is_plain(rank, second):
         rows, columns = second[0], math.prod(first[1:])
     elif second[0] == rank and math.prod(first[2:]) == 1:
-        # A transposed convolution: its matrix is (in, out·∏k), see `rmt_compress.layers.factors`.
+        # A transposed convolution: its matrix is (in, out·∏k), see `rmt_compress.layers.kinds`.
         rows, columns = first[1], math.prod(second[1:])
     else:
         return None
     return (rows, columns) if rank < min(rows, columns) else None
 
 
-def _is_plain(rank: int, second: tuple[int, ...]) -> bool:
+def is_plain(rank: int, second: tuple[int, ...]) -> bool:
+    """Whether the second factor, of this shape, is a product or a point-wise convolution of `rank` inputs."""
     return second[1] == rank and math.prod(second[2:]) == 1

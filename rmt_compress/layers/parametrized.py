@@ -16,12 +16,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from rmt_compress.layers.matrix_view import FLOAT_DTYPES, Composition
+from rmt_compress.layers.layer import FLOAT_DTYPES, Composition
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.layers.inference import TensorInfo
+    from rmt_compress.layers.layer import TensorInfo
 
 _PARAMETRIZED = re.compile(r"^(?P<path>(?:.*\.)?)parametrizations\.(?P<own>\w+)\.(?:original\d*|\d+\..+|\d+)$")
 _STACKED = re.compile(r"^(?P<stem>(?:.*\.)?parametrizations\.\w+\.)1\.")
@@ -58,7 +58,7 @@ def compositions(tensors: Mapping[str, TensorInfo]) -> dict[str, Composition]:
             composition = Composition("pruning mask", weight, (matrix, mask))
         else:
             continue
-        if info.skip is None and all(tensors[part].dtype in FLOAT_DTYPES for part in composition.parts):
+        if info.why_skipped is None and all(tensors[part].dtype in FLOAT_DTYPES for part in composition.parts):
             found[name] = composition
     return found
 

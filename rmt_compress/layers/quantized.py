@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rmt_compress.layers.matrix_view import FLOAT_DTYPES
+from rmt_compress.layers.layer import FLOAT_DTYPES
 
 if TYPE_CHECKING:
-    from rmt_compress.layers.inference import TensorInfo
+    from rmt_compress.layers.layer import TensorInfo
 
 _SCALES = re.compile(
     r"(?P<weight>.+?)(?:_scale(?:_inv|_2)?|_scales|_zero_point|_shape|\.SCB|\.weight_format|\.absmax"

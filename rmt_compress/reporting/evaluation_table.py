@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.errors import printable
+from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
     from rmt_compress.data import Dataset
-    from rmt_compress.evaluation import Evaluation
+    from rmt_compress.networks.evaluation import Evaluation
 
 # Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run.
 _SAME = 1.1

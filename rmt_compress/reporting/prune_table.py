@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rmt_compress.errors import printable
+from rmt_compress.wording import printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
-    from rmt_compress.pruning import PruneResult
+    from rmt_compress.pruning.result import PruneResult
 
 _ACTION_STYLES = {"factorized": "green", "truncated": "yellow", "kept": "", "skipped": "dim"}
 
@@ -47,7 +47,7 @@ def _layers(result: PruneResult) -> Table:
         left = "" if outcome is None else f"{outcome.nonzeros / max(1, outcome.parameters):.1%}"
         table.add_row(
             Text(printable(decision.name)),
-            "×".join(map(str, decision.shape)),
+            times(decision.shape, scalar=""),
             Text(decision.action, style=_ACTION_STYLES[decision.action]),
             left,
             Text(printable(decision.reason), style="dim" if decision.action == "skipped" else ""),

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.errors import printable
-from rmt_compress.files import check_output, replacing
+from rmt_compress.outputs import check_output, replacing
+from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import MissingDependencyError
-from rmt_compress.files import replacing
+from rmt_compress.outputs import replacing
 from rmt_compress.training.records import Event, of_kind
 
 if TYPE_CHECKING:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rmt_compress.errors import SettingsError
+from rmt_compress.progress import counter
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
-from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, counter, saving
+from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, saving
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Analysis, LayerAnalysis, Progress
+    from rmt_compress.analysis import Analysis, LayerAnalysis
+    from rmt_compress.progress import Progress
 
 MOST_LAYERS = 6
 """Layers in one sweep unless they are named: more curves are no picture."""

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.plan import make_plan
+from rmt_compress.planning.making import make_plan
+from rmt_compress.progress import counter
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
-from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, counter, saving
+from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, saving
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Analysis, Progress
+    from rmt_compress.analysis import Analysis
     from rmt_compress.plan import Plan
+    from rmt_compress.progress import Progress
 
 SweptRule = Literal["bema", "energy", "ratio", "gd14"]
 SWEPT_RULES: tuple[SweptRule, ...] = get_args(SweptRule)
@@ -35,7 +37,7 @@ def sweep_share(
 
     Args:
         target: the network.
-        rules: see `rmt_compress.rank_rules`.
+        rules: see `rmt_compress.planning.rules`.
         amounts: rule -> its numbers; for a rule not in it, `points` of them over its useful range.
         points: see `amounts`.
         progress: called with (trials done, trials in all, rule).

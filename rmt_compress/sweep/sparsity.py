@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.layers.matrix_view import as_weight
-from rmt_compress.layers.sparsification import count_nonzero, sparsify
-from rmt_compress.plan import make_plan
+from rmt_compress.layers.layer import as_weight
+from rmt_compress.layers.zeroing import count_nonzero, sparsify
+from rmt_compress.planning.making import make_plan
+from rmt_compress.progress import counter
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
-from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, counter
+from rmt_compress.sweep.target import POINTS, SweepTarget, check_points
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Progress
     from rmt_compress.plan import Plan
+    from rmt_compress.progress import Progress
 
 MAGNITUDE, LOW_RANK_FIRST = "magnitude alone", "low rank, then magnitude"
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from rmt_compress.decomposition.svd import Decomposition, decompose
 from rmt_compress.errors import CompressionError, SettingsError
-from rmt_compress.evaluation import BATCH_SIZE, score
-from rmt_compress.layers.factorization import Decomposition, decompose
-from rmt_compress.layers.low_rank import split_parameters, split_refusal
-from rmt_compress.layers.matrix_view import as_matrix, as_weight
+from rmt_compress.layers.layer import as_matrix, as_weight
+from rmt_compress.layers.splitting import split_parameters, split_refusal
+from rmt_compress.networks.evaluation import BATCH_SIZE, score
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.analysis import Analysis, LayerAnalysis, Progress
+    from rmt_compress.analysis import Analysis, LayerAnalysis
     from rmt_compress.data import Dataset
 
 POINTS = 10
@@ -57,7 +57,7 @@ class SweepTarget:
         self._parts = {layer.layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
         self._decompositions: dict[str, Decomposition] = {}
         for layer in analysis.analyzed:
-            if layer.layer.fixed or layer.layer.stored not in self._weights:
+            if layer.layer.why_fixed or layer.layer.stored not in self._weights:
                 raise CompressionError(
                     f"{layer.layer.tensor} is no plain parameter of the model (parametrized?): remove the "
                     "parametrization, or leave the layer out with --exclude"
@@ -148,16 +148,3 @@ def check_points(points: int) -> None:
     """
     if points < 2:
         raise SettingsError([f"a sweep needs at least 2 points, got {points}"])
-
-
-def counter(total: int, progress: Progress | None) -> Callable[[str], None]:
-    """A function to call with a name after each of `total` trials."""
-    done = 0
-
-    def advance(name: str) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total, name)
-
-    return advance

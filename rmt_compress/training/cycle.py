@@ -23,14 +23,15 @@ import numpy as np
 
 from rmt_compress.analysis import Analysis, LayerAnalysis, analyze
 from rmt_compress.compression import compress
-from rmt_compress.layers.low_rank import factor_tensors
-from rmt_compress.layers.products import factor_matrices, product_singular_values, truncate_product
-from rmt_compress.plan import LayerDecision, Plan, make_plan
+from rmt_compress.decomposition.products import factor_matrices, product_singular_values, truncate_product
+from rmt_compress.layers.splitting import factor_tensors
+from rmt_compress.plan import LayerDecision, Plan
+from rmt_compress.planning.making import make_plan
 from rmt_compress.spectrum import BulkFit
 from rmt_compress.training.settings import CycleSettings
 
 if TYPE_CHECKING:
-    from rmt_compress.training.network import Network, Pair
+    from rmt_compress.training.split_network import Network, Pair
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.writers import SUFFIXES, check_suffix
+from rmt_compress.checkpoints.keys import SUFFIXES
+from rmt_compress.checkpoints.writers import check_suffix
 from rmt_compress.errors import SettingsError, TrainingError
-from rmt_compress.files import check_output
+from rmt_compress.outputs import check_output
 from rmt_compress.training.records import Event, EventLog, of_kind
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
 from rmt_compress.training.starting import Start, starting_point
 
 if TYPE_CHECKING:
     from rmt_compress.data import Dataset
-    from rmt_compress.training.network import Network
+    from rmt_compress.training.split_network import Network
     from rmt_compress.training.state import TrainingState
     from rmt_compress.training.steps import StepProgress
     from rmt_compress.training.workers import Workers
@@ -367,7 +368,7 @@ def _write(
 
     import torch
 
-    from rmt_compress.saving import save
+    from rmt_compress.saving.writing import save
 
     model = network.model.to("cpu")
     # torch's stubs do not know this form of `to`.

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rmt_compress.layers.low_rank import Factors, factor_names, factor_tensors
-from rmt_compress.layers.matrix_view import as_matrix
-from rmt_compress.layers.products import factor_matrices
+from rmt_compress.decomposition.products import factor_matrices
+from rmt_compress.layers.layer import as_matrix
+from rmt_compress.layers.splitting import Factors, factor_names, factor_tensors
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from rmt_compress.training.network import Network
     from rmt_compress.training.settings import TrainingSettings
+    from rmt_compress.training.split_network import Network
 
 _MOMENTUM = "momentum_buffer"
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.errors import SettingsError
-from rmt_compress.plan import PlanSettings, WhenNotSmaller
+from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
 from rmt_compress.spectrum import QuantileRule
 from rmt_compress.training import schedules
 

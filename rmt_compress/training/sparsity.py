@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
-from rmt_compress.layers.sparsification import sparsify
-from rmt_compress.plan import may_sparsify
+from rmt_compress.layers.zeroing import sparsify
+from rmt_compress.planning.making import may_sparsify
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from rmt_compress.errors import TrainingError
-from rmt_compress.files import replacing
-from rmt_compress.object_reference import one_line
+from rmt_compress.outputs import replacing
 from rmt_compress.spectrum import BulkFit
+from rmt_compress.wording import one_line
 
 SCHEMA = "rmt-compress/training/1"
 

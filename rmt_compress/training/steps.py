@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from rmt_compress.errors import TrainingError
-from rmt_compress.object_reference import one_line
 from rmt_compress.training.augmentation import flip_and_shift
+from rmt_compress.wording import one_line, times
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,7 +108,7 @@ def _loss(
     except (RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise TrainingError("not enough memory on the device: take a smaller --batch-size") from error
-        shape = "×".join(map(str, images.shape[1:]))
+        shape = times(images.shape[1:], scalar="")
         raise TrainingError(
             f"the network cannot be trained on {data.name} (samples of {shape}): {one_line(error)}; take a data "
             "set or an --arch that suits"

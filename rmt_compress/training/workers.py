@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from rmt_compress.errors import MissingDependencyError, SettingsError
-from rmt_compress.object_reference import one_line
+from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.layers.low_rank import split_refusal
+from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.plan import LayerDecision, Plan
-from rmt_compress.pruning import prune
+from rmt_compress.pruning.road import prune
 from tests.architectures import convolutional, sequential
 
 IMAGES = (3, 32, 32)
@@ -88,7 +88,7 @@ def hand_plan(analysis, decide):
     for each in analysis.layers:
         layer, action, rank = each.layer, "kept", None
         tied = bool(layer.aliases) and not layer.shared
-        if each.fit is not None and layer.fixed is None and not tied:
+        if each.fit is not None and layer.why_fixed is None and not tied:
             action, rank = decide(layer)
         decisions.append(
             LayerDecision(

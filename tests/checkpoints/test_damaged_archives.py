@@ -127,7 +127,7 @@ def test_a_pickled_weight_is_named_and_not_run(whole, tmp_path):
     config(change)(whole / "whole.pt2", tmp_path / "pickled.pt2", None)
     with open_checkpoint(tmp_path / "pickled.pt2") as checkpoint:
         (layer,) = (layer for layer in checkpoint.layers() if layer.tensor == "0.weight")
-        assert "pickle" in layer.skip
+        assert "pickle" in layer.why_skipped
         with pytest.raises(CheckpointError, match="pickle, which is not run"):
             checkpoint.read("0.weight")
 

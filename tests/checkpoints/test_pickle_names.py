@@ -7,7 +7,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from rmt_compress.checkpoints.pickle_names import names_asked_for
+from rmt_compress.checkpoints.pytorch.pickle_names import names_asked_for
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -138,5 +138,5 @@ def test_a_prefix_that_not_all_have_stays(tmp_path: Path) -> None:
 def test_a_nested_tensor_is_listed_and_skipped() -> None:
     nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
     info = describe("n", nested)
-    assert info.skip is not None
+    assert info.why_skipped is not None
     assert find_ties({"n": nested, "m": nested, "w": torch.ones(2)}) == {"n": ("m",)}

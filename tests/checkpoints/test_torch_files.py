@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from rmt_compress.checkpoints import open_checkpoint, torch_files
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.pytorch import torch_file as torch_files
 from rmt_compress.errors import CheckpointError
 from tests.checkpoints.conftest import assert_holds
 

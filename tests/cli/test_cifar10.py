@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rmt_compress as rmt
-from rmt_compress.architectures import build
+from rmt_compress.networks.architectures import build
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_models" / "cifar10_cnn.pt"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rmt_compress import architectures
+from rmt_compress.networks import architectures
 from tests.conftest import REPOSITORY
 
 DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from rmt_compress import measurement
 from rmt_compress.cli.app import main
+from rmt_compress.networks import measurement
 
 
 @dataclass(frozen=True)

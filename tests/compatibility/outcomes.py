@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rmt_compress import architectures
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.errors import CheckpointError
-from rmt_compress.model_loading import load_model
+from rmt_compress.networks import architectures
+from rmt_compress.networks.loading import load_model
 from tests.compatibility.command_line import Finished, invoke, invoke_as_advised, without_paths
 from tests.compatibility.formats import FORMATS, GRAPHS_AND_NAMES, Format, into
 from tests.compatibility.layer_kinds import KINDS, LayerKind, with_few_directions

@@ -39,7 +39,7 @@ def test_digits_split_is_the_same_in_every_process():
 
 
 def test_importing_is_cheap():
-    imports = "import sys, rmt_compress.data, rmt_compress.architectures"
+    imports = "import sys, rmt_compress.data, rmt_compress.networks.architectures"
     code = f"{imports}; print({{'torch', 'sklearn', 'numpy', 'pooch', 'PIL'}} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt_compress.layers import factorization
-from rmt_compress.layers.factorization import decompose, truncate, truncated_svd_factors
+from rmt_compress.decomposition import svd as factorization
+from rmt_compress.decomposition.svd import decompose, truncate, truncated_svd_factors
 from rmt_compress.spectrum import NonFiniteError
 
 SHAPES = ((1, 1), (1, 9), (9, 1), (30, 50), (50, 30), (40, 40))

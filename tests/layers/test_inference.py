@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rmt_compress.layers import TensorInfo, infer_layers
+from rmt_compress.layers import infer_layers
+from rmt_compress.layers.layer import TensorInfo
 
 
 def layers_of(module: nn.Module, ties=None):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from rmt_compress.layers import factorization, krylov
-from rmt_compress.layers.factorization import decompose, truncate, truncated_svd_factors
-from rmt_compress.layers.krylov import leading_subspace, worth_trying
+from rmt_compress.decomposition import krylov
+from rmt_compress.decomposition import svd as factorization
+from rmt_compress.decomposition.krylov import leading_subspace, worth_trying
+from rmt_compress.decomposition.svd import decompose, truncate, truncated_svd_factors
 from rmt_compress.spectrum import NonFiniteError
 
 P, N, SPIKES = 1024, 1200, 6

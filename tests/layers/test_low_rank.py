@@ -9,19 +9,12 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.decomposition.svd import truncated_svd_factors
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.factorization import truncated_svd_factors
-from rmt_compress.layers.factors import join_factors
-from rmt_compress.layers.low_rank import (
-    factor_names,
-    factor_tensors,
-    module_refusal,
-    split_module,
-    split_module_empty,
-    split_parameters,
-    split_refusal,
-)
-from rmt_compress.layers.matrix_view import Layer, as_matrix
+from rmt_compress.layers.kinds import join_factors
+from rmt_compress.layers.layer import Layer, as_matrix
+from rmt_compress.layers.modules import module_refusal, split_module, split_module_empty
+from rmt_compress.layers.splitting import factor_names, factor_tensors, split_parameters, split_refusal
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from rmt_compress import analyze, compress, make_plan
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.layers import TensorInfo, infer_layers
+from rmt_compress.layers import infer_layers
+from rmt_compress.layers.layer import TensorInfo
 
 
 def sources(module):

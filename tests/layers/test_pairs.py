@@ -10,9 +10,10 @@ from torch import nn
 
 from rmt_compress import analyze, compress, make_plan
 from rmt_compress.cli.app import app
-from rmt_compress.layers import TensorInfo, infer_layers
-from rmt_compress.layers.factors import factor_shapes, join_factors
-from rmt_compress.layers.pairs import effective_rank, pair_singular_values
+from rmt_compress.decomposition.products import effective_rank, pair_singular_values
+from rmt_compress.layers import infer_layers
+from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.spectrum import NonFiniteError
 
 

@@ -9,7 +9,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from rmt_compress import analyze, make_plan
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.layers import TensorInfo, infer_layers
+from rmt_compress.layers import infer_layers
+from rmt_compress.layers.layer import TensorInfo
 
 
 def old_style(name):
@@ -116,7 +117,7 @@ def test_what_cannot_be_computed_is_skipped_with_the_reason():
 
 def test_the_other_tensors_of_a_weight_say_whose_they_are():
     state = parametrizations.weight_norm(nn.Linear(40, 50)).state_dict()
-    reasons = [layer.skip for layer in open_checkpoint(state).layers() if layer.skip is not None]
+    reasons = [layer.why_skipped for layer in open_checkpoint(state).layers() if layer.why_skipped is not None]
     assert reasons == ["a part of the parametrized weight weight (weight norm)"]
 
 

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt_compress.layers.factors import factor_shapes, join_factors
-from rmt_compress.layers.low_rank import Factors, factor_tensors
-from rmt_compress.layers.matrix_view import Layer
-from rmt_compress.layers.products import factor_matrices, product_singular_values, truncate_product
+from rmt_compress.decomposition.products import factor_matrices, product_singular_values, truncate_product
+from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.layers.layer import Layer
+from rmt_compress.layers.splitting import Factors, factor_tensors
 
 
 @given(rows=st.integers(3, 12), columns=st.integers(3, 12), rank=st.integers(1, 3), seed=st.integers(0, 2**31))

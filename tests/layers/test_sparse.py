@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt_compress.layers.sparse import (
+from rmt_compress.layers.bitmask import (
     SparseTensor,
     bits_length,
     decode,

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt_compress.layers.sparsification import count_nonzero, sparsify, sparsify_quantile
+from rmt_compress.layers.zeroing import count_nonzero, sparsify, sparsify_quantile
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import rmt_compress as rmt
-from rmt_compress.reporting.plots import layer_figure, plot_layers, plot_name
+from rmt_compress.reporting.spectrum_plots import layer_figure, plot_layers, plot_name
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from rmt_compress.layers.torch_kernels import TorchKernels
+from rmt_compress.decomposition.kernels import TorchKernels
 from rmt_compress.spectrum import NonFiniteError, NumpyKernels, SingularValues, singular_values
 
 

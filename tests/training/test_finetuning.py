@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 import rmt_compress as rmt
-from rmt_compress.architectures import build
 from rmt_compress.data import load_data
 from rmt_compress.errors import OutputError, SettingsError, TrainingError
-from rmt_compress.evaluation import load_model, score
+from rmt_compress.networks.architectures import build
+from rmt_compress.networks.evaluation import score
+from rmt_compress.networks.loading import load_model
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
 from rmt_compress.training.finetuning import Listeners, default_output, state_path
 from rmt_compress.training.records import of_kind, read_lines

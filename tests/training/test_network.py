@@ -7,8 +7,8 @@ from torch import nn
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.compression import compress
 from rmt_compress.plan import LayerDecision, Plan
-from rmt_compress.training.network import Network
 from rmt_compress.training.run import restored
+from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot
 
 

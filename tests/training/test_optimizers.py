@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from rmt_compress.training import TrainingSettings
-from rmt_compress.training.network import Network
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
+from rmt_compress.training.split_network import Network
 from tests.training.test_network import cnn, mlp, split
 
 LOW = 8
@@ -54,8 +54,8 @@ def test_momentum_of_a_split_layer_is_what_its_factors_would_have_gathered(make,
     ("make", "tensor", "shape"), [(mlp, "fc1.weight", (5, 60)), (cnn, "up.weight", (2, 24, 8, 8))]
 )
 def test_momentum_of_factors_that_are_cut_again(make, tensor, shape):
-    from rmt_compress.layers.low_rank import factor_tensors
-    from rmt_compress.layers.products import factor_matrices, truncate_product
+    from rmt_compress.decomposition.products import factor_matrices, truncate_product
+    from rmt_compress.layers.splitting import factor_tensors
 
     # Twelve inner units for a product of rank 8: to cut again to 8 changes nothing either.
     network = rank_limited(make, tensor)

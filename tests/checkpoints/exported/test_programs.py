@@ -10,10 +10,11 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import load_dense, write_compressed
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.loading import load_dense
+from rmt_compress.saving.writing import write_compressed
 from tests.checkpoints import exported
 
 LAYOUTS = ("now", "packed", "before")
@@ -53,7 +54,9 @@ def test_every_tensor_is_read_as_torch_saved_it(layout, folder, program):
 def test_layers_are_what_the_graph_makes_of_them(file, folder):
     with open_checkpoint(folder / f"{file}.pt2") as checkpoint:
         layers = {layer.tensor: layer for layer in checkpoint.layers()}
-    kinds = {name: layer.kind for name, layer in layers.items() if len(layer.shape) > 1 and layer.skip is None}
+    kinds = {
+        name: layer.kind for name, layer in layers.items() if len(layer.shape) > 1 and layer.why_skipped is None
+    }
     assert kinds == {
         "right": "linear_transposed",
         "conv.weight": "conv2d",
@@ -67,9 +70,9 @@ def test_layers_are_what_the_graph_makes_of_them(file, folder):
     assert layers["fc.weight"].bias == "fc.bias"
     assert layers["conv.weight"].bias == "conv.bias"
     assert layers["twice.weight"].bias is None
-    assert "buffer" in layers["mixing"].skip
-    assert "not used" in layers["unused.weight"].skip
-    assert "aten." in layers["left"].skip
+    assert "buffer" in layers["mixing"].why_skipped
+    assert "not used" in layers["unused.weight"].why_skipped
+    assert "aten." in layers["left"].why_skipped
 
 
 def test_a_table_tied_to_the_head_and_packed_attention(folder):
@@ -77,7 +80,7 @@ def test_a_table_tied_to_the_head_and_packed_attention(folder):
         layers = {layer.tensor: layer for layer in checkpoint.layers()}
         assert checkpoint.ties == {"table.weight": ("head.weight",)}
     assert layers["table.weight"].kind == "linear"
-    assert layers["table.weight"].whole == "used as embedding too"
+    assert layers["table.weight"].why_whole == "used as embedding too"
     assert layers["attention.in_proj_weight"].kind == "linear"
     assert layers["attention.out_proj.weight"].bias == "attention.out_proj.bias"
 

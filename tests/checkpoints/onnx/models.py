@@ -6,9 +6,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.decomposition.svd import truncated_svd_factors
 from rmt_compress.layers import as_matrix
-from rmt_compress.layers.factorization import truncated_svd_factors
-from rmt_compress.layers.low_rank import factor_tensors, split_refusal
+from rmt_compress.layers.splitting import factor_tensors, split_refusal
 
 FLOAT = TensorProto.FLOAT
 

@@ -250,7 +250,7 @@ def test_a_long_chain_takes_no_long_time(tmp_path):
     graph = helper.make_graph(nodes, "g", inputs, outputs, [proto("w0", np.ones((4, 4), "f"))])
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     (layer,) = open_checkpoint(saved(built, tmp_path / "model.onnx")).layers()
-    assert layer.skip == "used by Identity, not multiplied with the inputs of a layer"
+    assert layer.why_skipped == "used by Identity, not multiplied with the inputs of a layer"
 
 
 def sparse(dims, values, indices):
@@ -314,7 +314,7 @@ def test_declared_sizes_take_no_memory(network, tmp_path):
 
 def test_without_onnx_one_line_says_what_to_install(network, tmp_path, monkeypatch):
     path = saved(network, tmp_path / "model.onnx")
-    monkeypatch.setattr("rmt_compress.checkpoints.onnx.files.find_spec", lambda name: None)
+    monkeypatch.setattr("rmt_compress.checkpoints.onnx.onnx_file.find_spec", lambda name: None)
     with pytest.raises(
         MissingDependencyError, match=r"an ONNX file needs onnx: pip install 'rmt-compress\[onnx\]'"
     ):

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.layers import as_matrix
-from rmt_compress.layers.low_rank import split_refusal
+from rmt_compress.layers.splitting import split_refusal
 from tests.checkpoints.onnx.models import proto, saved
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -158,7 +158,7 @@ def test_weights_that_must_stay_whole(tmp_path):
     built = bare(nodes, {name: ones(40, 40) for name in names})
     built.graph.output.append(helper.make_tensor_value_info("only", FLOAT, None))
     layers = layers_of(built, tmp_path)
-    assert {name: (layer.kind, layer.whole) for name, layer in layers.items()} == {
+    assert {name: (layer.kind, layer.why_whole) for name, layer in layers.items()} == {
         "table": ("linear", "used in another way by Gather "),
         "twice": ("linear_transposed", "used in another way by MatMul left"),
         "p": ("linear", "multiplied with another weight, not with inputs"),

@@ -10,7 +10,6 @@ from onnx import helper
 from torch import nn
 
 from rmt_compress.analysis import analyze
-from rmt_compress.architectures import build
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.compression import compress
 from rmt_compress.data import Dataset
@@ -21,11 +20,12 @@ from rmt_compress.errors import (
     MissingDependencyError,
     SettingsError,
 )
-from rmt_compress.evaluation import evaluate, move
-from rmt_compress.measurement import count_macs
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import make_plan
-from rmt_compress.saving import write_compressed
+from rmt_compress.networks.architectures import build
+from rmt_compress.networks.evaluation import evaluate, move
+from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.measurement import count_macs
+from rmt_compress.planning.making import make_plan
+from rmt_compress.saving.writing import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
 from tests.checkpoints.onnx.models import model, proto, run, saved, split_all
 
@@ -244,7 +244,7 @@ def test_inputs_that_do_not_fit(tmp_path, rng):
 
 def test_without_onnxruntime_one_line_says_what_to_install(tmp_path, rng, monkeypatch):
     path = fixed(tmp_path, rng)
-    monkeypatch.setattr("rmt_compress.checkpoints.onnx.files.find_spec", lambda name: name == "onnx" or None)
+    monkeypatch.setattr("rmt_compress.checkpoints.onnx.onnx_file.find_spec", lambda name: name == "onnx" or None)
     with pytest.raises(MissingDependencyError, match=r"running an ONNX file needs onnxruntime: pip install"):
         load_model(path)
 

@@ -1,0 +1,185 @@
+"""The graph of a torch.export archive, run operator by operator, without `torch.export.load`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rmt_compress.checkpoints.exported.program_graph import ATEN, Json
+from rmt_compress.checkpoints.exported.program_weights import DTYPES
+from rmt_compress.checkpoints.graph_network import GraphNetwork
+from rmt_compress.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from rmt_compress.checkpoints.exported.program_file import ExportedProgramFile
+    from rmt_compress.layers.layer import LayerKind
+
+# Operators of aten that open files, or give a tensor other memory than its own: no network needs them.
+_REFUSED = frozenset({"from_file", "set_", "set", "resize_", "resize_as_", "resize", "_resize_output_", "data"})
+_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "getitem")
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_")
+_MEMORY_FORMATS = {
+    **{1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
+}
+_STRIDED = 7
+# Arguments that are values as they stand.
+_PLAIN = (
+    "as_int",
+    "as_ints",
+    "as_float",
+    "as_floats",
+    "as_bool",
+    "as_bools",
+    "as_string",
+    "as_strings",
+    "as_int_lists",
+)
+
+
+class ExportedNetwork(GraphNetwork):
+    """A network that runs by the graph of a torch.export archive; see `GraphNetwork`.
+
+    Raises:
+        CheckpointError: it takes something else than one tensor, or uses an operator outside torch's own library.
+    """
+
+    checkpoint: ExportedProgramFile
+
+    def __init__(self, checkpoint: ExportedProgramFile) -> None:
+        super().__init__(checkpoint)
+        graph = checkpoint.graph
+        self._fixed: dict[str, torch.Tensor] = {}
+        self._inputs: list[str] = []
+        constants = checkpoint.constants()
+        try:
+            for spec in graph.specs:
+                self._enter(spec, constants)
+            self._steps = [(self._operator(node["target"]), node) for node in graph.nodes]
+            self._output = self._first_output(checkpoint.program())
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
+            raise checkpoint.archive.damaged(f"its graph: {type(error).__name__} {error}") from error
+        if len(self._inputs) != 1:
+            raise CheckpointError(
+                f"{checkpoint.path}: takes {len(self._inputs)} tensors ({', '.join(self._inputs[:6])}); only "
+                "networks of one input can be run here"
+            )
+        self._kinds = {
+            use.node: use.kind
+            for layer in checkpoint.layers()
+            if layer.in_graph
+            for use in graph.uses(layer.tensor)
+        }
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The network's first output for one batch of inputs."""
+        return self._run(inputs, None)
+
+    def multiply_adds(self, inputs: torch.Tensor) -> int:
+        """Multiply-adds of all products with weights and all convolutions in one pass with these inputs."""
+        counts: list[int] = []
+        with torch.inference_mode():
+            self._run(inputs, counts)
+        return sum(counts)
+
+    def _run(self, inputs: torch.Tensor, counts: list[int] | None) -> torch.Tensor:
+        values: dict[str, Any] = {self._inputs[0]: inputs}
+        for name, value in self.checkpoint.graph.placeholders.items():
+            values[value] = self._parameters[name] if name in self._parameters else self._fixed[value]
+        for value, tensor in self._fixed.items():
+            values[value] = tensor.to(inputs.device)
+        for place, (run, node) in enumerate(self._steps):
+            given = {entry["name"]: self._value(entry["arg"], values, inputs.device) for entry in node["inputs"]}
+            result = run(given)
+            _bind(node["outputs"], result, values)
+            if counts is not None:
+                counts.append(_multiply_adds(self._kinds.get(place), given, result))
+        output: torch.Tensor = values[self._output]
+        return output
+
+    def _enter(self, spec: Json, constants: Mapping[str, torch.Tensor]) -> None:
+        ((kind, entry),) = spec.items()
+        if kind == "user_input":
+            self._inputs.append(entry["arg"]["as_tensor"]["name"])
+        elif kind in ("parameter", "buffer", "tensor_constant"):
+            name, value = entry[f"{kind}_name"], entry["arg"]["name"]
+            if name not in self._parameters:
+                tensors = self.checkpoint.tensors
+                self._fixed[value] = self.checkpoint.read(name) if name in tensors else constants[name]
+        else:
+            raise CheckpointError(f"{self.checkpoint.path}: takes a {kind}, which is not run")
+
+    def _operator(self, target: str) -> Callable[[dict[str, Any]], Any]:
+        name, _, overload = target.removeprefix(ATEN).partition(".")
+        if target.startswith(ATEN) and name not in _REFUSED and name.isidentifier():
+            packet = getattr(torch.ops.aten, name, None)
+            found = getattr(packet, overload, None) if overload.isidentifier() else None
+            if isinstance(found, torch._ops.OpOverload):
+                return lambda given: found(**given)
+        name = target.removeprefix("_operator.")
+        if target.startswith("_operator.") and name in (*_ARITHMETIC, *_COMPARISONS):
+            compute = getattr(operator, name)
+            return lambda given: compute(*given.values())
+        raise CheckpointError(
+            f"{self.checkpoint.path}: uses {target}, which is not run from a file; analyze and prune do without"
+        )
+
+    def _value(self, given: Json, values: Mapping[str, Any], device: torch.device) -> Any:
+        """What an argument stands for."""
+        ((kind, held),) = given.items()
+        if kind in _PLAIN:
+            return held
+        if kind == "as_none":
+            return None
+        if kind in ("as_tensor", "as_optional_tensor"):
+            return self._value(held, values, device) if "name" not in held else values[held["name"]]
+        if kind == "as_tensors":
+            return [values[entry["name"]] for entry in held]
+        if kind == "as_optional_tensors":
+            return [self._value(entry, values, device) for entry in held]
+        if kind in ("as_sym_int", "as_sym_float", "as_sym_bool"):
+            ((how, number),) = held.items()
+            return values[number] if how == "as_name" else number
+        if kind in ("as_sym_ints", "as_sym_floats", "as_sym_bools"):
+            singular = kind.removesuffix("s")
+            return [self._value({singular: entry}, values, device) for entry in held]
+        if kind == "as_scalar_type":
+            return getattr(torch, DTYPES[held])
+        if kind == "as_memory_format":
+            return _MEMORY_FORMATS[held]
+        if kind == "as_device":
+            return device
+        if kind == "as_layout" and held == _STRIDED:
+            return torch.strided
+        raise CheckpointError(f"{self.checkpoint.path}: an argument of its graph ({kind}) is not run from a file")
+
+    def _first_output(self, program: Json) -> str:
+        specs = program["graph_module"]["signature"]["output_specs"]
+        spec = next(entry["user_output"] for entry in specs if "user_output" in entry)
+        return str(spec["arg"]["as_tensor"]["name"])
+
+
+def _bind(outputs: list[Json], result: Any, values: dict[str, Any]) -> None:
+    """Give the results of a node their names."""
+    for given, value in zip(outputs, (result,) if len(outputs) == 1 else result, strict=True):
+        ((kind, held),) = given.items()
+        if kind == "as_tensor":
+            values[held["name"]] = value
+        elif kind == "as_tensors":
+            values.update((entry["name"], part) for entry, part in zip(held, value, strict=True))
+        elif kind in ("as_sym_int", "as_sym_float", "as_sym_bool"):
+            values[held["as_name"]] = value
+
+
+def _multiply_adds(kind: LayerKind | None, given: Mapping[str, Any], result: Any) -> int:
+    """Multiply-adds of one product or convolution; none for tables and recurrent layers."""
+    if kind is None or not (kind.startswith(("linear", "conv"))):
+        return 0
+    weight = next(given[name] for name in ("weight", "mat2", "other") if name in given)
+    if kind.startswith("linear"):
+        inputs = weight.shape[1 if "weight" in given else 0]
+        return int(result.numel() * inputs)
+    places = given["input"] if kind.startswith("conv_transpose") else result
+    return int(places.numel() * (weight.numel() // weight.shape[0]))

@@ -1,0 +1,1 @@
+"""Files of `torch.save`: state dicts, training checkpoints, whole pickled modules."""

@@ -1,0 +1,226 @@
+"""Single ``.safetensors`` files, read without mapping them.
+
+The library's own reader maps the file, so every page it touches counts as resident memory, and it refuses a
+whole file for one element type it does not know. The format is eight bytes of header length, a JSON header
+and raw values (https://huggingface.co/docs/safetensors): here the header is checked against the file before
+anything else is believed, and `read` copies one tensor's bytes into memory of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.recognition import unreadable
+from rmt_compress.checkpoints.strict_json import parse_object
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.layer import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+# safetensors' name of an element type -> torch's, and its size in bits.
+DTYPES: dict[str, tuple[str, int]] = {
+    "BOOL": ("bool", 8),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "U16": ("uint16", 16),
+    "I16": ("int16", 16),
+    "U32": ("uint32", 32),
+    "I32": ("int32", 32),
+    "U64": ("uint64", 64),
+    "I64": ("int64", 64),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "F32": ("float32", 32),
+    "F64": ("float64", 64),
+    "C64": ("complex64", 64),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+}
+
+# The library's own limit.
+MAX_HEADER = 100_000_000
+# torch's own limits.
+_MAX_ENTRIES = 2**63 - 1
+_MAX_DIMENSIONS = 64
+
+
+@dataclass(frozen=True)
+class _Entry:
+    info: TensorInfo
+    begin: int  # bytes from the start of the file
+    end: int
+
+
+class SafetensorsFile(Checkpoint):
+    """One ``.safetensors`` file.
+
+    Names that `safetensors.torch.save_model` dropped because they share a tensor stand in the metadata as
+    {dropped: kept}; they are listed as names of the kept tensor.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: the header is no header, or does not agree with the file.
+    """
+
+    format = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path = path
+        try:
+            with path.open("rb") as file:
+                self._identity = _identity(file)
+                header, start = _read_header(file, path, self._identity[0])
+        except OSError as error:
+            raise unreadable(path, error) from error
+        self.metadata = _metadata(header, path)
+        self._entries = _entries(header, path, start, self._identity[0])
+        self._kept = {
+            dropped: kept
+            for dropped, kept in self.metadata.items()
+            if kept in self._entries and dropped not in self._entries
+        }
+        self._tensors = {name: entry.info for name, entry in self._entries.items()}
+        ties: dict[str, tuple[str, ...]] = {}
+        for dropped, kept in self._kept.items():
+            info = self._entries[kept].info
+            self._tensors[dropped] = TensorInfo(dropped, info.shape, info.dtype, info.nbytes)
+            ties[kept] = (*ties.get(kept, ()), dropped)
+        self._ties = ties
+        self.notes = ()
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of the tensor called `name`, on the CPU.
+
+        Raises:
+            CheckpointError: no such tensor, an element type torch does not have, or the file changed since it
+                was opened.
+        """
+        import torch
+
+        info = self._info(name)
+        entry = self._entries[self._kept.get(name, name)]
+        dtype = getattr(torch, info.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise CheckpointError(f"{self.path}: {name} is stored as {info.dtype}, which torch cannot read")
+        values = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        try:
+            with self.path.open("rb") as file:
+                if _identity(file) != self._identity:
+                    raise CheckpointError(f"{self.path}: changed while it was being read; start again")
+                file.seek(entry.begin)
+                count = file.readinto(values.numpy().data)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        if count != len(values):
+            raise CheckpointError(f"{self.path}: ends within {name}; download it again")
+        return values.view(dtype).reshape(info.shape)
+
+
+def _identity(file: BinaryIO) -> tuple[int, int, int]:
+    """Size in bytes, time of change and inode: the same as long as it is the same file."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, object], int]:
+    """The header and where the values start, both checked against the file's `size` in bytes."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or 8 + length > size:
+        promised = f"its header alone promises {8 + length}" if size >= 8 else "not even a header"
+        raise CheckpointError(
+            f"{path}: truncated or no safetensors file: {size} bytes, {promised}; download or save it again"
+        )
+    if length > MAX_HEADER:
+        raise CheckpointError(f"{path}: no sound safetensors file: a header of {length} bytes is beyond all use")
+    try:
+        return parse_object(file.read(length)), 8 + length
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _metadata(header: Mapping[str, object], path: Path) -> dict[str, str]:
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _damaged(path, "__metadata__ holds something else than text")
+    return metadata
+
+
+def _entries(header: Mapping[str, object], path: Path, start: int, size: int) -> dict[str, _Entry]:
+    """Every tensor of the header, its place in the file checked."""
+    entries = {
+        name: _entry(name, description, path, start)
+        for name, description in header.items()
+        if name != "__metadata__"
+    }
+    # As in the format: the tensors fill the rest of the file, one after the other, with no gap and no
+    # overlap.
+    position = start
+    for entry in sorted(entries.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != position:
+            fault = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
+            raise _damaged(path, f"{entry.info.name} {fault}")
+        position = entry.end
+    if position > size:
+        raise CheckpointError(
+            f"{path}: truncated: {size} bytes, its header promises {position}; download or save it again"
+        )
+    if position < size:
+        raise _damaged(path, f"{size} bytes where its header promises {position}")
+    return entries
+
+
+def _entry(name: str, description: object, path: Path, start: int) -> _Entry:
+    fields = description if isinstance(description, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    # `type(…) is int`, as JSON's true is an int to isinstance.
+    if not (
+        isinstance(dtype, str)
+        and isinstance(shape, list)
+        and len(shape) <= _MAX_DIMENSIONS
+        and all(type(length) is int and 0 <= length <= _MAX_ENTRIES for length in shape)
+        and isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(type(offset) is int for offset in offsets)
+        and 0 <= offsets[0] <= offsets[1]
+    ):
+        raise _damaged(path, f"{name} is not described by dtype, shape and data_offsets")
+    nbytes = offsets[1] - offsets[0]
+    if dtype in DTYPES:
+        dtype, bits = DTYPES[dtype]
+        if _product_is_not(shape, bits, 8 * nbytes):
+            raise _damaged(path, f"{name} has {nbytes} bytes, too many or too few for {dtype} {_shown(shape)}")
+    else:
+        # A type newer than this reader, or narrower than a byte: listed, and skipped for its type.
+        # In capitals, so that it can never pass for one of torch's names.
+        dtype = dtype.upper()
+    info = TensorInfo(name, tuple(shape), dtype, nbytes)
+    return _Entry(info, start + offsets[0], start + offsets[1])
+
+
+def _product_is_not(shape: list[int], bits: int, expected: int) -> bool:
+    """Whether a tensor of `shape` has other than `expected` bits, or more entries than torch can count."""
+    entries = 1
+    for length in shape:
+        entries *= max(length, 1)
+        if entries > _MAX_ENTRIES:
+            return True
+    return (0 if 0 in shape else entries * bits) != expected
+
+
+def _shown(shape: list[int]) -> str:
+    return "×".join(map(str, shape[:8])) or "scalar"
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged safetensors header: {reason}; download or save it again")

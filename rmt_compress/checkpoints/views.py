@@ -1,0 +1,209 @@
+"""Files this package wrote, seen two ways: the tensors of the compressed network, and those of the original."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.free_memory import check_fits_memory
+from rmt_compress.checkpoints.keys import MANIFEST_KEY
+from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, SparseTensor, decode, sparse_shape
+from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
+from rmt_compress.wording import printable
+
+if TYPE_CHECKING:
+    import torch
+
+_MAX_DIMENSIONS = 64
+
+
+class CompressedCheckpoint(Checkpoint):
+    """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.
+
+    Args:
+        stored: the file, whose metadata hold a manifest.
+
+    Raises:
+        CheckpointError: the manifest is damaged, or the file holds something else than it says.
+    """
+
+    def __init__(self, stored: Checkpoint) -> None:
+        origin = str(stored.path)
+        texts = {key: text for key, text in stored.metadata.items() if key != MANIFEST_KEY}
+        manifest = Manifest.from_json(stored.metadata[MANIFEST_KEY], origin=origin, metadata=texts)
+        self._stored = stored
+        self._sparse = frozenset(manifest.sparse)
+        self._tensors = self._describe(manifest)
+        manifest.check_tensors(self._tensors, origin=origin)
+        self._other_names = {other: kept for other, kept in manifest.ties.items() if other not in self._tensors}
+        for other, kept in self._other_names.items():
+            info = self._tensors[kept]
+            self._tensors[other] = TensorInfo(other, info.shape, info.dtype, info.nbytes)
+        self._ties = self._find_ties()
+        self.path = stored.path
+        self.format = f"{stored.format}, compressed"
+        self.beside = stored.beside
+        self.metadata = texts
+        self.manifest: Manifest = manifest
+        self.notes = (*stored.notes, manifest.sentence())
+
+    def _find_ties(self) -> dict[str, tuple[str, ...]]:
+        """Ties of the stored tensors, and of the names the manifest adds."""
+        ties = {
+            first: others
+            for first, others in self._stored.ties.items()
+            if first in self._tensors and all(other in self._tensors for other in others)
+        }
+        for other, kept in self._other_names.items():
+            ties[kept] = (*ties.get(kept, ()), other)
+        return ties
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files the tensors are in."""
+        return self._stored.files
+
+    def read(self, name: str) -> torch.Tensor:
+        """A dense copy of the tensor called `name`, on the CPU.
+
+        Raises:
+            CheckpointError: no such tensor, or one whose bits and values do not agree.
+        """
+        self._info(name)
+        name = self._other_names.get(name, name)
+        if name not in self._sparse:
+            return self._stored.read(name)
+        parts = SparseTensor(*(self._stored.read(name + part) for part in (BITS, VALUES, SHAPE)))
+        try:
+            return decode(parts)
+        except ValueError as error:
+            raise self._damaged(name, str(error)) from error
+
+    def close(self) -> None:
+        """Give back what the file keeps open."""
+        self._stored.close()
+
+    def _describe(self, manifest: Manifest) -> dict[str, TensorInfo]:
+        """What the file holds, the three parts of a sparse tensor as one."""
+        stored = self._stored.tensors
+        whole_of = {name + part: name for name in manifest.sparse for part in (BITS, VALUES, SHAPE)}
+        if len(whole_of) < 3 * len(manifest.sparse):
+            raise CheckpointError(f"{self._stored.path}: its manifest gives a tensor two meanings")
+        tensors: dict[str, TensorInfo] = {}
+        for name, info in stored.items():
+            whole = whole_of.get(name, name)
+            if whole not in tensors:
+                tensors[whole] = info if whole == name else self._describe_sparse(whole)
+        for name in manifest.sparse:
+            if name in stored:
+                raise self._damaged(name, "it is stored dense")
+            if name not in tensors:
+                raise self._damaged(name, "it is missing")
+        return tensors
+
+    def _describe_sparse(self, name: str) -> TensorInfo:
+        stored = self._stored.tensors
+        if any(name + part not in stored for part in (BITS, VALUES, SHAPE)):
+            raise self._damaged(name, "one of its parts is missing")
+        bits, values, shape = (stored[name + part] for part in (BITS, VALUES, SHAPE))
+        if shape.dtype != "int64" or len(shape.shape) != 1 or shape.shape[0] > _MAX_DIMENSIONS:
+            raise self._damaged(name, "its shape is no short 1-d int64 tensor")
+        if bits.dtype != "uint8" or len(bits.shape) != 1:
+            raise self._damaged(name, "its bits are no 1-d uint8 tensor")
+        if values.dtype not in FLOAT_DTYPES or len(values.shape) != 1:
+            raise self._damaged(name, "its values are no 1-d floating-point tensor")
+        try:
+            sizes = sparse_shape(self._stored.read(name + SHAPE).tolist(), bits.shape[0], values.shape[0])
+        except ValueError as error:
+            raise self._damaged(name, str(error)) from error
+        itemsize = values.nbytes // values.shape[0] if values.shape[0] else _itemsize(values.dtype)
+        return TensorInfo(name, sizes, values.dtype, math.prod(sizes) * itemsize)
+
+    def _damaged(self, name: str, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._stored.path}: the sparse tensor {name} is damaged: {reason}; compress the source again"
+        )
+
+
+class DenseView(Checkpoint):
+    """A checkpoint under the names and shapes of the original network: factors multiplied on reading.
+
+    Of a checkpoint without factors it changes nothing.
+
+    Args:
+        inner: what is looked at; a manifest says which of its tensors are factors.
+    """
+
+    def __init__(self, inner: Checkpoint) -> None:
+        self._inner = inner
+        self.path = inner.path
+        self.format = inner.format
+        self.notes = inner.notes
+        self.beside = inner.beside
+        self.metadata = inner.metadata
+        layers = inner.manifest.factorized if inner.manifest else ()
+        self._by_weight = {layer.weight: layer for layer in layers}
+        self._biases = {layer.bias: layer.up_bias for layer in layers if layer.bias is not None}
+        original = {stored: bias for bias, stored in self._biases.items()}
+        factors = {name: layer for layer in layers for name in (layer.down, layer.up)}
+        self._tensors: dict[str, TensorInfo] = {}
+        for name, info in inner.tensors.items():
+            shown, shape = original.get(name, name), info.shape
+            if name in factors:
+                shown, shape = factors[name].weight, factors[name].shape
+            nbytes = info.nbytes if name not in factors else math.prod(shape) * _itemsize(info.dtype)
+            self._tensors.setdefault(shown, TensorInfo(shown, shape, info.dtype, nbytes, info.why_skipped))
+        self._ties = _ties(inner, {layer.up: layer for layer in layers}, original)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files the tensors are in."""
+        return self._inner.files
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name` as the original network has it, the product of its factors where it has such.
+
+        Raises:
+            CheckpointError: no such tensor, or a product beyond the memory there is.
+        """
+        info = self._info(name)
+        layer = self._by_weight.get(name)
+        if layer is None:
+            return self._inner.read(self._biases.get(name, name))
+        # Shorter types are multiplied in float32, and are in memory in both.
+        entries = math.prod(layer.shape)
+        needed = entries * 4 + info.nbytes if info.nbytes < entries * 4 else info.nbytes
+        check_fits_memory(needed, f"{self.path}: {printable(name)}, the product of its factors,")
+        down, up = self._inner.read(layer.down), self._inner.read(layer.up)
+        try:
+            return layer.join(down, up)
+        except (RuntimeError, MemoryError) as error:
+            raise CheckpointError(f"{self.path}: {name} of {info.nbytes:,} bytes does not fit in memory") from error
+
+    def close(self) -> None:
+        """Give back what the inner checkpoint keeps open."""
+        self._inner.close()
+
+
+def _ties(
+    inner: Checkpoint, by_up: Mapping[str, FactorizedLayer], original: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Ties under original names; factors are tied where their layers are, told by the second one."""
+    downs = {layer.down for layer in by_up.values()}
+    result = {}
+    for first, others in inner.ties.items():
+        names = [by_up[name].weight if name in by_up else original.get(name, name) for name in (first, *others)]
+        if first not in downs:
+            result[names[0]] = tuple(names[1:])
+    return result
+
+
+def _itemsize(dtype: str) -> int:
+    import torch
+
+    return getattr(torch, dtype).itemsize  # type: ignore[no-any-return]

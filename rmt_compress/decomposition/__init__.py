@@ -1,0 +1,1 @@
+"""Singular values and vectors of weights: which directions there are, computed on any device."""

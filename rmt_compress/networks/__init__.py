@@ -1,0 +1,1 @@
+"""Everything that runs a network: building it, loading its weights, measuring what it costs and is worth."""

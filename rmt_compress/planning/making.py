@@ -1,0 +1,118 @@
+"""From an analysis to one decision per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.layers.layer import Layer
+from rmt_compress.layers.splitting import split_parameters, split_refusal, zeroing_refusal
+from rmt_compress.plan import Action, LayerDecision, Plan
+from rmt_compress.planning.rules import rank_to_keep
+from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis.records import Analysis, LayerAnalysis
+
+
+def make_plan(
+    analysis: Analysis,
+    *,
+    gof: float | None = None,
+    gof_conv: float | None = None,
+    rule: str = "bema",
+    keep_bulk: float = 0.0,
+    rank_multiple: int = 1,
+    when_not_smaller: WhenNotSmaller = "keep",
+    sparsify: float | None = None,
+    sparsity: float | None = None,
+) -> Plan:
+    """Decide what to do with every layer of an analysis; see `PlanSettings` for the arguments.
+
+    Args:
+        analysis: of the checkpoint that is to be compressed.
+        gof: None for the threshold of the analysis.
+        gof_conv: threshold for convolutions.
+        rule: how the rank is chosen.
+        keep_bulk: share of the bulk kept.
+        rank_multiple: ranks are rounded up to a multiple of this.
+        when_not_smaller: ``keep`` or ``truncate``.
+        sparsify: magnitude threshold.
+        sparsity: share of entries zeroed in each weight.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+    settings = PlanSettings(
+        gof=analysis.settings.gof if gof is None else gof,
+        gof_conv=gof_conv,
+        rule=rule,
+        keep_bulk=keep_bulk,
+        rank_multiple=rank_multiple,
+        when_not_smaller=when_not_smaller,
+        sparsify=sparsify,
+        sparsity=sparsity,
+    )
+    record: Mapping[str, Any] = {
+        "alpha": analysis.settings.alpha,
+        "beta": analysis.settings.beta,
+        "quantiles": analysis.settings.quantiles,
+        **settings.__dict__,
+    }
+    return Plan(settings=dict(record), layers=tuple(decide(layer, settings) for layer in analysis.layers))
+
+
+def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
+    """The decision for one layer."""
+    layer = analysis.layer
+    action, rank, reason = _action(analysis, settings)
+    # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified.
+    sparsify = may_sparsify(layer) and analysis.finite and not analysis.left_out
+    return LayerDecision(
+        name=layer.name,
+        tensor=layer.tensor,
+        kind=layer.kind,
+        shape=layer.shape,
+        action=action,
+        rank=rank,
+        sparsify=settings.sparsify if sparsify else None,
+        sparsity=settings.sparsity if sparsify else None,
+        reason=reason,
+    )
+
+
+def may_sparsify(layer: Layer) -> bool:
+    """Whether entries of a layer's weight may become zero.
+
+    Not so of a tied weight, of which one place may be an embedding table, nor of a parameter that is no layer's
+    weight.
+    """
+    return (
+        zeroing_refusal(layer) is None
+        and not layer.tied
+        and (layer.in_graph or layer.kind == "recurrent" or layer.stored.endswith("weight"))
+    )
+
+
+def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, int | None, str]:
+    layer, fit = analysis.layer, analysis.fit
+    if fit is None or layer.matrix is None:
+        return "skipped", None, analysis.reason or ""
+    rule, amount = settings.rule_and_amount
+    gof = settings.gof
+    if settings.gof_conv is not None and layer.kind.startswith("conv"):
+        gof = settings.gof_conv
+    if rule == "bema" and fit.gof > gof:
+        return "kept", None, f"fit error {fit.gof:.3f} is above {gof:g}: its bulk is no noise"
+    rank = rank_to_keep(analysis, rule, amount)
+    rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
+    because = f"{fit.spikes} spikes, {rank - fit.spikes} of the bulk kept" if rule == "bema" else settings.rule
+    before, after = layer.parameters, split_parameters(*layer.matrix, rank)
+    refusal = split_refusal(layer)
+    if refusal is None and after >= before:
+        refusal = f"a split at rank {rank} would not be smaller ({after:,} of {before:,} parameters)"
+    if refusal is None:
+        return "factorized", rank, f"rank {rank} of {fit.p}: {because}"
+    if settings.when_not_smaller == "truncate" and rank < fit.p and not (layer.tied or layer.why_fixed):
+        return "truncated", rank, f"rank {rank} of {fit.p} in its own shape: {refusal}"
+    return "kept", None, refusal

@@ -1,0 +1,100 @@
+"""What `prune` decided, did and measured: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.compression.weights import LayerOutcome
+from rmt_compress.plan import Plan
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis.records import Analysis
+    from rmt_compress.networks.evaluation import Evaluation
+
+
+SCHEMA = "rmt-compress/prune/1"
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What was decided, done and measured.
+
+    Attributes:
+        source: the checkpoint that was read.
+        output: the file that was written; None where nothing was.
+        analysis: None where a ready plan was carried out.
+        plan: the decisions.
+        outcomes: what was done to each tensor; empty where nothing was written.
+        notes: remarks for the user.
+        bytes_in: size of the source's files.
+        bytes_out: size of the output; None where nothing was written.
+        before: the source's evaluation; None without data.
+        after: the output's evaluation; None without data.
+        written: further files, (what they are, paths).
+    """
+
+    source: str
+    output: str | None
+    analysis: Analysis | None
+    plan: Plan
+    outcomes: tuple[LayerOutcome, ...]
+    notes: tuple[str, ...]
+    bytes_in: int
+    bytes_out: int | None = None
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    written: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether the plan touches anything."""
+        return any(decision.changes for decision in self.plan.layers)
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Counts over all tensors; what is left is None where nothing was written."""
+        actions = [decision.action for decision in self.plan.layers]
+        done = self.outcomes
+        return {
+            "parameters": sum(_entries(decision.shape) for decision in self.plan.layers),
+            "parameters_after": sum(outcome.parameters_after for outcome in done) if done else None,
+            "nonzeros": sum(outcome.nonzeros for outcome in done) if done else None,
+            "layers_analyzed": len(self.analysis.analyzed) if self.analysis else None,
+            "layers_skipped": actions.count("skipped"),
+            "layers_factorized": actions.count("factorized"),
+            "layers_truncated": actions.count("truncated"),
+            "layers_kept": actions.count("kept"),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The object printed by `prune --json`: that of `analyze --json`, with what was done to each layer."""
+        report: dict[str, Any] = self.analysis.to_json() if self.analysis else {"checkpoint": {"path": self.source}}
+        analyzed = {layer["tensor"]: layer for layer in report.get("layers", ())}
+        outcomes = {outcome.tensor: outcome.to_json() for outcome in self.outcomes}
+        layers = []
+        for decision in self.plan.layers:
+            done = outcomes.get(decision.tensor) or decision.model_dump(include={"action", "rank", "reason"})
+            layers.append({**analyzed.get(decision.tensor, {}), **decision.model_dump(mode="json"), **done})
+        report |= {
+            "schema": SCHEMA,
+            "output": self.output,
+            "settings": {**report.get("settings", {}), **self.plan.settings},
+            "layers": layers,
+            "totals": self.totals,
+            "written": {what: list(paths) for what, paths in self.written},
+        }
+        if self.before is not None and self.after is not None:
+            report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
+            report["evaluation"] = {"before": self.before.to_json(), "after": self.after.to_json()}
+        return report
+
+
+def _entries(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

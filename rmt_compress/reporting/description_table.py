@@ -1,0 +1,120 @@
+"""What a checkpoint holds, as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rmt_compress.wording import printable, times
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+    from rmt_compress.saving.description import Description, LayerDescription
+
+_REASONS = 40
+
+
+def contents(description: Description) -> Group:
+    """Where a file comes from, its layers and why each is as it is, and its size."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [
+        Text(printable(f"{description.path} ({description.format}), {description.bytes:,} bytes")),
+        _origin(description),
+    ]
+    # Biases and norms would fill the screen.
+    matrices = [layer for layer in description.layers if len(layer.shape) > 1]
+    vectors = [layer for layer in description.layers if len(layer.shape) < 2]
+    if matrices:
+        parts.append(_table(matrices, compressed=description.manifest is not None))
+    if vectors:
+        count = sum(layer.parameters for layer in vectors)
+        parts.append(Text(f" and {len(vectors)} biases and other vectors of {count:,} parameters together"))
+    reasons = [layer for layer in matrices if layer.reason]
+    parts.extend(
+        Text.assemble((f" {printable(layer.name)}: ", "dim"), printable(layer.reason))
+        for layer in reasons[:_REASONS]
+    )
+    if len(reasons) > _REASONS:
+        parts.append(Text(f" … and {len(reasons) - _REASONS} more reasons (--json)"))
+    parts.extend(Text(line) for line in _totals(description))
+    return Group(*parts)
+
+
+def _origin(description: Description) -> Table:
+    """Where the file comes from, a name and a value a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = {}
+    manifest = description.manifest
+    if manifest is not None:
+        source = manifest.source
+        if source is not None:
+            facts["source"] = f"{source.name} ({source.format}), {source.bytes:,} bytes"
+            facts["SHA-256"] = source.sha256 or "none, it was never a file"
+        facts["compressed"] = f"by rmt-compress {manifest.tool_version}, layout {manifest.layout}"
+        if manifest.plan is not None:
+            given = {key: value for key, value in manifest.plan.settings.items() if value is not None}
+            facts["settings"] = ", ".join(f"{key}={value}" for key, value in given.items()) or "none recorded"
+    if description.architecture is not None:
+        facts["architecture"] = description.architecture
+    if description.beside:
+        facts["beside it"] = ", ".join(f"{entry.name} ({entry.kind})" for entry in description.beside)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        table.add_row(f" {name}", Text(printable(value)))
+    return table
+
+
+def _table(layers: list[LayerDescription], *, compressed: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), expand=False)
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
+    if compressed:
+        table.add_column("action", no_wrap=True)
+    table.add_column("shape", justify="right", no_wrap=True)
+    if compressed:
+        table.add_column("rank", justify="right")
+        table.add_column("stored as", justify="right")
+    table.add_column("type", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("non-zeros", justify="right")
+    for layer in layers:
+        row: list[RenderableType] = [
+            Text(printable(layer.name)),
+            times(layer.shape, scalar="scalar"),
+            layer.dtype,
+            f"{layer.parameters:,}",
+        ]
+        if compressed:
+            row.insert(1, layer.action or "not in the plan")
+            row.insert(3, str(layer.rank or ""))
+            row.insert(4, " + ".join(map(times, layer.factors)) if layer.factors else "as it was")
+        row.append(f"{_share(layer.nonzeros, layer.parameters)}{' (bitmask)' if layer.sparse else ''}")
+        table.add_row(*row)
+    return table
+
+
+def _totals(description: Description) -> list[str]:
+    before, after, nonzeros = description.parameters_before, description.parameters, description.nonzeros
+    if description.manifest is None:
+        return [f"\n {after:,} parameters, {_share(nonzeros, after)} of them not zero."]
+    lines = [
+        f"\n {after:,} of {before:,} parameters ({_share(after, before)}), {nonzeros:,} of them not zero "
+        f"({_share(nonzeros, before)})"
+    ]
+    source = description.manifest.source
+    if source is not None and source.bytes:
+        share = _share(description.bytes, source.bytes)
+        lines.append(f" {description.bytes:,} of the source's {source.bytes:,} bytes ({share})")
+    return lines
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "0"

@@ -1,0 +1,155 @@
+"""Getting compressed models back: as modules, or as a plain state dict of the original network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.free_memory import check_fits_memory
+from rmt_compress.checkpoints.graph import GraphCheckpoint
+from rmt_compress.checkpoints.manifest import FactorizedLayer
+from rmt_compress.checkpoints.views import DenseView
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.kinds import untransposed
+from rmt_compress.layers.modules import module_refusal, split_module
+from rmt_compress.wording import listed, problems_listed, times
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.layers.layer import Layer
+
+
+def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> torch.nn.Module:
+    """Put the weights of a file into a model, its layers split as they are in the file.
+
+    Args:
+        source: a file written by `save`, or any other checkpoint of the model; or such a file opened.
+        model: as it was before compression. It is changed in place: every layer that the file holds as two
+            becomes ``nn.Sequential(OrderedDict(down=…, up=…))`` with the layer's own stride, padding and so on; a
+            layer that stands in several places stays one. Values take the types of the model's parameters.
+
+    Returns:
+        `model`; where `model` itself is the layer that was split, the two layers.
+
+    Raises:
+        CheckpointError: the file cannot be read, or it is of another model: every tensor that does not match is
+            named, and the model is left as it was.
+    """
+    with open_checkpoint(source) as checkpoint:
+        if isinstance(checkpoint, GraphCheckpoint):
+            raise CheckpointError(
+                f"{checkpoint.path}: carries its own graph and needs no model class to run; for its weights in a "
+                "model of your own use load_dense"
+            )
+        layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
+        transposed = _check_fits(checkpoint, layers, model)
+        state = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    for layer in transposed:
+        # Read as stored the plain way from a file that could not tell; the factors change their roles.
+        down, up = state[layer.down], state[layer.up]
+        state[layer.down] = up.reshape(up.shape[:2]).T.reshape(layer.rank, -1, *[1] * (up.dim() - 2)).contiguous()
+        state[layer.up] = down if up.dim() > 2 else down.T.contiguous()
+    places: dict[torch.nn.Module, list[str]] = {}
+    for place, module in model.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(place)
+    for layer in layers:
+        place = layer.down.removesuffix("down.weight").removesuffix(".")
+        module = model.get_submodule(place)
+        if module not in places:
+            continue  # the other name of a layer that has been split
+        weight = module.get_parameter("weight")
+        pair = split_module(module, state[layer.down].to(weight), state[layer.up].to(weight), name=place)
+        for name in places[module]:
+            if not name:
+                model = pair
+                break
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, pair)
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tensor]:
+    """The tensors of a file under their original names, with their original shapes and types.
+
+    Factors are multiplied (in float32, in float64 for float64 factors), sparse tensors decoded. Names of one
+    shared tensor get one tensor. Any other checkpoint is read as it is.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds something else than its manifest says, or stands for more
+            than there is memory.
+    """
+    with DenseView(open_checkpoint(source)) as view:
+        first_names = {other: first for first, others in view.ties.items() for other in others}
+        needed = sum(info.nbytes for name, info in view.tensors.items() if name not in first_names)
+        check_fits_memory(needed, f"{view.path}: the original network")
+        state: dict[str, torch.Tensor] = {}
+        for name in view.tensors:
+            first = first_names.get(name, name)
+            if first not in state:
+                state[first] = view.read(first)
+            state[name] = state[first]
+    return {name: state[name] for name in view.tensors}
+
+
+def _check_fits(
+    checkpoint: Checkpoint, layers: Iterable[FactorizedLayer], model: torch.nn.Module
+) -> list[FactorizedLayer]:
+    """Compare file and model under the original names.
+
+    Returns:
+        the layers that are stored the plain way as the file says, and transposed as the model says.
+
+    Raises:
+        CheckpointError: naming every tensor that does not match.
+    """
+    given = open_checkpoint(model)
+    original = DenseView(checkpoint)
+    shared = {frozenset((first, *others)) for first, others in given.ties.items()}
+    problems = []
+    missing = [
+        name
+        for name in given.tensors
+        if name not in original.tensors
+        # Of a shared tensor one name is enough.
+        and not any(name in names and names & original.tensors.keys() for names in shared)
+    ]
+    extra = [name for name in original.tensors if name not in given.tensors]
+    if missing:
+        problems.append(f"the file lacks {listed(missing)}")
+    if extra:
+        problems.append(f"the model lacks {listed(extra)}")
+    problems += [
+        f"{name} is {times(info.shape)} in the file, {times(given.tensors[name].shape)} in the model"
+        for name, info in original.tensors.items()
+        if name in given.tensors and info.shape != given.tensors[name].shape
+    ]
+    kinds = {name: layer for layer in given.layers() for name in (layer.tensor, *layer.aliases)}
+    transposed = []
+    for layer in layers:
+        own = kinds.get(layer.weight)
+        if own is None or own.shape != layer.shape:
+            continue
+        if untransposed(own.kind) != untransposed(layer.kind) or own.groups > 1:
+            way_out = f"; prune it again with --exclude {layer.name}" if own.groups > 1 else ""
+            problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}{way_out}")
+            continue
+        module = model.get_submodule(layer.down.removesuffix("down.weight").removesuffix("."))
+        if (refusal := module_refusal(module)) is not None:
+            problems.append(f"{layer.name} {refusal}")
+        if own.kind != layer.kind:
+            transposed.append(layer)
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit the model: {problems_listed(problems, 6)}. Give the model as it was "
+            "before compression"
+        )
+    return transposed
+
+
+def _kind(layer: Layer) -> str:
+    return layer.kind + (f" of {layer.groups} groups" if layer.groups > 1 else "")

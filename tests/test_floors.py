@@ -1,0 +1,88 @@
+"""The house: a module imports only from floors below its own, inside functions and for types too."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# Lowest first; a folder stands for all in it, the longest name that fits decides.
+FLOORS = (
+    ("wording",),
+    ("errors", "object_reference", "progress"),
+    ("outputs", "spectrum"),
+    ("layers",),
+    ("decomposition", "plan", "data"),
+    ("checkpoints",),
+    ("analysis",),
+    ("planning", "compression"),
+    ("saving",),
+    ("networks",),
+    ("sweep", "training"),
+    ("pruning.result",),
+    ("reporting",),
+    ("pruning",),
+    ("cli",),
+    ("__main__",),
+)
+PACKAGE = REPOSITORY / "rmt_compress"
+
+
+def name_of(path: Path) -> str:
+    """The module's name below the package; of a folder's ``__init__`` the folder's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def floor_of(module: str) -> tuple[int, str]:
+    """Number of the floor, and which of its rooms the module is in."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        room = ".".join(parts[:length])
+        for number, floor in enumerate(FLOORS):
+            if room in floor:
+                return number, room
+    raise AssertionError(f"{module} has no floor: give it one")
+
+
+def imports(module: str) -> set[str]:
+    """The modules of this package that a module imports anywhere in it; what only hands on is looked through."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == "rmt_compress":
+                found.add(_module(name.partition(".")[2]))
+    return found
+
+
+def _module(name: str) -> str:
+    return name if name in MODULES else name.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {""}))
+def test_a_module_imports_only_from_floors_below_its_own(module):
+    own, room = floor_of(module)
+    wrong = [other for other in imports(module) if floor_of(other)[1] != room and floor_of(other)[0] >= own]
+    assert not wrong, f"{module} (floor {own}) imports {', '.join(sorted(wrong))}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    try:
+        TopologicalSorter({module: imports(module) - {module} for module in MODULES if module}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' → '.join(error.args[1])}")
+
+
+def test_few_modules_are_loose_at_the_top():
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert len(loose) <= 6, sorted(loose)
