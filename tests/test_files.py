@@ -68,7 +68,7 @@ def test_a_full_or_missing_folder_is_one_error(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from rmt_compress.files import replacing
+from rmt_compress.outputs import replacing
 with replacing(Path(sys.argv[1])) as path:
     path.write_text("half")
     print("writing", flush=True)

@@ -95,7 +95,7 @@ def path(tmp_path, rng):
 def checkpoint(path, monkeypatch):
     """The file at `path`, taken for a product wherever a file is opened."""
     product = Product(path)
-    for module in ("model_loading", "pruning", "evaluation", "analysis.run", "saving"):
+    for module in ("networks.loading", "pruning.road", "evaluation", "analysis.run", "saving.loading"):
         name = "rmt_compress.checkpoints" if module in ("evaluation", "analysis.run") else f"rmt_compress.{module}"
         monkeypatch.setattr(
             f"{name}.open_checkpoint", lambda given, **_: product if given == path else open_checkpoint(given)

@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
+from rmt_compress.checkpoints.beside import Beside
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
@@ -16,20 +17,8 @@ from rmt_compress.layers.parametrized import compose
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.carrying import Carried
+    from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.checkpoints.manifest import Manifest
-
-
-class Beside(NamedTuple):
-    """Something a file holds beside its weights.
-
-    Attributes:
-        name: the keys that lead to it, with dots between.
-        kind: what it is, in a few words (``optimizer state``).
-    """
-
-    name: str
-    kind: str
 
 
 class Checkpoint(ABC):
@@ -108,7 +97,7 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: the file cannot be read again.
         """
-        from rmt_compress.checkpoints.carrying import Carried
+        from rmt_compress.checkpoints.beside import Carried
 
         return Carried({}, ())
 

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from rmt_compress.checkpoints.beside import Carried
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.state_dicts import kind_of
 
 # Where a file of this package keeps its own things.
 _OWN = ("state_dict", MANIFEST_KEY, "metadata")
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What can be written beside smaller weights.
-
-    Attributes:
-        entries: by top-level key, as it was in the file.
-        left: what was not carried: (name, why).
-    """
-
-    entries: Mapping[str, Any]
-    left: tuple[tuple[str, str], ...]
 
 
 def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:

@@ -11,7 +11,7 @@ from torch import nn
 from rmt_compress.layers.layer import FLOAT_DTYPES
 
 if TYPE_CHECKING:
-    from rmt_compress.checkpoints.graph import GraphCheckpoint
+    from rmt_compress.checkpoints.base import Checkpoint
 
 
 class GraphNetwork(nn.Module):
@@ -24,7 +24,7 @@ class GraphNetwork(nn.Module):
         checkpoint: the file with the graph; its floating-point tensors are read into memory.
     """
 
-    def __init__(self, checkpoint: GraphCheckpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.checkpoint = checkpoint
         for name, info in checkpoint.tensors.items():

@@ -6,28 +6,20 @@ The manifest is JSON text: in a safetensors header under ``rmt_compress``, besid
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY, MANIFEST_KEY
-from rmt_compress.checkpoints.recognition import unreadable
-from rmt_compress.errors import CheckpointError, PlanError
+from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import factor_shapes, join_factors
 from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
-from rmt_compress.layers.splitting import factor_names
 from rmt_compress.plan import Layout, Plan
 from rmt_compress.wording import printable, problems_listed, times
 
 if TYPE_CHECKING:
     import torch
-
-    from rmt_compress.checkpoints.base import Checkpoint
 
 
 _Count = Annotated[int, Field(ge=0)]
@@ -201,133 +193,8 @@ class Manifest(_Record):
             )
 
 
-def make_manifest(
-    source: Checkpoint | None,
-    plan: Plan | None,
-    tensors: Mapping[str, TensorInfo],
-    *,
-    layout: Layout = "factorized",
-    ties: Mapping[str, tuple[str, ...]] | None = None,
-    metadata: Mapping[str, str] | None = None,
-    architecture: str | None = None,
-    factorized: tuple[FactorizedLayer, ...] | None = None,
-) -> Manifest:
-    """The manifest of a file that is about to be written.
-
-    Args:
-        source: what was compressed; a file is read once more for its SHA-256.
-        plan: what was done to it.
-        tensors: what will be in the file, before sparse encoding.
-        layout: see `Manifest`.
-        ties: first name of a shared tensor -> its other names.
-        metadata: text entries to carry; None for those of `source`.
-        architecture: None for the one in the metadata, where there is one.
-        factorized: the weights that are stored as two; None for those of the plan, under the names they have in a
-            state dict.
-
-    Raises:
-        PlanError: the plan factorizes a layer whose factors are not among `tensors`.
-        CheckpointError: the source cannot be read again.
-    """
-    texts = dict(metadata if metadata is not None else source.metadata if source is not None else {})
-    texts.pop(MANIFEST_KEY, None)
-    other_names = {other: first for first, others in (ties or {}).items() for other in others}
-    if factorized is None:
-        factorized = ()
-        if plan is not None and layout == "factorized":
-            factorized = tuple(_factorized(plan, tensors, ties or {}))
-    return Manifest(
-        tool_version=tool_version(),
-        source=source_record(source) if source is not None else None,
-        plan=plan,
-        layout=layout,
-        factorized=factorized,
-        ties=other_names,
-        architecture=architecture or texts.get(ARCHITECTURE_KEY),
-        metadata=texts,
-    )
-
-
-def source_record(checkpoint: Checkpoint) -> SourceRecord:
-    """What is remembered of a checkpoint, its files read through once.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
-    files = checkpoint.files
-    ties = {other for others in checkpoint.ties.values() for other in others}
-    in_memory = sum(info.nbytes for name, info in checkpoint.tensors.items() if name not in ties)
-    try:
-        sizes = [path.stat().st_size for path in files]
-    except OSError as error:
-        raise unreadable(checkpoint.path or files[0], error) from error
-    return SourceRecord(
-        name=checkpoint.path.name or str(checkpoint.path) if checkpoint.path is not None else checkpoint.format,
-        format=checkpoint.format,
-        sha256=file_digest(files) if files else None,
-        bytes=sum(sizes) if files else in_memory,
-        parameters=checkpoint.parameters,
-    )
-
-
-def file_digest(files: Iterable[Path]) -> str:
-    """SHA-256 of a file; of several, of what ``sha256sum FILE…`` prints for them in this order.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
-    digests = []
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                digests.append((hashlib.file_digest(file, "sha256").hexdigest(), path.name))
-        except OSError as error:
-            raise unreadable(path, error) from error
-    if len(digests) == 1:
-        return digests[0][0]
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in digests).encode()).hexdigest()
-
-
-def tool_version() -> str:
-    """Version of this package; ``unknown`` where it runs without being installed."""
-    try:
-        return version("rmt-compress")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _bias_of(weight: str) -> str:
     return weight.removesuffix("weight") + "bias"
-
-
-def _factorized(
-    plan: Plan, tensors: Mapping[str, TensorInfo], ties: Mapping[str, tuple[str, ...]]
-) -> Iterable[FactorizedLayer]:
-    """A record for every factorized layer, and for every other name of a module that stands in several places."""
-    for decision in plan.layers:
-        if decision.action != "factorized" or decision.rank is None:
-            continue
-        names = factor_names(decision.tensor)
-        if names.down not in tensors or names.up not in tensors:
-            raise PlanError(
-                f"the plan factorizes {decision.tensor}, but there is no {names.down} and {names.up}; compress "
-                "the model by this plan first"
-            )
-        prefixes = [names.down.removesuffix("down.weight")]
-        prefixes += [
-            alias.removesuffix("down.weight") for alias in ties.get(names.down, ()) if alias.endswith("down.weight")
-        ]
-        for prefix in prefixes:
-            yield FactorizedLayer(
-                name=prefix.removesuffix(".") or decision.name,
-                weight=f"{prefix}weight",
-                kind=decision.kind,
-                shape=decision.shape,
-                bias=f"{prefix}bias" if f"{prefix}up.bias" in tensors else None,
-                down=f"{prefix}down.weight",
-                up=f"{prefix}up.weight",
-                rank=decision.rank,
-            )
 
 
 def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.base import Beside
+from rmt_compress.checkpoints.beside import Beside
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.wording import listed

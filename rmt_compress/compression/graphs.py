@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY, MANIFEST_KEY
-from rmt_compress.checkpoints.manifest import FactorizedLayer, make_manifest
+from rmt_compress.checkpoints.manifest import FactorizedLayer
+from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, compare, digest
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.layers.splitting import Factors

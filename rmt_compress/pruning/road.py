@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.carrying import Carried
+    from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.plan import Layout
 
 

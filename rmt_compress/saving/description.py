@@ -12,7 +12,8 @@ from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.progress import Progress
 
 if TYPE_CHECKING:
-    from rmt_compress.checkpoints.base import Beside, Checkpoint
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.beside import Beside
     from rmt_compress.checkpoints.manifest import Manifest
 
 SCHEMA = "rmt-compress/show/1"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.directories import WEIGHT_SUFFIXES
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY, MANIFEST_KEY
-from rmt_compress.checkpoints.manifest import Manifest, make_manifest
+from rmt_compress.checkpoints.manifest import Manifest
+from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, write_checkpoint
 from rmt_compress.errors import OutputError
 from rmt_compress.outputs import check_new_folder, replacing_folder

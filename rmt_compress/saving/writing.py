@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
-from rmt_compress.checkpoints.manifest import make_manifest
 from rmt_compress.checkpoints.opening import open_checkpoint
+from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
 from rmt_compress.compression.graphs import write_compressed_graph
 from rmt_compress.compression.weights import LayerOutcome

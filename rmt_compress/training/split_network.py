@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from rmt_compress.checkpoints.manifest import make_manifest
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
+from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.compression.modules import replace_module
 from rmt_compress.layers.modules import split_module, split_module_empty

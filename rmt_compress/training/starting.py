@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.checkpoints.manifest import file_digest
+from rmt_compress.checkpoints.provenance import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.networks import architectures
 from rmt_compress.networks.loading import ARCH_HINT, architecture_of, load_model

@@ -141,8 +141,8 @@ def test_no_claim_takes_memory(whole, tmp_path):
     program = (
         "import resource, sys, torch\n"
         "from rmt_compress.checkpoints import open_checkpoint\n"
-        "from rmt_compress.checkpoints.exported import programs as exported_programs\n"
-        "from rmt_compress.checkpoints.torchscript import files as torchscript\n"
+        "from rmt_compress.checkpoints.exported import program_file as exported_programs\n"
+        "from rmt_compress.checkpoints.torchscript import script_file as torchscript\n"
         "from rmt_compress.errors import CheckpointError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"

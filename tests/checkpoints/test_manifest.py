@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.manifest import Manifest, file_digest, make_manifest, source_record
+from rmt_compress.checkpoints.manifest import Manifest
+from rmt_compress.checkpoints.provenance import file_digest, make_manifest, source_record
 from rmt_compress.compression import compress
 from rmt_compress.errors import CheckpointError, PlanError
 from tests import compressed

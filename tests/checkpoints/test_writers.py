@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from rmt_compress.checkpoints import open_checkpoint, writers
-from rmt_compress.checkpoints.manifest import make_manifest
+from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.state_dicts import describe
 from rmt_compress.checkpoints.writers import write_checkpoint
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
@@ -291,7 +291,7 @@ KILL = """
     from rmt_compress.checkpoints import open_checkpoint
     from rmt_compress.checkpoints.state_dicts import describe
     from rmt_compress.checkpoints.writers import write_checkpoint
-    from rmt_compress.checkpoints.manifest import make_manifest
+    from rmt_compress.checkpoints.provenance import make_manifest
 
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
     target, chance = Path(sys.argv[1]), random.Random(11)
@@ -344,7 +344,7 @@ MEASURE = """
     from pathlib import Path
     from rmt_compress.checkpoints.writers import write_checkpoint
     from rmt_compress.checkpoints.manifest import Manifest
-    from rmt_compress.layers.inference import TensorInfo
+    from rmt_compress.layers.layer import TensorInfo
     import safetensors, resource
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

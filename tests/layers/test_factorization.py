@@ -172,7 +172,7 @@ def test_the_argument_is_left_alone_and_no_graph_is_built():
 
 _MEASURE = """
 import resource, torch
-from rmt_compress.layers.factorization import truncated_svd_factors
+from rmt_compress.decomposition.svd import truncated_svd_factors
 truncated_svd_factors(torch.randn(300, 300), 300)
 weight = torch.randn(2048, 2048)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -194,7 +194,7 @@ def test_memory_beside_a_16_mb_weight(rank, limit):
 
 _PEAK = """
 import sys, torch
-from rmt_compress.layers.factorization import truncated_svd_factors
+from rmt_compress.decomposition.svd import truncated_svd_factors
 
 def megabytes(key):
     lines = open("/proc/self/status").read().splitlines()

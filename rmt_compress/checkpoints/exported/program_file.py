@@ -118,7 +118,7 @@ class ExportedProgramFile(GraphCheckpoint):
         """
         from rmt_compress.checkpoints.exported.program_network import ExportedNetwork
 
-        return ExportedNetwork(self)
+        return ExportedNetwork(self, self.graph, self.program(), self.constants(), self.archive.damaged)
 
     def program(self) -> Json:
         """The stored program, parsed afresh."""

@@ -14,7 +14,8 @@ from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from rmt_compress.checkpoints.exported.program_file import ExportedProgramFile
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.exported.program_graph import Graph
     from rmt_compress.layers.layer import LayerKind
 
 # Operators of aten that open files, or give a tensor other memory than its own: no network needs them.
@@ -42,25 +43,36 @@ _PLAIN = (
 class ExportedNetwork(GraphNetwork):
     """A network that runs by the graph of a torch.export archive; see `GraphNetwork`.
 
+    Args:
+        checkpoint: the file.
+        graph: its graph.
+        program: the program as it is stored.
+        constants: tensors of the graph that are no part of its state.
+        damaged: makes the error for an archive whose graph is unsound.
+
     Raises:
         CheckpointError: it takes something else than one tensor, or uses an operator outside torch's own library.
     """
 
-    checkpoint: ExportedProgramFile
-
-    def __init__(self, checkpoint: ExportedProgramFile) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        graph: Graph,
+        program: Json,
+        constants: Mapping[str, torch.Tensor],
+        damaged: Callable[[str], CheckpointError],
+    ) -> None:
         super().__init__(checkpoint)
-        graph = checkpoint.graph
+        self._graph = graph
         self._fixed: dict[str, torch.Tensor] = {}
         self._inputs: list[str] = []
-        constants = checkpoint.constants()
         try:
             for spec in graph.specs:
                 self._enter(spec, constants)
             self._steps = [(self._operator(node["target"]), node) for node in graph.nodes]
-            self._output = self._first_output(checkpoint.program())
+            self._output = self._first_output(program)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
-            raise checkpoint.archive.damaged(f"its graph: {type(error).__name__} {error}") from error
+            raise damaged(f"its graph: {type(error).__name__} {error}") from error
         if len(self._inputs) != 1:
             raise CheckpointError(
                 f"{checkpoint.path}: takes {len(self._inputs)} tensors ({', '.join(self._inputs[:6])}); only "
@@ -86,7 +98,7 @@ class ExportedNetwork(GraphNetwork):
 
     def _run(self, inputs: torch.Tensor, counts: list[int] | None) -> torch.Tensor:
         values: dict[str, Any] = {self._inputs[0]: inputs}
-        for name, value in self.checkpoint.graph.placeholders.items():
+        for name, value in self._graph.placeholders.items():
             values[value] = self._parameters[name] if name in self._parameters else self._fixed[value]
         for value, tensor in self._fixed.items():
             values[value] = tensor.to(inputs.device)

@@ -10,13 +10,12 @@ from rmt_compress.checkpoints.graph import StoredFactors, WrittenGraph
 from rmt_compress.checkpoints.onnx.onnx_graph import OnnxGraph, Place
 from rmt_compress.checkpoints.onnx.onnx_layers import Weight, find_weights
 from rmt_compress.checkpoints.onnx.onnx_nodes import cast_node, split_node
-from rmt_compress.checkpoints.onnx.onnx_tensors import NUMBERS
+from rmt_compress.checkpoints.onnx.onnx_tensors import NUMBERS, tensor_proto
 
 if TYPE_CHECKING:
     import torch
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-    from rmt_compress.checkpoints.onnx.onnx_file import OnnxFile
     from rmt_compress.layers.layer import Layer
     from rmt_compress.layers.splitting import Factors
 
@@ -28,15 +27,15 @@ class OnnxEditor:
     """A copy of a model; values that are in files beside the original are copied on writing.
 
     Args:
-        checkpoint: the original.
+        original: the model's graphs; not changed.
     """
 
-    def __init__(self, checkpoint: OnnxFile) -> None:
+    def __init__(self, original: OnnxGraph) -> None:
         from onnx import ModelProto
 
         model = ModelProto()
-        model.CopyFrom(checkpoint.graph.model)
-        self._graph = OnnxGraph(model, checkpoint.path)
+        model.CopyFrom(original.model)
+        self._graph = OnnxGraph(model, original.path)
         self._weights = find_weights(self._graph)
         self._names = self._graph.names()
         # What is done to each graph, all at once in the end: places are numbers.
@@ -196,13 +195,3 @@ class OnnxEditor:
                 kept.append(copy)
         del graph.node[:]
         graph.node.extend(kept)
-
-
-def tensor_proto(name: str, tensor: torch.Tensor) -> TensorProto:
-    """A tensor as ONNX stores it, its values as bytes."""
-    import torch
-    from onnx import TensorProto
-
-    number = NUMBERS[str(tensor.dtype).removeprefix("torch.")]
-    values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return TensorProto(name=name, data_type=number, dims=list(tensor.shape), raw_data=values)

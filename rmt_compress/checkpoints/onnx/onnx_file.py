@@ -115,7 +115,7 @@ class OnnxFile(GraphCheckpoint):
         """A fresh editable copy of the graph."""
         from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
 
-        return OnnxEditor(self)
+        return OnnxEditor(self._graph)
 
     def module(self) -> GraphNetwork:
         """The graph as a module that onnxruntime runs.
@@ -128,7 +128,7 @@ class OnnxFile(GraphCheckpoint):
             raise MissingDependencyError("onnxruntime", "onnx", "running an ONNX file")
         from rmt_compress.checkpoints.onnx.onnx_network import OnnxNetwork
 
-        return OnnxNetwork(self)
+        return OnnxNetwork(self, self._graph, self._weights)
 
 
 def load_graph(path: Path) -> ModelProto:

@@ -17,7 +17,9 @@ from rmt_compress.wording import one_line, printable
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from rmt_compress.checkpoints.onnx.onnx_file import OnnxFile
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.onnx.onnx_graph import OnnxGraph
+    from rmt_compress.checkpoints.onnx.onnx_layers import Weight
 
 # onnxruntime's names of the types an input may have.
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -33,14 +35,17 @@ class OnnxNetwork(GraphNetwork):
 
     Args:
         checkpoint: the model.
+        graph: its graphs.
+        weights: what is known of every tensor that is listed.
 
     Raises:
         CheckpointError: onnxruntime cannot run it, or it takes other inputs than one of floating-point numbers.
     """
 
-    def __init__(self, checkpoint: OnnxFile) -> None:
+    def __init__(self, checkpoint: Checkpoint, graph: OnnxGraph, weights: Mapping[str, Weight]) -> None:
         super().__init__(checkpoint)
-        self._file = checkpoint
+        self._graph = graph
+        self._weights = weights
         self._original = self._values()
         self._running = self._original
         self._session = self._start(None)
@@ -48,7 +53,7 @@ class OnnxNetwork(GraphNetwork):
         if len(inputs) != 1 or inputs[0].type not in _INPUT_TYPES:
             taken = ", ".join(f"{entry.name} {entry.type}" for entry in inputs)
             raise CheckpointError(
-                f"{checkpoint.path}: takes {len(inputs)} inputs ({printable(taken)}), and only a network of one "
+                f"{graph.path}: takes {len(inputs)} inputs ({printable(taken)}), and only a network of one "
                 "input of floating-point numbers can be asked about a data set"
             )
         self._input = inputs[0].name
@@ -76,9 +81,9 @@ class OnnxNetwork(GraphNetwork):
         """
         from onnx import ValueInfoProto
 
-        graph = self._file.graph
+        graph = self._graph
         factors: dict[str, int] = {}
-        for weight in self._file.weights.values():
+        for weight in self._weights.values():
             matrix = weight.layer.matrix
             for use in (used.use for used in weight.uses):
                 if use.place.graph or matrix is None or not weight.layer.kind.startswith(("linear", "conv")):
@@ -86,7 +91,7 @@ class OnnxNetwork(GraphNetwork):
                 node = graph.node(use.place)
                 asked = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
                 factors[asked] = factors.get(asked, 0) + matrix[1]
-        model = OnnxEditor(self._file).finished()
+        model = OnnxEditor(self._graph).finished()
         given = {entry.name for entry in (*model.graph.input, *model.graph.output)}
         model.graph.output.extend(ValueInfoProto(name=name) for name in factors if name not in given)
         session = self._start(model)
@@ -113,11 +118,11 @@ class OnnxNetwork(GraphNetwork):
 
     def _edited(self, names: list[str]) -> ModelProto:
         """The model with the values that the parameters called `names` have now."""
-        editor = OnnxEditor(self._file)
+        editor = OnnxEditor(self._graph)
         for name in names:
             parameter = self._parameters[name]
             assert parameter is not None
-            editor.assign(self._file.weights[name].layer, parameter.detach())
+            editor.assign(self._weights[name].layer, parameter.detach())
         return editor.finished()
 
     def _start(self, model: ModelProto | None) -> Any:
@@ -129,13 +134,13 @@ class OnnxNetwork(GraphNetwork):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry(_FOLDER, str(self._file.path.parent.resolve()))
-        content = str(self._file.path) if model is None else model.SerializeToString()
+        options.add_session_config_entry(_FOLDER, str(self._graph.path.parent.resolve()))
+        content = str(self._graph.path) if model is None else model.SerializeToString()
         try:
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise CheckpointError(
-                f"{self._file.path}: onnxruntime cannot run it: {printable(one_line(error), 500)}"
+                f"{self._graph.path}: onnxruntime cannot run it: {printable(one_line(error), 500)}"
             ) from error
 
     def _parts(self, inputs: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:

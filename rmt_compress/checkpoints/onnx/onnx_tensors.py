@@ -279,3 +279,13 @@ def _unpacked(packed: torch.Tensor, *, signed: bool) -> torch.Tensor:
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path}: damaged ONNX model: {printable(reason)}; export or download it again")
+
+
+def tensor_proto(name: str, tensor: torch.Tensor) -> TensorProto:
+    """A tensor as ONNX stores it, its values as bytes."""
+    import torch
+    from onnx import TensorProto
+
+    number = NUMBERS[str(tensor.dtype).removeprefix("torch.")]
+    values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return TensorProto(name=name, data_type=number, dims=list(tensor.shape), raw_data=values)

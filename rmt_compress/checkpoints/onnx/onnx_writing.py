@@ -169,7 +169,7 @@ def _sparse(proto: TensorProto) -> SparseTensorProto | None:
     import torch
     from onnx import SparseTensorProto
 
-    from rmt_compress.checkpoints.onnx.onnx_editor import tensor_proto
+    from rmt_compress.checkpoints.onnx.onnx_tensors import tensor_proto
 
     values = read_tensor(proto, None, Path(), proto.name).flatten()
     # By their bits: a −0.0 is a value.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Checkpoint
-from rmt_compress.checkpoints.carrying import Carried, carry
+from rmt_compress.checkpoints.beside import Carried
+from rmt_compress.checkpoints.carrying import carry
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.pytorch.torch_reader import TorchReader
 from rmt_compress.checkpoints.state_dicts import (

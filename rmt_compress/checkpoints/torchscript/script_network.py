@@ -15,7 +15,7 @@ from rmt_compress.errors import CheckpointError
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
-    from rmt_compress.checkpoints.torchscript.script_file import TorchScriptFile
+    from rmt_compress.checkpoints.base import Checkpoint
 
 
 class ScriptedNetwork(GraphNetwork):
@@ -27,7 +27,7 @@ class ScriptedNetwork(GraphNetwork):
         CheckpointError: torch does not load the program, or it has other weights than the archive lists.
     """
 
-    def __init__(self, checkpoint: TorchScriptFile) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
         try:
             with warnings.catch_warnings():
