@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.checkpoints.manifest import Manifest
+    from rmt_compress.plan import Layout
 
 
 class Checkpoint(ABC):
@@ -34,6 +35,9 @@ class Checkpoint(ABC):
         metadata: text entries the file carries beside its tensors.
         manifest: what a file compressed by this package says of itself; None for every other checkpoint.
         beside: what else a training checkpoint holds; it is neither analysed nor compressed.
+        has_graph: whether the file says how its tensors are used, so that it runs without model code.
+        suffixes: the file names under which such a graph is written; none where there is none.
+        why_no_onnx: why the network in it cannot become an ONNX graph, where that is known.
     """
 
     path: Path | None
@@ -42,6 +46,9 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str]
     manifest: Manifest | None = None
     beside: tuple[Beside, ...] = ()
+    has_graph: bool = False
+    suffixes: tuple[str, ...] = ()
+    why_no_onnx: str | None = None
 
     # Set on opening.
     _tensors: Mapping[str, TensorInfo]
@@ -90,6 +97,29 @@ class Checkpoint(ABC):
     def parameters(self) -> int:
         """Number of entries of all tensors, tied ones counted once."""
         return sum(layer.parameters for layer in self.layers())
+
+    def own_network(self) -> torch.nn.Module | None:
+        """The network that the file brings itself, in evaluation mode on the CPU; None where it holds tensors only.
+
+        Raises:
+            CheckpointError: it is not to be run here.
+            MissingDependencyError: what runs it is not installed.
+        """
+        return None
+
+    def writes_own_format(self, target: Path, layout: Layout) -> bool:
+        """Whether a compressed file of this name and layout is a graph of the checkpoint's own format.
+
+        Raises:
+            OutputError: the name stands neither for that nor for a state dict; listing the suffixes.
+        """
+        del target, layout
+        return False
+
+    def holds(self, layout: Layout) -> bool:
+        """Whether the format can hold what a layout makes of the weights."""
+        del layout
+        return True
 
     def carried(self) -> Carried:
         """What the file holds beside its weights and could be written beside smaller ones; see `carry`.

@@ -82,12 +82,9 @@ class GraphCheckpoint(Checkpoint):
 
     `layers` is read off the graph: a weight is what a product or convolution takes, whatever it is called (see
     `Layer.in_graph`). Of a file that this package compressed the tensors are those of the compressed graph.
-
-    Attributes:
-        suffixes: the file names under which the same format is written.
     """
 
-    suffixes: tuple[str, ...]
+    has_graph = True
 
     def layers(self) -> tuple[Layer, ...]:
         """One layer per tensor: the graph takes it whole, and its editor gives it back whole."""
@@ -98,13 +95,8 @@ class GraphCheckpoint(Checkpoint):
         """A fresh editable copy of the graph."""
 
     @abstractmethod
-    def module(self) -> GraphNetwork:
+    def own_network(self) -> GraphNetwork:
         """The graph as a module that takes the network's input and returns its output, in evaluation mode."""
-
-    def holds(self, layout: Layout) -> bool:
-        """Whether the format can hold what a layout makes of the weights."""
-        del layout
-        return True
 
     def writes_own_format(self, target: Path, layout: Layout) -> bool:
         """Whether a compressed file of this name and layout is of the checkpoint's own format, not a state dict.

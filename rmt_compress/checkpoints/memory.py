@@ -71,7 +71,7 @@ class ModuleCheckpoint(Checkpoint):
         looks: dict[tuple[torch.nn.Module, str], torch.Tensor] = {}
         for place in self._owners.values():
             if place not in looks:
-                looks[place] = _value(*place)
+                looks[place] = module_tensor(*place)
         values = {name: looks[place] for name, place in self._owners.items()}
         self._tensors = {name: self._describe(name, value) for name, value in values.items()}
         self._ties = find_ties(values)
@@ -83,7 +83,7 @@ class ModuleCheckpoint(Checkpoint):
             CheckpointError: no such tensor, or one without values.
         """
         self._info(name)
-        return _with_values(_value(*self._owners[name]), name)
+        return _with_values(module_tensor(*self._owners[name]), name)
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors; kinds, groups and biases are those of the submodules.
@@ -154,7 +154,7 @@ def _parametrized(owner: torch.nn.Module) -> list[str]:
     return list(owner.parametrizations)  # type: ignore[arg-type]
 
 
-def _value(owner: torch.nn.Module, attribute: str) -> torch.Tensor:
+def module_tensor(owner: torch.nn.Module, attribute: str) -> torch.Tensor:
     """The tensor at `attribute`, detached; of a parametrized one the effective value."""
     import torch
     from torch.nn.parameter import is_lazy

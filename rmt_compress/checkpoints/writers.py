@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from rmt_compress.wording import printable
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.manifest import Manifest
+    from rmt_compress.checkpoints.base import Checkpoint
 
 
 # What a torch.save archive takes beside the values: its pickle's fixed part, and a record's entries and padding.
@@ -62,20 +62,16 @@ def check_suffix(target: Path) -> None:
 
 
 def write_checkpoint(
+    view: Checkpoint,
     target: Path,
-    tensors: Iterable[tuple[str, torch.Tensor]],
-    expected: Iterable[TensorInfo],
     *,
-    manifest: Manifest | None = None,
-    metadata: Mapping[str, str] | None = None,
-    ties: Mapping[str, str] | None = None,
     sparse: bool = True,
     carried: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> WrittenFile:
-    """Write tensors to a ``.safetensors`` or `torch.save` file, in the order they come.
+    """Write a checkpoint, as it shows its tensors, to a ``.safetensors`` or `torch.save` file, in their order.
 
-    A ``.safetensors`` file is written as the tensors come, one in memory at a time. For the others torch wants
+    A ``.safetensors`` file is written as the tensors are read, one in memory at a time. For the others torch wants
     everything in memory at once. Under a manifest of factorized layout, a tensor whose bitmask and values are
     smaller than itself is stored so, and −0.0 in it becomes 0.
 
@@ -83,12 +79,9 @@ def write_checkpoint(
     place: whatever goes wrong, the target is what it was before.
 
     Args:
+        view: what is written, a shared tensor once; its manifest, where it has one, is stored with the tensors. Its
+            metadata too, but for a plain `torch.save` file, which has no place for them.
         target: the file; its suffix says the format.
-        tensors: names and values; other names of a shared tensor may be among them or not.
-        expected: exactly what will come, for the room to reserve, and as a check on `tensors`.
-        manifest: stored with the tensors; None for a plain file.
-        metadata: text entries; None for those of the manifest. A plain `torch.save` file has no place for them.
-        ties: other name -> the name a shared tensor is stored under; None for those of the manifest.
         sparse: whether tensors may be stored as bitmask and values where the manifest's layout allows it.
         carried: what else a `torch.save` file with a manifest is to hold, by top-level key.
         progress: called with (done, total, name) after each tensor.
@@ -96,14 +89,15 @@ def write_checkpoint(
     Raises:
         OutputError: a suffix of no format, too little room on the disk, a write that fails, a tensor the format
             cannot hold, or a file that reads back differently.
-        CompressionError: `tensors` are not those `expected`.
+        CompressionError: a tensor is not what `view` says of it.
     """
     from rmt_compress.layers.zeroing import count_nonzero
 
     check_suffix(target)
-    ties = dict(ties if ties is not None else manifest.ties if manifest else {})
-    outline = {info.name: info for info in expected if info.name not in ties}
-    texts = dict(metadata if metadata is not None else manifest.metadata if manifest else {})
+    manifest = view.manifest
+    texts = view.metadata if manifest is None else manifest.metadata
+    ties = {other: first for first, others in view.ties.items() for other in others}
+    outline = {name: info for name, info in view.tensors.items() if name not in ties}
     may_be_sparse = sparse and manifest is not None and manifest.layout == "factorized"
     in_torch = target.suffix in TORCH_SUFFIXES
     reserved = 0 if in_torch else safetensors_header_bound(target, outline, manifest, texts, ties)
@@ -119,11 +113,10 @@ def write_checkpoint(
                 TorchWriter(target, file, carried) if in_torch else SafetensorsWriter(target, file, reserved)
             ) as writer,
         ):
-            for name, given in tensors:
-                if name in ties:
-                    continue
-                _check_expected(name, given, outline, digests)
-                tensor = given.detach().cpu()
+            for name, info in outline.items():
+                tensor = view.read(name).detach()
+                _check_expected(info, tensor)
+                tensor = tensor.cpu()
                 parts = None
                 if may_be_sparse and not any(other in outline for other in stored_names(name)):
                     parts = encode_if_smaller(tensor) if _is_plain(tensor) else None
@@ -137,8 +130,6 @@ def write_checkpoint(
                 nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
                 if progress is not None:
                     progress(len(digests), len(outline), name)
-            if missing := [name for name in outline if name not in digests]:
-                raise CompressionError(f"{target}: planned tensors never came: {printable(', '.join(missing[:8]))}")
             complete = manifest.model_copy(update={"sparse": tuple(encoded)}) if manifest else None
             writer.finish(complete, texts, ties)
         compare(target, temporary, digests, ties)
@@ -180,20 +171,13 @@ def check_room(target: Path, needed: int) -> None:
         )
 
 
-def _check_expected(
-    name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo], seen: Mapping[str, bytes]
-) -> None:
-    info = outline.get(name)
-    if info is None or name in seen:
-        raise CompressionError(
-            f"the tensor {printable(name)} {'was not planned' if info is None else 'came twice'}"
-        )
+def _check_expected(info: TensorInfo, tensor: torch.Tensor) -> None:
     if tensor.is_meta:
-        raise CompressionError(f"{printable(name)} has no values (meta device)")
+        raise CompressionError(f"{printable(info.name)} has no values (meta device)")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if not tensor.is_nested and (tuple(tensor.shape), dtype) != (info.shape, info.dtype):
         raise CompressionError(
-            f"{printable(name)} came as {dtype} {tuple(tensor.shape)}, planned was {info.dtype} {info.shape}"
+            f"{printable(info.name)} came as {dtype} {tuple(tensor.shape)}, planned was {info.dtype} {info.shape}"
         )
 
 

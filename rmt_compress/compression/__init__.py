@@ -9,15 +9,8 @@ Small entries are zeroed in what is stored: in the two factors of a factorized l
 stays in one piece, the truncated product of layout ``dense`` included (BSSZ24 §4.2.1). Biases are never touched.
 """
 
+from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.entry import compress
-from rmt_compress.compression.tensors import compress_tensors, compressed_outline, compressed_ties
 from rmt_compress.compression.weights import LayerOutcome, compress_weight
 
-__all__ = [
-    "LayerOutcome",
-    "compress",
-    "compress_tensors",
-    "compress_weight",
-    "compressed_outline",
-    "compressed_ties",
-]
+__all__ = ["Compressed", "LayerOutcome", "compress", "compress_weight"]

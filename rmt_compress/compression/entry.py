@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, overload
 
-from rmt_compress.compression.tensors import compress_tensors, compressed_outline, compressed_ties
+from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.weights import LayerOutcome
 from rmt_compress.errors import CompressionError
 from rmt_compress.plan import Plan
@@ -88,9 +88,11 @@ def compress(
     if isinstance(source, nn.Module):
         return compress_module(source, plan, layout=layout, inplace=inplace, progress=progress, outcomes=outcomes)
 
-    with open_checkpoint(source) as checkpoint:
-        stream = compress_tensors(checkpoint, plan, layout=layout, progress=progress, outcomes=outcomes)
-        tensors = dict(stream)
-        for first, others in compressed_ties(checkpoint, plan, layout=layout).items():
-            tensors.update(dict.fromkeys(others, tensors[first]))
-        return {name: tensors[name] for name in compressed_outline(checkpoint, plan, layout=layout)}
+    with Compressed(open_checkpoint(source), plan, layout=layout, progress=progress) as view:
+        others = {name for names in view.ties.values() for name in names}
+        tensors = {name: view.read(name) for name in view.tensors if name not in others}
+        for first, names in view.ties.items():
+            tensors.update(dict.fromkeys(names, tensors[first]))
+        if outcomes is not None:
+            outcomes.extend(view.outcomes)
+        return {name: tensors[name] for name in view.tensors}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from typing import TYPE_CHECKING
 
 import torch
 
-from rmt_compress.checkpoints.memory import ModuleCheckpoint
+from rmt_compress.checkpoints.memory import ModuleCheckpoint, module_tensor
+from rmt_compress.compression.compressed import become, grouped
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.modules import module_refusal, split_module
@@ -46,33 +46,20 @@ def compress_module(
         raise CompressionError("; ".join(refusals))
     if not inplace:
         module = _copied(module)
-    # The copy's tensors are read through the copy: names are the same, memory is not.
-    values = ModuleCheckpoint(module)
     done: dict[str, LayerOutcome] = {}
-    count = itertools.count(1)
-
-    def finished(step: Step, result: Factors | torch.Tensor) -> None:
-        if outcomes is not None:
-            done[step.layer.tensor] = step.outcome(result)
-        if progress is not None:
-            progress(next(count), len(steps), step.layer.name)
-
-    for step in (step for step in steps if not step.splits):
-        result = step.apply(values.weight(step.layer))
-        if step.changes and not isinstance(result, Factors):
-            owner, attribute = _owner(module, step.layer.stored)
-            weight, part = owner.get_parameter(attribute), step.layer.part
+    # Whole weights first: as long as no layer is replaced, every name leads to what it led to.
+    for tensor, group in grouped(sorted(steps, key=lambda step: step.splits)).items():
+        owner, attribute = _owner(module, tensor)
+        became = become(module_tensor(owner, attribute), group)
+        if isinstance(became.value, Factors):
+            module = replace_module(module, owner, split_module(owner, *became.value, name=became.layer.name))
+        elif became.changed:
             with torch.no_grad():
-                (weight if part is None else weight[part.start : part.stop]).copy_(result)
-        finished(step, result)
-    # It holds on to the layers that are going to be replaced.
-    del values
-    for step in (step for step in steps if step.splits):
-        owner, _ = _owner(module, step.layer.tensor)
-        result = step.apply(owner.get_parameter("weight"))
-        assert isinstance(result, Factors)
-        module = replace_module(module, owner, split_module(owner, *result, name=step.layer.name))
-        finished(step, result)
+                owner.get_parameter(attribute).copy_(became.value)
+        for outcome in became.outcomes:
+            done[outcome.tensor] = outcome
+            if progress is not None:
+                progress(len(done), len(steps), outcome.name)
     if outcomes is not None:
         outcomes.extend(done[step.layer.tensor] for step in steps)
     return module

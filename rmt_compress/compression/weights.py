@@ -67,6 +67,13 @@ class Step:
         """Whether the weight becomes two."""
         return self.layout == "factorized" and self.decision is not None and self.decision.action == "factorized"
 
+    @property
+    def rank(self) -> int:
+        """Singular values that are kept of a layer that is cut."""
+        assert self.decision is not None
+        assert self.decision.rank is not None
+        return self.decision.rank
+
     def apply(self, weight: torch.Tensor) -> Factors | torch.Tensor:
         """What becomes of the weight; see `compress_weight`."""
         if self.decision is None or not self.changes:

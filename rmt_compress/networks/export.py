@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.keys import SUFFIXES
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.checkpoints.writers import write_checkpoint
@@ -90,14 +89,7 @@ def export(
     if input_shape is not None or arch is not None:
         raise SettingsError([f"{path}: architecture and input shape are for .onnx files only"])
     with DenseView(open_checkpoint(source)) as view:
-        written = write_checkpoint(
-            path,
-            ((name, view.read(name)) for name in view.tensors),
-            view.tensors.values(),
-            metadata=view.metadata,
-            ties={other: first for first, others in view.ties.items() for other in others},
-            progress=progress,
-        )
+        written = write_checkpoint(view, path, progress=progress)
     return Exported(path, "safetensors" if path.suffix == ".safetensors" else "state dict", written.bytes)
 
 
@@ -118,15 +110,14 @@ def _export_onnx(
     check_onnx_installed()
     import torch
 
-    from rmt_compress.checkpoints.torchscript.script_file import TorchScriptFile
     from rmt_compress.networks.loading import architecture_of, load_model
 
     source = checkpoint.path
-    if isinstance(checkpoint, GraphCheckpoint) and target.suffix in checkpoint.suffixes:
+    if target.suffix in checkpoint.suffixes:
         raise SettingsError([f"{source}: is a graph in this very format already ({checkpoint.format}): copy it"])
-    if isinstance(checkpoint, TorchScriptFile):
+    if checkpoint.why_no_onnx is not None:
         raise CheckpointError(
-            f"{source}: torch turns no TorchScript program into ONNX; export the model it was made from, or write "
+            f"{source}: {checkpoint.why_no_onnx}; export the model it was made from, or write "
             "the weights alone: -o weights.safetensors"
         )
     model = load_model(checkpoint, arch=arch).float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Mapping
 from os import PathLike
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import check_fits_memory
-from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.checkpoints.pytorch.pickled_modules import PickledModuleFile
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks import architectures
 from rmt_compress.wording import listed, times
@@ -45,12 +42,10 @@ def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = N
     with open_checkpoint(source) as checkpoint:
         path = checkpoint.path
         assert path is not None
-        if arch is None and isinstance(checkpoint, PickledModuleFile):
-            return copy.deepcopy(checkpoint.network)
-        if isinstance(checkpoint, GraphCheckpoint):
-            if arch is not None:
-                raise SettingsError([f"{path}: carries its own graph; leave out --arch {arch}"])
-            return checkpoint.module()
+        if arch is not None and checkpoint.has_graph:
+            raise SettingsError([f"{path}: carries its own graph; leave out --arch {arch}"])
+        if arch is None and (own := checkpoint.own_network()) is not None:
+            return own
         architecture = _architecture(path, checkpoint, arch)
         original = _as_it_was(checkpoint)
         if not isinstance(architecture, architectures.UserModel):

@@ -12,28 +12,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.directories import WEIGHT_SUFFIXES
-from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY, MANIFEST_KEY
+from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
-from rmt_compress.checkpoints.provenance import make_manifest
-from rmt_compress.checkpoints.writers import WrittenFile, write_checkpoint
-from rmt_compress.errors import OutputError
+from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
-from rmt_compress.plan import Layout
 from rmt_compress.progress import Progress, counter
 
 if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.compression import LayerOutcome
+    from rmt_compress.compression.compressed import Compressed
     from rmt_compress.layers.layer import TensorInfo
-    from rmt_compress.plan import Plan
 
 MAX_SHARD = 5_000_000_000
 """Bytes of weights in one file, unless a single tensor is larger."""
@@ -74,30 +70,22 @@ def check_folder_output(source: Path, target: Path, *, force: bool) -> None:
 
 
 def write_folder(
-    checkpoint: Checkpoint,
-    plan: Plan,
+    view: Compressed,
     target: Path,
     *,
     source: Path,
-    layout: Layout = "factorized",
-    architecture: str | None = None,
     progress: Progress | None = None,
-    outcomes: list[LayerOutcome] | None = None,
     max_shard: int = MAX_SHARD,
 ) -> WrittenFile:
-    """Compress the checkpoint in a folder into another folder, tensor by tensor; everything beside is copied.
+    """Write a compressed checkpoint into a folder like the one it came from; everything beside is copied.
 
     The folder is made beside `target` and renamed when it is complete; one that is there already is replaced.
 
     Args:
-        checkpoint: what is compressed.
-        plan: the decisions.
+        view: what is written, in layout ``dense`` for original names and shapes, which ``from_pretrained`` loads.
         target: the new folder.
         source: the folder the checkpoint is in, or its index.
-        layout: ``dense`` for original names and shapes, which ``from_pretrained`` loads.
-        architecture: see `write_compressed`.
         progress: called with (tensors done, tensors in all, name).
-        outcomes: what was done to each layer is appended to this list.
         max_shard: bytes of weights in one file.
 
     Returns:
@@ -106,42 +94,36 @@ def write_folder(
     Raises:
         OutputError: too little room, or a write that fails; nothing is left behind.
         CheckpointError: the checkpoint cannot be read.
-        PlanError: the plan does not suit the checkpoint.
         CompressionError: a layer that is to be cut holds NaN or Inf.
     """
-    from rmt_compress.compression import compress_tensors, compressed_outline, compressed_ties
-
     folder = source_folder(source)
     assert folder is not None
-    outline = compressed_outline(checkpoint, plan, layout=layout)
-    ties = compressed_ties(checkpoint, plan, layout=layout)
-    metadata = {key: text for key, text in checkpoint.metadata.items() if key != "total_size"}
-    if architecture is not None:
-        metadata[ARCHITECTURE_KEY] = architecture
-    manifest = make_manifest(checkpoint, plan, outline, layout=layout, ties=ties, metadata=metadata)
-    stored = {name: info for name, info in outline.items() if name not in manifest.ties}
+    view.metadata = {key: text for key, text in view.metadata.items() if key != "total_size"}
+    others = {name for names in view.ties.values() for name in names}
+    stored = [info for name, info in view.tensors.items() if name not in others]
     beside = _files_beside(folder)
-    _check_room(target, (*(info.nbytes for info in stored.values()), *(file.stat().st_size for file in beside)))
-    shards = _shards(stored.values(), max_shard)
-    stem = "model" if layout == "dense" else "factorized"
-    # A bias that is zero anyway is left as it is, so that any loader of safetensors finds it.
-    sparse = any(decision.sparsify or decision.sparsity for decision in plan.layers)
-    tensors = compress_tensors(checkpoint, plan, layout=layout, outcomes=outcomes)
+    needed = sum(info.nbytes for info in stored) + sum(file.stat().st_size for file in beside)
+    check_room(target, needed)
+    shards = _shards(stored, max_shard)
+    stem = "model" if view.layout == "dense" else "factorized"
     count = counter(len(stored), progress)
-
-    def done(_done: int, _total: int, name: str) -> None:
-        count(name)  # over all shards as one
-
+    written = []
     with replacing_folder(target) as temporary:
         for file in beside:
             shutil.copyfile(file, temporary / file.name)
-        if len(shards) == 1:
-            path = temporary / f"{stem}.safetensors"
-            written = [
-                write_checkpoint(path, tensors, stored.values(), manifest=manifest, sparse=sparse, progress=done)
-            ]
-        else:
-            written = _write_shards(temporary, stem, shards, tensors, manifest, sparse, done)
+        for number, shard in enumerate(shards, start=1):
+            name = stem if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}"
+            written.append(
+                write_checkpoint(
+                    view if len(shards) == 1 else _Shard(view, shard),
+                    temporary / f"{name}.safetensors",
+                    # A bias that is zero anyway is left as it is, so that any loader of safetensors finds it.
+                    sparse=any(decision.sparsify or decision.sparsity for decision in view.plan.layers),
+                    progress=lambda _done, _total, name: count(name),
+                )
+            )
+        if len(shards) > 1:
+            _write_index(temporary / f"{stem}.safetensors.index.json", view.manifest, shards, written)
     return WrittenFile(
         target,
         sum(file.bytes for file in written),
@@ -150,47 +132,40 @@ def write_folder(
     )
 
 
-def _write_shards(
-    folder: Path,
-    stem: str,
-    shards: list[list[TensorInfo]],
-    tensors: Iterator[tuple[str, torch.Tensor]],
-    manifest: Manifest,
-    sparse: bool,
-    done: Progress,
-) -> list[WrittenFile]:
-    """Numbered files, and the index that has the manifest of them all."""
-    written, placement = [], {}
-    for number, shard in enumerate(shards, start=1):
-        path = folder / f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
-        names = {info.name for info in shard}
-        ties = {other: kept for other, kept in manifest.ties.items() if kept in names}
+class _Shard(Checkpoint):
+    """Some tensors of a compressed checkpoint, which go into one file."""
+
+    def __init__(self, view: Compressed, infos: list[TensorInfo]) -> None:
+        self._view = view
+        self.path: Path | None = view.path
+        self.format = view.format
+        self.metadata = view.manifest.metadata
+        self._tensors = {info.name: info for info in infos}
+        self._ties = {first: others for first, others in view.ties.items() if first in self._tensors}
         # A shard says by itself which of its tensors are sparse; what makes a layer may lie in two of them.
-        own = None
-        if manifest.layout == "factorized":
-            own = Manifest(tool_version=manifest.tool_version, ties=ties)
-        written.append(
-            write_checkpoint(
-                path,
-                islice(tensors, len(shard)),
-                shard,
-                manifest=own,
-                metadata=manifest.metadata,
-                ties=ties,
-                sparse=sparse,
-                progress=done,
-            )
-        )
-        placement.update(dict.fromkeys((info.name for info in shard), path.name))
+        if view.layout == "factorized":
+            ties = {other: first for first, others in self._ties.items() for other in others}
+            own = view.manifest
+            self.manifest = Manifest(tool_version=own.tool_version, ties=ties, metadata=own.metadata)
+
+    def read(self, name: str) -> torch.Tensor:
+        """See `Compressed.read`."""
+        return self._view.read(name)
+
+
+def _write_index(
+    path: Path, manifest: Manifest, shards: list[list[TensorInfo]], written: list[WrittenFile]
+) -> None:
+    """Which tensor is in which shard, and the manifest of them all."""
     complete = manifest.model_copy(update={"sparse": tuple(name for file in written for name in file.sparse)})
     size = sum(info.nbytes for shard in shards for info in shard)
-    index: dict[str, Any] = {
+    index = {
         "metadata": {**manifest.metadata, "total_size": size, MANIFEST_KEY: complete.to_json()},
-        "weight_map": placement,
+        "weight_map": {
+            info.name: file.path.name for shard, file in zip(shards, written, strict=True) for info in shard
+        },
     }
-    text = json.dumps(index, indent=2, ensure_ascii=False) + "\n"
-    (folder / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
-    return written
+    path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _files_beside(folder: Path) -> list[Path]:
@@ -216,13 +191,3 @@ def _shards(infos: Iterable[TensorInfo], limit: int) -> list[list[TensorInfo]]:
         shards[-1].append(info)
         size += info.nbytes
     return shards
-
-
-def _check_room(target: Path, sizes: Iterable[int]) -> None:
-    needed = sum(sizes)
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise OutputError(
-            f"{target}: needs up to {needed:,} bytes, {free:,} are free on the disk of {target.parent}; make room "
-            "or write to another disk"
-        )

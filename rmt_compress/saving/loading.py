@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import check_fits_memory
-from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.manifest import FactorizedLayer
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.errors import CheckpointError
@@ -40,7 +39,7 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
             named, and the model is left as it was.
     """
     with open_checkpoint(source) as checkpoint:
-        if isinstance(checkpoint, GraphCheckpoint):
+        if checkpoint.has_graph:
             raise CheckpointError(
                 f"{checkpoint.path}: carries its own graph and needs no model class to run; for its weights in a "
                 "model of your own use load_dense"

@@ -1,4 +1,4 @@
-"""Saving compressed models, and compressing checkpoints into files."""
+"""Writing compressed models and checkpoints, whatever they become."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.graph import GraphCheckpoint
-from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.checkpoints.opening import open_checkpoint
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
-from rmt_compress.compression.graphs import write_compressed_graph
-from rmt_compress.compression.weights import LayerOutcome
-from rmt_compress.plan import Layout, Plan
+from rmt_compress.compression.compressed import Compressed
+from rmt_compress.compression.graphs import write_graph
+from rmt_compress.plan import Plan
 from rmt_compress.progress import Progress
+from rmt_compress.saving.folders import write_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.opening import Source
 
 
@@ -52,76 +50,44 @@ def save(
     check_suffix(target)
     opened = open_checkpoint(model)
     origin = None if source is None else open_checkpoint(source)
-    manifest = make_manifest(
+    opened.manifest = make_manifest(
         origin,
         plan,
         opened.tensors,
         ties=opened.ties,
         metadata={**(origin.metadata if origin else {}), **(metadata or {})},
     )
-    tensors = ((name, opened.read(name)) for name in opened.tensors)
-    return write_checkpoint(target, tensors, opened.tensors.values(), manifest=manifest)
+    return write_checkpoint(opened, target)
 
 
-def write_compressed(
-    checkpoint: Checkpoint,
-    plan: Plan,
+def write(
+    view: Compressed,
     path: str | PathLike[str],
     *,
-    layout: Layout = "factorized",
-    architecture: str | None = None,
+    folder: Path | None = None,
     carried: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    outcomes: list[LayerOutcome] | None = None,
 ) -> WrittenFile:
-    """Compress a checkpoint by a plan into a file, tensor by tensor.
+    """Write a compressed checkpoint: a folder, a graph of its own format, or a file of tensors.
 
     From a file into a ``.safetensors`` file, the memory of one tensor and its decomposition is enough. A checkpoint
     with a graph of its own is written in its own format where that can hold the result.
 
     Args:
-        checkpoint: what is compressed.
-        plan: the decisions.
+        view: what is written; its `Compressed.outcomes` say afterwards what was done.
         path: see `save`; for a checkpoint with a graph, one of its own suffixes.
-        layout: ``dense`` keeps original names and shapes, and stores nothing sparse.
-        architecture: the network in one word; None for what the checkpoint's metadata say.
+        folder: the folder the source is in, where `path` is to be a folder like it; see `write_folder`.
         carried: what else goes into a `torch.save` file, see `Checkpoint.carried`.
         progress: called with (tensors done, tensors in all, name).
-        outcomes: what was done to each layer is appended to this list.
 
     Raises:
         OutputError: the file cannot be written.
         CheckpointError: the checkpoint cannot be read.
-        PlanError: the plan does not suit the checkpoint.
-        CompressionError: a layer that is to be cut holds NaN or Inf.
+        CompressionError: a layer that is to be cut holds NaN or Inf, or two tensors would get one name.
     """
-    from rmt_compress.compression import compress_tensors, compressed_outline, compressed_ties
-
     target = Path(path)
-    if isinstance(checkpoint, GraphCheckpoint) and checkpoint.writes_own_format(target, layout):
-        return write_compressed_graph(
-            checkpoint,
-            plan,
-            target,
-            layout=layout,
-            architecture=architecture,
-            progress=progress,
-            outcomes=outcomes,
-        )
-    check_suffix(target)
-    outline = compressed_outline(checkpoint, plan, layout=layout)
-    metadata = dict(checkpoint.metadata)
-    if architecture is not None:
-        metadata[ARCHITECTURE_KEY] = architecture
-    manifest = make_manifest(
-        checkpoint,
-        plan,
-        outline,
-        layout=layout,
-        ties=compressed_ties(checkpoint, plan, layout=layout),
-        metadata=metadata,
-    )
-    tensors = compress_tensors(checkpoint, plan, layout=layout, outcomes=outcomes)
-    return write_checkpoint(
-        target, tensors, outline.values(), manifest=manifest, carried=carried, progress=progress
-    )
+    if folder is not None:
+        return write_folder(view, target, source=folder, progress=progress)
+    if view.inner.writes_own_format(target, view.layout):
+        return write_graph(view, target, progress=progress)
+    return write_checkpoint(view, target, carried=carried, progress=progress)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.provenance import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.networks import architectures
@@ -78,7 +77,7 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
             f"first: rmt-compress export {source} --trust -o weights.safetensors"
         ) from error
     with opened as checkpoint:
-        if isinstance(checkpoint, GraphCheckpoint):
+        if checkpoint.has_graph:
             raise CheckpointError(
                 f"{source}: carries its own graph, which is not trained here; give the PyTorch checkpoint that it "
                 "was made from"

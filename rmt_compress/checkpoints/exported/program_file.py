@@ -110,7 +110,7 @@ class ExportedProgramFile(GraphCheckpoint):
         """A fresh editable copy of the program."""
         return ExportedProgramEditor(self)
 
-    def module(self) -> ExportedNetwork:
+    def own_network(self) -> ExportedNetwork:
         """The graph as a module, run operator by operator.
 
         Raises:

@@ -117,7 +117,7 @@ class OnnxFile(GraphCheckpoint):
 
         return OnnxEditor(self._graph)
 
-    def module(self) -> GraphNetwork:
+    def own_network(self) -> GraphNetwork:
         """The graph as a module that onnxruntime runs.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ class PickledModuleFile(ModuleCheckpoint):
         self, reader: TorchReader, module: torch.nn.Module, trail: tuple[str, ...], beside: tuple[Beside, ...]
     ) -> None:
         super().__init__(module)
-        self.network = module.eval()
+        self._network = module.eval()
         self._reader = reader
         self._trail = trail
         self.path = reader.path
@@ -45,6 +46,10 @@ class PickledModuleFile(ModuleCheckpoint):
             listed = ", ".join(f"{entry.name} ({entry.kind})" for entry in beside[:6])
             notes.append(f"Took {'.'.join(trail)!r}; left alone: {listed}.")
         self.notes = tuple(map(printable, notes))
+
+    def own_network(self) -> torch.nn.Module:
+        """A copy of the model."""
+        return copy.deepcopy(self._network)
 
     def carried(self) -> Carried:
         """What the file holds beside the model; its pickle is run once more."""

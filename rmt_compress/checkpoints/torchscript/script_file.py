@@ -75,6 +75,7 @@ class TorchScriptFile(GraphCheckpoint):
     """
 
     suffixes = (".pt", ".pth", ".jit", ".ts", ".torchscript", ".ptl")
+    why_no_onnx = "torch turns no TorchScript program into ONNX"
 
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         self.path: Path = path
@@ -151,7 +152,7 @@ class TorchScriptFile(GraphCheckpoint):
         """A fresh editable copy, in which weights can change but no layer can be split."""
         return TorchScriptEditor(self)
 
-    def module(self) -> GraphNetwork:
+    def own_network(self) -> GraphNetwork:
         """The program as a module.
 
         Raises:

@@ -1,0 +1,258 @@
+"""A checkpoint as a plan makes it: a view of the one that is compressed, whose tensors are made as they are read.
+
+Whatever is compressed takes `Compressed.become` or, where a live module is changed in place, `become`: a tensor of
+the checkpoint goes in, what became of it comes out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
+from rmt_compress.checkpoints.provenance import make_manifest
+from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
+from rmt_compress.errors import CompressionError
+from rmt_compress.layers.kinds import factor_shapes
+from rmt_compress.layers.layer import Layer, TensorInfo
+from rmt_compress.layers.splitting import Factors, factor_names
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.manifest import Manifest
+    from rmt_compress.plan import Layout, Plan
+    from rmt_compress.progress import Progress
+
+
+@dataclass(frozen=True)
+class Became:
+    """What became of one tensor of a checkpoint.
+
+    Attributes:
+        layer: the tensor as one layer, whatever it packs.
+        value: the tensor itself, another one of its shape, or two factors.
+        changed: whether it is another than it was.
+        outcomes: the record of every layer in it.
+    """
+
+    layer: Layer
+    value: Factors | torch.Tensor
+    changed: bool
+    outcomes: tuple[LayerOutcome, ...]
+
+
+def grouped(steps: Iterable[Step]) -> dict[str, list[Step]]:
+    """Name of a tensor in the checkpoint -> the steps of the layers in it, in its order."""
+    return {tensor: list(group) for tensor, group in groupby(steps, key=lambda step: step.layer.stored)}
+
+
+def become(tensor: torch.Tensor, steps: Sequence[Step]) -> Became:
+    """What becomes of a tensor.
+
+    Args:
+        tensor: as the checkpoint has it.
+        steps: those of the layers in it.
+
+    Raises:
+        CompressionError: it holds NaN or Inf and is to be cut.
+    """
+    import torch
+
+    layer, changed = steps[0].layer, any(step.changes for step in steps)
+    parts = (step.layer.part for step in steps)
+    results = [
+        step.apply(tensor if part is None else tensor[part.start : part.stop])
+        for step, part in zip(steps, parts, strict=True)
+    ]
+    outcomes = tuple(step.outcome(result) for step, result in zip(steps, results, strict=True))
+    if layer.part is None:
+        return Became(layer, results[0], changed, outcomes)
+    whole = replace(layer, tensor=layer.stored, shape=tuple(tensor.shape), part=None)
+    # A part of a tensor is never split: what reads the tensor reads all of it at once.
+    pieces = [result for result in results if not isinstance(result, Factors)]
+    return Became(whole, torch.cat(pieces) if changed else tensor, changed, outcomes)
+
+
+class Compressed(Checkpoint):
+    """The tensors of a compressed network, under the names they have in a state dict.
+
+    The plan is matched once, by the call itself. A tensor is compressed when it is read; of two factors the second
+    waits for the next call, so that whoever reads in order has one decomposition in memory and makes none twice.
+
+    Args:
+        inner: what is compressed; it stays open as long as this is read.
+        plan: made from an analysis of it; what it does not name is kept.
+        layout: ``factorized``, or ``dense`` for original names and shapes.
+        architecture: the network in one word; None for what the metadata of `inner` say.
+        progress: called with (layers done, layers in all, name) after each layer.
+
+    Attributes:
+        inner: see above.
+        plan: see above.
+        layout: see above.
+        groups: name of a tensor of `inner` -> the steps of the layers in it.
+
+    Raises:
+        PlanError: the plan does not suit the checkpoint.
+    """
+
+    def __init__(
+        self,
+        inner: Checkpoint,
+        plan: Plan,
+        *,
+        layout: Layout = "factorized",
+        architecture: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.inner, self.plan, self.layout = inner, plan, layout
+        self.path: Path | None = inner.path
+        self.format = inner.format
+        self.notes = inner.notes
+        self.beside = inner.beside
+        self.metadata = dict(inner.metadata)
+        if architecture is not None:
+            self.metadata[ARCHITECTURE_KEY] = architecture
+        self._steps = match_steps(inner.layers(), plan, layout)
+        self.groups = grouped(self._steps)
+        self._progress = progress
+        self._done: dict[str, LayerOutcome] = {}
+        self._waiting: dict[str, torch.Tensor] = {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of what is compressed."""
+        return self.inner.files
+
+    @property
+    def outcomes(self) -> tuple[LayerOutcome, ...]:
+        """What was done to each layer, so far as it was read."""
+        return tuple(self._done[step.layer.tensor] for step in self._steps if step.layer.tensor in self._done)
+
+    def become(self, tensor: str) -> Became:
+        """What becomes of the tensor of this name in `inner`.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            CompressionError: it holds NaN or Inf and is to be cut.
+        """
+        became = become(self.inner.read(tensor), self.groups[tensor])
+        for outcome in became.outcomes:
+            self._done[outcome.tensor] = outcome
+            if self._progress is not None:
+                self._progress(len(self._done), len(self._steps), outcome.name)
+        return became
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, shapes and types of what `read` gives.
+
+        Raises:
+            CompressionError: two tensors would get one name, or a factor none.
+        """
+        return self._outline
+
+    @property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """First name of a shared tensor -> its other names; those of a shared layer's factors too."""
+        return {
+            new: tuple(self._names[other][part] for other in others)
+            for first, others in self.inner.ties.items()
+            for part, new in enumerate(self._names[first])
+        }
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, detached; one that was left as it is may be `inner`'s own.
+
+        Raises:
+            CheckpointError: no such tensor, or one that cannot be read.
+            CompressionError: it holds NaN or Inf and is to be cut.
+        """
+        self._info(name)
+        origin, own = self._origins[name]
+        if own not in self._waiting:
+            value = self.become(origin).value
+            pieces = value if isinstance(value, Factors) else (value,)
+            self._waiting = dict(zip(self._names[origin], pieces, strict=True))
+        return self._waiting.pop(own)
+
+    def close(self) -> None:
+        """Give back what the inner checkpoint keeps open."""
+        self._waiting = {}
+        self.inner.close()
+
+    @cached_property
+    def manifest(self) -> Manifest:  # type: ignore[override] # an attribute elsewhere
+        """What the file is going to say of itself; the source is read once for its SHA-256.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return make_manifest(
+            self.inner, self.plan, self.tensors, layout=self.layout, ties=self.ties, metadata=self.metadata
+        )
+
+    @cached_property
+    def _firsts(self) -> dict[str, str]:
+        return {other: first for first, others in self.inner.ties.items() for other in others}
+
+    @cached_property
+    def _origins(self) -> dict[str, tuple[str, str]]:
+        """Every name here -> the tensor of `inner` that is read for it, and its own first name here."""
+        firsts = {name: self._firsts.get(name, name) for name in self._names}
+        return {
+            new: (firsts[name], own)
+            for name, names in self._names.items()
+            for new, own in zip(names, self._names[firsts[name]], strict=True)
+        }
+
+    @cached_property
+    def _outline(self) -> dict[str, TensorInfo]:
+        shapes = {
+            step.layer.tensor: factor_shapes(step.layer.kind, step.layer.shape, step.rank)
+            for step in self._steps
+            if step.splits
+        }
+        outline = {}
+        for name, new_names in self._names.items():
+            info = self.inner.tensors[name]
+            itemsize = info.nbytes // math.prod(info.shape) if math.prod(info.shape) else 0
+            made = shapes.get(self._firsts.get(name, name), (info.shape,))
+            for new, shape in zip(new_names, made, strict=True):
+                nbytes = info.nbytes if shape == info.shape else itemsize * math.prod(shape)
+                outline[new] = replace(info, name=new, shape=shape, nbytes=nbytes)
+        return outline
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        """Every name in `inner` -> its one or two names here."""
+        names: dict[str, tuple[str, ...]] = {name: (name,) for name in self.inner.tensors}
+        renamed: dict[str, tuple[str, ...]] = {}
+        for step in self._steps:
+            if not step.splits:
+                continue
+            for weight in (step.layer.tensor, *step.layer.aliases):
+                try:
+                    down, up, up_bias = factor_names(weight)
+                except ValueError as error:
+                    raise CompressionError(
+                        f"{error}, so that a state dict has no names for its factors; prune the file itself, which "
+                        "has a graph, or choose layout dense"
+                    ) from error
+                renamed[weight] = (down, up)
+                bias = f"{weight.removesuffix('weight')}bias"
+                if bias in names:
+                    renamed[bias] = (up_bias,)
+        names |= renamed
+        new = [name for parts in names.values() for name in parts]
+        if len(set(new)) < len(new):
+            twice = next(name for name in new if new.count(name) > 1)
+            raise CompressionError(f"{twice} would stand for two tensors; leave the layer around it out (exclude)")
+        return names
