@@ -11,7 +11,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError, CompressionError
 from rmt_compress.plan import PlanSettings
 from rmt_compress.pruning import prune
-from tests.architectures import convolutional
+from tests.samples import convolutional
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -20,10 +20,8 @@ from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import EvaluationError, SettingsError
 from rmt_compress.evaluation import compare, count_macs, evaluate, load_model, score
 from rmt_compress.plan import make_plan
-from tests.conftest import REPOSITORY
-from tests.test_sample_models import idx_test_set
-
-MODELS = REPOSITORY / "sample_models"
+from tests.samples.data_files import idx_test_set
+from tests.samples.repository import MODELS
 
 
 def made_of(images, labels, classes):

@@ -20,7 +20,7 @@ from rmt_compress.plan import PlanSettings, make_plan
 from rmt_compress.pruning import prune
 from rmt_compress.saving import load, load_dense, write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank
-from tests.checkpoints import exported
+from tests.samples import exported
 
 
 class Product(GraphCheckpoint):

@@ -11,9 +11,7 @@ from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.model_loading import architecture_of, load_model
 from rmt_compress.plan import make_plan
 from rmt_compress.saving import save
-from tests.conftest import REPOSITORY
-
-DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
+from tests.samples.repository import DIGITS
 
 
 def written(path, spec, metadata=None):

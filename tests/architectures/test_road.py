@@ -12,7 +12,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.layers.low_rank import split_refusal
 from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.pruning import prune
-from tests.architectures import convolutional, sequential
+from tests.samples import convolutional, sequential
 
 IMAGES = (3, 32, 32)
 

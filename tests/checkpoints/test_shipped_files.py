@@ -12,7 +12,7 @@ from rmt_compress.model_loading import load_model
 from rmt_compress.plan import PlanSettings
 from rmt_compress.pruning import prune
 from rmt_compress.saving import load, load_dense
-from tests.packages import member
+from tests.samples.packages import member
 
 pytestmark = [
     pytest.mark.realdata,

@@ -8,10 +8,8 @@ from safetensors.torch import save_file
 
 from rmt_compress import measurement
 from rmt_compress.architectures import build
-from tests.cli.test_analyze import one_error_line
-from tests.conftest import REPOSITORY
-
-DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
+from tests.samples.command_line import one_error_line
+from tests.samples.repository import DIGITS
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from torch import nn
 from rmt_compress.training import TrainingSettings
 from rmt_compress.training.network import Network
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
-from tests.training.test_network import cnn, mlp, split
+from tests.samples.split_networks import cnn, mlp, split
 
 LOW = 8
 

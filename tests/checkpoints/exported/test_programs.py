@@ -14,7 +14,7 @@ from rmt_compress.model_loading import load_model
 from rmt_compress.plan import PlanSettings
 from rmt_compress.pruning import prune
 from rmt_compress.saving import load_dense, write_compressed
-from tests.checkpoints import exported
+from tests.samples import exported
 
 LAYOUTS = ("now", "packed", "before")
 SPLIT = ["right", "conv.weight", "deconv.weight", "sound.weight", "fc.weight", "twice.weight"]

@@ -27,7 +27,7 @@ from rmt_compress.model_loading import load_model
 from rmt_compress.plan import make_plan
 from rmt_compress.saving import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
-from tests.checkpoints.onnx.models import model, proto, run, saved, split_all
+from tests.samples.onnx_models import model, proto, run, saved, split_all
 
 
 class Everything(nn.Module):

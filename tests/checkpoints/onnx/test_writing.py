@@ -14,7 +14,7 @@ from rmt_compress.export import export
 from rmt_compress.layers.low_rank import Factors
 from rmt_compress.plan import make_plan
 from rmt_compress.saving import load_dense, write_compressed
-from tests.checkpoints.onnx.models import model, run, saved
+from tests.samples.onnx_models import model, run, saved
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from rmt_compress.model_loading import load_model
 from rmt_compress.plan import PlanSettings
 from rmt_compress.pruning import prune
 from rmt_compress.saving import load, load_dense
-from tests.checkpoints import exported
+from tests.samples import exported
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
