@@ -1,12 +1,14 @@
 """Fixtures every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.samples.fork_server import ForkServer
+from tests.samples.repository import REPOSITORY
 
 
 @pytest.fixture
@@ -30,3 +32,11 @@ def real_data(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`data_root`, set as $RMT_COMPRESS_DATA for the code under test."""
     monkeypatch.setenv("RMT_COMPRESS_DATA", str(data_root))
     return data_root
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[ForkServer]:
+    """`python ARGUMENTS` in processes that need not import torch first, see `ForkServer`."""
+    server = ForkServer()
+    yield server
+    server.close()

@@ -1,7 +1,6 @@
 """The analysis of whole models: what is analysed, what is skipped and why, and the numbers' meaning."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from torch import nn
 
 import rmt_compress as rmt
 from rmt_compress.errors import SettingsError
-
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
+from tests.samples.repository import MODELS
 
 
 @pytest.fixture
@@ -183,7 +181,7 @@ def test_all_problems_at_once():
     ),
 )
 def test_trained_networks(name, expected):
-    analysis = rmt.analyze(SAMPLES / f"{name}.safetensors")
+    analysis = rmt.analyze(MODELS / f"{name}.safetensors")
     assert {layer.layer.name for layer in analysis.analyzed} == set(expected)
     for layer in analysis.analyzed:
         error, fewest, most = expected[layer.layer.name]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rmt_compress.checkpoints import open_checkpoint
-from tests.conftest import REPOSITORY
+from tests.samples.repository import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 
@@ -20,9 +20,10 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_quick_parts_report_every_comparison(tmp_path):
+def test_quick_parts_report_every_comparison(python, tmp_path):
     file = tmp_path / "report.md"
-    done = run("analyze.py", "--quick", "--parts", "fit", "eigenvalues", "jobs", "--output", file)
+    parts = ("--parts", "fit", "eigenvalues", "jobs")
+    done = python.run(BENCHMARKS / "analyze.py", "--quick", *parts, "--output", file)
     assert done.returncode == 0, done.stderr
     report = file.read_text()
     assert report.strip() == done.stdout.strip()
@@ -37,8 +38,8 @@ def test_quick_parts_report_every_comparison(tmp_path):
 
 
 @pytest.mark.slow
-def test_quick_prune_reports_every_comparison():
-    done = run("prune.py", "--quick")
+def test_quick_prune_reports_every_comparison(python):
+    done = python.run(BENCHMARKS / "prune.py", "--quick")
     assert done.returncode == 0, done.stderr
     titles = [line for line in done.stdout.splitlines() if line.startswith("## ")]
     assert titles == [

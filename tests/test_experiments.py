@@ -1,12 +1,10 @@
 """The reproductions of published examples still run, on embedded data, and write table, picture and numbers."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.samples.repository import REPOSITORY
 
 EXPERIMENTS = REPOSITORY / "experiments"
 RESULTS = EXPERIMENTS / "data" / "reproduction"
@@ -26,15 +24,10 @@ EXAMPLES = {
 }
 
 
-def run(name, *arguments):
-    command = [sys.executable, f"{name}.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXPERIMENTS)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_quick_run_sets_ours_beside_the_published(name, tmp_path):
-    done = run(name, "--quick", "--out", tmp_path)
+def test_quick_run_sets_ours_beside_the_published(name, python, tmp_path):
+    done = python.run(EXPERIMENTS / f"{name}.py", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
     for part in EXAMPLES[name]:
@@ -54,7 +47,7 @@ def test_committed_tables_are_those_of_the_committed_numbers(name, monkeypatch):
     assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == example.markdown(numbers)
 
 
-def test_quick_run_does_not_overwrite_the_results():
-    done = run("synthetic_spikes", "--quick")
+def test_quick_run_does_not_overwrite_the_results(python):
+    done = python.run(EXPERIMENTS / "synthetic_spikes.py", "--quick")
     assert done.returncode == 2
     assert "add --out" in done.stderr

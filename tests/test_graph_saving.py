@@ -22,7 +22,7 @@ from rmt_compress.pruning.road import prune
 from rmt_compress.saving.loading import load, load_dense
 from rmt_compress.saving.writing import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank
-from tests.checkpoints import exported
+from tests.samples import exported
 
 
 class Product(GraphCheckpoint):

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections import namedtuple
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +14,14 @@ from safetensors.torch import load_file
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.pruning.road import prune
-from rmt_compress.saving.folders import write_folder
+from rmt_compress.model_folders import write_folder
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
+from tests.samples.repository import REPOSITORY
 
 transformers = pytest.importorskip("transformers")
 
-DOCS = Path(__file__).parents[1] / "docs" / "huggingface.md"
+DOCS = REPOSITORY / "docs" / "huggingface.md"
 RANK = PlanSettings(rule="rank:12")
 
 

@@ -1,13 +1,14 @@
 """The Python examples of the README run as printed."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-README = Path(__file__).parents[1] / "README.md"
+from tests.samples.repository import REPOSITORY
+
+README = REPOSITORY / "README.md"
 BLOCKS = [
     block
     for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)

@@ -1,6 +1,5 @@
 """The files in sample_models/: they load with torch and safetensors alone and do what their metadata says."""
 
-import gzip
 import os
 import subprocess
 import sys
@@ -16,9 +15,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
-from rmt_compress.networks.architectures import build
+from rmt_compress.architectures import build
+from tests.samples.data_files import idx_test_set
+from tests.samples.repository import MODELS
 
-FOLDER = Path(__file__).resolve().parents[1] / "sample_models"
 FILES = ["digits_mlp.safetensors", "mnist_mlp.safetensors", "fashion_mlp.safetensors", "cifar10_cnn.pt"]
 MLPS = FILES[:3]
 KEYS = """
@@ -30,7 +30,7 @@ LEAST_ACCURACY = {"digits_mlp": 0.96, "mnist_mlp": 0.97, "fashion_mlp": 0.89, "c
 
 
 def read(file: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    path = FOLDER / file
+    path = MODELS / file
     if path.suffix == ".pt":
         content = torch.load(path, weights_only=True)
         return content["state_dict"], content["metadata"]
@@ -39,7 +39,7 @@ def read(file: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def test_all_together_are_under_20_mb():
-    assert sum((FOLDER / file).stat().st_size for file in FILES) < 20_000_000
+    assert sum((MODELS / file).stat().st_size for file in FILES) < 20_000_000
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -76,13 +76,6 @@ def mlp_correct(state: dict[str, torch.Tensor], pixels: np.ndarray, scale: float
         hidden = hidden @ state[f"fc{index}.weight"].T + state[f"fc{index}.bias"]
         hidden = hidden.relu() if index < layers else hidden
     return Fraction(int((hidden.argmax(1).numpy() == labels).sum()), len(labels))
-
-
-def idx_test_set(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    with gzip.open(folder / "t10k-images-idx3-ubyte.gz") as stream:
-        pixels = np.frombuffer(stream.read()[16:], np.uint8)
-    with gzip.open(folder / "t10k-labels-idx1-ubyte.gz") as stream:
-        return pixels, np.frombuffer(stream.read()[8:], np.uint8)
 
 
 def test_digits_accuracy_by_hand():
@@ -145,15 +138,20 @@ def test_mnist_first_layer_keeps_its_accuracy_when_truncated(data_root):
     assert accuracy[100] >= float(metadata["test_accuracy"]) - 0.01
 
 
-def run_training(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", str(FOLDER / "train.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+TRAINING = ("-W", "error", MODELS / "train.py")
 
 
-def test_training_twice_gives_the_same_weights_bit_by_bit(tmp_path):
+def test_training_twice_gives_the_same_weights_bit_by_bit(python, tmp_path):
     states, metadata = [], []
-    for name in ("first", "second"):
-        done = run_training("digits_mlp", "--epochs", "2", "--out", str(tmp_path / name))
+
+    # Once as a user starts it: with all the machine's threads, and with hashes of its own.
+    def fresh(*arguments):
+        environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    for name, run in (("first", fresh), ("second", python.run)):
+        done = run(*TRAINING, "digits_mlp", "--epochs", "2", "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
         file = tmp_path / name / "digits_mlp.safetensors"
         states.append({key: tensor.numpy().tobytes() for key, tensor in load_file(file).items()})
@@ -167,10 +165,10 @@ def test_training_twice_gives_the_same_weights_bit_by_bit(tmp_path):
     assert not torch.equal(initial, trained)
 
 
-def test_training_without_data_is_one_line(tmp_path):
+def test_training_without_data_is_one_line(python, tmp_path):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "train-images-idx3-ubyte").write_bytes(b"")
-    done = run_training("mnist_mlp", "--out", str(tmp_path), RMT_COMPRESS_DATA=str(tmp_path))
+    done = python.run(*TRAINING, "mnist_mlp", "--out", tmp_path, env={"RMT_COMPRESS_DATA": str(tmp_path)})
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

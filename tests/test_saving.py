@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,14 @@ from torch import nn
 import rmt_compress as rmt
 from rmt_compress.compression import compress
 from rmt_compress.errors import CheckpointError, OutputError, PlanError
-from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.pruning.road import prune
-from rmt_compress.saving.writing import write_compressed
-from tests import compressed
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
+from rmt_compress.saving import write_compressed
+from tests.samples import compressed
+from tests.samples.repository import REPOSITORY
 
 SUFFIXES = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"]
-README = Path(__file__).parents[1] / "README.md"
+README = REPOSITORY / "README.md"
 PYTHON_BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 
 
@@ -30,7 +30,7 @@ def test_save_and_load_a_module(tmp_path, suffix):
     plan = compressed.plan(original, sparsify=0.02)
     small = compress(original, plan)
     path = tmp_path / f"small{suffix}"
-    written = rmt.save(small, path, plan=plan, metadata={"architecture": "tests.compressed:network"})
+    written = rmt.save(small, path, plan=plan, metadata={"architecture": "tests.samples.compressed:network"})
     assert written.sparse
     # Other values at first, the file's afterwards; the original's settings, the pair's names.
     loaded = rmt.load(path, compressed.network(seed=5))

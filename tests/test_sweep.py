@@ -27,9 +27,7 @@ from rmt_compress.sweep import (
     sweep_share,
     sweep_sparsity,
 )
-from tests.conftest import REPOSITORY
-
-MODELS = REPOSITORY / "sample_models"
+from tests.samples.repository import MODELS
 
 
 @pytest.fixture(scope="module")

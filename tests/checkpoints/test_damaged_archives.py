@@ -11,8 +11,8 @@ import torch
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError
-from tests.checkpoints import exported
-from tests.checkpoints.archive_faults import CASES, DAMAGES, WRITERS, Payload, config, model
+from tests.samples import exported
+from tests.samples.archive_faults import CASES, DAMAGES, WRITERS, Payload, config, model
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 
 def test_one_file_in_a_folder_is_taken(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rmt_compress.checkpoints.manifest import Manifest
 from rmt_compress.checkpoints.provenance import file_digest, make_manifest, source_record
 from rmt_compress.compression import compress
 from rmt_compress.errors import CheckpointError, PlanError
-from tests import compressed
+from tests.samples import compressed
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 
 class _Every(nn.Module):

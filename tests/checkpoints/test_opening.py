@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from rmt_compress.checkpoints import open_checkpoint
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """Whole models saved by `torch.save(model)`: refused, and loaded for those who trust them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,11 +11,11 @@ from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError
-from rmt_compress.networks.loading import load_model
-from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load
-from tests.compressed import inputs, network
+from rmt_compress.model_loading import load_model
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
+from rmt_compress.saving import load
+from tests.samples.compressed import inputs, network
 
 SETTINGS = {"analysis": AnalysisSettings(min_size=8), "plan": PlanSettings(rule="ratio:0.25", gof=1.0)}
 
@@ -152,23 +150,18 @@ def test_trust_runs_nothing_where_nothing_needs_it(tmp_path, monkeypatch):
     assert [options["weights_only"] for options in asked] == [True]
 
 
-def test_classes_are_found_in_the_current_folder_or_named(tmp_path):
+def test_classes_are_found_in_the_current_folder_or_named(python, tmp_path):
     (tmp_path / "mynet.py").write_text("import torch\nclass Net(torch.nn.Linear):\n    pass\n")
     make = "import mynet, torch; torch.save(mynet.Net(40, 50), 'model.pt')"
-    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, timeout=60)
-    look = [sys.executable, "-m", "rmt_compress", "analyze", "--trust", str(tmp_path / "model.pt")]
+    python.run("-c", make, cwd=tmp_path).check_returncode()
+    look = ["analyze", "--trust", str(tmp_path / "model.pt")]
     # Not `-c` or `-m` from here: those put the folder first themselves.
     program = (
         "import sys; sys.path[:] = [entry for entry in sys.path if entry]\n"
-        f"sys.argv[1:] = {look[3:]!r}\n"
+        f"sys.argv[1:] = {look!r}\n"
         "from rmt_compress.cli.app import main; main()"
     )
-    there, elsewhere = (
-        subprocess.run(
-            [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60, check=False
-        )
-        for folder in (tmp_path, tmp_path.parent)
-    )
+    there, elsewhere = (python.run("-c", program, cwd=folder) for folder in (tmp_path, tmp_path.parent))
     assert there.returncode == 0, there.stderr
     assert elsewhere.returncode == 2
     assert "No module named 'mynet'" in elsewhere.stderr

@@ -13,7 +13,7 @@ from safetensors.torch import save, save_file, save_model
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 EVERY_DTYPE = [
     torch.bool,

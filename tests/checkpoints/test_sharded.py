@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 

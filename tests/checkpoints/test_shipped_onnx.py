@@ -7,10 +7,10 @@ import pytest
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.pruning.road import prune
-from tests.checkpoints.onnx.models import run, split_all
-from tests.packages import member
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
+from tests.samples.onnx_models import run, split_all
+from tests.samples.packages import member
 
 BASIC_PITCH = ("basic-pitch", "0.4.0", "basic_pitch/saved_models/icassp_2022/nmp.onnx")
 SILERO = [

@@ -7,7 +7,7 @@ import torch
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.state_dicts import describe, find_ties
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 
 def _optimizer_state() -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.pytorch import torch_file as torch_files
 from rmt_compress.errors import CheckpointError
-from tests.checkpoints.conftest import assert_holds
+from tests.samples.contents import assert_holds
 
 ZIP = {"_use_new_zipfile_serialization": True}
 LEGACY = {"_use_new_zipfile_serialization": False}

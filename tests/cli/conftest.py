@@ -2,21 +2,12 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from rmt_compress.cli.app import main
-
-
-@dataclass
-class Finished:
-    """What a run left: its exit status and its two streams."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+from tests.samples.command_line import Finished
 
 
 @pytest.fixture
@@ -37,11 +28,10 @@ def run(tmp_path, monkeypatch, capfd):
 
 
 @pytest.fixture
-def run_process(tmp_path):
-    """Run `python -m rmt_compress ARGS` as a process of its own."""
+def run_process(python, tmp_path):
+    """Run `python -m rmt_compress ARGS` as a process of its own, warnings being errors."""
 
     def _run(*args: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-m", "rmt_compress", *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+        return python.run("-W", "error", "-m", "rmt_compress", *args, cwd=tmp_path)
 
     return _run

@@ -3,6 +3,8 @@
 import csv
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import save_file
 import rmt_compress as rmt
 from rmt_compress.cli.app import main
 from rmt_compress.errors import CheckpointError
+from tests.samples.command_line import one_error_line
 
 
 @pytest.fixture
@@ -26,14 +29,6 @@ def checkpoint(tmp_path):
     }
     save_file(state, path)
     return path
-
-
-def one_error_line(result, status=2):
-    assert result.returncode == status, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert "Traceback" not in result.stderr
-    assert len([line for line in lines if line.startswith("error:")]) == 1
-    return lines[-1]
 
 
 def test_table(run, checkpoint):
@@ -183,8 +178,9 @@ def test_bad_usage_is_status_2(run):
 
 
 def test_as_a_process_of_its_own(run_process, checkpoint):
-    """Streams, warnings as errors and exit status as a shell sees them."""
-    result = run_process("analyze", checkpoint, "--json")
+    """Streams, warnings as errors and exit status as a shell sees them, imports included."""
+    command = [sys.executable, "-W", "error", "-m", "rmt_compress", "analyze", checkpoint, "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert json.loads(result.stdout)["totals"]["layers_analyzed"] == 2
@@ -206,9 +202,6 @@ def test_help_and_version(run):
 
 
 def test_help_does_not_import_torch(run):
-    import subprocess
-    import sys
-
     code = "import sys, rmt_compress.cli.app; print(sorted({'torch', 'scipy', 'numpy'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

@@ -1,16 +1,16 @@
 """The whole road on the CIFAR-10 sample: prune, evaluate side by side, export, the graph asked every image."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import rmt_compress as rmt
-from rmt_compress.networks.architectures import build
+from rmt_compress.architectures import build
+from tests.samples.repository import MODELS
 
-SAMPLE = Path(__file__).resolve().parents[2] / "sample_models" / "cifar10_cnn.pt"
+SAMPLE = MODELS / "cifar10_cnn.pt"
 
 
 def images_and_labels(root):

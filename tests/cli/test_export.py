@@ -11,10 +11,10 @@ from torch import nn
 from torch.export import Dim
 
 import rmt_compress as rmt
-from rmt_compress.networks import architectures
-from rmt_compress.networks import export as export_module
-from tests import compressed
-from tests.checkpoints import exported
+from rmt_compress import architectures
+from rmt_compress import export as export_module
+from tests.samples import compressed, exported
+from tests.samples.command_line import one_error_line
 
 CNN = "cnn:3x8x8/16,p,24/40,10"
 
@@ -37,13 +37,6 @@ def small_cnn(tmp_path):
         tmp_path / "small.safetensors", model, source=tmp_path / "cnn.safetensors", ranks=ranks
     )
     return small, tmp_path / "small.safetensors"
-
-
-def one_error_line(result, status=2):
-    assert result.returncode == status, result.stderr
-    assert "Traceback" not in result.stderr
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("error:"))
-    return line
 
 
 @pytest.mark.parametrize("name", ["dense.safetensors", "dense.pt"])
@@ -109,9 +102,9 @@ def test_onnx_of_networks_that_bring_their_own_graph_or_class(run, tmp_path):
 
 def test_onnx_of_the_user_s_own_network(run, tmp_path, small):
     assert "add --arch" in one_error_line(run("export", small, "-o", "out.onnx"))
-    line = one_error_line(run("export", small, "-o", "out.onnx", "--arch", "tests.compressed:network"))
+    line = one_error_line(run("export", small, "-o", "out.onnx", "--arch", "tests.samples.compressed:network"))
     assert "does not tell the shape of its inputs; add --input-shape" in line
-    arguments = ("export", small, "-o", "out.onnx", "--arch", "tests.compressed:network", "--input-shape")
+    arguments = ("export", small, "-o", "out.onnx", "--arch", "tests.samples.compressed:network", "--input-shape")
     line = one_error_line(run(*arguments, "3,9"))
     assert "does not take inputs of shape 3×9" in line
     assert "--input-shape must be whole numbers" in one_error_line(run(*arguments, "3,-9"))

@@ -1,8 +1,5 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -10,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rmt_compress.networks import architectures
-from tests.conftest import REPOSITORY
+from rmt_compress import architectures
+from tests.samples.repository import DIGITS
 
-DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
 
 
@@ -137,36 +133,24 @@ def test_existing_output_is_refused_without_force(run, tmp_path):
     assert run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--force").returncode == 0
 
 
-# A shell that runs the tests in the background makes them and their children ignore SIGINT.
-_HEEDING_SIGINT = (
-    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "runpy.run_module('rmt_compress', run_name='__main__')"
-)
-
-
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(python, tmp_path):
     out = tmp_path / "x.safetensors"
-    command = [sys.executable, "-c", _HEEDING_SIGINT, "finetune", str(DIGITS), "--data", "digits"]
-    command += ["--epochs", "400", "-o", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        state = tmp_path / "x.training.pt"
-        deadline = time.monotonic() + 120
-        while not state.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, text = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 130
+    state, said = tmp_path / "x.training.pt", tmp_path / "stderr"
+    with said.open("w") as stderr:
+        process = python.start(
+            *("-m", "rmt_compress", "finetune", DIGITS, "--data", "digits", "--epochs", "400", "-o", out),
+            stderr=stderr,
+        )
+        try:
+            while not state.exists() and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            status = process.wait()
+        finally:
+            process.send_signal(signal.SIGKILL)
+    text = said.read_text()
+    assert status == 130
     assert "--resume" in text
     assert "Traceback" not in text
     assert torch.load(state, weights_only=True)["epoch"] >= 0

@@ -7,14 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rmt_compress.networks import measurement
-from rmt_compress.networks.export import export
-from tests.checkpoints.onnx.models import model, saved
-from tests.checkpoints.onnx.models import run as run_onnx
-from tests.cli.test_analyze import one_error_line
-from tests.conftest import REPOSITORY
-
-DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
+from rmt_compress import measurement
+from rmt_compress.export import export
+from tests.samples.command_line import one_error_line
+from tests.samples.onnx_models import model, saved
+from tests.samples.onnx_models import run as run_onnx
+from tests.samples.repository import DIGITS
 
 
 @pytest.fixture(scope="module")

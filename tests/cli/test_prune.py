@@ -1,7 +1,6 @@
 """`rmt-compress prune` as a user types it, on trained networks and on bad input."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,17 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rmt_compress as rmt
-
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
-DIGITS = SAMPLES / "digits_mlp.safetensors"
-
-
-def one_error_line(result, status=2):
-    assert result.returncode == status, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
+from tests.samples.command_line import one_error_line
+from tests.samples.repository import DIGITS, MODELS
 
 
 def plain_accuracy(state, images, labels):
@@ -88,7 +78,7 @@ def test_json_names_what_was_done_and_the_numbers_hold(run, tmp_path):
 
 @pytest.mark.realdata
 def test_mnist_sample_is_five_times_smaller(run, tmp_path, real_data):
-    source = SAMPLES / "mnist_mlp.safetensors"
+    source = MODELS / "mnist_mlp.safetensors"
     result = run(
         "prune", source, "-o", "s.safetensors", "--gof", "0.1", "--sparsify", "0.01", "--data", "mnist", "--json"
     )
@@ -112,7 +102,7 @@ def test_mnist_sample_is_five_times_smaller(run, tmp_path, real_data):
 def test_fashion_sample_keeps_its_accuracy(run, tmp_path, real_data):
     """method.md §9: without data, a ninth of the weights at a fraction of a point."""
     result = run(
-        *("prune", SAMPLES / "fashion_mlp.safetensors", "-o", "s.safetensors", "--data", "fashion-mnist", "--json")
+        *("prune", MODELS / "fashion_mlp.safetensors", "-o", "s.safetensors", "--data", "fashion-mnist", "--json")
     )
     report = json.loads(result.stdout)
     assert report["totals"]["nonzeros"] <= 0.13 * report["totals"]["parameters"]
@@ -153,7 +143,7 @@ def test_plan_is_saved_edited_and_carried_out(run, tmp_path):
     fc2["rank"] = 600
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert "rank 600 is above its 512" in one_error_line(run("prune", DIGITS, "-o", "x.pt", "--plan", "plan.json"))
-    other = run("prune", SAMPLES / "mnist_mlp.safetensors", "-o", "x.pt", "--plan", "plan.json")
+    other = run("prune", MODELS / "mnist_mlp.safetensors", "-o", "x.pt", "--plan", "plan.json")
     assert "does not suit this checkpoint" in one_error_line(other)
     assert not (tmp_path / "x.pt").exists()
 

@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,15 +32,11 @@ def source(tmp_path):
 class Run:
     """`prune` as a process of its own."""
 
-    def __init__(self, source, target):
+    def __init__(self, python, source, target):
         self.target = target
-        arguments = ["prune", source, "-o", target, "--include", "fc*", "--force", "--jobs", "1"]
+        options = ("--include", "fc*", "--force", "--jobs", "1")
         self.start = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rmt_compress", *map(str, arguments)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self.process = python.start("-m", "rmt_compress", "prune", source, "-o", target, *options)
 
     def wait_for(self, pattern):
         """Seconds from the start until a file of such a name stands in the output's folder."""
@@ -64,12 +58,12 @@ def content(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", (".safetensors", ".pt"))
-def test_killed_at_a_random_moment_the_output_is_as_before_or_whole(tmp_path, source, suffix):
+def test_killed_at_a_random_moment_the_output_is_as_before_or_whole(python, tmp_path, source, suffix):
     def output(name):
         (tmp_path / name).mkdir()
         return tmp_path / name / f"small{suffix}"
 
-    undisturbed = Run(source, output("undisturbed"))
+    undisturbed = Run(python, source, output("undisturbed"))
     until_writing = undisturbed.wait_for(".*")
     writing = undisturbed.wait_for("[!.]*") - until_writing
     assert undisturbed.process.wait() == 0
@@ -83,7 +77,7 @@ def test_killed_at_a_random_moment_the_output_is_as_before_or_whole(tmp_path, so
         existed = moment % 2 == 1
         if existed:
             target.write_bytes(b"old")
-        run = Run(source, target)
+        run = Run(python, source, target)
         if moment < ANYWHERE:
             killed = run.kill_after(chance.uniform(0, takes))
         else:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests import compressed
+from tests.samples import compressed
 
 
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file(compressed.network().state_dict(), path, {"architecture": "tests.compressed:network"})
+    save_file(compressed.network().state_dict(), path, {"architecture": "tests.samples.compressed:network"})
     return path
 
 
@@ -27,7 +27,7 @@ def test_table(run, tmp_path, source):
     for text in (
         f"model.safetensors (safetensors), {source.stat().st_size:,} bytes",
         f"{(tmp_path / 'small.safetensors').stat().st_size:,} bytes",
-        "architecture  tests.compressed:network",
+        "architecture  tests.samples.compressed:network",
         "gof=0.1",
         "5×1200 + 40×5",
         "(bitmask)",

@@ -7,11 +7,10 @@ import shutil
 import pytest
 from safetensors.torch import save_file
 
-from rmt_compress.networks.architectures import build
-from tests.cli.test_analyze import one_error_line
-from tests.conftest import REPOSITORY
+from rmt_compress.architectures import build
+from tests.samples.command_line import one_error_line
+from tests.samples.repository import DIGITS
 
-DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
 KINDS = ("rank", "share", "sparsity")
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 import rmt_compress as rmt
-from tests.checkpoints.exported import load as load_exported
-from tests.checkpoints.exported import quiet
+from tests.samples.exported import load as load_exported
+from tests.samples.exported import quiet
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 

@@ -1,10 +1,9 @@
 """The page of the docs, made of the outcomes."""
 
-from pathlib import Path
-
 from tests.compatibility.outcomes import Outcome, commands_by_formats, kinds_by_formats
+from tests.samples.repository import REPOSITORY
 
-PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+PAGE = REPOSITORY / "docs" / "compatibility.md"
 
 INTRODUCTION = """\
 # What works with what

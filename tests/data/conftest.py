@@ -1,25 +1,12 @@
 """Writers of small data files in the standard layouts, written from the formats' descriptions."""
 
-import gzip
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-
-def idx_bytes(array: np.ndarray, element_type: int = 0x08) -> bytes:
-    header = struct.pack(">HBB", 0, element_type, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-def write_idx_set(folder: Path, images: np.ndarray, labels: np.ndarray, *, prefix: str, compress: bool = False):
-    folder.mkdir(parents=True, exist_ok=True)
-    for stem, array in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
-        content = idx_bytes(array)
-        path = folder / (f"{stem}.gz" if compress else stem)
-        path.write_bytes(gzip.compress(content) if compress else content)
+from tests.samples.data_files import write_idx_set
 
 
 @pytest.fixture

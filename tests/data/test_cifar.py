@@ -9,11 +9,7 @@ import torch
 
 from rmt_compress.data import load_data
 from rmt_compress.errors import DataError
-
-
-def write_binary(path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(bytes([label]) + row.tobytes() for label, row in zip(labels, pixels, strict=True)))
+from tests.samples.data_files import write_binary
 
 
 def write_python(path: Path, pixels: np.ndarray, labels: np.ndarray, *, protocol: int = 2, text_keys: bool = False):

@@ -9,7 +9,7 @@ import torch
 from rmt_compress.data import load_data
 from rmt_compress.data.idx import read_idx
 from rmt_compress.errors import DataError
-from tests.data.conftest import idx_bytes, write_idx_set
+from tests.samples.data_files import idx_bytes, write_idx_set
 
 
 def test_pixels_are_scaled_to_one_and_nothing_else(tmp_path):

@@ -11,8 +11,7 @@ import pytest
 
 from rmt_compress.data import load_data, named_sets
 from rmt_compress.errors import DataError, MissingDependencyError
-from tests.data.conftest import idx_bytes, write_idx_set
-from tests.data.test_cifar import write_binary
+from tests.samples.data_files import idx_bytes, write_binary, write_idx_set
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from torch import nn
 from rmt_compress import spectrum
 from rmt_compress.training import CycleSettings
 from rmt_compress.training.cycle import Cycle
-from rmt_compress.training.split_network import Network
-from tests.training.conftest import low_rank_plus_noise
+from rmt_compress.training.network import Network
+from tests.samples.matrices import low_rank_plus_noise
 
 
 def planted(spikes=6, seed=0):
@@ -105,7 +105,7 @@ def test_excluded_layers_are_left_alone_and_unknown_globs_refused():
 
 
 def test_a_layer_split_before_the_run_stays_as_it_is():
-    from tests.training.test_network import split
+    from tests.samples.split_networks import split
 
     network = planted()
     split(network, "fc1.weight", 40)

@@ -1,9 +1,6 @@
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,9 +19,8 @@ from rmt_compress.networks.loading import load_model
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
 from rmt_compress.training.finetuning import Listeners, default_output, state_path
 from rmt_compress.training.records import of_kind, read_lines
-from tests.conftest import REPOSITORY
+from tests.samples.repository import DIGITS, MODELS
 
-DIGITS = REPOSITORY / "sample_models" / "digits_mlp.safetensors"
 SMALL = "mlp:64,96,96,10"
 QUICK = TrainingSettings(epochs=4, batch_size=64, learning_rate=0.01)
 CUTS = CycleSettings(every=2, gof=0.3)
@@ -254,42 +250,35 @@ def test_a_run_broken_off_after_any_epoch_ends_at_the_same_weights(tmp_path, mod
     assert logs[0] == logs[1]
 
 
-COMMAND = (sys.executable, "-m", "rmt_compress", "finetune")
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = ("-m", "rmt_compress", "finetune")
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_and_the_same_weights(tmp_path):
+def test_ten_kills_at_random_moments_and_the_same_weights(python, tmp_path):
     options = ["--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "15", "--batch-size", "16"]
     options += ["--prune-every", "3", "--gof", "0.3", "--sparsify", "0.001:0.01"]
     start = time.perf_counter()
     whole = tmp_path / "whole.safetensors"
-    subprocess.run([*COMMAND, *options, "-o", whole], check=True, env=ALONE, capture_output=True)
+    python.run(*COMMAND, *options, "-o", whole).check_returncode()
     takes = time.perf_counter() - start
     moments = random.Random(11)
     broken, state = tmp_path / "broken.safetensors", state_path(tmp_path / "broken.safetensors")
     for _ in range(10):
-        process = subprocess.Popen(
-            [*COMMAND, *options, "-o", broken, "--resume" if state.exists() else "--force"],
-            env=ALONE,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        process = python.start(*COMMAND, *options, "-o", broken, "--resume" if state.exists() else "--force")
         time.sleep(moments.uniform(0.3, 0.6) * takes)
         process.send_signal(signal.SIGKILL)
         process.wait()
     if not broken.exists() or state.exists():
-        subprocess.run([*COMMAND, *options, "-o", broken, "--resume"], check=True, env=ALONE, capture_output=True)
+        python.run(*COMMAND, *options, "-o", broken, "--resume").check_returncode()
     assert _same(_weights(whole), _weights(broken))
 
 
 @pytest.mark.slow
-def test_two_processes_decide_as_one(tmp_path):
+def test_two_processes_decide_as_one(python, tmp_path):
     options = [str(DIGITS), "--data", "digits", "--epochs", "4", "--gof", "0.2", "--device", "cpu"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, prefix in (("two", [*launch, "-m", "rmt_compress", "finetune"]), ("one", COMMAND)):
-        command = [*prefix, *options, "-o", tmp_path / f"{name}.safetensors"]
-        subprocess.run(command, check=True, env=ALONE, capture_output=True, timeout=300)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    for name, prefix in (("two", (*launch, *COMMAND)), ("one", COMMAND)):
+        python.run(*prefix, *options, "-o", tmp_path / f"{name}.safetensors").check_returncode()
     two, one = (read_lines(tmp_path / f"{name}.log.jsonl") for name in ("two", "one"))
     assert (two[-1]["processes"], one[-1]["processes"]) == (2, 1)
     decisions = [
@@ -391,7 +380,7 @@ def test_default_outputs():
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_the_mnist_sample_loses_most_of_its_weights_and_no_accuracy(tmp_path, real_data):
-    source = REPOSITORY / "sample_models" / "mnist_mlp.safetensors"
+    source = MODELS / "mnist_mlp.safetensors"
     settings = TrainingSettings(epochs=2, learning_rate=0.005)
     cycle = CycleSettings(every=1, keep_bulk="0.2,0")
     (run,) = finetune(source, tmp_path / "x.safetensors", data="mnist", training=settings, cycle=cycle).runs

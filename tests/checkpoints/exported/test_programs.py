@@ -10,12 +10,11 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.networks.loading import load_model
-from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load_dense
-from rmt_compress.saving.writing import write_compressed
-from tests.checkpoints import exported
+from rmt_compress.model_loading import load_model
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
+from rmt_compress.saving import load_dense, write_compressed
+from tests.samples import exported
 
 LAYOUTS = ("now", "packed", "before")
 SPLIT = ["right", "conv.weight", "deconv.weight", "sound.weight", "fc.weight", "twice.weight"]

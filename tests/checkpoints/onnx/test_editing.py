@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from rmt_compress.checkpoints import open_checkpoint
-from tests.checkpoints.onnx.models import model, nodes_of, proto, run, saved, split_all
+from tests.samples.onnx_models import model, nodes_of, proto, run, saved, split_all
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.recognition import recognize
 from rmt_compress.errors import CheckpointError, MissingDependencyError
-from tests.checkpoints.onnx.models import model, proto, saved
+from tests.samples.onnx_models import model, proto, saved
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from rmt_compress.networks.measurement import count_macs
 from rmt_compress.planning.making import make_plan
 from rmt_compress.saving.writing import write_compressed
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
-from tests.checkpoints.onnx.models import model, proto, run, saved, split_all
+from tests.samples.onnx_models import model, proto, run, saved, split_all
 
 
 class Everything(nn.Module):

@@ -10,12 +10,11 @@ from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.onnx import onnx_writing as writing
 from rmt_compress.errors import OutputError
-from rmt_compress.layers.splitting import Factors
-from rmt_compress.networks.export import export
-from rmt_compress.planning.making import make_plan
-from rmt_compress.saving.loading import load_dense
-from rmt_compress.saving.writing import write_compressed
-from tests.checkpoints.onnx.models import model, run, saved
+from rmt_compress.export import export
+from rmt_compress.layers.low_rank import Factors
+from rmt_compress.plan import make_plan
+from rmt_compress.saving import load_dense, write_compressed
+from tests.samples.onnx_models import model, run, saved
 
 
 @pytest.fixture

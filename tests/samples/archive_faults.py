@@ -10,7 +10,7 @@ import zipfile
 import torch
 from torch import nn
 
-from tests.checkpoints import exported
+from tests.samples import exported
 
 HUGE = 2**40
 

@@ -1,0 +1,1 @@
+"""What several tests build, start or compare: one module for each kind of thing."""

@@ -1,0 +1,237 @@
+"""Python processes without the seconds that importing torch takes.
+
+A server, a process of its own that has imported everything and started no thread, forks for each request. A
+supervisor between the two waits for the program and tells its exit status, so the server itself never waits. The
+program is a process like any other: it has its own memory, streams, folder and environment, takes signals, and ends
+as the interpreter ends. What it cannot show is how it started: its imports have happened, its hashes have the
+server's seed, it has one thread, and variables that only count at the start (PYTHON*, OMP_*) do nothing.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from tests.samples.repository import REPOSITORY
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Beside rmt_compress and what that imports at its top: what it imports where it is used.
+LAZY = (
+    *("torch", "torch._dynamo", "torch.distributed", "torch.export", "safetensors.torch", "scipy.linalg"),
+    *("scipy.optimize", "sklearn.datasets", "sklearn.model_selection", "accelerate", "matplotlib.pyplot"),
+)
+THREADED = "onnxruntime"
+"""Starts a thread as it is imported, so whoever needs it imports it afterwards."""
+
+
+class Process:
+    """A program that the server has started."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("r")
+        self.pid = int(self._lines.readline())
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, or minus the signal that has ended it.
+
+        Raises:
+            TimeoutError: it still runs after so many seconds.
+        """
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise TimeoutError(f"process {self.pid} still runs after {timeout} seconds")
+            self.returncode = int(self._lines.readline())
+            self._lines.close()
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Its exit status; None as long as it runs."""
+        try:
+            return self.wait(0)
+        except TimeoutError:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """A signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class ForkServer:
+    """The server, from the side of the tests."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd=REPOSITORY,
+                env={**os.environ, **ONE_THREAD},
+            )
+
+    def start(
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdout: IO[Any] | None = None,
+        stderr: IO[Any] | None = None,
+    ) -> Process:
+        """`python ARGUMENTS`, where these are ``[-W error] (-m MODULE | -c PROGRAM | FILE) …``.
+
+        Args:
+            arguments: as above.
+            cwd: by default the folder of this process.
+            env: variables set beside those of this process.
+            stdout: by default leads nowhere.
+            stderr: by default leads nowhere.
+        """
+        ours, theirs = socket.socketpair()
+        request = {
+            "arguments": list(map(str, arguments)),
+            "cwd": str(cwd or Path.cwd()),
+            "env": {**os.environ, **ONE_THREAD, **(env or {})},
+        }
+        with theirs, Path(os.devnull).open("r+b") as nothing:
+            streams = [nothing, stdout or nothing, stderr or nothing]
+            socket.send_fds(self._control, [b"."], [theirs.fileno(), *(stream.fileno() for stream in streams)])
+        ours.sendall(json.dumps(request).encode() + b"\n")
+        return Process(ours)
+
+    def run(
+        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`start`, and what it left when it has ended."""
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            status = self.start(*arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr).wait()
+            for stream in (stdout, stderr):
+                stream.seek(0)
+            return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
+
+    def close(self) -> None:
+        """End the server; programs that run go on."""
+        self._control.close()
+        self._server.wait()
+
+
+def serve(control: socket.socket) -> Sequence[str]:
+    """Fork for every request; comes back in the forked processes alone, with the arguments of one."""
+    _import_everything()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which then close the connection
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are waited for by nobody
+    while True:
+        request, descriptors, *_ = socket.recv_fds(control, 1, 4)
+        if not request:
+            sys.exit()
+        if os.fork() == 0:
+            control.close()
+            return _supervise(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _import_everything() -> None:
+    import rmt_compress
+
+    ours = [found.name for found in pkgutil.walk_packages(rmt_compress.__path__, "rmt_compress.")]
+    sys.modules[THREADED] = None  # type: ignore[assignment]  # importing it fails
+    for module in (*LAZY, *(name for name in ours if not name.endswith("__main__"))):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != THREADED:
+                raise
+    del sys.modules[THREADED]
+    tasks = Path("/proc/self/task")
+    threads = len(list(tasks.iterdir())) if tasks.exists() else 1
+    assert threads == 1, f"{threads} threads, of which a fork would copy one"
+    gc.freeze()  # else the first collection in every child would copy all pages
+
+
+def _supervise(connection: int, *streams: int) -> Sequence[str]:
+    """Fork again: one process waits, the other, the only one to come back, becomes the program."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with socket.socket(fileno=connection) as told:
+        request = json.loads(told.makefile("r").readline())
+        process = os.fork()
+        if process:
+            for stream in streams:
+                os.close(stream)
+            told.sendall(b"%d\n" % process)
+            _, status = os.waitpid(process, 0)
+            told.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            os._exit(0)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    arguments: Sequence[str] = request["arguments"]
+    return arguments
+
+
+def become(arguments: Sequence[str]) -> None:
+    """Run what `python ARGUMENTS` runs."""
+    what, *rest = arguments
+    if (what, *rest[:1]) == ("-W", "error"):
+        warnings.simplefilter("error")
+        what, *rest = rest[1:]
+    if what == "-m":
+        sys.path[0] = str(Path.cwd())
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif what == "-c":
+        sys.path[0] = ""
+        sys.argv = ["-c", *rest[1:]]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+    else:
+        sys.path[0] = str(Path(what).resolve().parent)
+        sys.argv = [what, *rest]
+        runpy.run_path(what, run_name="__main__")
+
+
+def leave(status: int) -> NoReturn:
+    """End as the interpreter does, but do not take torch apart, which would cost a third of a second."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    # Where nobody reads the streams any more, this fails, and the interpreter itself has to end.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    wanted = serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        become(wanted)
+    except SystemExit as stopped:
+        if not isinstance(stopped.code, int | None):
+            raise
+        leave(stopped.code or 0)
+    leave(0)
