@@ -8,8 +8,9 @@ from torch.nn.utils import parametrizations
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError, CompressionError
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
+from rmt_compress.networks.architectures import parse
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
 from tests.samples import convolutional
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -12,11 +12,9 @@ from torch.nn.utils import parametrizations
 from rmt_compress import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.compression import (
+    Compressed,
     compress,
-    compress_tensors,
     compress_weight,
-    compressed_outline,
-    compressed_ties,
 )
 from rmt_compress.errors import CompressionError, PlanError
 from rmt_compress.layers import Layer
@@ -174,9 +172,10 @@ def test_tensors_of_a_shared_module_come_once():
     module = Twice()
     plan = plan_of(module)
     with open_checkpoint(module) as checkpoint:
-        names = [name for name, _ in compress_tensors(checkpoint, plan)]
-        ties = compressed_ties(checkpoint, plan)
-        outline = compressed_outline(checkpoint, plan)
+        view = Compressed(checkpoint, plan)
+        ties, outline = view.ties, view.tensors
+        names = [name for name in outline if not any(name in others for others in ties.values())]
+        assert all(torch.equal(view.read(first), view.read(other)) for first, (other,) in ties.items())
     assert names == ["first.0.down.weight", "first.0.up.weight", "first.0.up.bias", "table.weight"]
     assert ties == {
         "first.0.down.weight": ("second.again.down.weight",),
@@ -260,7 +259,7 @@ def test_a_plan_for_another_model(net):
     with pytest.raises(PlanError, match=r"no tensor 0\.weight in the checkpoint"):
         compress(net, plan)
     with open_checkpoint(net) as checkpoint, pytest.raises(PlanError, match="no tensor"):
-        compress_tensors(checkpoint, plan)  # before a tensor is asked for
+        Compressed(checkpoint, plan)  # before a tensor is asked for
 
 
 def test_a_file_taken_for_another_kind_of_layer():
@@ -300,9 +299,10 @@ def test_outline_says_what_will_come(net):
     for layout in ("factorized", "dense"):
         with open_checkpoint(net) as checkpoint:
             plan = plan_of(net, sparsify=0.01)
-            outline = compressed_outline(checkpoint, plan, layout=layout)
-            tensors = dict(compress_tensors(checkpoint, plan, layout=layout))
-        assert list(outline) == list(tensors)
+            view = Compressed(checkpoint, plan, layout=layout)
+            outline = view.tensors
+            tensors = {name: view.read(name) for name in outline}
+        assert outline.keys() == compress(net, plan, layout=layout).state_dict().keys()
         for name, tensor in tensors.items():
             assert outline[name].name == name
             assert outline[name].shape == tensor.shape
@@ -367,16 +367,19 @@ def test_sparsified_dense_layout_zeroes_the_product():
 
 
 def test_one_tensor_in_memory_at_a_time(net):
-    """The stream reads a tensor only when it is its turn."""
+    """A tensor is read when it is asked for, and once for both of its factors where they are asked for in order."""
     state = net.state_dict()
     checkpoint = open_checkpoint(state)
     read = []
     original = checkpoint.read
     checkpoint.read = lambda name: read.append(name) or original(name)
-    stream = compress_tensors(checkpoint, plan_of(net))
+    view = Compressed(checkpoint, plan_of(net))
+    assert list(view.tensors)[:3] == ["conv.down.weight", "conv.up.weight", "conv.up.bias"]
     assert read == []
-    assert [next(stream)[0] for _ in range(3)] == ["conv.down.weight", "conv.up.weight", "conv.up.bias"]
+    factors = [view.read(name) for name in list(view.tensors)[:3]]
     assert read == ["conv.weight", "conv.bias"]
+    assert torch.equal(view.read("conv.up.weight"), factors[1])  # out of order: made again
+    assert read == ["conv.weight", "conv.bias", "conv.weight"]
 
 
 def test_what_cannot_be_compressed():

@@ -16,8 +16,12 @@ import rmt_compress as rmt
 from rmt_compress.compression import compress
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import EvaluationError, SettingsError
-from rmt_compress.evaluation import compare, count_macs, evaluate, load_model, score
-from rmt_compress.plan import make_plan
+from rmt_compress.networks import measurement
+from rmt_compress.networks.architectures import build
+from rmt_compress.networks.evaluation import compare, evaluate, score
+from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.measurement import count_macs
+from rmt_compress.planning.making import make_plan
 from tests.samples.data_files import idx_test_set
 from tests.samples.repository import MODELS
 

@@ -10,6 +10,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.checkpoints.safetensors.safetensors_file import SafetensorsFile
+from rmt_compress.compression import Compressed
 from rmt_compress.data import Dataset
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers import Layer
@@ -20,7 +21,7 @@ from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
 from rmt_compress.saving.loading import load, load_dense
-from rmt_compress.saving.writing import write_compressed
+from rmt_compress.saving.writing import write
 from rmt_compress.sweep import SweepTarget, sweep_rank
 from tests.samples import exported
 
@@ -52,7 +53,7 @@ class Product(GraphCheckpoint):
     def editor(self):
         return Editor({name: self.read(name) for name in self.tensors})
 
-    def module(self):
+    def own_network(self):
         return Network(self)
 
 
@@ -114,9 +115,9 @@ def dataset(rng, checkpoint):
 def test_the_factors_go_into_the_graph_the_way_it_takes_them(checkpoint, tmp_path):
     plan = make_plan(analyze(checkpoint), gof=1.0)
     assert (plan.layers[0].action, plan.layers[0].rank) == ("factorized", 1)
-    outcomes = []
-    written = write_compressed(checkpoint, plan, tmp_path / "small.safetensors", outcomes=outcomes)
-    assert [outcome.parameters_after for outcome in outcomes] == [264, 64]
+    view = Compressed(checkpoint, plan)
+    written = write(view, tmp_path / "small.safetensors")
+    assert [outcome.parameters_after for outcome in view.outcomes] == [264, 64]
     assert written.bytes == (tmp_path / "small.safetensors").stat().st_size
     again = open_checkpoint(tmp_path / "small.safetensors")
     assert {name: info.shape for name, info in again.tensors.items()} == {
@@ -131,9 +132,8 @@ def test_the_factors_go_into_the_graph_the_way_it_takes_them(checkpoint, tmp_pat
 
 
 def test_dense_layout_keeps_names_and_shapes(checkpoint, tmp_path):
-    write_compressed(
-        checkpoint, make_plan(analyze(checkpoint), gof=1.0), tmp_path / "d.safetensors", layout="dense"
-    )
+    plan = make_plan(analyze(checkpoint), gof=1.0)
+    write(Compressed(checkpoint, plan, layout="dense"), tmp_path / "d.safetensors")
     again = open_checkpoint(tmp_path / "d.safetensors")
     assert again.manifest.layout == "dense"
     assert torch.linalg.matrix_rank(again.read("A"), rtol=1e-5) == 1
@@ -143,7 +143,7 @@ def test_what_fails_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
     plan = make_plan(analyze(checkpoint), gof=1.0)
     before = {*tmp_path.iterdir()}
     with pytest.raises(OutputError, match=r"other\.suffix: .* of its own format, product: .*\.safetensors"):
-        write_compressed(checkpoint, plan, tmp_path / "other.suffix")
+        write(Compressed(checkpoint, plan), tmp_path / "other.suffix")
     right = Editor.replace
 
     def wrong(self, layer, factors):
@@ -151,7 +151,7 @@ def test_what_fails_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Editor, "replace", wrong)
     with pytest.raises(OutputError, match=r"A\.down reads back other than it was written"):
-        write_compressed(checkpoint, plan, tmp_path / "small.safetensors")
+        write(Compressed(checkpoint, plan), tmp_path / "small.safetensors")
     assert {*tmp_path.iterdir()} == before
 
 

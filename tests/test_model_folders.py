@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.compression import Compressed
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.model_folders import write_folder
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.folders import write_folder
 from tests.samples.repository import REPOSITORY
 
 transformers = pytest.importorskip("transformers")
@@ -120,7 +121,9 @@ def test_more_than_one_file(model, ids, tmp_path, layout):
     target = tmp_path / "small"
     with open_checkpoint(tmp_path / "gpt") as checkpoint:
         plan = rmt.make_plan(rmt.analyze(checkpoint), rule="rank:12", sparsity=0.9)
-        written = write_folder(checkpoint, plan, target, source=tmp_path / "gpt", layout=layout, max_shard=30_000)
+        written = write_folder(
+            Compressed(checkpoint, plan, layout=layout), target, source=tmp_path / "gpt", max_shard=30_000
+        )
     stem = "model" if layout == "dense" else "factorized"
     files = sorted(target.glob("*.safetensors"))
     assert len(files) > 2
@@ -149,7 +152,7 @@ def test_a_manifest_that_does_not_fit_the_files_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path / "gpt")
     with open_checkpoint(tmp_path / "gpt") as checkpoint:
         plan = rmt.make_plan(rmt.analyze(checkpoint), rule="rank:12")
-        write_folder(checkpoint, plan, tmp_path / "small", source=tmp_path / "gpt", max_shard=30_000)
+        write_folder(Compressed(checkpoint, plan), tmp_path / "small", source=tmp_path / "gpt", max_shard=30_000)
     index = tmp_path / "small" / "factorized.safetensors.index.json"
     text = index.read_text()
     index.write_text(text.replace('\\"rank\\":12', '\\"rank\\":11'))

@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 import rmt_compress as rmt
 from rmt_compress.compression import compress
 from rmt_compress.errors import CheckpointError, SettingsError
-from rmt_compress.model_loading import architecture_of, load_model
-from rmt_compress.plan import make_plan
-from rmt_compress.saving import save
+from rmt_compress.networks.architectures import build
+from rmt_compress.networks.loading import architecture_of, load_model
+from rmt_compress.planning.making import make_plan
+from rmt_compress.saving.writing import save
 from tests.samples.repository import DIGITS
 
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
-from rmt_compress.architectures import build
+from rmt_compress.networks.architectures import build
 from tests.samples.data_files import idx_test_set
 from tests.samples.repository import MODELS
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.compression import compress
+from rmt_compress.compression import Compressed, compress
 from rmt_compress.errors import CheckpointError, OutputError, PlanError
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import write_compressed
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.writing import write
 from tests.samples import compressed
 from tests.samples.repository import REPOSITORY
 
@@ -148,7 +148,7 @@ def test_a_transposed_convolution_that_a_file_cannot_tell_from_a_plain_one(tmp_p
     with rmt.open_checkpoint(tmp_path / "source.safetensors") as checkpoint:
         plan = compressed.plan(checkpoint, ranks={"0.weight": 4})
         assert "conv2d" in {decision.kind for decision in plan.layers}
-        write_compressed(checkpoint, plan, tmp_path / "small.safetensors")
+        write(Compressed(checkpoint, plan), tmp_path / "small.safetensors")
     x = torch.randn(2, first, 5, 5)
     loaded: Any = rmt.load(tmp_path / "small.safetensors", build())
     assert isinstance(loaded[0].up, nn.ConvTranspose2d)

@@ -11,7 +11,7 @@ import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.plan import LayerDecision, Plan
-from rmt_compress.pruning import prune
+from rmt_compress.pruning.road import prune
 from tests.samples import convolutional, sequential
 
 IMAGES = (3, 32, 32)

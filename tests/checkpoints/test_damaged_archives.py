@@ -90,7 +90,7 @@ def test_hostile_parts_of_an_exported_program_are_never_looked_at(whole, tmp_pat
     read_all(path)
     assert exported.split_at(path, target, 0.5) == ["0.weight", "2.weight"]
     with open_checkpoint(target) as checkpoint:
-        assert checkpoint.module()(torch.ones(2, 7)).shape == (2, 5)
+        assert checkpoint.own_network()(torch.ones(2, 7)).shape == (2, 5)
     assert not proof.exists()
     # The payload is live: what keeps it still is that torch's loader is not asked.
     with suppress(Exception):
@@ -105,7 +105,7 @@ def test_operators_that_open_files_are_not_run(whole, tmp_path):
 
     model(change)(whole / "whole.pt2", tmp_path / "hostile.pt2", None)
     with open_checkpoint(tmp_path / "hostile.pt2") as checkpoint, pytest.raises(CheckpointError, match="from_file"):
-        checkpoint.module()
+        checkpoint.own_network()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_functions_that_are_no_operators_are_not_run(target, whole, tmp_path):
 
     model(change)(whole / "whole.pt2", tmp_path / "hostile.pt2", None)
     with open_checkpoint(tmp_path / "hostile.pt2") as checkpoint, pytest.raises(CheckpointError, match="not run"):
-        checkpoint.module()
+        checkpoint.own_network()
 
 
 def test_a_pickled_weight_is_named_and_not_run(whole, tmp_path):

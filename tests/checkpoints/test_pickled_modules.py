@@ -11,10 +11,10 @@ from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import load
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.loading import load
 from tests.samples.compressed import inputs, network
 
 SETTINGS = {"analysis": AnalysisSettings(min_size=8), "plan": PlanSettings(rule="ratio:0.25", gof=1.0)}

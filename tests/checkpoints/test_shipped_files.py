@@ -8,10 +8,10 @@ from torch import nn
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import load, load_dense
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.loading import load, load_dense
 from tests.samples.packages import member
 
 pytestmark = [

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from rmt_compress.checkpoints import open_checkpoint, writers
+from rmt_compress.checkpoints.memory import StateDictCheckpoint
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.state_dicts import describe
 from rmt_compress.checkpoints.writers import write_checkpoint
@@ -42,9 +43,10 @@ def odd_state():
     }
 
 
-def write(target, state, **options):
-    expected = [describe(name, tensor) for name, tensor in state.items()]
-    return write_checkpoint(target, state.items(), expected, **options)
+def write(target, state, *, manifest=None, metadata=None, **options):
+    view = StateDictCheckpoint(state)
+    view.manifest, view.metadata = manifest, metadata or {}
+    return write_checkpoint(view, target, **options)
 
 
 def manifest_of(state, **options):
@@ -147,9 +149,8 @@ def test_ties_survive(tmp_path, suffix, source, zeros):
         save_model(model, tmp_path / source)
     target = tmp_path / f"out{suffix}"
     with open_checkpoint(tmp_path / source) as checkpoint:
-        manifest = make_manifest(checkpoint, None, checkpoint.tensors, ties=checkpoint.ties)
-        tensors = [(name, checkpoint.read(name)) for name in checkpoint.tensors]
-        written = write_checkpoint(target, tensors, checkpoint.tensors.values(), manifest=manifest)
+        checkpoint.manifest = make_manifest(checkpoint, None, checkpoint.tensors, ties=checkpoint.ties)
+        written = write_checkpoint(checkpoint, target)
     assert bool(written.sparse) is zeros
     assert target.stat().st_size < (2000 if zeros else 1.5 * 4000) + 3000
     with open_checkpoint(target) as checkpoint:
@@ -177,20 +178,27 @@ def test_a_view_does_not_drag_its_storage_along(tmp_path):
         assert_holds(target, state)
 
 
-def test_what_does_not_come_as_planned_is_refused(tmp_path):
+class Unlike(StateDictCheckpoint):
+    """A state dict whose tensors are not what it says of them."""
+
+    def __init__(self, state, came):
+        super().__init__(state)
+        self._came = came
+
+    def read(self, name):
+        return self._came(name)
+
+
+def test_what_does_not_come_as_described_is_refused(tmp_path):
     state = {"a": torch.zeros(3, 4), "b": torch.zeros(2)}
-    expected = [describe(name, tensor) for name, tensor in state.items()]
     cases = {
-        "planned tensors never came: b": [("a", state["a"])],
-        "the tensor c was not planned": [*state.items(), ("c", torch.zeros(1))],
-        "the tensor a came twice": [("a", state["a"]), ("a", state["a"])],
-        r"a came as float32 \(4, 3\)": [("a", state["a"].T)],
-        "a came as float64": [("a", state["a"].double())],
-        "has no values": [("a", state["a"].to("meta"))],
+        r"a came as float32 \(4, 3\)": lambda name: state[name].T,
+        "a came as float64": lambda name: state[name].double(),
+        "has no values": lambda name: state[name].to("meta"),
     }
-    for message, tensors in cases.items():
+    for message, came in cases.items():
         with pytest.raises(CompressionError, match=message):
-            write_checkpoint(tmp_path / "model.safetensors", tensors, expected)
+            write_checkpoint(Unlike(state, came), tmp_path / "model.safetensors")
     assert leftovers(tmp_path) == []
 
 
@@ -214,12 +222,11 @@ def test_what_safetensors_cannot_hold(tmp_path):
 def test_disk_too_small_is_told_before_anything_is_computed(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3999})())
 
-    def tensors():
+    def came(name):
         raise AssertionError("asked for")
-        yield
 
     with pytest.raises(OutputError, match=r"needs up to [\d,]+ bytes, 3,999 are free") as caught:
-        write_checkpoint(tmp_path / f"m{suffix}", tensors(), [describe("a", torch.zeros(1000))])
+        write_checkpoint(Unlike({"a": torch.zeros(1000)}, came), tmp_path / f"m{suffix}")
     assert "\n" not in str(caught.value)
     assert leftovers(tmp_path) == []
 
@@ -275,13 +282,13 @@ def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch, s
 
 
 def test_an_error_of_the_source_leaves_nothing(tmp_path):
-    def tensors():
-        yield "a", torch.zeros(3)
-        raise CheckpointError("the source is damaged")
+    def came(name):
+        if name == "b":
+            raise CheckpointError("the source is damaged")
+        return torch.zeros(3)
 
-    expected = [describe(name, torch.zeros(3)) for name in "ab"]
     with pytest.raises(CheckpointError, match="the source is damaged"):
-        write_checkpoint(tmp_path / "m.safetensors", tensors(), expected)
+        write_checkpoint(Unlike({name: torch.zeros(3) for name in "ab"}, came), tmp_path / "m.safetensors")
     assert leftovers(tmp_path) == []
 
 
@@ -289,18 +296,17 @@ KILL = """
     import os, random, signal, sys, time, torch
     from pathlib import Path
     from rmt_compress.checkpoints import open_checkpoint
-    from rmt_compress.checkpoints.state_dicts import describe
     from rmt_compress.checkpoints.writers import write_checkpoint
     from rmt_compress.checkpoints.provenance import make_manifest
 
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
     target, chance = Path(sys.argv[1]), random.Random(11)
     state = {f"t{i}": torch.full((50_001 + i,), float(i + 1)) for i in range(40)} | {"sparse": torch.eye(1000)}
-    outline = {name: describe(name, tensor) for name, tensor in state.items()}
-    manifest = make_manifest(None, None, outline)
+    view = open_checkpoint(state)
+    view.manifest = make_manifest(None, None, view.tensors)
 
     def write():
-        write_checkpoint(target, state.items(), outline.values(), manifest=manifest)
+        write_checkpoint(view, target)
 
     start = time.monotonic()
     write()
@@ -343,20 +349,25 @@ def test_killed_at_a_random_moment_the_file_is_absent_or_whole(python, tmp_path,
 MEASURE = """
     import sys, torch
     from pathlib import Path
+    from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.writers import write_checkpoint
     from rmt_compress.checkpoints.manifest import Manifest
     from rmt_compress.layers.layer import TensorInfo
     import safetensors, resource
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rows, count = 2049, 75
-    outline = [TensorInfo(f"t{i}", (rows, 1023), "float32", rows * 1023 * 4) for i in range(count)]
-    def tensors():
-        for info in outline:
-            yield info.name, torch.randn(info.shape)
-    write_checkpoint(Path(sys.argv[1] + ".warm.safetensors"), [("t0", torch.randn(rows, 1023))], outline[:1])
+    class Made(Checkpoint):
+        path, format, notes, metadata = None, "made", (), {}
+        def __init__(self, count):
+            shape = (2049, 1023)
+            self._tensors = {f"t{i}": TensorInfo(f"t{i}", shape, "float32", 4 * 2049 * 1023) for i in range(count)}
+        def read(self, name):
+            return torch.randn(self.tensors[name].shape)
+    write_checkpoint(Made(1), Path(sys.argv[1] + ".warm.safetensors"))
+    large = Made(75)
+    large.manifest = Manifest(tool_version="test")
     before = peak()
-    write_checkpoint(Path(sys.argv[1]), tensors(), outline, manifest=Manifest(tool_version="test"))
+    write_checkpoint(large, Path(sys.argv[1]))
     print(peak() - before)
 """
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rmt_compress import architectures
+from rmt_compress.networks import architectures
 from tests.samples.repository import DIGITS
 
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from safetensors.torch import save_file
 
-from rmt_compress.architectures import build
+from rmt_compress.networks.architectures import build
 from tests.samples.command_line import one_error_line
 from tests.samples.repository import DIGITS
 

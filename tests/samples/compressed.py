@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.compression import compress
+from rmt_compress.compression import Compressed, compress
 from rmt_compress.plan import LayerDecision, Plan
-from rmt_compress.saving.writing import write_compressed
+from rmt_compress.saving import writing
 
 RANKS = {"conv.weight": 4, "deconv.weight": 3, "fc.weight": 5}
 
@@ -58,5 +58,5 @@ def write(path, model=None, *, source=None, layout="factorized", sparsify=None, 
     model = network() if model is None else model
     decisions = plan(model, ranks=ranks, sparsify=sparsify)
     with open_checkpoint(model if source is None else source) as checkpoint:
-        write_compressed(checkpoint, decisions, path, layout=layout)
+        writing.write(Compressed(checkpoint, decisions, layout=layout), path)
     return compress(model, decisions)

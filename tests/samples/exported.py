@@ -11,9 +11,9 @@ from torch import nn
 from torch.export import Dim
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.layers.factorization import decompose
-from rmt_compress.layers.low_rank import factor_tensors, split_refusal
-from rmt_compress.layers.matrix_view import as_matrix
+from rmt_compress.decomposition.svd import decompose
+from rmt_compress.layers.layer import as_matrix
+from rmt_compress.layers.splitting import factor_tensors, split_refusal
 from rmt_compress.plan import LayerDecision, Plan
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from rmt_compress import spectrum
 from rmt_compress.training import CycleSettings
 from rmt_compress.training.cycle import Cycle
-from rmt_compress.training.network import Network
+from rmt_compress.training.split_network import Network
 from tests.samples.matrices import low_rank_plus_noise
 
 

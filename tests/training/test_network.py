@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
-from rmt_compress.training.network import Network
 from rmt_compress.training.run import restored
 from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot

@@ -4,6 +4,7 @@ from torch import nn
 
 from rmt_compress.training import TrainingSettings
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
+from rmt_compress.training.split_network import Network
 from tests.samples.split_networks import cnn, mlp, split
 
 LOW = 8

@@ -9,11 +9,13 @@ from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.cli.app import app
+from rmt_compress.compression import Compressed
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import load_dense, write_compressed
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.loading import load_dense
+from rmt_compress.saving.writing import write
 from tests.samples import exported
 
 LAYOUTS = ("now", "packed", "before")
@@ -174,7 +176,7 @@ def test_prune_writes_a_smaller_program_that_remembers_what_was_done(folder, tmp
 def test_dense_layout_changes_values_only(layout, folder, tmp_path):
     target = tmp_path / "dense.pt2"
     with open_checkpoint(folder / f"{layout}.pt2") as checkpoint:
-        write_compressed(checkpoint, exported.plan_at(checkpoint, 0.3), target, layout="dense")
+        write(Compressed(checkpoint, exported.plan_at(checkpoint, 0.3), layout="dense"), target)
     before, after = (exported.load(path) for path in (folder / f"{layout}.pt2", target))
     assert list(after.state_dict) == list(before.state_dict)
     assert [str(node.target) for node in after.graph.nodes] == [str(node.target) for node in before.graph.nodes]
@@ -187,7 +189,7 @@ def test_texts_beside_the_program_are_kept(program, tmp_path):
     exported.save(program, source, extra_files={"labels.txt": "cat dog"})
     with open_checkpoint(source) as checkpoint:
         assert dict(checkpoint.metadata) == {"labels.txt": "cat dog"}
-        write_compressed(checkpoint, exported.plan_at(checkpoint, 0.3), target)
+        write(Compressed(checkpoint, exported.plan_at(checkpoint, 0.3)), target)
     extra = {"labels.txt": "", "rmt_compress": ""}
     exported.quiet(lambda: torch.export.load(target, extra_files=extra))
     assert extra["labels.txt"] == "cat dog"
@@ -234,7 +236,7 @@ def test_networks_of_several_inputs_are_not_run(folder):
 
 def test_another_suffix_is_refused(folder, tmp_path):
     with open_checkpoint(folder / "now.pt2") as checkpoint, pytest.raises(OutputError, match=r"\.pt2"):
-        write_compressed(checkpoint, exported.plan_at(checkpoint, 0.3), tmp_path / "out.safetensors")
+        write(Compressed(checkpoint, exported.plan_at(checkpoint, 0.3)), tmp_path / "out.safetensors")
 
 
 def test_the_command_line_measures_a_program_before_and_after(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.layers import as_matrix
-from rmt_compress.layers.low_rank import split_refusal
+from rmt_compress.layers.splitting import split_refusal
 from tests.samples.onnx_models import proto, saved
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

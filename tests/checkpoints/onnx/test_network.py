@@ -11,7 +11,7 @@ from torch import nn
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.compression import compress
+from rmt_compress.compression import Compressed, compress
 from rmt_compress.data import Dataset
 from rmt_compress.errors import (
     CheckpointError,
@@ -25,7 +25,7 @@ from rmt_compress.networks.evaluation import evaluate, move
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.measurement import count_macs
 from rmt_compress.planning.making import make_plan
-from rmt_compress.saving.writing import write_compressed
+from rmt_compress.saving.writing import write
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
 from tests.samples.onnx_models import model, proto, run, saved, split_all
 
@@ -161,7 +161,7 @@ def test_sweeps_agree_point_by_point(mlp):
 def test_evaluation_of_the_file_and_of_what_is_pruned(mlp, tmp_path):
     module, path, dataset = mlp
     with open_checkpoint(path) as checkpoint:
-        write_compressed(checkpoint, make_plan(analyze(checkpoint, gof=1.0)), tmp_path / "small.onnx")
+        write(Compressed(checkpoint, make_plan(analyze(checkpoint, gof=1.0))), tmp_path / "small.onnx")
     before = evaluate(load_model(path), dataset, path=path, latency=False)
     after = evaluate(load_model(tmp_path / "small.onnx"), dataset, path=tmp_path / "small.onnx")
     expected = evaluate(module, dataset, latency=False)

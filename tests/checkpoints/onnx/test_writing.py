@@ -9,11 +9,13 @@ from onnx import TensorProto, helper
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.onnx import onnx_writing as writing
+from rmt_compress.compression import Compressed
 from rmt_compress.errors import OutputError
-from rmt_compress.export import export
-from rmt_compress.layers.low_rank import Factors
-from rmt_compress.plan import make_plan
-from rmt_compress.saving import load_dense, write_compressed
+from rmt_compress.layers.splitting import Factors
+from rmt_compress.networks.export import export
+from rmt_compress.planning.making import make_plan
+from rmt_compress.saving.loading import load_dense
+from rmt_compress.saving.writing import write
 from tests.samples.onnx_models import model, run, saved
 
 
@@ -50,7 +52,7 @@ def beside(path):
 def pruned(path, target, *, layout="factorized", **settings):
     with open_checkpoint(path) as checkpoint:
         plan = make_plan(analyze(checkpoint, gof=1.0), **settings)
-        return write_compressed(checkpoint, plan, target, layout=layout)
+        return write(Compressed(checkpoint, plan, layout=layout), target)
 
 
 def answers(path, count=5):

@@ -8,12 +8,11 @@ from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.decomposition.svd import truncate
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
-from rmt_compress.layers.factorization import truncate
-from rmt_compress.layers.low_rank import Factors
-from rmt_compress.model_loading import load_model
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
-from rmt_compress.saving import load, load_dense
+from rmt_compress.layers.splitting import Factors
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
+from rmt_compress.saving.loading import load, load_dense
 from tests.samples import exported
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
