@@ -64,6 +64,6 @@ def _as_its_manifest_says(stored: Checkpoint) -> Checkpoint:
     if MANIFEST_KEY not in stored.metadata:
         return stored
     # Takes a while to import, and most files have no manifest.
-    from rmt_compress.checkpoints.views import CompressedCheckpoint
+    from rmt_compress.checkpoints.views import CompressedFile
 
-    return CompressedCheckpoint(stored)
+    return CompressedFile(stored)

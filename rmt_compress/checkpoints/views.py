@@ -1,4 +1,4 @@
-"""Files this package wrote, seen two ways: the tensors of the compressed network, and those of the original."""
+"""A checkpoint seen otherwise than it is stored: decoded, or under the names and shapes of the original network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,32 @@ if TYPE_CHECKING:
 _MAX_DIMENSIONS = 64
 
 
-class CompressedCheckpoint(Checkpoint):
+class View(Checkpoint):
+    """A checkpoint that shows another one's tensors; what is not shown otherwise is as in that one.
+
+    Args:
+        inner: what is looked at.
+    """
+
+    def __init__(self, inner: Checkpoint) -> None:
+        self.inner = inner
+        self.path: Path | None = inner.path
+        self.format = inner.format
+        self.notes = inner.notes
+        self.beside = inner.beside
+        self.metadata = inner.metadata
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files the tensors are in."""
+        return self.inner.files
+
+    def close(self) -> None:
+        """Give back what the inner checkpoint keeps open."""
+        self.inner.close()
+
+
+class CompressedFile(View):
     """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.
 
     Args:
@@ -36,7 +61,7 @@ class CompressedCheckpoint(Checkpoint):
         origin = str(stored.path)
         texts = {key: text for key, text in stored.metadata.items() if key != MANIFEST_KEY}
         manifest = Manifest.from_json(stored.metadata[MANIFEST_KEY], origin=origin, metadata=texts)
-        self._stored = stored
+        super().__init__(stored)
         self._sparse = frozenset(manifest.sparse)
         self._tensors = self._describe(manifest)
         manifest.check_tensors(self._tensors, origin=origin)
@@ -45,9 +70,7 @@ class CompressedCheckpoint(Checkpoint):
             info = self._tensors[kept]
             self._tensors[other] = TensorInfo(other, info.shape, info.dtype, info.nbytes)
         self._ties = self._find_ties()
-        self.path = stored.path
         self.format = f"{stored.format}, compressed"
-        self.beside = stored.beside
         self.metadata = texts
         self.manifest: Manifest = manifest
         self.notes = (*stored.notes, manifest.sentence())
@@ -56,17 +79,12 @@ class CompressedCheckpoint(Checkpoint):
         """Ties of the stored tensors, and of the names the manifest adds."""
         ties = {
             first: others
-            for first, others in self._stored.ties.items()
+            for first, others in self.inner.ties.items()
             if first in self._tensors and all(other in self._tensors for other in others)
         }
         for other, kept in self._other_names.items():
             ties[kept] = (*ties.get(kept, ()), other)
         return ties
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files the tensors are in."""
-        return self._stored.files
 
     def read(self, name: str) -> torch.Tensor:
         """A dense copy of the tensor called `name`, on the CPU.
@@ -77,23 +95,19 @@ class CompressedCheckpoint(Checkpoint):
         self._info(name)
         name = self._other_names.get(name, name)
         if name not in self._sparse:
-            return self._stored.read(name)
-        parts = SparseTensor(*(self._stored.read(name + part) for part in (BITS, VALUES, SHAPE)))
+            return self.inner.read(name)
+        parts = SparseTensor(*(self.inner.read(name + part) for part in (BITS, VALUES, SHAPE)))
         try:
             return decode(parts)
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
 
-    def close(self) -> None:
-        """Give back what the file keeps open."""
-        self._stored.close()
-
     def _describe(self, manifest: Manifest) -> dict[str, TensorInfo]:
         """What the file holds, the three parts of a sparse tensor as one."""
-        stored = self._stored.tensors
+        stored = self.inner.tensors
         whole_of = {name + part: name for name in manifest.sparse for part in (BITS, VALUES, SHAPE)}
         if len(whole_of) < 3 * len(manifest.sparse):
-            raise CheckpointError(f"{self._stored.path}: its manifest gives a tensor two meanings")
+            raise CheckpointError(f"{self.inner.path}: its manifest gives a tensor two meanings")
         tensors: dict[str, TensorInfo] = {}
         for name, info in stored.items():
             whole = whole_of.get(name, name)
@@ -107,7 +121,7 @@ class CompressedCheckpoint(Checkpoint):
         return tensors
 
     def _describe_sparse(self, name: str) -> TensorInfo:
-        stored = self._stored.tensors
+        stored = self.inner.tensors
         if any(name + part not in stored for part in (BITS, VALUES, SHAPE)):
             raise self._damaged(name, "one of its parts is missing")
         bits, values, shape = (stored[name + part] for part in (BITS, VALUES, SHAPE))
@@ -118,7 +132,7 @@ class CompressedCheckpoint(Checkpoint):
         if values.dtype not in FLOAT_DTYPES or len(values.shape) != 1:
             raise self._damaged(name, "its values are no 1-d floating-point tensor")
         try:
-            sizes = sparse_shape(self._stored.read(name + SHAPE).tolist(), bits.shape[0], values.shape[0])
+            sizes = sparse_shape(self.inner.read(name + SHAPE).tolist(), bits.shape[0], values.shape[0])
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
         itemsize = values.nbytes // values.shape[0] if values.shape[0] else _itemsize(values.dtype)
@@ -126,11 +140,11 @@ class CompressedCheckpoint(Checkpoint):
 
     def _damaged(self, name: str, reason: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._stored.path}: the sparse tensor {name} is damaged: {reason}; compress the source again"
+            f"{self.inner.path}: the sparse tensor {name} is damaged: {reason}; compress the source again"
         )
 
 
-class DenseView(Checkpoint):
+class DenseView(View):
     """A checkpoint under the names and shapes of the original network: factors multiplied on reading.
 
     Of a checkpoint without factors it changes nothing.
@@ -140,12 +154,7 @@ class DenseView(Checkpoint):
     """
 
     def __init__(self, inner: Checkpoint) -> None:
-        self._inner = inner
-        self.path = inner.path
-        self.format = inner.format
-        self.notes = inner.notes
-        self.beside = inner.beside
-        self.metadata = inner.metadata
+        super().__init__(inner)
         layers = inner.manifest.factorized if inner.manifest else ()
         self._by_weight = {layer.weight: layer for layer in layers}
         self._biases = {layer.bias: layer.up_bias for layer in layers if layer.bias is not None}
@@ -160,11 +169,6 @@ class DenseView(Checkpoint):
             self._tensors.setdefault(shown, TensorInfo(shown, shape, info.dtype, nbytes, info.why_skipped))
         self._ties = _ties(inner, {layer.up: layer for layer in layers}, original)
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files the tensors are in."""
-        return self._inner.files
-
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name` as the original network has it, the product of its factors where it has such.
 
@@ -174,20 +178,16 @@ class DenseView(Checkpoint):
         info = self._info(name)
         layer = self._by_weight.get(name)
         if layer is None:
-            return self._inner.read(self._biases.get(name, name))
+            return self.inner.read(self._biases.get(name, name))
         # Shorter types are multiplied in float32, and are in memory in both.
         entries = math.prod(layer.shape)
         needed = entries * 4 + info.nbytes if info.nbytes < entries * 4 else info.nbytes
         check_fits_memory(needed, f"{self.path}: {printable(name)}, the product of its factors,")
-        down, up = self._inner.read(layer.down), self._inner.read(layer.up)
+        down, up = self.inner.read(layer.down), self.inner.read(layer.up)
         try:
             return layer.join(down, up)
         except (RuntimeError, MemoryError) as error:
             raise CheckpointError(f"{self.path}: {name} of {info.nbytes:,} bytes does not fit in memory") from error
-
-    def close(self) -> None:
-        """Give back what the inner checkpoint keeps open."""
-        self._inner.close()
 
 
 def _ties(

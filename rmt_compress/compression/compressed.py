@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.checkpoints.provenance import make_manifest
+from rmt_compress.checkpoints.views import View
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import factor_shapes
@@ -80,7 +80,7 @@ def become(tensor: torch.Tensor, steps: Sequence[Step]) -> Became:
     return Became(whole, torch.cat(pieces) if changed else tensor, changed, outcomes)
 
 
-class Compressed(Checkpoint):
+class Compressed(View):
     """The tensors of a compressed network, under the names they have in a state dict.
 
     The plan is matched once, by the call itself. A tensor is compressed when it is read; of two factors the second
@@ -94,9 +94,6 @@ class Compressed(Checkpoint):
         progress: called with (layers done, layers in all, name) after each layer.
 
     Attributes:
-        inner: see above.
-        plan: see above.
-        layout: see above.
         groups: name of a tensor of `inner` -> the steps of the layers in it.
 
     Raises:
@@ -112,24 +109,15 @@ class Compressed(Checkpoint):
         architecture: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.inner, self.plan, self.layout = inner, plan, layout
-        self.path: Path | None = inner.path
-        self.format = inner.format
-        self.notes = inner.notes
-        self.beside = inner.beside
-        self.metadata = dict(inner.metadata)
+        super().__init__(inner)
+        self.plan, self.layout = plan, layout
         if architecture is not None:
-            self.metadata[ARCHITECTURE_KEY] = architecture
+            self.metadata = {**inner.metadata, ARCHITECTURE_KEY: architecture}
         self._steps = match_steps(inner.layers(), plan, layout)
         self.groups = grouped(self._steps)
         self._progress = progress
         self._done: dict[str, LayerOutcome] = {}
         self._waiting: dict[str, torch.Tensor] = {}
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of what is compressed."""
-        return self.inner.files
 
     @property
     def outcomes(self) -> tuple[LayerOutcome, ...]:
@@ -186,7 +174,7 @@ class Compressed(Checkpoint):
     def close(self) -> None:
         """Give back what the inner checkpoint keeps open."""
         self._waiting = {}
-        self.inner.close()
+        super().close()
 
     @cached_property
     def manifest(self) -> Manifest:  # type: ignore[override] # an attribute elsewhere

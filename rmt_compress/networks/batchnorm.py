@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.views import View
 from rmt_compress.errors import CompressionError
 from rmt_compress.wording import one_line
 
@@ -25,7 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.layers.layer import Layer, TensorInfo
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.layers.layer import Layer
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -85,7 +84,7 @@ def folded_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return changed
 
 
-class FoldedCheckpoint(Checkpoint):
+class FoldedCheckpoint(View):
     """A checkpoint with the batch norms folded; names, shapes and types are those of the original.
 
     Args:
@@ -97,32 +96,15 @@ class FoldedCheckpoint(Checkpoint):
     """
 
     def __init__(self, inner: Checkpoint, model: nn.Module) -> None:
-        self._inner = inner
+        super().__init__(inner)
+        self._tensors, self._ties = inner.tensors, inner.ties
         self._folded = folded_tensors(model)
-        self.path: Path | None = inner.path
-        self.format = inner.format
-        self.metadata = inner.metadata
         norms = sum(name.endswith("running_var") for name in self._folded)
         self.notes = (*inner.notes, f"Folded {norms} batch norm{'s' * (norms > 1)} into the convolutions before.")
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """As in the original."""
-        return self._inner.tensors
-
-    @property
-    def ties(self) -> Mapping[str, tuple[str, ...]]:
-        """As in the original."""
-        return self._inner.ties
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of the original."""
-        return self._inner.files
-
     def layers(self) -> tuple[Layer, ...]:
         """As in the original."""
-        return self._inner.layers()
+        return self.inner.layers()
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, of its original type, after folding.
@@ -130,12 +112,8 @@ class FoldedCheckpoint(Checkpoint):
         Raises:
             CheckpointError: see the original's `read`.
         """
-        folded, original = self._folded.get(name), self._inner.read(name)
+        folded, original = self._folded.get(name), self.inner.read(name)
         return original if folded is None else folded.to(original.dtype)
-
-    def close(self) -> None:
-        """Give back what the original keeps open."""
-        self._inner.close()
 
 
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:

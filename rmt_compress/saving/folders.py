@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.directories import WEIGHT_SUFFIXES
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
+from rmt_compress.checkpoints.views import View
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
 from rmt_compress.progress import Progress, counter
@@ -27,7 +27,7 @@ from rmt_compress.progress import Progress, counter
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.views import View
     from rmt_compress.compression.compressed import Compressed
     from rmt_compress.layers.layer import TensorInfo
 
@@ -132,14 +132,11 @@ def write_folder(
     )
 
 
-class _Shard(Checkpoint):
+class _Shard(View):
     """Some tensors of a compressed checkpoint, which go into one file."""
 
     def __init__(self, view: Compressed, infos: list[TensorInfo]) -> None:
-        self._view = view
-        self.path: Path | None = view.path
-        self.format = view.format
-        self.metadata = view.manifest.metadata
+        super().__init__(view)
         self._tensors = {info.name: info for info in infos}
         self._ties = {first: others for first, others in view.ties.items() if first in self._tensors}
         # A shard says by itself which of its tensors are sparse; what makes a layer may lie in two of them.
@@ -150,7 +147,7 @@ class _Shard(Checkpoint):
 
     def read(self, name: str) -> torch.Tensor:
         """See `Compressed.read`."""
-        return self._view.read(name)
+        return self.inner.read(name)
 
 
 def _write_index(

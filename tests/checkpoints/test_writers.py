@@ -90,7 +90,7 @@ def test_every_tensor_is_aligned_to_its_type(tmp_path):
     length = int.from_bytes(data[:8], "little")
     assert length % 8 == 0
     stored: Any = open_checkpoint(target)
-    for entry in stored._stored._entries.values():
+    for entry in stored.inner._entries.values():
         itemsize = getattr(torch, entry.info.dtype).itemsize
         assert (entry.begin - 8 - length) % itemsize == 0, entry
         assert entry.begin % itemsize == 0
