@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY, MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.errors import CheckpointError, PlanError
-from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.layers.kinds import KINDS, factor_shapes
 from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
-from rmt_compress.layers.splitting import factor_names
+from rmt_compress.layers.splitting import beside, factor_names, is_weight, join_factors, module_path
 from rmt_compress.plan import Layout, Plan
 from rmt_compress.wording import printable, problems_listed, times
 
@@ -84,7 +84,7 @@ class FactorizedLayer(_Record):
     @property
     def up_bias(self) -> str:
         """Name under which the bias is stored, where there is one."""
-        return _bias_of(self.up)
+        return beside(self.up, "bias")
 
     @property
     def factor_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -143,9 +143,9 @@ class Manifest(_Record):
                 raise ValueError(f"the factors of {layer.weight} cannot be transposed")
             if layer.bias is None:
                 continue
-            if not (layer.up.endswith("weight") and layer.weight.endswith("weight")):
+            if not (is_weight(layer.up) and is_weight(layer.weight)):
                 raise ValueError(f"{layer.up} is no weight")
-            if layer.bias != _bias_of(layer.weight):
+            if layer.bias != beside(layer.weight, "bias"):
                 raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
         return self
 
@@ -296,10 +296,6 @@ def tool_version() -> str:
         return "unknown"
 
 
-def _bias_of(weight: str) -> str:
-    return weight.removesuffix("weight") + "bias"
-
-
 def _factorized(
     plan: Plan, tensors: Mapping[str, TensorInfo], ties: Mapping[str, tuple[str, ...]]
 ) -> Iterable[FactorizedLayer]:
@@ -313,19 +309,17 @@ def _factorized(
                 f"the plan factorizes {decision.tensor}, but there is no {names.down} and {names.up}; compress "
                 "the model by this plan first"
             )
-        prefixes = [names.down.removesuffix("down.weight")]
-        prefixes += [
-            alias.removesuffix("down.weight") for alias in ties.get(names.down, ()) if alias.endswith("down.weight")
-        ]
-        for prefix in prefixes:
+        ends = [name for name in ties.get(names.down, ()) if f".{name}".endswith(".down.weight")]
+        for weight in (decision.tensor, *(beside(module_path(name), "weight") for name in ends)):
+            names = factor_names(weight)
             yield FactorizedLayer(
-                name=prefix.removesuffix(".") or decision.name,
-                weight=f"{prefix}weight",
+                name=module_path(weight) or decision.name,
+                weight=weight,
                 kind=decision.kind,
                 shape=decision.shape,
-                bias=f"{prefix}bias" if f"{prefix}up.bias" in tensors else None,
-                down=f"{prefix}down.weight",
-                up=f"{prefix}up.weight",
+                bias=beside(weight, "bias") if names.bias in tensors else None,
+                down=names.down,
+                up=names.up,
                 rank=decision.rank,
             )
 
@@ -334,8 +328,7 @@ def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) 
     problems = []
     expected = dict(zip((layer.down, layer.up), layer.factor_shapes, strict=True))
     if layer.bias is not None:
-        outputs = layer.shape[1] if "transpose" in layer.kind else layer.shape[0]
-        expected[layer.up_bias] = (outputs,)
+        expected[layer.up_bias] = (layer.shape[KINDS[layer.kind].outputs],)
     for name, shape in expected.items():
         if name not in tensors:
             problems.append(f"{name} is missing")

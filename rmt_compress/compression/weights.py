@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rmt_compress.compression.checking import check_plan
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.layer import Layer, LayerKind, as_matrix, as_weight
+from rmt_compress.layers.kinds import LayerKind
+from rmt_compress.layers.layer import Layer, as_matrix, as_weight
 from rmt_compress.layers.splitting import Factors, factor_tensors
 from rmt_compress.plan import Action, LayerDecision, Plan
 
