@@ -11,6 +11,7 @@ from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.checkpoints.manifest import FactorizedLayer
 from rmt_compress.checkpoints.views import DenseView
+from rmt_compress.compression.modules import replace_module
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS, untransposed
 from rmt_compress.layers.modules import module_refusal, split_module
@@ -55,22 +56,15 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
         if KINDS[own.kind].rows != KINDS[layer.kind].rows:
             down, up = up.T, down.T
         state[layer.down], state[layer.up] = factor_tensors(own, down, up)
-    places: dict[torch.nn.Module, list[str]] = {}
-    for place, module in model.named_modules(remove_duplicate=False):
-        places.setdefault(module, []).append(place)
+    whole = set(model.modules())
     for layer in layers:
         place = module_path(layer.weight)
         module = model.get_submodule(place)
-        if module not in places:
+        if module not in whole:
             continue  # the other name of a layer that has been split
         weight = module.get_parameter("weight")
         pair = split_module(module, state[layer.down].to(weight), state[layer.up].to(weight), name=place)
-        for name in places[module]:
-            if not name:
-                model = pair
-                break
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, pair)
+        model = replace_module(model, module, pair)
     model.load_state_dict(state, strict=False)
     return model
 
