@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from rmt_compress.errors import PlanError
 from rmt_compress.wording import problems_listed
-
-if TYPE_CHECKING:
-    pass
 
 Action = Literal["factorized", "truncated", "kept", "skipped"]
 
@@ -56,6 +54,7 @@ class Plan(BaseModel):
     Attributes:
         schema_: the format of the JSON text.
         settings: what the plan was made with, for the record.
+        basis: which directions are kept, see `rmt_compress.decomposition.bases`; ``plain`` is left out of the JSON.
         layers: the decisions, in the checkpoint's order.
     """
 
@@ -63,7 +62,15 @@ class Plan(BaseModel):
 
     schema_: Literal["rmt-compress/plan/1"] = Field(default="rmt-compress/plan/1", alias="schema")
     settings: dict[str, Any] = Field(default_factory=dict)
+    basis: str = "plain"
     layers: tuple[LayerDecision, ...]
+
+    @model_serializer(mode="wrap")
+    def _without_plain_basis(self, serialized: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
+        fields = serialized(self)
+        if self.basis == "plain":
+            fields.pop("basis", None)
+        return fields
 
     def to_json(self) -> str:
         """The plan as indented JSON text."""

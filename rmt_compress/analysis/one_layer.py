@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.records import AnalysisSettings, LayerAnalysis
-from rmt_compress.decomposition.products import effective_rank, pair_singular_values
+from rmt_compress.decomposition.products import effective_rank, product_singular_values
 from rmt_compress.layers.layer import Layer, as_matrix
+from rmt_compress.layers.pairs import pair_matrices
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ class LayerTask:
 def analyze_pair(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:
     """What can be said of a product of two factors: how many of its directions it uses; it has no bulk to fit."""
     try:
-        values = pair_singular_values(down, up)
+        values = product_singular_values(*pair_matrices(down, up))
     except spectrum.NonFiniteError:
         bad = sum(int((~factor.isfinite()).sum()) for factor in (down, up))
         return LayerAnalysis(layer, reason=f"{bad:,} of its factors' entries are NaN or Inf", finite=False)

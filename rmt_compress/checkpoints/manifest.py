@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.layers.kinds import KINDS, factor_shapes
 from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
+from rmt_compress.layers.splitting import beside, is_weight, join_factors
 from rmt_compress.plan import Layout, Plan
 from rmt_compress.wording import printable, problems_listed, times
 
@@ -76,7 +77,7 @@ class FactorizedLayer(_Record):
     @property
     def up_bias(self) -> str:
         """Name under which the bias is stored, where there is one."""
-        return _bias_of(self.up)
+        return beside(self.up, "bias")
 
     @property
     def factor_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -135,9 +136,9 @@ class Manifest(_Record):
                 raise ValueError(f"the factors of {layer.weight} cannot be transposed")
             if layer.bias is None:
                 continue
-            if not (layer.up.endswith("weight") and layer.weight.endswith("weight")):
+            if not (is_weight(layer.up) and is_weight(layer.weight)):
                 raise ValueError(f"{layer.up} is no weight")
-            if layer.bias != _bias_of(layer.weight):
+            if layer.bias != beside(layer.weight, "bias"):
                 raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
         return self
 
@@ -193,16 +194,11 @@ class Manifest(_Record):
             )
 
 
-def _bias_of(weight: str) -> str:
-    return weight.removesuffix("weight") + "bias"
-
-
 def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) -> list[str]:
     problems = []
     expected = dict(zip((layer.down, layer.up), layer.factor_shapes, strict=True))
     if layer.bias is not None:
-        outputs = layer.shape[1] if "transpose" in layer.kind else layer.shape[0]
-        expected[layer.up_bias] = (outputs,)
+        expected[layer.up_bias] = (layer.shape[KINDS[layer.kind].outputs],)
     for name, shape in expected.items():
         if name not in tensors:
             problems.append(f"{name} is missing")

@@ -11,8 +11,9 @@ from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
-from rmt_compress.layers.layer import Layer, LayerKind, TensorInfo
-from rmt_compress.layers.modules import is_gpt2_conv1d
+from rmt_compress.layers.layer import Layer, TensorInfo
+from rmt_compress.layers.modules import module_kind
+from rmt_compress.layers.splitting import beside, is_weight
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -110,16 +111,16 @@ class ModuleCheckpoint(Checkpoint):
             layer = replace(layer, why_fixed=_PARAMETRIZED)
         if layer.part is not None:
             return layer
-        kinds = {name: _kind(*self._owners[name]) for name in (layer.tensor, *layer.aliases)}
+        kinds = {name: module_kind(*self._owners[name]) for name in (layer.tensor, *layer.aliases)}
         if layer.composition is not None:
-            kinds = {layer.tensor: _kind(owner, layer.composition.weight.rpartition(".")[2])}
+            kinds = {layer.tensor: module_kind(owner, layer.composition.weight.rpartition(".")[2])}
         # A table tied to an output head is a Linear as well, and its matrix acts as one.
         name = next((name for name, kind in kinds.items() if kind not in (None, "embedding")), layer.tensor)
         kind = kinds[name]
         if kind is None:
             return layer
         owner, _ = self._owners[name]
-        bias = name.removesuffix("weight") + "bias" if name.endswith("weight") else layer.bias
+        bias = beside(name, "bias") if is_weight(name) else layer.bias
         groups = getattr(owner, "groups", 1)
         return replace(
             layer,
@@ -190,29 +191,3 @@ def _with_values(tensor: torch.Tensor, name: str) -> torch.Tensor:
     if tensor.is_meta:
         raise CheckpointError(f"{name} has no values (meta device); load the weights into the model first")
     return tensor
-
-
-def _kind(owner: torch.nn.Module, attribute: str) -> LayerKind | None:
-    """Kind of the layer that `attribute` of `owner` is the weight of; None where name and shape must tell."""
-    from torch import nn
-
-    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
-        return "recurrent" if attribute.startswith("weight_") else None
-    # Weights and biases that are no matrix acting on a vector, whatever their shape.
-    if isinstance(owner, nn.Bilinear | nn.LayerNorm | nn.RMSNorm):
-        return "unknown"
-    if attribute != "weight":
-        return None
-    if is_gpt2_conv1d(owner):
-        return "linear_transposed"
-    kinds: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], LayerKind], ...] = (
-        (nn.Linear, "linear"),
-        (nn.Conv1d, "conv1d"),
-        (nn.Conv2d, "conv2d"),
-        (nn.Conv3d, "conv3d"),
-        (nn.ConvTranspose1d, "conv_transpose1d"),
-        (nn.ConvTranspose2d, "conv_transpose2d"),
-        (nn.ConvTranspose3d, "conv_transpose3d"),
-        ((nn.Embedding, nn.EmbeddingBag), "embedding"),
-    )
-    return next((kind for types, kind in kinds if isinstance(owner, types)), None)

@@ -13,7 +13,7 @@ from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest, SourceR
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.errors import PlanError
 from rmt_compress.layers.layer import TensorInfo
-from rmt_compress.layers.splitting import factor_names
+from rmt_compress.layers.splitting import beside, factor_names, module_path
 from rmt_compress.plan import Layout, Plan
 
 if TYPE_CHECKING:
@@ -128,18 +128,16 @@ def _factorized(
                 f"the plan factorizes {decision.tensor}, but there is no {names.down} and {names.up}; compress "
                 "the model by this plan first"
             )
-        prefixes = [names.down.removesuffix("down.weight")]
-        prefixes += [
-            alias.removesuffix("down.weight") for alias in ties.get(names.down, ()) if alias.endswith("down.weight")
-        ]
-        for prefix in prefixes:
+        ends = [name for name in ties.get(names.down, ()) if f".{name}".endswith(".down.weight")]
+        for weight in (decision.tensor, *(beside(module_path(name), "weight") for name in ends)):
+            names = factor_names(weight)
             yield FactorizedLayer(
-                name=prefix.removesuffix(".") or decision.name,
-                weight=f"{prefix}weight",
+                name=module_path(weight) or decision.name,
+                weight=weight,
                 kind=decision.kind,
                 shape=decision.shape,
-                bias=f"{prefix}bias" if f"{prefix}up.bias" in tensors else None,
-                down=f"{prefix}down.weight",
-                up=f"{prefix}up.weight",
+                bias=beside(weight, "bias") if names.bias in tensors else None,
+                down=names.down,
+                up=names.up,
                 rank=decision.rank,
             )

@@ -21,7 +21,7 @@ from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import factor_shapes
 from rmt_compress.layers.layer import Layer, TensorInfo
-from rmt_compress.layers.splitting import Factors, factor_names
+from rmt_compress.layers.splitting import Factors, beside, factor_names
 
 if TYPE_CHECKING:
     import torch
@@ -235,7 +235,7 @@ class Compressed(View):
                         "has a graph, or choose layout dense"
                     ) from error
                 renamed[weight] = (down, up)
-                bias = f"{weight.removesuffix('weight')}bias"
+                bias = beside(weight, "bias")
                 if bias in names:
                     renamed[bias] = (up_bias,)
         names |= renamed

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from rmt_compress.compression.checking import check_plan
+from rmt_compress.decomposition.bases import Basis, basis_called, plain
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.layer import Layer, LayerKind, as_matrix, as_weight
+from rmt_compress.layers.kinds import LayerKind
+from rmt_compress.layers.layer import Layer, as_matrix, as_weight
 from rmt_compress.layers.splitting import Factors, factor_tensors
 from rmt_compress.plan import Action, LayerDecision, Plan
 
@@ -51,11 +53,12 @@ class LayerOutcome:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer and its decision; None where the plan does not name it."""
+    """One layer and its decision, None where the plan does not name it; and in which basis it is cut."""
 
     layer: Layer
     decision: LayerDecision | None
     layout: Layout
+    basis: Basis = plain
 
     @property
     def changes(self) -> bool:
@@ -78,7 +81,7 @@ class Step:
         """What becomes of the weight; see `compress_weight`."""
         if self.decision is None or not self.changes:
             return weight
-        return compress_weight(self.layer, self.decision, weight, layout=self.layout)
+        return compress_weight(self.layer, self.decision, weight, layout=self.layout, basis=self.basis)
 
     def outcome(self, result: Factors | torch.Tensor) -> LayerOutcome:
         """The record of `result`."""
@@ -104,11 +107,12 @@ def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Ste
     """Every layer with its decision, the plan checked.
 
     Raises:
-        PlanError: the plan does not suit the checkpoint.
+        PlanError: the plan does not suit the checkpoint, or names no basis.
     """
+    basis = basis_called(plan.basis)
     check_plan(plan, layers)
     decisions = plan.by_tensor
-    steps = [Step(layer, decisions.get(layer.tensor), layout) for layer in layers]
+    steps = [Step(layer, decisions.get(layer.tensor), layout, basis) for layer in layers]
     # A plan may know of a transposed convolution what names and shapes of a file do not tell.
     return [
         replace(step, layer=replace(step.layer, kind=cast(LayerKind, step.decision.kind)))
@@ -119,7 +123,12 @@ def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Ste
 
 
 def compress_weight(
-    layer: Layer, decision: LayerDecision, weight: torch.Tensor, *, layout: Layout = "factorized"
+    layer: Layer,
+    decision: LayerDecision,
+    weight: torch.Tensor,
+    *,
+    layout: Layout = "factorized",
+    basis: Basis = plain,
 ) -> Factors | torch.Tensor:
     """What one decision makes of one weight: two factors in their modules' shapes, or the weight in one piece.
 
@@ -128,6 +137,7 @@ def compress_weight(
         decision: what to do; taken to suit the layer, see `check_plan`.
         weight: of the layer's shape; it is not changed, but handed back as it is where nothing is to be done.
         layout: under ``dense``, factorized means truncated.
+        basis: which directions are kept.
 
     Returns:
         tensors of the weight's type, on its device.
@@ -135,7 +145,6 @@ def compress_weight(
     Raises:
         CompressionError: the weight holds NaN or Inf.
     """
-    from rmt_compress.decomposition.svd import truncate, truncated_svd_factors
     from rmt_compress.layers.zeroing import sparsify, sparsify_quantile
     from rmt_compress.spectrum import NonFiniteError
 
@@ -143,16 +152,16 @@ def compress_weight(
     split = decision.action == "factorized" and layout == "factorized"
     if decision.action in ("factorized", "truncated"):
         assert decision.rank is not None
-        matrix = as_matrix(layer, weight.detach())
         try:
-            if split:
-                tensors = factor_tensors(layer, *truncated_svd_factors(matrix, decision.rank))
-            else:
-                tensors = [as_weight(layer, truncate(matrix, decision.rank))]
+            found = basis(layer, as_matrix(layer, weight.detach()), decision.rank)
         except NonFiniteError as error:
             raise CompressionError(
                 f"{layer.tensor}: holds NaN or Inf and cannot be cut to a rank; leave it out (exclude)"
             ) from error
+        if split:
+            tensors = factor_tensors(layer, *found.factors(decision.rank))
+        else:
+            tensors = [as_weight(layer, found.truncated(decision.rank))]
     if decision.sparsify:
         tensors = [sparsify(tensor, decision.sparsify) for tensor in tensors]
     if decision.sparsity:

@@ -46,7 +46,8 @@ class Decomposition:
     """The leading singular values and vectors of one matrix, to be cut at as many ranks as wanted.
 
     Attributes:
-        u: (rows, k), float32 (float64 for a float64 matrix), on the matrix's device, orthonormal columns.
+        u: (rows, k), float32 (float64 for a float64 matrix or a product), on the matrix's device, orthonormal
+            columns.
         s: (k,), float64, descending.
         vt: (k, columns), like `u`. On the longer of the two sides a vector whose singular value is rounding
             (below 1e-8·s₁) need not be orthogonal to the others.
@@ -109,28 +110,6 @@ def decompose(matrix: torch.Tensor, rank: int | None = None) -> Decomposition:
     short, s, long = _decompose_wide(matrix if wide else matrix.T, rank)
     u, vt = (short, long) if wide else (long.T, short.T)
     return Decomposition(u, s, vt, matrix.dtype)
-
-
-def truncated_svd_factors(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``down`` (rank, columns) and ``up`` (rows, rank) with up·down the truncation of `matrix` at `rank`.
-
-    Both have the matrix's type and device, and the same share Σ^½ of the singular values (SJK23 §4.2).
-
-    Raises:
-        ValueError: the rank is not between 1 and min(rows, columns).
-        NonFiniteError: an entry is NaN or Inf.
-    """
-    return decompose(matrix, rank).factors(rank)
-
-
-def truncate(matrix: torch.Tensor, rank: int) -> torch.Tensor:
-    """The nearest matrix of rank `rank` to `matrix`, in its own shape, type and place.
-
-    Raises:
-        ValueError: the rank is not between 1 and min(rows, columns).
-        NonFiniteError: an entry is NaN or Inf.
-    """
-    return decompose(matrix, rank).truncated(rank)
 
 
 def _check(rank: int, largest: int) -> None:

@@ -1,6 +1,7 @@
 """Layers: how weights are read as matrices."""
 
 from rmt_compress.layers.inference import infer_layers
-from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer, LayerKind, TensorInfo, as_matrix, as_weight
+from rmt_compress.layers.kinds import LayerKind
+from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer, TensorInfo, as_matrix, as_weight
 
 __all__ = ["DEFAULT_MIN_SIZE", "Layer", "LayerKind", "TensorInfo", "as_matrix", "as_weight", "infer_layers"]

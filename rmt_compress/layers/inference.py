@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rmt_compress.layers.layer import FactorPair, Layer, LayerKind, TensorInfo
+from rmt_compress.layers.kinds import LayerKind, convolution
+from rmt_compress.layers.layer import FactorPair, Layer, TensorInfo
 from rmt_compress.layers.packed import RECURRENT, unpacked
 from rmt_compress.layers.pairs import factor_pairs
 from rmt_compress.layers.parametrized import compositions, unknown_parametrization
 from rmt_compress.layers.quantized import quantized_part
+from rmt_compress.layers.splitting import beside, is_weight
 
 _EMBEDDING = re.compile(
     r"(?:^|[._])(?:embed\w*|\w+_embeddings?|emb|wte|wpe|tok_emb|shared|relative_attention_bias)\.weight$",
@@ -91,9 +93,7 @@ class _Inference:
 
     def _layer(self, info: TensorInfo, aliases: tuple[str, ...]) -> Layer:
         name = info.name.removesuffix(".weight")
-        bias = _sibling(info.name, "bias")
-        if bias not in self._tensors:
-            bias = None
+        bias = _bias(info.name)
         bias_length = self._bias_length(info)
         kind = _kind(info, aliases, bias_length)
         if kind == "linear" and self._gpt2_is_transposed and _GPT2.search(info.name):
@@ -104,14 +104,14 @@ class _Inference:
             kind=kind,
             shape=info.shape,
             dtype=info.dtype,
-            bias=bias,
+            bias=bias if bias in self._tensors else None,
             aliases=aliases,
             why_whole=_read_from_outside(name, self._tensors) or _unsuited_bias(info, kind, bias_length),
             why_skipped=info.why_skipped or self._part_of_another(info.name),
         )
 
     def _bias_length(self, info: TensorInfo) -> int | None:
-        bias = self._tensors.get(_sibling(info.name, "bias") or "")
+        bias = self._tensors.get(_bias(info.name) or "")
         return bias.shape[0] if bias is not None and len(bias.shape) == 1 else None
 
     def _vote_on_gpt2(self) -> bool:
@@ -155,30 +155,22 @@ def _unsuited_bias(info: TensorInfo, kind: LayerKind, bias_length: int | None) -
     return None
 
 
-def _sibling(weight: str, name: str) -> str | None:
-    """The tensor called `name` beside a tensor called `weight`; a bare module's state dict has no prefix."""
-    if weight != "weight" and not weight.endswith(".weight"):
-        return None
-    return weight.removesuffix("weight") + name
+def _bias(tensor: str) -> str | None:
+    return beside(tensor, "bias") if is_weight(tensor) else None
 
 
 def _kind(info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None) -> LayerKind:
     dimensions = len(info.shape)
     if dimensions < 2:
         return "vector"
-    if dimensions == 2:
-        if RECURRENT.search(info.name):
-            return "recurrent"
-        # A table tied to an output head is a Linear as well, and its matrix acts as one.
-        if all(_EMBEDDING.search(name[-_LONGEST:]) for name in (info.name, *aliases)):
-            return "embedding"
-        # nn.Linear has a bias as long as its weight has rows.
-        return "linear_transposed" if bias_length == info.shape[1] != info.shape[0] else "linear"
-    if dimensions > 5:
-        return "unknown"
-    # Only in a transposed convolution does the bias follow the second axis.
-    if bias_length is not None and bias_length == info.shape[1] != info.shape[0]:
-        transposed: tuple[LayerKind, ...] = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-        return transposed[dimensions - 3]
-    plain: tuple[LayerKind, ...] = ("conv1d", "conv2d", "conv3d")
-    return plain[dimensions - 3]
+    # nn.Linear has a bias as long as its weight has rows; only in a transposed convolution, and in a product stored
+    # (in, out), does it follow the second axis.
+    transposed = bias_length == info.shape[1] != info.shape[0]
+    if dimensions > 2:
+        return convolution(dimensions, transposed=transposed) or "unknown"
+    if RECURRENT.search(info.name):
+        return "recurrent"
+    # A table tied to an output head is a Linear as well, and its matrix acts as one.
+    if all(_EMBEDDING.search(name[-_LONGEST:]) for name in (info.name, *aliases)):
+        return "embedding"
+    return "linear_transposed" if transposed else "linear"

@@ -1,27 +1,135 @@
-"""Shapes of the two factors of a weight, and their product.
+"""What is known of each kind of layer: one row per kind, and nobody else asks for kinds by parts of their names.
 
 A Linear or Conv weight is read as (outputs, inputs × kernel) = up · down; a ConvTranspose weight, stored as
-(inputs, outputs, kernel…), as (inputs, outputs × kernel) = downᵀ · up. The factors of a product stored (inputs,
-outputs) are those of the Linear that computes the same.
+(inputs, outputs, kernel…), as (inputs, outputs × kernel): its rows are inputs, and the factors swap their roles. A
+product stored (inputs, outputs) is read as the Linear that computes the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
-_DIMENSIONS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
+LayerKind = Literal[
+    "linear",
+    "linear_transposed",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "recurrent",
+    "embedding",
+    "factors",
+    "vector",
+    "unknown",
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of layer.
+
+    Attributes:
+        name: what it is called everywhere.
+        classes: torch's classes of such layers, and transformers' Conv1D.
+        axes: of its weight.
+        rows: the axes that are the rows of its matrix, the others being the columns; empty where it is no matrix.
+        outputs: the axis of the outputs; of a kind that splits, the other of the first two is that of the inputs.
+        convolution: whether the axes behind the first two are those of a kernel.
+        splits: whether it is a product or a convolution, which two stock layers can do as well.
+        zeroes: whether entries of its weight may be zeroed.
+        plain: what names and shapes take it for: that a weight is stored transposed often only a module knows.
+        attribute: what its weights are called in them, as a glob.
+    """
+
+    name: LayerKind
+    classes: tuple[str, ...] = ()
+    axes: int = 2
+    rows: tuple[int, ...] = (0,)
+    outputs: int = 0
+    convolution: bool = False
+    splits: bool = False
+    zeroes: bool = True
+    plain: LayerKind | None = None
+    attribute: str = "weight"
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the matrix is that of the inputs, so that its factor ``up``, transposed, is applied first."""
+        return bool(self.rows) and self.outputs not in self.rows
+
+    def matrix(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """(rows, columns) of the matrix that a weight of `shape` is read as; None where it is no matrix."""
+        if not self.rows or len(shape) < 2:
+            return None
+        rows = math.prod(shape[axis] for axis in self.rows)
+        return rows, math.prod(shape[axis] for axis in self._columns(len(shape)))
+
+    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight as its matrix, a view where the memory layout allows."""
+        turned = weight.permute(*self.rows, *self._columns(weight.dim()))
+        return turned.flatten(len(self.rows)).flatten(0, -2)
+
+    def as_weight(self, matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """The matrix as a contiguous weight of `shape`; undoes `as_matrix`."""
+        order = (*self.rows, *self._columns(len(shape)))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return matrix.reshape([shape[axis] for axis in order]).permute(back).contiguous()
+
+    def _columns(self, axes: int) -> tuple[int, ...]:
+        return tuple(axis for axis in range(axes) if axis not in self.rows)
+
+
+_RECURRENT = ("RNNBase", "RNN", "LSTM", "GRU", "RNNCellBase", "RNNCell", "LSTMCell", "GRUCell")
+
+_ROWS = (
+    Kind("linear", ("Linear",), splits=True),
+    Kind("linear_transposed", ("Conv1D",), rows=(1,), outputs=1, splits=True, plain="linear"),
+    Kind("conv1d", ("Conv1d",), 3, convolution=True, splits=True),
+    Kind("conv2d", ("Conv2d",), 4, convolution=True, splits=True),
+    Kind("conv3d", ("Conv3d",), 5, convolution=True, splits=True),
+    Kind("conv_transpose1d", ("ConvTranspose1d",), 3, outputs=1, convolution=True, splits=True, plain="conv1d"),
+    Kind("conv_transpose2d", ("ConvTranspose2d",), 4, outputs=1, convolution=True, splits=True, plain="conv2d"),
+    Kind("conv_transpose3d", ("ConvTranspose3d",), 5, outputs=1, convolution=True, splits=True, plain="conv3d"),
+    Kind("recurrent", _RECURRENT, attribute="weight_*"),
+    Kind("embedding", ("Embedding", "EmbeddingBag"), zeroes=False),
+    # The first of two tensors whose product is the weight: what matrix that is, the pair says.
+    Kind("factors", zeroes=False),
+    Kind("vector", axes=1, rows=(), zeroes=False),
+    # Weights and biases that are no matrix acting on a vector, whatever their shape.
+    Kind("unknown", ("Bilinear", "LayerNorm", "RMSNorm"), rows=(), zeroes=False, attribute="*"),
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ROWS}
 
 
 def untransposed(kind: str) -> str:
-    """``conv2d`` for ``conv_transpose2d``, ``linear`` for ``linear_transposed``; any other kind as it is.
+    """``conv2d`` for ``conv_transpose2d``, ``linear`` for ``linear_transposed``; any other kind as it is."""
+    return (kind in KINDS and KINDS[kind].plain) or kind
 
-    Whether a weight is stored transposed is often known to a module only, not to names and shapes in a file.
+
+def convolution(axes: int, *, transposed: bool) -> LayerKind | None:
+    """The kind of a convolution whose weight has so many axes; None where there is none."""
+    fitting = (kind.name for kind in _ROWS if kind.convolution and kind.axes == axes and kind.swaps == transposed)
+    return next(fitting, None)
+
+
+def kind_of(classes: Collection[str], attribute: str) -> LayerKind | None:
+    """Kind of the layer whose weight stands in one of torch's modules; None where name and shape must tell.
+
+    Args:
+        classes: the names of the module's class and of those it is derived from.
+        attribute: the weight's name in the module.
     """
-    return kind.removesuffix("_transposed").replace("_transpose", "")
+    row = next((row for row in _ROWS if not set(row.classes).isdisjoint(classes)), None)
+    return row.name if row is not None and fnmatchcase(attribute, row.attribute) else None
 
 
 def factor_shapes(kind: str, shape: Sequence[int], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -39,41 +147,11 @@ def factor_shapes(kind: str, shape: Sequence[int], rank: int) -> tuple[tuple[int
     Raises:
         ValueError: the kind has no factors, or the shape does not suit it.
     """
-    kernel = tuple(shape[2:])
-    dimensions = _DIMENSIONS.get(untransposed(kind))
-    if dimensions is None or len(shape) != 2 + dimensions:
+    row = KINDS.get(kind)
+    if row is None or not row.splits or len(shape) != row.axes:
         raise ValueError(f"a {kind} weight of {len(shape)} dimensions has no factors")
-    ones = (1,) * dimensions
-    if kind == "linear_transposed":
-        return (rank, shape[0]), (shape[1], rank)
-    if kind.startswith("conv_transpose"):
-        return (rank, shape[0], *ones), (rank, shape[1], *kernel)
-    return (rank, shape[1], *kernel), (shape[0], rank, *ones)
-
-
-def join_factors(kind: str, shape: Sequence[int], down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """The dense weight of `shape` that two factors stand for, computed in float32 at least, in their dtype.
-
-    Args:
-        kind: see `factor_shapes`.
-        shape: of the original weight.
-        down: see `factor_shapes`.
-        up: see `factor_shapes`.
-
-    Raises:
-        ValueError: shapes or types do not fit together.
-    """
-    import torch
-
-    rank = down.shape[0] if down.dim() else 0
-    if (tuple(down.shape), tuple(up.shape)) != factor_shapes(kind, shape, rank):
-        raise ValueError(f"factors {tuple(down.shape)} and {tuple(up.shape)} do not make {tuple(shape)}")
-    if down.dtype != up.dtype:
-        raise ValueError(f"one factor is {down.dtype}, the other {up.dtype}")
-    dtype = torch.promote_types(down.dtype, torch.float32)
-    if kind.startswith("conv_transpose"):
-        left, right = down.reshape(rank, -1).T, up.reshape(rank, -1)
-    else:
-        left, right = up.reshape(-1, rank), down.reshape(rank, -1)
-    product = (left.to(dtype) @ right.to(dtype)).to(down.dtype)
-    return product.T.contiguous() if kind == "linear_transposed" else product.reshape(tuple(shape))
+    outputs, inputs, kernel = shape[row.outputs], shape[1 - row.outputs], tuple(shape[2:])
+    ones = (1,) * len(kernel)
+    if row.swaps:
+        return (rank, inputs, *ones), (rank, outputs, *kernel)
+    return (rank, inputs, *kernel), (outputs, rank, *ones)

@@ -9,24 +9,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from rmt_compress.layers.kinds import KINDS, LayerKind
+
 if TYPE_CHECKING:
     import torch
-
-LayerKind = Literal[
-    "linear",
-    "linear_transposed",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "recurrent",
-    "embedding",
-    "factors",
-    "vector",
-    "unknown",
-]
 
 FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 
@@ -156,12 +142,7 @@ class Layer:
         """Shape (rows, columns) of the matrix the weight is read as; None where it is no matrix."""
         if self.pair is not None:
             return self.pair.rows, self.pair.columns
-        if self.kind in ("vector", "unknown") or len(self.shape) < 2:
-            return None
-        if self.kind == "linear_transposed":
-            return self.shape[1], self.shape[0]
-        # ConvTranspose tensors are (in, out/g, k…): the same reshape, with the roles of the factors swapped.
-        return self.shape[0], math.prod(self.shape[1:])
+        return KINDS[self.kind].matrix(self.shape)
 
     def skip_reason(self, *, min_size: int = DEFAULT_MIN_SIZE, embeddings: bool = False) -> str | None:
         """Why this layer cannot or should not be analysed, from its description alone; None if it can be.
@@ -200,11 +181,9 @@ def as_matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
     """
     if layer.matrix is None or layer.pair is not None:
         raise ValueError(f"{layer.tensor}: a {layer.kind} tensor is read as no matrix")
-    return weight.T if layer.kind == "linear_transposed" else weight.reshape(layer.matrix)
+    return KINDS[layer.kind].as_matrix(weight)
 
 
 def as_weight(layer: Layer, matrix: torch.Tensor) -> torch.Tensor:
     """The (rows, columns) matrix of `layer` as a contiguous tensor of the layer's shape; undoes `as_matrix`."""
-    if layer.kind == "linear_transposed":
-        return matrix.T.contiguous()
-    return matrix.reshape(layer.shape)
+    return KINDS[layer.kind].as_weight(matrix, layer.shape)

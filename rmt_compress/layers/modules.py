@@ -17,15 +17,16 @@ transposed, is the layer that comes first.
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import CompressionError
+from rmt_compress.layers.kinds import KINDS, LayerKind, kind_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.nn.modules.conv import _ConvNd
 
 
 def split_module(module: nn.Module, down: torch.Tensor, up: torch.Tensor, *, name: str = "") -> nn.Sequential:
@@ -36,7 +37,7 @@ def split_module(module: nn.Module, down: torch.Tensor, up: torch.Tensor, *, nam
 
     Args:
         module: a stock Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d of one group, or a Conv1D of transformers.
-        down: weight of the first layer, see `factors.factor_shapes`.
+        down: weight of the first layer, see `kinds.factor_shapes`.
         up: weight of the second layer.
         name: path of `module` in the model, for the message.
 
@@ -68,13 +69,11 @@ def split_module_empty(module: nn.Module, rank: int, *, name: str = "") -> nn.Se
         CompressionError: `module` cannot be replaced without changing what it does; see `module_refusal`.
     """
     from torch import nn
+    from torch.nn.modules.conv import _ConvNd
 
     if (refusal := module_refusal(module)) is not None:
         raise CompressionError(f"{name or type(module).__name__}: {refusal}")
-    if isinstance(module, nn.Linear) or is_gpt2_conv1d(module):
-        parts = _linear(module, rank)
-    else:
-        parts = _convolution(module, rank)
+    parts = _convolution(module, rank) if isinstance(module, _ConvNd) else _linear(module, rank)
     split = nn.Sequential(OrderedDict(zip(("down", "up"), parts, strict=True)))
     for part in parts:
         _weight(part).requires_grad_(_weight(module).requires_grad)
@@ -89,7 +88,6 @@ def module_refusal(module: nn.Module) -> str | None:
     Hooks, parametrizations, a `forward` of its own, further tensors and groups would be lost. (What only its
     parent knows, that it reads the weight itself, is for `split_refusal`.)
     """
-    from torch import nn
     from torch.nn.utils import parametrize
 
     if parametrize.is_parametrized(module):
@@ -97,11 +95,8 @@ def module_refusal(module: nn.Module) -> str | None:
     hooks = [kind for kind in _HOOKS if getattr(module, kind, None)]
     if hooks:
         return f"carries hooks ({hooks[0].strip('_')}), which a split would lose; remove them, or {_EXCLUDE}"
-    stock = (
-        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-        *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    )
-    if type(module) not in stock and not is_gpt2_conv1d(module):
+    kind = module_kind(module, exactly=True)
+    if kind is None or not KINDS[kind].splits:
         return (
             f"is of class {type(module).__qualname__}, not one of torch's Linear, Conv or ConvTranspose; {_EXCLUDE}"
         )
@@ -114,13 +109,20 @@ def module_refusal(module: nn.Module) -> str | None:
     return None
 
 
-def is_gpt2_conv1d(module: nn.Module) -> bool:
-    """Whether a module is the Conv1D of transformers: a Linear whose weight is stored (in, out)."""
-    # Where it was never imported there can be no module of it.
-    transformers = sys.modules.get("transformers.pytorch_utils")
-    return transformers is not None and type(module) is transformers.Conv1D
+def module_kind(module: nn.Module, attribute: str = "weight", *, exactly: bool = False) -> LayerKind | None:
+    """Kind of the layer that `attribute` of `module` is the weight of; None where name and shape must tell.
+
+    Args:
+        module: any module.
+        attribute: the weight's name in it.
+        exactly: whether its class must be the stock one itself, and no other derived from it.
+    """
+    classes = (type(module),) if exactly else type(module).__mro__
+    return kind_of({each.__name__ for each in classes if each.__module__.startswith(_STOCK)}, attribute)
 
 
+# Where the classes stand that the kinds name.
+_STOCK = ("torch.nn.modules.", "transformers.pytorch_utils")
 _EXCLUDE = "leave it out (exclude)"
 _HOOKS = (
     "_forward_pre_hooks",
@@ -142,7 +144,7 @@ def _linear(module: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
     from torch import nn
 
     weight = _weight(module)
-    outputs, inputs = weight.T.shape if is_gpt2_conv1d(module) else weight.shape
+    outputs, inputs = weight.shape if isinstance(module, nn.Linear) else weight.T.shape
     bias = module._parameters["bias"] is not None
     return (
         nn.Linear(inputs, rank, bias=False, device="meta", dtype=weight.dtype),
@@ -150,11 +152,10 @@ def _linear(module: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
     )
 
 
-def _convolution(module: nn.Module, rank: int) -> tuple[nn.Module, nn.Module]:
+def _convolution(module: _ConvNd, rank: int) -> tuple[nn.Module, nn.Module]:
     from torch import nn
-    from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+    from torch.nn.modules.conv import _ConvTransposeNd
 
-    assert isinstance(module, _ConvNd)
     place: dict[str, Any] = {"device": "meta", "dtype": module.weight.dtype}
     own: dict[str, Any] = {
         "kernel_size": module.kernel_size,

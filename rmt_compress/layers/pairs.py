@@ -21,8 +21,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rmt_compress.layers.layer import FactorPair
+from rmt_compress.layers.splitting import beside
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.layers.layer import TensorInfo
 
 # (first factor, second factor in its place)
@@ -43,7 +46,7 @@ def factor_pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, FactorPair]:
         if match["stem"] == "down" and _is_crowded(match["path"], names):
             continue
         second = f"{match['path']}{_SECOND[match['stem']]}{match['adapter']}.weight"
-        if second not in tensors or f"{name.removesuffix('weight')}bias" in tensors:
+        if second not in tensors or beside(name, "bias") in tensors:
             continue
         matrix = _product_shape(info.shape, tensors[second].shape)
         if matrix is None or info.why_skipped or tensors[second].why_skipped or info.dtype != tensors[second].dtype:
@@ -73,7 +76,7 @@ def _product_shape(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int
     if len(first) != len(second) or len(first) < 2 or 0 in first or 0 in second:
         return None
     rank = first[0]
-    if is_plain(rank, second):
+    if _is_plain(rank, second):
         rows, columns = second[0], math.prod(first[1:])
     elif second[0] == rank and math.prod(first[2:]) == 1:
         # A transposed convolution: its matrix is (in, out·∏k), see `rmt_compress.layers.kinds`.
@@ -83,6 +86,18 @@ def _product_shape(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int
     return (rows, columns) if rank < min(rows, columns) else None
 
 
-def is_plain(rank: int, second: tuple[int, ...]) -> bool:
+def pair_matrices(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``down`` (r, inputs) and ``up`` (outputs, r) of a pair of which shapes alone tell what it is.
+
+    Args:
+        first: (r, in, …).
+        second: (out, r, 1…); of a transposed convolution (r, out, k…), where `first` is (r, in, 1…).
+    """
+    rank = first.shape[0]
+    plain = _is_plain(rank, tuple(second.shape))
+    return first.reshape(rank, -1), second.reshape(-1, rank) if plain else second.reshape(rank, -1).T
+
+
+def _is_plain(rank: int, second: tuple[int, ...]) -> bool:
     """Whether the second factor, of this shape, is a product or a point-wise convolution of `rank` inputs."""
     return second[1] == rank and math.prod(second[2:]) == 1

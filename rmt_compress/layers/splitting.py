@@ -1,13 +1,14 @@
-"""What may become of a weight: two factors, zeros, or neither; and what its factors are called.
+"""What may become of a weight: two factors, zeros, or neither; what its factors are called, and their product.
 
 Two factors are two stock layers, see `rmt_compress.layers.modules`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rmt_compress.layers.kinds import factor_shapes
+from rmt_compress.layers.kinds import KINDS, factor_shapes
 from rmt_compress.layers.layer import FLOAT_DTYPES, Layer
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def zeroing_refusal(layer: Layer) -> str | None:
     """Why no entry of a tensor may be zeroed: biases, norms, embedding tables, buffers, whole numbers."""
-    if layer.kind not in ("linear", "linear_transposed", "recurrent") and not layer.kind.startswith("conv"):
+    if not KINDS[layer.kind].zeroes:
         return f"no entry of a tensor of kind {layer.kind} may be zeroed"
     if (reason := layer.why_skipped or layer.why_fixed) is not None:
         return f"none of its entries may be zeroed: {reason}"
@@ -49,7 +50,8 @@ def split_refusal(layer: Layer) -> str | None:
     """Why a layer cannot become two stock layers, whatever the rank; None if it can."""
     if (refusal := layer.why_fixed or layer.why_whole) is not None:
         return refusal
-    if layer.kind not in ("linear", "linear_transposed") and not layer.kind.startswith("conv"):
+    kind = KINDS[layer.kind]
+    if not kind.splits:
         return f"a weight of kind {layer.kind} cannot be split into two stock layers"
     if layer.tied:
         return f"tied to {', '.join(layer.aliases)}: a split would untie it"
@@ -57,23 +59,38 @@ def split_refusal(layer: Layer) -> str | None:
         return f"a convolution of {layer.groups} groups"
     if layer.in_graph:
         return None
-    if not (layer.tensor == "weight" or layer.tensor.endswith(".weight")):
+    if not is_weight(layer.tensor):
         return "not the weight of a layer of its own, but part of a larger one"
-    if layer.kind in ("conv1d", "conv2d", "conv3d") and layer.shape[1] == 1 and layer.shape[0] > 1:
+    if kind.convolution and not kind.swaps and layer.shape[1] == 1 and layer.shape[0] > 1:
         return "one input channel per filter: depthwise, or a first layer on grey images"
     return None
 
 
-def factor_names(tensor_name: str) -> FactorNames:
+def is_weight(tensor: str) -> bool:
+    """Whether a tensor of this name is the weight of a layer of its own; a bare module's name has no prefix."""
+    return tensor.rpartition(".")[2] == "weight"
+
+
+def module_path(tensor: str) -> str:
+    """Path of the module that a tensor belongs to: ``fc1`` for ``fc1.weight``, empty for ``weight``."""
+    return tensor.rpartition(".")[0]
+
+
+def beside(tensor: str, name: str) -> str:
+    """The tensor called `name` in the module of another: ``fc1.bias`` for ``fc1.weight`` and ``bias``."""
+    path, dot, _ = tensor.rpartition(".")
+    return f"{path}{dot}{name}"
+
+
+def factor_names(tensor: str) -> FactorNames:
     """Names of the factors of a weight: ``fc1.weight`` -> ``fc1.down.weight``, ``fc1.up.weight``, ``fc1.up.bias``.
 
     Raises:
         ValueError: no name of a layer's weight.
     """
-    path = tensor_name.removesuffix("weight")
-    if path == tensor_name or (path and not path.endswith(".")):
-        raise ValueError(f"{tensor_name} is not the weight of a layer of its own")
-    return FactorNames(f"{path}down.weight", f"{path}up.weight", f"{path}up.bias")
+    if not is_weight(tensor):
+        raise ValueError(f"{tensor} is not the weight of a layer of its own")
+    return FactorNames(*(beside(tensor, name) for name in ("down.weight", "up.weight", "up.bias")))
 
 
 def factor_tensors(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> Factors:
@@ -84,7 +101,44 @@ def factor_tensors(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> Factor
         down: (r, columns).
         up: (rows, r).
     """
-    first, second = factor_shapes(layer.kind, layer.shape, down.shape[0])
-    if layer.kind.startswith("conv_transpose"):
-        return Factors(up.T.reshape(first).contiguous(), down.reshape(second))
-    return Factors(down.reshape(first), up.reshape(second))
+    shapes = factor_shapes(layer.kind, layer.shape, down.shape[0])
+    parts = (up.T, down) if KINDS[layer.kind].swaps else (down, up)
+    return Factors(*(part.reshape(shape).contiguous() for part, shape in zip(parts, shapes, strict=True)))
+
+
+def factor_matrices(kind: str, factors: Factors) -> tuple[torch.Tensor, torch.Tensor]:
+    """``down`` (r, columns) and ``up`` (rows, r), whose product up·down is the matrix; undoes `factor_tensors`.
+
+    Args:
+        kind: of the layer.
+        factors: the weights of its two modules.
+    """
+    rank = factors.down.shape[0]
+    if KINDS[kind].swaps:
+        return factors.up.reshape(rank, -1), factors.down.reshape(rank, -1).T
+    return factors.down.reshape(rank, -1), factors.up.reshape(-1, rank)
+
+
+def join_factors(kind: str, shape: Sequence[int], down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """The dense weight of `shape` that two factors stand for, computed in float32 at least, in their dtype.
+
+    Args:
+        kind: see `factor_shapes`.
+        shape: of the original weight.
+        down: see `factor_shapes`.
+        up: see `factor_shapes`.
+
+    Raises:
+        ValueError: shapes or types do not fit together.
+    """
+    import torch
+
+    rank = down.shape[0] if down.dim() else 0
+    if (tuple(down.shape), tuple(up.shape)) != factor_shapes(kind, shape, rank):
+        raise ValueError(f"factors {tuple(down.shape)} and {tuple(up.shape)} do not make {tuple(shape)}")
+    if down.dtype != up.dtype:
+        raise ValueError(f"one factor is {down.dtype}, the other {up.dtype}")
+    dtype = torch.promote_types(down.dtype, torch.float32)
+    right, left = factor_matrices(kind, Factors(down, up))
+    product = (left.to(dtype) @ right.to(dtype)).to(down.dtype)
+    return KINDS[kind].as_weight(product, shape)

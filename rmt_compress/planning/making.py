@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.splitting import split_parameters, split_refusal, zeroing_refusal
 from rmt_compress.plan import Action, LayerDecision, Plan
@@ -100,7 +101,7 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         return "skipped", None, analysis.reason or ""
     rule, amount = settings.rule_and_amount
     gof = settings.gof
-    if settings.gof_conv is not None and layer.kind.startswith("conv"):
+    if settings.gof_conv is not None and KINDS[layer.kind].convolution:
         gof = settings.gof_conv
     if rule == "bema" and fit.gof > gof:
         return "kept", None, f"fit error {fit.gof:.3f} is above {gof:g}: its bulk is no noise"

@@ -10,9 +10,11 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.manifest import FactorizedLayer
 from rmt_compress.checkpoints.views import DenseView
+from rmt_compress.compression.modules import replace_module
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.kinds import untransposed
+from rmt_compress.layers.kinds import KINDS, untransposed
 from rmt_compress.layers.modules import module_refusal, split_module
+from rmt_compress.layers.splitting import Factors, factor_matrices, factor_tensors, module_path
 from rmt_compress.wording import listed, problems_listed, times
 
 if TYPE_CHECKING:
@@ -45,29 +47,23 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
                 "model of your own use load_dense"
             )
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
-        transposed = _check_fits(checkpoint, layers, model)
+        retold = _check_fits(checkpoint, layers, model)
         state = {name: checkpoint.read(name) for name in checkpoint.tensors}
-    for layer in transposed:
+    for layer, own in retold:
         # Read as stored the plain way from a file that could not tell; the factors change their roles.
-        down, up = state[layer.down], state[layer.up]
-        state[layer.down] = up.reshape(up.shape[:2]).T.reshape(layer.rank, -1, *[1] * (up.dim() - 2)).contiguous()
-        state[layer.up] = down if up.dim() > 2 else down.T.contiguous()
-    places: dict[torch.nn.Module, list[str]] = {}
-    for place, module in model.named_modules(remove_duplicate=False):
-        places.setdefault(module, []).append(place)
+        down, up = factor_matrices(layer.kind, Factors(state[layer.down], state[layer.up]))
+        if KINDS[own.kind].rows != KINDS[layer.kind].rows:
+            down, up = up.T, down.T
+        state[layer.down], state[layer.up] = factor_tensors(own, down, up)
+    whole = set(model.modules())
     for layer in layers:
-        place = layer.down.removesuffix("down.weight").removesuffix(".")
+        place = module_path(layer.weight)
         module = model.get_submodule(place)
-        if module not in places:
+        if module not in whole:
             continue  # the other name of a layer that has been split
         weight = module.get_parameter("weight")
         pair = split_module(module, state[layer.down].to(weight), state[layer.up].to(weight), name=place)
-        for name in places[module]:
-            if not name:
-                model = pair
-                break
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, pair)
+        model = replace_module(model, module, pair)
     model.load_state_dict(state, strict=False)
     return model
 
@@ -97,11 +93,12 @@ def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tens
 
 def _check_fits(
     checkpoint: Checkpoint, layers: Iterable[FactorizedLayer], model: torch.nn.Module
-) -> list[FactorizedLayer]:
+) -> list[tuple[FactorizedLayer, Layer]]:
     """Compare file and model under the original names.
 
     Returns:
-        the layers that are stored the plain way as the file says, and transposed as the model says.
+        the layers that are stored the plain way as the file says, and transposed as the model says, with what they
+        are in the model.
 
     Raises:
         CheckpointError: naming every tensor that does not match.
@@ -128,7 +125,7 @@ def _check_fits(
         if name in given.tensors and info.shape != given.tensors[name].shape
     ]
     kinds = {name: layer for layer in given.layers() for name in (layer.tensor, *layer.aliases)}
-    transposed = []
+    retold = []
     for layer in layers:
         own = kinds.get(layer.weight)
         if own is None or own.shape != layer.shape:
@@ -137,17 +134,17 @@ def _check_fits(
             way_out = f"; prune it again with --exclude {layer.name}" if own.groups > 1 else ""
             problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}{way_out}")
             continue
-        module = model.get_submodule(layer.down.removesuffix("down.weight").removesuffix("."))
+        module = model.get_submodule(module_path(layer.weight))
         if (refusal := module_refusal(module)) is not None:
             problems.append(f"{layer.name} {refusal}")
         if own.kind != layer.kind:
-            transposed.append(layer)
+            retold.append((layer, own))
     if problems:
         raise CheckpointError(
             f"{checkpoint.path}: does not fit the model: {problems_listed(problems, 6)}. Give the model as it was "
             "before compression"
         )
-    return transposed
+    return retold
 
 
 def _kind(layer: Layer) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rmt_compress.decomposition.svd import Decomposition, decompose
+from rmt_compress.decomposition.bases import basis_called
 from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.layers.layer import as_matrix, as_weight
 from rmt_compress.layers.splitting import split_parameters, split_refusal
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.analysis import Analysis, LayerAnalysis
     from rmt_compress.data import Dataset
+    from rmt_compress.decomposition.svd import Decomposition
 
 POINTS = 10
 """Trials per curve, about."""
@@ -34,8 +35,10 @@ class SweepTarget:
         dataset: what it is asked.
         path: the file it came from, for the record.
         batch_size: samples per forward pass.
+        basis: which directions are kept, as `Plan.basis` names it.
 
     Raises:
+        PlanError: there is no such basis.
         CompressionError: an analysed weight is no plain parameter of the model.
     """
 
@@ -47,6 +50,7 @@ class SweepTarget:
         *,
         path: str | None = None,
         batch_size: int = BATCH_SIZE,
+        basis: str = "plain",
     ) -> None:
         self.model = model
         self.analysis = analysis
@@ -55,6 +59,7 @@ class SweepTarget:
         self._batch_size = batch_size
         self._weights = dict(model.named_parameters(remove_duplicate=False))
         self._parts = {layer.layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
+        self._basis = basis_called(basis)
         self._decompositions: dict[str, Decomposition] = {}
         for layer in analysis.analyzed:
             if layer.layer.why_fixed or layer.layer.stored not in self._weights:
@@ -88,12 +93,12 @@ class SweepTarget:
         return everything - sum(int(each.count_nonzero()) for each in inside)
 
     def decomposition(self, layer: LayerAnalysis) -> Decomposition:
-        """All singular values and vectors of a layer, computed once."""
+        """All singular values and vectors of a layer in the target's basis, computed once."""
         name = layer.layer.tensor
         if name not in self._decompositions:
             weight = self.weight(name)
             assert weight is not None
-            self._decompositions[name] = decompose(as_matrix(layer.layer, weight))
+            self._decompositions[name] = self._basis(layer.layer, as_matrix(layer.layer, weight))
         return self._decompositions[name]
 
     def truncated(self, layer: LayerAnalysis, rank: int) -> torch.Tensor:

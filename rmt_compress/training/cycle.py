@@ -23,8 +23,8 @@ import numpy as np
 
 from rmt_compress.analysis import Analysis, LayerAnalysis, analyze
 from rmt_compress.compression import compress
-from rmt_compress.decomposition.products import factor_matrices, product_singular_values, truncate_product
-from rmt_compress.layers.splitting import factor_tensors
+from rmt_compress.decomposition.products import decompose_product
+from rmt_compress.layers.splitting import factor_matrices, factor_tensors, module_path
 from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.planning.making import make_plan
 from rmt_compress.spectrum import BulkFit
@@ -119,18 +119,17 @@ class Cycle:
         """
         start = time.perf_counter()
         layers = {layer.layer.tensor: layer for layer in cut.analysis.layers}
-        before = {name: network.model.get_submodule(_path(name)) for name in _newly_split(network, cut.plan)}
+        before = {name: network.model.get_submodule(module_path(name)) for name in _newly_split(network, cut.plan)}
         again = [decision for decision in cut.plan.layers if decision.tensor in network.pairs and decision.changes]
         for decision in again:
             assert decision.rank is not None
             layer = network.pairs[decision.tensor].layer
-            matrices = factor_matrices(layer.kind, network.factors(decision.tensor))
-            factors = factor_tensors(layer, *truncate_product(*matrices, decision.rank))
-            network.split_again(decision.tensor, factors)
+            found = decompose_product(*factor_matrices(layer.kind, network.factors(decision.tensor)))
+            network.split_again(decision.tensor, factor_tensors(layer, *found.factors(decision.rank)))
         biases = {pair.layer.bias for pair in network.pairs.values()}  # under other names by now
         elsewhere = {*network.pairs, *biases}
         whole = tuple(decision for decision in cut.plan.layers if decision.tensor not in elsewhere)
-        network.model = compress(network.model, Plan(layers=whole), inplace=True)
+        network.model = compress(network.model, cut.plan.model_copy(update={"layers": whole}), inplace=True)
         ranks = {decision.tensor: decision.rank for decision in cut.plan.layers}
         for name, template in before.items():
             network.remember(layers[name].layer, template, ranks[name] or 0)
@@ -147,7 +146,7 @@ class Cycle:
             return replace(found, reason="was split before this run: its noise level is not known", left_out=True)
         matrices = factor_matrices(pair.layer.kind, network.factors(tensor))
         values = np.zeros(fit.p)
-        kept = product_singular_values(*matrices).cpu().numpy()
+        kept = decompose_product(*matrices).s.cpu().numpy()
         values[: len(kept)] = kept
         spikes = int((values > fit.edge).sum())
         settings = self.settings.analysis
@@ -170,7 +169,3 @@ def _newly_split(network: Network, plan: Plan) -> list[str]:
         for decision in plan.layers
         if decision.action == "factorized" and decision.tensor not in network.pairs
     ]
-
-
-def _path(tensor: str) -> str:
-    return tensor.removesuffix("weight").removesuffix(".")

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rmt_compress.decomposition.products import factor_matrices
 from rmt_compress.layers.layer import as_matrix
-from rmt_compress.layers.splitting import Factors, factor_names, factor_tensors
+from rmt_compress.layers.splitting import Factors, factor_matrices, factor_names, factor_tensors
 
 if TYPE_CHECKING:
     from torch import nn

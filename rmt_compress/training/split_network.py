@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.compression.modules import replace_module
-from rmt_compress.layers.modules import split_module, split_module_empty
-from rmt_compress.layers.splitting import Factors, factor_names, factor_tensors
+from rmt_compress.layers.kinds import KINDS
+from rmt_compress.layers.modules import module_kind, split_module, split_module_empty
+from rmt_compress.layers.splitting import Factors, beside, factor_names, factor_tensors, module_path
 from rmt_compress.plan import LayerDecision, Plan
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Pair:
     @property
     def path(self) -> str:
         """Where the two stand in the network; empty where they are all of it."""
-        return self.layer.tensor.removesuffix("weight").removesuffix(".")
+        return module_path(self.layer.tensor)
 
 
 class OriginalView(DenseView):
@@ -86,7 +86,7 @@ class Network:
     def split_empty(self, tensor: str, rank: int) -> None:
         """Make room for two layers whose weights are still to come, as a saved training state describes them."""
         layer = next(each for each in ModuleCheckpoint(self.model).layers() if each.tensor == tensor)
-        module = self.model.get_submodule(tensor.removesuffix("weight").removesuffix("."))
+        module = self.model.get_submodule(module_path(tensor))
         new = split_module_empty(module, rank, name=layer.name).to_empty(device="cpu")
         # The bias stays the very parameter: a later cut takes it from the template.
         new.get_submodule("up").register_parameter("bias", module._parameters["bias"])
@@ -145,7 +145,7 @@ class Network:
             for other in inner:
                 del self.pairs[other]
             # A transposed convolution's matrix is that of its inputs: the chain transposed.
-            matrices = (up.T, down.T) if pair.layer.kind.startswith("conv_transpose") else (down, up)
+            matrices = (up.T, down.T) if KINDS[pair.layer.kind].swaps else (down, up)
             self.split_again(tensor, factor_tensors(pair.layer, *matrices))
 
     def _chain(self, tensor: str) -> list[torch.Tensor]:
@@ -156,16 +156,15 @@ class Network:
             if part in self.pairs:
                 matrices += self._chain(part)
                 continue
-            module = self.model.get_submodule(part.removesuffix(".weight"))
+            module = self.model.get_submodule(module_path(part))
             weight = module.get_parameter("weight").detach()
             matrix = weight.reshape(weight.shape[0], -1)
-            matrices.append(matrix.T if isinstance(module, _ConvTransposeNd) else matrix)
+            matrices.append(matrix.T if KINDS[module_kind(module) or "unknown"].swaps else matrix)
         return matrices
 
 
 def _inside(inner: str, outer: str) -> bool:
-    path = outer.removesuffix("weight")
-    return inner != outer and inner.startswith((f"{path}down.", f"{path}up."))
+    return inner != outer and inner.startswith((beside(outer, "down."), beside(outer, "up.")))
 
 
 def _product(chain: Sequence[torch.Tensor]) -> torch.Tensor:

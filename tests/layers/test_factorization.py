@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmt_compress.decomposition import svd as factorization
-from rmt_compress.decomposition.svd import decompose, truncate, truncated_svd_factors
+from rmt_compress.decomposition.svd import decompose
 from rmt_compress.spectrum import NonFiniteError
 
 SHAPES = ((1, 1), (1, 9), (9, 1), (30, 50), (50, 30), (40, 40))
@@ -19,6 +19,10 @@ SHAPES = ((1, 1), (1, 9), (9, 1), (30, 50), (50, 30), (40, 40))
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(20240229)
+
+
+def truncate(matrix, rank):
+    return decompose(matrix, rank).truncated(rank)
 
 
 def spectrum_of(matrix):
@@ -55,7 +59,7 @@ def test_full_rank_gives_the_matrix_back_in_its_type(shape, dtype):
 def test_factors_share_the_singular_values(shape):
     matrix = torch.randn(shape)
     rank = max(1, min(shape) // 2)
-    down, up = truncated_svd_factors(matrix, rank)
+    down, up = decompose(matrix, rank).factors(rank)
     assert down.shape == (rank, shape[1])
     assert up.shape == (shape[0], rank)
     assert down.is_contiguous()
@@ -77,7 +81,7 @@ def test_low_rank_matrices_come_back_whole(shape, dtype):
         result = truncate(matrix, rank)
         assert torch.isfinite(result).all()
         assert float((result - matrix).abs().max()) <= max(4 * torch.finfo(dtype).eps, 1e-14) * scale
-    down, up = truncated_svd_factors(matrix, 40)
+    down, up = decompose(matrix, 40).factors(40)
     assert float(down.abs().max()) < 10 * scale**0.5
     assert float(up.abs().max()) < 10 * scale**0.5
 
@@ -172,11 +176,11 @@ def test_the_argument_is_left_alone_and_no_graph_is_built():
 
 _MEASURE = """
 import resource, torch
-from rmt_compress.decomposition.svd import truncated_svd_factors
-truncated_svd_factors(torch.randn(300, 300), 300)
+from rmt_compress.decomposition.svd import decompose
+decompose(torch.randn(300, 300), 300).factors(300)
 weight = torch.randn(2048, 2048)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-truncated_svd_factors(weight, {rank})
+decompose(weight, {rank}).factors({rank})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -194,7 +198,7 @@ def test_memory_beside_a_16_mb_weight(rank, limit):
 
 _PEAK = """
 import sys, torch
-from rmt_compress.decomposition.svd import truncated_svd_factors
+from rmt_compress.decomposition.svd import decompose
 
 def megabytes(key):
     lines = open("/proc/self/status").read().splitlines()
@@ -206,9 +210,9 @@ u, v = torch.randn(1200, 4, generator=random), torch.randn(4, 60_000, generator=
 a = torch.empty(1200, 60_000, dtype=torch.bfloat16)
 for part, right in zip(a.split(4000, dim=1), v.split(4000, dim=1)):
     part.copy_(u @ right + 0.1 * torch.randn(part.shape, generator=random))
-truncated_svd_factors(a[:, :4000], 4)  # whatever the libraries allocate once
+decompose(a[:, :4000], 4).factors(4)  # whatever the libraries allocate once
 before = megabytes("VmRSS")
-truncated_svd_factors(a, 4)
+decompose(a, 4).factors(4)
 print(megabytes("VmHWM") - before)
 """
 

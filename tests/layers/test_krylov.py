@@ -6,7 +6,7 @@ import torch
 from rmt_compress.decomposition import krylov
 from rmt_compress.decomposition import svd as factorization
 from rmt_compress.decomposition.krylov import leading_subspace, worth_trying
-from rmt_compress.decomposition.svd import decompose, truncate, truncated_svd_factors
+from rmt_compress.decomposition.svd import decompose
 from rmt_compress.spectrum import NonFiniteError
 
 P, N, SPIKES = 1024, 1200, 6
@@ -15,6 +15,10 @@ P, N, SPIKES = 1024, 1200, 6
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(20240229)
+
+
+def truncate(matrix, rank):
+    return decompose(matrix, rank).truncated(rank)
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_truncation_error_is_the_tail(without_gram, strength, rank, tall):
     matrix = noise_and_spikes(strength)
     tail = float(squares(matrix)[rank:].sum())
     matrix = matrix.T if tall else matrix
-    down, up = truncated_svd_factors(matrix, rank)
+    down, up = decompose(matrix, rank).factors(rank)
     error = float((up.double() @ down.double() - matrix.double()).square().sum())
     # Rounding the factors to float32 counts where the spikes are a thousand times the noise.
     rounding = rank * max(strength, 3) ** 2 * 2.0**-46

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from rmt_compress.compression import compress_weight
 from rmt_compress.layers import Layer, as_matrix, as_weight
-from rmt_compress.layers.kinds import factor_shapes, join_factors, untransposed
+from rmt_compress.layers.kinds import factor_shapes, untransposed
+from rmt_compress.layers.splitting import join_factors
 from rmt_compress.plan import LayerDecision
 
 LAYER = Layer("fc", "fc.weight", "linear_transposed", (12, 7), "float32")

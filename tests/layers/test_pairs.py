@@ -10,10 +10,12 @@ from torch import nn
 
 from rmt_compress import analyze, compress, make_plan
 from rmt_compress.cli.app import app
-from rmt_compress.decomposition.products import effective_rank, pair_singular_values
+from rmt_compress.decomposition.products import decompose_product, effective_rank, product_singular_values
 from rmt_compress.layers import infer_layers
-from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.layers.kinds import factor_shapes
 from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.layers.pairs import pair_matrices
+from rmt_compress.layers.splitting import join_factors
 from rmt_compress.spectrum import NonFiniteError
 
 
@@ -44,7 +46,7 @@ def test_singular_values_are_those_of_the_product(kind, shape):
     down, up = (torch.randn(size, generator=generator) for size in factor_shapes(kind, shape, 6))
     product = join_factors(kind, shape, down, up).reshape(shape[0], -1)
     expected = torch.linalg.svdvals(product.double())[:6].numpy()
-    np.testing.assert_allclose(pair_singular_values(down, up), expected, rtol=1e-5)
+    np.testing.assert_allclose(product_singular_values(*pair_matrices(down, up)), expected, rtol=1e-5)
 
 
 def test_effective_rank_of_equal_and_of_one_value():
@@ -138,7 +140,7 @@ def test_nan_in_a_factor_is_named():
     (damaged,) = analyze(state).damaged
     assert damaged.reason == "1 of its factors' entries are NaN or Inf"
     with pytest.raises(NonFiniteError):
-        pair_singular_values(torch.full((2, 3), float("inf")), torch.ones(4, 2))
+        decompose_product(torch.full((2, 3), float("inf")), torch.ones(4, 2))
 
 
 def test_a_product_that_is_zero():

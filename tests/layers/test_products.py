@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt_compress.decomposition.products import factor_matrices, product_singular_values, truncate_product
-from rmt_compress.layers.kinds import factor_shapes, join_factors
+from rmt_compress.decomposition.products import decompose_product, product_singular_values
+from rmt_compress.layers.kinds import factor_shapes
 from rmt_compress.layers.layer import Layer
-from rmt_compress.layers.splitting import Factors, factor_tensors
+from rmt_compress.layers.splitting import Factors, factor_matrices, factor_tensors, join_factors
 
 
 @given(rows=st.integers(3, 12), columns=st.integers(3, 12), rank=st.integers(1, 3), seed=st.integers(0, 2**31))
@@ -15,14 +15,15 @@ def test_singular_values_are_those_of_the_product(rows, columns, rank, seed):
     down = torch.randn(rank, columns, generator=random, dtype=torch.float64)
     up = torch.randn(rows, rank, generator=random, dtype=torch.float64)
     expected = torch.linalg.svdvals(up @ down)[:rank]
-    torch.testing.assert_close(product_singular_values(down, up), expected, atol=1e-9, rtol=1e-9)
+    for found in (decompose_product(down, up).s, torch.from_numpy(product_singular_values(down, up))):
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_truncation_is_the_nearest_matrix_of_its_rank(rank):
     random = torch.Generator().manual_seed(0)
     down, up = torch.randn(6, 20, generator=random), torch.randn(15, 6, generator=random)
-    new_down, new_up = truncate_product(down, up, rank)
+    new_down, new_up = decompose_product(down, up).factors(rank)
     u, s, vt = torch.linalg.svd(up @ down, full_matrices=False)
     torch.testing.assert_close(new_up @ new_down, (u[:, :rank] * s[:rank]) @ vt[:rank], atol=1e-4, rtol=1e-4)
     assert (new_down.shape, new_up.shape) == ((rank, 20), (15, rank))
@@ -34,7 +35,7 @@ def test_truncation_is_the_nearest_matrix_of_its_rank(rank):
 @pytest.mark.parametrize("rank", [0, 7])
 def test_truncation_refuses_a_rank_it_has_not(rank):
     with pytest.raises(ValueError, match="between 1 and 6"):
-        truncate_product(torch.zeros(6, 20), torch.zeros(15, 6), rank)
+        decompose_product(torch.zeros(6, 20), torch.zeros(15, 6)).factors(rank)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.decomposition.svd import truncated_svd_factors
+from rmt_compress.decomposition.svd import decompose
 from rmt_compress.layers import as_matrix
 from rmt_compress.layers.splitting import factor_tensors, split_refusal
 
@@ -65,8 +65,8 @@ def split_all(path, target, *, rank=None):
             if layer.skip_reason(min_size=1) is not None or split_refusal(layer) is not None:
                 continue
             matrix = as_matrix(layer, checkpoint.read(layer.tensor))
-            factors = truncated_svd_factors(matrix, min(matrix.shape) if rank is None else rank)
-            editor.replace(layer, factor_tensors(layer, *factors))
+            found = decompose(matrix, rank)
+            editor.replace(layer, factor_tensors(layer, *found.factors(found.rank)))
             done.append(layer.name)
         editor.write(target, target=target, metadata={"made": "by a test"}, sparse=False)
     return done

@@ -54,8 +54,8 @@ def test_momentum_of_a_split_layer_is_what_its_factors_would_have_gathered(make,
     ("make", "tensor", "shape"), [(mlp, "fc1.weight", (5, 60)), (cnn, "up.weight", (2, 24, 8, 8))]
 )
 def test_momentum_of_factors_that_are_cut_again(make, tensor, shape):
-    from rmt_compress.decomposition.products import factor_matrices, truncate_product
-    from rmt_compress.layers.splitting import factor_tensors
+    from rmt_compress.decomposition.products import decompose_product
+    from rmt_compress.layers.splitting import factor_matrices, factor_tensors
 
     # Twelve inner units for a product of rank 8: to cut again to 8 changes nothing either.
     network = rank_limited(make, tensor)
@@ -65,7 +65,7 @@ def test_momentum_of_factors_that_are_cut_again(make, tensor, shape):
     before = dict(network.model.named_parameters())
     layer = network.pairs[tensor].layer
     matrices = factor_matrices(layer.kind, network.factors(tensor))
-    network.split_again(tensor, factor_tensors(layer, *truncate_product(*matrices, LOW)))
+    network.split_again(tensor, factor_tensors(layer, *decompose_product(*matrices).factors(LOW)))
     new = make_optimizer(network.model, TrainingSettings())
     carry_over(old, new, before, network)
     network.model.zero_grad()

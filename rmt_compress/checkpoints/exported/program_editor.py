@@ -19,6 +19,7 @@ from rmt_compress.checkpoints.exported.program_graph import (
     with_arguments,
 )
 from rmt_compress.errors import CompressionError
+from rmt_compress.layers.kinds import KINDS
 
 if TYPE_CHECKING:
     from rmt_compress.layers.layer import Layer
@@ -65,10 +66,10 @@ class GraphSurgery:
                 raise CompressionError(f"{layer.tensor}: is used by the graph as {use.kind} too")
             first, second = (self._through_views(value, use) for value in values)
             node = self._graph.nodes[use.node]
-            if layer.kind.startswith("linear"):
-                pair = self._products(node, use, first, second, rank)
-            else:
+            if KINDS[layer.kind].convolution:
                 pair = self._convolutions(node, layer, first, second, rank)
+            else:
+                pair = self._products(node, use, first, second, rank)
             self._nodes[use.node] = pair
 
     def finish(self) -> None:
@@ -134,7 +135,7 @@ class GraphSurgery:
     def _convolutions(self, node: Json, layer: Layer, first: str, second: str, rank: int) -> list[Json]:
         """One of the two is 1×1: the second, and the first of a transposed convolution."""
         dimensions = len(layer.shape) - 2
-        transposed = layer.kind.startswith("conv_transpose")
+        transposed = KINDS[layer.kind].swaps
         source = argument(node, "input") or {}
         shape_like = source["as_tensor"]["name"] if transposed else _output(node)
         inner = self._between(shape_like, -dimensions - 1, rank, node)

@@ -22,8 +22,10 @@ from rmt_compress.checkpoints.exported.program_weights import ExportedWeights, P
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.packed import unpacked
+from rmt_compress.layers.splitting import factor_names, is_weight
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -191,8 +193,7 @@ class ExportedProgramFile(GraphCheckpoint):
             reason = f"used by {', '.join(others)}, no product or convolution" if uses else "not used by the graph"
             return replace(layer, why_skipped=reason)
         kind = known[0]
-        dimensions = {"linear": 2, "linear_transposed": 2, "embedding": 2, "recurrent": 2}.get(kind)
-        if len(layer.shape) != (dimensions or int(kind[-2]) + 2):
+        if len(layer.shape) != KINDS[kind].axes:
             return replace(layer, why_skipped=f"of {len(layer.shape)} dimensions, but used as {kind} by the graph")
         whole = next((refusal for name in names if (refusal := self.graph.refusal(name))), None)
         if others:
@@ -227,9 +228,7 @@ class ExportedProgramEditor:
         """Two nodes for every node that takes the weight; the bias stays with the second, under its own name."""
         transposed = layer.kind == "linear_transposed"
         down, up = (part.T.contiguous() if transposed else part for part in factors)
-        prefix = layer.tensor if layer.tensor != "weight" else ""
-        prefix = f"{prefix.removesuffix('.weight')}." if prefix else ""
-        names = (f"{prefix}down.weight", f"{prefix}up.weight")
+        names = factor_names(layer.tensor if is_weight(layer.tensor) else f"{layer.tensor}.weight")[:2]
         if taken := [name for name in names if name in self._checkpoint.tensors]:
             raise CheckpointError(
                 f"{self._checkpoint.path}: {taken[0]} is there already; leave {layer.name} out (exclude)"

@@ -7,11 +7,11 @@ resolves any dotted name under ``torch``; here a graph is data that is looked th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmt_compress.layers.layer import LayerKind
+from rmt_compress.layers.kinds import LayerKind, convolution
 
 Json = dict[str, Any]
 
@@ -179,10 +179,7 @@ class Graph:
 
     def _convolution_kind(self, node: Json) -> LayerKind | None:
         dimensions = len(constant(node, "stride") or ())
-        kinds: Sequence[LayerKind] = ("conv1d", "conv2d", "conv3d")
-        if constant(node, "transposed"):
-            kinds = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-        return kinds[dimensions - 1] if 1 <= dimensions <= 3 else None
+        return convolution(2 + dimensions, transposed=bool(constant(node, "transposed")))
 
 
 def argument(node: Json, name: str) -> Json | None:

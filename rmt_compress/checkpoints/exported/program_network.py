@@ -12,11 +12,12 @@ from rmt_compress.checkpoints.exported.program_graph import ATEN, Json
 from rmt_compress.checkpoints.exported.program_weights import DTYPES
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.kinds import KINDS
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.exported.program_graph import Graph
-    from rmt_compress.layers.layer import LayerKind
+    from rmt_compress.layers.kinds import LayerKind
 
 # Operators of aten that open files, or give a tensor other memory than its own: no network needs them.
 _REFUSED = frozenset({"from_file", "set_", "set", "resize_", "resize_as_", "resize", "_resize_output_", "data"})
@@ -187,11 +188,12 @@ def _bind(outputs: list[Json], result: Any, values: dict[str, Any]) -> None:
 
 def _multiply_adds(kind: LayerKind | None, given: Mapping[str, Any], result: Any) -> int:
     """Multiply-adds of one product or convolution; none for tables and recurrent layers."""
-    if kind is None or not (kind.startswith(("linear", "conv"))):
+    row = KINDS[kind or "unknown"]
+    if not row.splits:
         return 0
     weight = next(given[name] for name in ("weight", "mat2", "other") if name in given)
-    if kind.startswith("linear"):
+    if not row.convolution:
         inputs = weight.shape[1 if "weight" in given else 0]
         return int(result.numel() * inputs)
-    places = given["input"] if kind.startswith("conv_transpose") else result
+    places = given["input"] if row.swaps else result
     return int(places.numel() * (weight.numel() // weight.shape[0]))

@@ -55,7 +55,7 @@ class OnnxEditor:
         """
         weight = self._weights[layer.tensor]
         number = weight.stored.graph
-        transposed = weight.layer.kind.startswith("linear") and weight.transposed
+        transposed = weight.transposed
         names = StoredFactors(self._free(f"{layer.tensor}.down"), self._free(f"{layer.tensor}.up"), transposed)
         for name, factor in zip(names[:2], factors, strict=True):
             self._add_tensor(number, tensor_proto(name, factor.T if transposed else factor))

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.onnx.onnx_graph import OnnxGraph, Place, StoredTensor, Use
 from rmt_compress.checkpoints.onnx.onnx_tensors import DTYPES, read_tensor
-from rmt_compress.layers.layer import FLOAT_DTYPES, Layer, LayerKind
+from rmt_compress.layers.kinds import LayerKind, convolution
+from rmt_compress.layers.layer import FLOAT_DTYPES, Layer
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +33,6 @@ _MAX_CHAIN = 32
 _SHORT = frozenset(
     {"int8", "uint8", "int4", "uint4", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"}
 )
-
-CONV: dict[int, LayerKind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
-CONV_TRANSPOSE: dict[int, LayerKind] = {3: "conv_transpose1d", 4: "conv_transpose2d", 5: "conv_transpose3d"}
 
 
 @dataclass(frozen=True)
@@ -256,10 +254,10 @@ def _role(graph: OnnxGraph, used: WeightUse, stored: StoredTensor) -> _Role:
         return _Role(
             "linear", (index == 1) != flipped, bias=bias, why_whole=_product_refusal(graph, place, operator, index)
         )
-    if operator in ("Conv", "ConvTranspose") and index == 1 and len(shape) in CONV:
-        kinds = CONV if operator == "Conv" else CONV_TRANSPOSE
-        groups = max(1, integer(node, "group", 1))
-        return _Role(kinds[len(shape)], groups=groups, bias=_bias(graph, place))
+    if operator in ("Conv", "ConvTranspose") and index == 1:
+        kind = convolution(len(shape), transposed=operator == "ConvTranspose")
+        if kind is not None:
+            return _Role(kind, groups=max(1, integer(node, "group", 1)), bias=_bias(graph, place))
     if operator == "Gather" and index == 0 and len(shape) == 2 and integer(node, "axis", 0) == 0:
         return _Role("embedding")
     if operator in ("LSTM", "GRU", "RNN") and index in (1, 2) and len(shape) == 3:
@@ -287,7 +285,7 @@ def _shown_name(graph: OnnxGraph, stored: StoredTensor, place: Place) -> str:
     node = graph.node(place)
     if _MADE_UP.fullmatch(stored.name):
         return _module_path(node) or node.name or stored.key
-    return stored.key.removesuffix(".weight") if stored.key.endswith(".weight") else stored.key
+    return stored.key.removesuffix(".weight")
 
 
 def _module_path(node: NodeProto) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
 from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.wording import one_line, printable
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class OnnxNetwork(GraphNetwork):
         for weight in self._weights.values():
             matrix = weight.layer.matrix
             for use in (used.use for used in weight.uses):
-                if use.place.graph or matrix is None or not weight.layer.kind.startswith(("linear", "conv")):
+                if use.place.graph or matrix is None or not KINDS[weight.layer.kind].splits:
                     continue
                 node = graph.node(use.place)
                 asked = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]

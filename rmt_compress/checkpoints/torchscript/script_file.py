@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from rmt_compress.checkpoints.archives import Archive, Record, write_archive
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
@@ -22,7 +22,8 @@ from rmt_compress.checkpoints.raw_tensors import RawTensor
 from rmt_compress.checkpoints.torchscript.script_pickles import ScriptObject, ScriptPickleError, read_script_pickle
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
 from rmt_compress.layers.inference import infer_layers
-from rmt_compress.layers.layer import Layer, LayerKind, TensorInfo
+from rmt_compress.layers.kinds import kind_of
+from rmt_compress.layers.layer import Layer, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -223,7 +224,7 @@ class TorchScriptFile(GraphCheckpoint):
             return replace(layer, why_skipped="a buffer, not a learned weight")
         if not owner.kind.startswith(_STOCK):
             return layer
-        kind = _kind(owner.kind.rpartition(".")[2], owner.attribute)
+        kind = kind_of({owner.kind.rpartition(".")[2]}, owner.attribute)
         if kind is None:
             return layer
         return replace(layer, kind=kind, groups=owner.known.groups if owner.known else 1)
@@ -266,17 +267,3 @@ class TorchScriptEditor:
 def _listed(pattern: re.Pattern[str], body: str) -> frozenset[str]:
     found = pattern.search(body)
     return frozenset(re.findall(r'"(.*?)"', found[1])) if found else frozenset()
-
-
-def _kind(name: str, attribute: str) -> LayerKind | None:
-    """Kind of the layer that an attribute of one of torch's classes is the weight of."""
-    if attribute.startswith("weight_"):
-        return "recurrent" if name in ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell") else None
-    if attribute != "weight":
-        return None
-    if name in ("Bilinear", "LayerNorm", "RMSNorm"):
-        return "unknown"
-    if name == "EmbeddingBag":
-        return "embedding"
-    wanted = name.lower().replace("transpose", "_transpose")
-    return next((kind for kind in get_args(LayerKind) if kind == wanted), None)

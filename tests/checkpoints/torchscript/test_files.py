@@ -6,7 +6,7 @@ from torch import nn
 
 from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.decomposition.svd import truncate
+from rmt_compress.decomposition.svd import decompose
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.networks.loading import load_model
@@ -154,7 +154,7 @@ def test_dense_layout_is_the_same_program_with_other_values(tmp_path):
     with torch.no_grad():
         for name, rank in cut.items():
             weight = model.get_parameter(name)
-            weight.copy_(truncate(weight.flatten(1), rank).reshape(weight.shape))
+            weight.copy_(decompose(weight.flatten(1), rank).truncated(rank).reshape(weight.shape))
     torch.testing.assert_close(loaded(image()), model(image()), rtol=1e-5, atol=1e-5)
     with open_checkpoint(target) as checkpoint:
         assert checkpoint.format == "TorchScript, compressed"
