@@ -90,7 +90,7 @@ def sweep_sparsity(
 
 def _pieces(target: SweepTarget, plan: Plan, *, split: bool) -> dict[str, Factors]:
     """Every weight that may be sparsified, in two factors where the plan splits it and `split` is set."""
-    layers = {layer.layer.tensor: layer for layer in target.analysis.analyzed}
+    layers = {layer.tensor: layer for layer in target.analysis.analyzed}
     pieces: dict[str, Factors] = {}
     for decision in plan.layers:
         weight = target.weight(decision.tensor)
@@ -114,5 +114,5 @@ def _thresholds(pieces: Mapping[str, Factors], counts: Sequence[int]) -> list[fl
 def _joined(target: SweepTarget, tensor: str, factors: Factors) -> torch.Tensor:
     if len(factors) == 1:
         return factors[0]
-    layer = next(layer.layer for layer in target.analysis.analyzed if layer.layer.tensor == tensor)
+    layer = next(layer.layer for layer in target.analysis.analyzed if layer.tensor == tensor)
     return as_weight(layer, factors[0] @ factors[1])
