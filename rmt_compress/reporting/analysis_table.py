@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.analysis.records import AnalyzedPair
 from rmt_compress.outputs import replacing
+from rmt_compress.reporting.blanks import blank_table
 from rmt_compress.wording import printable, times
 
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ def _csv_value(value: object) -> object:
 
 
 def _layer_table(layers: list[AnalyzedLayer], *, title: str) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), expand=False)
+    table = blank_table(title)
     # Rich takes room from the columns that may wrap: names give way to the numbers.
     table.add_column("layer", max_width=28)
     for heading in ("matrix", "σ̂²", "edge s₊", "fit error", "(noise)", "spikes", "bulk\nenergy"):
@@ -102,11 +101,9 @@ def _layer_table(layers: list[AnalyzedLayer], *, title: str) -> Table:
 
 
 def _factor_table(analysis: Analysis) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="already factorized", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = blank_table("already factorized")
     table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=56)
     for heading in ("matrix", "rank", "effective rank", "largest s", "smallest s"):
         table.add_column(heading, justify="right", no_wrap=True)

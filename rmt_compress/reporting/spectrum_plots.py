@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmt_compress.errors import MissingDependencyError, OutputError
-from rmt_compress.outputs import replacing
+from rmt_compress.errors import OutputError
+from rmt_compress.reporting.blanks import blank_figure, write_figure
 from rmt_compress.spectrum import marchenko_pastur
 from rmt_compress.wording import times
 
@@ -38,8 +38,7 @@ def plot_layers(analysis: Analysis, folder: Path, *, progress: Progress | None =
     for done, layer in enumerate(analysis.analyzed, start=1):
         path = folder / plot_name(layer)
         figure = layer_figure(layer)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=130)
+        write_figure(figure, path)
         written.append(path)
         if progress is not None:
             progress(done, len(analysis.analyzed), layer.name)
@@ -53,15 +52,8 @@ def plot_name(layer: AnalyzedLayer) -> str:
 
 def layer_figure(layer: AnalyzedLayer) -> Figure:
     """Left the eigenvalues with the fitted density, right the two distribution functions."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report", "--plots") from error
-
     fit = layer.fit
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(11, 4.4, "--plots")
     left, right = figure.subplots(1, 2)
     eigenvalues = layer.singular_values[::-1] ** 2 / fit.n
     _draw_histogram(left, layer, eigenvalues)

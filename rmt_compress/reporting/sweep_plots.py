@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.errors import MissingDependencyError
 from rmt_compress.planning.rules import RULES
+from rmt_compress.reporting.blanks import blank_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +26,7 @@ def sweep_figure(sweep: Sweep) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report", "a picture of a sweep") from error
-
-    figure = Figure(figsize=(7.2, 4.6) if sweep.kind == "rank" else (11.4, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(7.2 if sweep.kind == "rank" else 11.4, 4.6, "a picture of a sweep")
     draw = {"rank": _draw_ranks, "share": _draw_shares, "sparsity": _draw_sparsity}
     draw[sweep.kind](figure, sweep)
     for axes in figure.axes:

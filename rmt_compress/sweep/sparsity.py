@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MAGNITUDE, LOW_RANK_FIRST = "magnitude alone", "low rank, then magnitude"
 
-# A weight as it is, or its two factors (rows × rank, rank × columns).
-Factors = tuple[torch.Tensor, ...]
+# A weight as it is, or its two factors: down (rank × columns) and up (rows × rank).
+Pieces = tuple[torch.Tensor, ...]
 
 
 def sweep_sparsity(
@@ -88,31 +88,31 @@ def sweep_sparsity(
     return target.result("sparsity", curves)
 
 
-def _pieces(target: SweepTarget, plan: Plan, *, split: bool) -> dict[str, Factors]:
+def _pieces(target: SweepTarget, plan: Plan, *, split: bool) -> dict[str, Pieces]:
     """Every weight that may be sparsified, in two factors where the plan splits it and `split` is set."""
     layers = {layer.tensor: layer for layer in target.analysis.analyzed}
-    pieces: dict[str, Factors] = {}
+    pieces: dict[str, Pieces] = {}
     for decision in plan.layers:
         weight = target.weight(decision.tensor)
         if decision.sparsify is None or weight is None:
             continue
         if split and decision.rank is not None:
-            down, up = target.decomposition(layers[decision.tensor]).factors(decision.rank)
-            pieces[decision.tensor] = (up, down)
+            pieces[decision.tensor] = target.decomposition(layers[decision.tensor]).factors(decision.rank)
         else:
             pieces[decision.tensor] = (weight,)
     return pieces
 
 
-def _thresholds(pieces: Mapping[str, Factors], counts: Sequence[int]) -> list[float]:
+def _thresholds(pieces: Mapping[str, Pieces], counts: Sequence[int]) -> list[float]:
     """The thresholds that leave so many of all entries; none for a count below 1."""
     sizes = torch.cat([factor.abs().flatten() for factors in pieces.values() for factor in factors])
     sizes = sizes.sort(descending=True).values
     return [float(sizes[count - 1]) if count <= len(sizes) else 0.0 for count in counts if count >= 1]
 
 
-def _joined(target: SweepTarget, tensor: str, factors: Factors) -> torch.Tensor:
-    if len(factors) == 1:
-        return factors[0]
+def _joined(target: SweepTarget, tensor: str, pieces: Pieces) -> torch.Tensor:
+    if len(pieces) == 1:
+        return pieces[0]
+    down, up = pieces
     layer = next(layer.layer for layer in target.analysis.analyzed if layer.tensor == tensor)
-    return as_weight(layer, factors[0] @ factors[1])
+    return as_weight(layer, up @ down)

@@ -12,10 +12,8 @@ if TYPE_CHECKING:
 
 def rank(layer: AnalyzedLayer, share: float) -> int:
     """The fewest singular values whose Σs² reaches the share of ‖W‖_F²."""
-    import numpy as np
-
-    energy = np.cumsum(layer.singular_values**2)
-    return int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12))) + 1
+    energy = (layer.singular_values**2).cumsum()
+    return int(energy.searchsorted(share * energy[-1] * (1 - 1e-12))) + 1
 
 
 def grid(points: int) -> list[float]:
