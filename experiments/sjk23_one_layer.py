@@ -55,7 +55,6 @@ def _sweep(file: Path, recipe: Recipe) -> Arm:
     model = load_model(file)
     target = SweepTarget(model, rmt.analyze(model), load_data(recipe.data, split="test"))
     first = target.analysis.analyzed[0]
-    assert first.fit is not None
     ranks = [rank for rank in RANKS if rank <= first.fit.p]
     (curve,) = sweep_rank(target, layers=[first.layer.name], ranks=ranks).curves
     rows, columns = first.layer.matrix or (0, 0)

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rmt_compress as rmt
+from rmt_compress.analysis import AnalyzedLayer, AnalyzedPair, SkippedLayer
 from rmt_compress.errors import SettingsError
 from tests.samples.repository import MODELS
 
@@ -188,3 +189,25 @@ def test_trained_networks(name, expected):
         assert layer.fit.gof < error
         assert fewest <= layer.fit.spikes <= most
         assert layer.verdict == "mixed"
+
+
+def test_every_layer_has_the_same_keys_and_its_own_kind_of_record(model):
+    with torch.no_grad():
+        model.noise.weight[0, 0] = float("nan")
+    state = model.state_dict() | {"pair.down.weight": torch.randn(8, 64), "pair.up.weight": torch.randn(96, 8)}
+    analysis = rmt.analyze(state)
+    kinds = {layer.name: type(layer) for layer in analysis.layers}
+    assert kinds["mixed"] is kinds["structured"] is AnalyzedLayer
+    assert kinds["noise"] is kinds["head"] is kinds["noise.bias"] is SkippedLayer
+    assert (
+        [layer.name for layer in analysis.factorized] == [n for n in kinds if kinds[n] is AnalyzedPair] == ["pair"]
+    )
+    assert all(isinstance(layer, rmt.LayerAnalysis) for layer in analysis.layers)
+    reports = [layer.to_json() for layer in analysis.layers]
+    assert len({tuple(report) for report in reports}) == 1
+    for layer, report in zip(analysis.layers, reports, strict=True):
+        has_fit = layer.status == "analyzed"
+        assert (layer.fit is not None, layer.verdict is not None, layer.reason is None) == (has_fit,) * 3
+        assert (report["sigma2"] is None, report["verdict"] is None, report["reason"] is not None) == (
+            not has_fit,
+        ) * 3

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt_compress.analysis import AnalysisSettings, LayerAnalysis, analyze_layer
+from rmt_compress.analysis import AnalysisSettings, AnalyzedLayer, analyze_layer
 from rmt_compress.layers import Layer
-from rmt_compress.planning.rules import RANK_RULES, hard_threshold, rank_to_keep
+from rmt_compress.planning.rules import RULES, rule_and_number
+from rmt_compress.planning.rules.gd14 import hard_threshold
 
 
 def analysis_of(matrix):
@@ -73,24 +74,23 @@ def test_hard_threshold_from_first_principles(c):
 def test_bema_keeps_the_spikes_and_a_share_of_the_bulk(layer):
     assert layer.fit.spikes == 3
     for share, rank in ((0.0, 3), (0.1, 12), (0.5, 51), (1.0, 100)):
-        assert rank_to_keep(layer, "bema", share) == rank
+        assert RULES["bema"].keep(layer, share) == rank
 
 
 def test_bema_rounds_shares_down_but_not_what_only_binary_makes_a_fraction(rng):
     analysis = analysis_of(rng.standard_normal((100, 150)))
     assert analysis.fit.spikes == 0
     assert 0.29 * 100 < 29
-    assert rank_to_keep(analysis, "bema", 0.29) == 29
-    assert rank_to_keep(analysis, "bema", 0.299) == 29
+    assert RULES["bema"].keep(analysis, 0.29) == 29
+    assert RULES["bema"].keep(analysis, 0.299) == 29
 
 
 def test_published_ranks_are_45_percent_of_the_bulk_and_the_spikes():
     """SJK23: 784 → 354, 1500 → 677, 500 → 228."""
     for p, spikes, rank in ((784, 3, 354), (1500, 4, 677), (500, 6, 228)):
-        analysis = LayerAnalysis(
-            Layer("fc", "fc.weight", "linear", (p, p), "float32"), fit=_fit(p, spikes), singular_values=np.ones(p)
-        )
-        assert rank_to_keep(analysis, "bema", 0.45) == rank
+        layer = Layer("fc", "fc.weight", "linear", (p, p), "float32")
+        analysis = AnalyzedLayer(layer, _fit(p, spikes), np.ones(p))
+        assert RULES["bema"].keep(analysis, 0.45) == rank
 
 
 def _fit(p, spikes):
@@ -104,33 +104,49 @@ def _fit(p, spikes):
 
 @pytest.mark.parametrize("share", (0.1, 0.5, 0.9, 0.999, 1.0))
 def test_energy_is_the_fewest_that_reach_the_share(layer, share):
-    rank = rank_to_keep(layer, "energy", share)
+    rank = RULES["energy"].keep(layer, share)
     squares = layer.singular_values**2
     assert squares[:rank].sum() >= share * squares.sum() * (1 - 1e-9)
     assert rank == 1 or squares[: rank - 1].sum() < share * squares.sum()
 
 
 def test_gd14_finds_the_planted_spikes(layer):
-    assert rank_to_keep(layer, "gd14", 0) == 3
+    assert RULES["gd14"].keep(layer, 0) == 3
 
 
 def test_ratio_and_rank(layer):
-    assert rank_to_keep(layer, "ratio", 0.254) == 25
-    assert rank_to_keep(layer, "ratio", 0.001) == 1
-    assert rank_to_keep(layer, "rank", 17) == 17
-    assert rank_to_keep(layer, "rank", 1000) == 100
+    assert RULES["ratio"].keep(layer, 0.254) == 25
+    assert RULES["ratio"].keep(layer, 0.001) == 1
+    assert RULES["rank"].keep(layer, 17) == 17
+    assert RULES["rank"].keep(layer, 1000) == 100
 
 
 @given(amounts=st.lists(st.floats(0, 1), min_size=2, max_size=5).map(sorted))
 def test_ranks_grow_with_the_amount_and_stay_in_range(amounts):
     analysis = analysis_of(np.random.default_rng(1).standard_normal((40, 60)))
-    for rule in RANK_RULES:
-        ranks = [rank_to_keep(analysis, rule, 40 * amount if rule == "rank" else amount) for amount in amounts]
+    for name, rule in RULES.items():
+        ranks = [rule.keep(analysis, 40 * amount if name == "rank" else amount) for amount in amounts]
         assert all(1 <= rank <= 40 for rank in ranks)
         assert all(low <= high for low, high in pairwise(ranks))
 
 
-def test_skipped_layer_has_no_rank():
-    skipped = LayerAnalysis(Layer("fc", "fc.bias", "vector", (3,), "float32"), reason="a vector")
-    with pytest.raises(ValueError, match="fc was skipped"):
-        rank_to_keep(skipped, "bema", 0.0)
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.name)
+def test_every_rule_stands_alone(rule, layer):
+    """What `prune`, sweeps and pictures ask of a row; a new one is tested by being there."""
+    assert rule.caption
+    assert rule.source
+    numbers = rule.grid(5) if rule.grid else [1.0]
+    assert rule.number is None or all(map(rule.number.suits, numbers))
+    for number in numbers:
+        assert 1 <= rule.keep(layer, number) <= layer.fit.p
+        assert rule_and_number(rule.written(number)) == (rule, number if rule.number else None)
+    # No number is left out of a sweep: only one that has none is a single point.
+    assert len(numbers) == (5 if rule.grid and (rule.number or rule.from_spikes) else 1)
+
+
+def test_rules_do_not_depend_on_scale_or_transposition(rng):
+    noise = rng.standard_normal((60, 90)) + 3 * rng.standard_normal((60, 2)) @ rng.standard_normal((2, 90))
+    alike = [analysis_of(matrix) for matrix in (noise, 1e-3 * noise, noise.T.copy())]
+    for rule in RULES.values():
+        for number in (0.1, 0.5, 1.0):
+            assert len({rule.keep(layer, number) for layer in alike}) == 1, (rule.name, number)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
-from rmt_compress.analysis.records import AnalysisSettings, LayerAnalysis
-from rmt_compress.decomposition.products import effective_rank, product_singular_values
-from rmt_compress.layers.layer import Layer, as_matrix
+from rmt_compress.analysis.records import AnalysisSettings, AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
+from rmt_compress.decomposition.products import product_singular_values
+from rmt_compress.layers.layer import FactorPair, Layer, as_matrix
 from rmt_compress.layers.pairs import pair_matrices
 
 if TYPE_CHECKING:
@@ -57,23 +57,16 @@ class LayerTask:
             )
         except spectrum.NonFiniteError:
             bad = int((~self._weight.isfinite()).sum())
-            return LayerAnalysis(layer, reason=f"{bad:,} of its entries are NaN or Inf", finite=False)
+            return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
         except spectrum.DegenerateSpectrumError as error:
-            return LayerAnalysis(layer, reason=str(error))
-        return LayerAnalysis(layer, fit=fit, singular_values=values, settings=settings)
+            return SkippedLayer(layer, str(error))
+        return AnalyzedLayer(layer, fit, values, settings)
 
 
-def analyze_pair(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:
+def analyze_pair(layer: Layer, pair: FactorPair, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:
     """What can be said of a product of two factors: how many of its directions it uses; it has no bulk to fit."""
     try:
-        values = product_singular_values(*pair_matrices(down, up))
+        return AnalyzedPair(layer, pair, product_singular_values(*pair_matrices(down, up)))
     except spectrum.NonFiniteError:
         bad = sum(int((~factor.isfinite()).sum()) for factor in (down, up))
-        return LayerAnalysis(layer, reason=f"{bad:,} of its factors' entries are NaN or Inf", finite=False)
-    rows, columns = layer.matrix or (0, 0)
-    reason = (
-        f"already factorized: rank {len(values)} of {rows}×{columns}, effective rank {effective_rank(values):.3g}"
-    )
-    if not values[0]:
-        reason = f"already factorized: rank {len(values)} of {rows}×{columns}, but the product is zero"
-    return LayerAnalysis(layer, reason=reason, singular_values=values)
+        return SkippedLayer(layer, f"{bad:,} of its factors' entries are NaN or Inf", finite=False)

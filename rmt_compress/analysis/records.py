@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rmt_compress import spectrum
 from rmt_compress.decomposition.products import effective_rank
 from rmt_compress.errors import SettingsError
-from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer
+from rmt_compress.layers.kinds import LayerKind
+from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, FactorPair, Layer
 from rmt_compress.layers.splitting import split_parameters, split_refusal
+from rmt_compress.wording import times
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -73,75 +74,114 @@ class AnalysisSettings:
 
 
 @dataclass(frozen=True)
-class LayerAnalysis:
-    """What the spectrum says of one layer, or why it was not asked.
+class LayerRecord:
+    """What the three kinds of `LayerAnalysis` have in common.
 
     Attributes:
         layer: the layer itself.
-        fit: the fitted bulk; None where the layer was skipped, or is a product of two factors already.
-        reason: why it was skipped; None where it was analysed.
-        singular_values: all of them, descending, of two factors those of the product; empty where skipped.
-        settings: the settings of the analysis.
-        finite: False where NaN or Inf was found.
-        left_out: True where include or exclude left it out.
+        status: whether there are numbers.
     """
 
     layer: Layer
-    fit: spectrum.BulkFit | None = None
-    reason: str | None = None
-    singular_values: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
-    settings: AnalysisSettings = field(default_factory=AnalysisSettings, repr=False)
-    finite: bool = True
-    left_out: bool = False
+    status: ClassVar[Literal["analyzed", "skipped"]] = "skipped"
 
     @property
-    def status(self) -> Literal["analyzed", "skipped"]:
-        """Whether there are numbers."""
-        return "skipped" if self.fit is None else "analyzed"
+    def name(self) -> str:
+        """Of the layer."""
+        return self.layer.name
+
+    @property
+    def tensor(self) -> str:
+        """Full name of its tensor."""
+        return self.layer.tensor
+
+    @property
+    def kind(self) -> LayerKind:
+        """What the layer computes."""
+        return self.layer.kind
+
+    @property
+    def parameters(self) -> int:
+        """Entries of the weight."""
+        return self.layer.parameters
+
+    @property
+    def parameters_after(self) -> int:
+        """Weights left when the layer is cut to its spikes and split, where it fits and can be split into less."""
+        return self.layer.parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer's object in `analyze --json`; what it does not have is null."""
+        layer = self.layer
+        return {
+            "name": layer.name,
+            "tensor": layer.tensor,
+            "aliases": list(layer.aliases),
+            "kind": layer.kind,
+            "shape": list(layer.shape),
+            "matrix": list(layer.matrix) if layer.matrix else None,
+            "dtype": layer.dtype,
+            "status": self.status,
+            **dict.fromkeys(("reason", "sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_null")),
+            **dict.fromkeys(("gof_p_value", "fits", "spikes", "bulk", "bulk_energy", "spectral_norm")),
+            "factors": [layer.tensor, layer.pair.second] if layer.pair else None,
+            **dict.fromkeys(("effective_rank", "verdict")),
+            "parameters": layer.parameters,
+            "parameters_after": self.parameters_after,
+        }
+
+
+@dataclass(frozen=True)
+class AnalyzedLayer(LayerRecord):
+    """What the spectrum says of one layer.
+
+    Attributes:
+        fit: the fitted bulk.
+        singular_values: all of them, descending.
+        settings: the settings of the analysis.
+        reason: there is none to skip it.
+    """
+
+    fit: spectrum.BulkFit
+    singular_values: NDArray[np.float64] = field(repr=False, compare=False)
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings, repr=False)
+    status: ClassVar[Literal["analyzed", "skipped"]] = "analyzed"
+    reason: ClassVar[None] = None
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape (rows, columns) of the matrix the weight is read as."""
+        assert self.layer.matrix is not None  # what is no matrix has no spectrum
+        return self.layer.matrix
 
     @property
     def fits(self) -> bool:
-        """Whether the fit error is at or below the threshold (False where skipped)."""
-        return self.fit is not None and self.fit.gof <= self.settings.gof
+        """Whether the fit error is at or below the threshold."""
+        return self.fit.gof <= self.settings.gof
 
     @property
     def bulk_energy(self) -> float:
         """Share of ‖W‖_F² in singular values at or below the edge."""
-        if self.fit is None:
-            return 0.0
         energy = self.singular_values**2
         return float(energy[self.fit.spikes :].sum() / energy.sum())
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> Verdict:
         """*structured*: does not fit; *noise*: fits, ≤ 1 % of the energy in spikes; *mixed*: fits, with spikes."""
-        if self.fit is None:
-            return None
         if not self.fits:
             return "structured"
         return "noise" if 1.0 - self.bulk_energy <= NOISE_ENERGY else "mixed"
 
     @property
-    def effective_rank(self) -> float | None:
-        """Of a product of two factors, how many of its directions it uses; None for other layers."""
-        if self.layer.pair is None or not len(self.singular_values):
-            return None
-        return effective_rank(self.singular_values)
-
-    @property
-    def gof_null(self) -> float | None:
+    def gof_null(self) -> float:
         """95 % point of the fit error of pure noise of this size."""
-        if self.fit is None:
-            return None
         return spectrum.fit_error_quantile(
             0.95, self.fit.p, self.fit.n, alpha=self.settings.alpha, quantiles=self.settings.quantiles
         )
 
     @property
-    def gof_p_value(self) -> float | None:
+    def gof_p_value(self) -> float:
         """The chance that pure noise of this size fits as badly or worse."""
-        if self.fit is None:
-            return None
         return spectrum.fit_error_p_value(
             self.fit.gof, self.fit.p, self.fit.n, alpha=self.settings.alpha, quantiles=self.settings.quantiles
         )
@@ -149,42 +189,96 @@ class LayerAnalysis:
     @property
     def parameters_after(self) -> int:
         """Weights left when the layer is cut to its spikes and split, where it fits and can be split into less."""
-        before = self.layer.parameters
-        if self.fit is None or not self.fits or self.layer.matrix is None or split_refusal(self.layer) is not None:
-            return before
-        return min(before, split_parameters(*self.layer.matrix, max(1, self.fit.spikes)))
+        if not self.fits or split_refusal(self.layer) is not None:
+            return self.parameters
+        return min(self.parameters, split_parameters(*self.matrix, max(1, self.fit.spikes)))
 
     def to_json(self) -> dict[str, Any]:
-        """The layer's object in `analyze --json`; numbers are null where the layer was skipped."""
+        """The layer's object in `analyze --json`."""
         fit = self.fit
-        return {
-            "name": self.layer.name,
-            "tensor": self.layer.tensor,
-            "aliases": list(self.layer.aliases),
-            "kind": self.layer.kind,
-            "shape": list(self.layer.shape),
-            "matrix": list(self.layer.matrix) if self.layer.matrix else None,
-            "dtype": self.layer.dtype,
-            "status": self.status,
-            "reason": self.reason,
-            "sigma2": fit and fit.sigma2,
-            "sigma2_error": fit and fit.sigma2_error,
-            "lambda_plus": fit and fit.lambda_plus,
-            "edge": fit and fit.edge,
-            "gof": fit and fit.gof,
+        return super().to_json() | {
+            "sigma2": fit.sigma2,
+            "sigma2_error": fit.sigma2_error,
+            "lambda_plus": fit.lambda_plus,
+            "edge": fit.edge,
+            "gof": fit.gof,
             "gof_null": self.gof_null,
             "gof_p_value": self.gof_p_value,
-            "fits": self.fits if fit else None,
-            "spikes": fit and fit.spikes,
-            "bulk": fit and fit.p - fit.spikes,
-            "bulk_energy": self.bulk_energy if fit else None,
-            "spectral_norm": float(self.singular_values[0]) if len(self.singular_values) else None,
-            "factors": [self.layer.tensor, self.layer.pair.second] if self.layer.pair else None,
-            "effective_rank": self.effective_rank,
+            "fits": self.fits,
+            "spikes": fit.spikes,
+            "bulk": fit.p - fit.spikes,
+            "bulk_energy": self.bulk_energy,
+            "spectral_norm": float(self.singular_values[0]),
             "verdict": self.verdict,
-            "parameters": self.layer.parameters,
-            "parameters_after": self.parameters_after,
         }
+
+
+@dataclass(frozen=True)
+class SkippedLayer(LayerRecord):
+    """Why the spectrum of a layer was not asked, or has no answer.
+
+    Attributes:
+        reason: why.
+        finite: False where NaN or Inf was found.
+        left_out: True where include or exclude left it out.
+        fit: there is none.
+        verdict: there is none.
+    """
+
+    reason: str
+    finite: bool = True
+    left_out: bool = False
+    fit: ClassVar[None] = None
+    verdict: ClassVar[None] = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer's object in `analyze --json`."""
+        return super().to_json() | {"reason": self.reason}
+
+
+@dataclass(frozen=True)
+class AnalyzedPair(LayerRecord):
+    """What is known of a layer that is a product of two factors already: it has no bulk to fit.
+
+    Attributes:
+        pair: the factors.
+        singular_values: of the product, descending, as many as its rank.
+        fit: there is none.
+        verdict: there is none.
+    """
+
+    pair: FactorPair
+    singular_values: NDArray[np.float64] = field(repr=False, compare=False)
+    fit: ClassVar[None] = None
+    verdict: ClassVar[None] = None
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape (rows, columns) of the product."""
+        return self.pair.rows, self.pair.columns
+
+    @property
+    def effective_rank(self) -> float:
+        """How many of its directions the product uses."""
+        return effective_rank(self.singular_values)
+
+    @property
+    def reason(self) -> str:
+        """Why it has no fit."""
+        used = f"effective rank {self.effective_rank:.3g}" if self.singular_values[0] else "but the product is zero"
+        return f"already factorized: rank {len(self.singular_values)} of {times(self.matrix)}, {used}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer's object in `analyze --json`."""
+        return super().to_json() | {
+            "reason": self.reason,
+            "spectral_norm": float(self.singular_values[0]),
+            "effective_rank": self.effective_rank,
+        }
+
+
+LayerAnalysis = AnalyzedLayer | AnalyzedPair | SkippedLayer
+"""What the spectrum says of one layer, or why it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -206,29 +300,29 @@ class Analysis:
     layers: tuple[LayerAnalysis, ...]
 
     @property
-    def analyzed(self) -> tuple[LayerAnalysis, ...]:
+    def analyzed(self) -> tuple[AnalyzedLayer, ...]:
         """The layers that have numbers."""
-        return tuple(layer for layer in self.layers if layer.fit is not None)
+        return tuple(layer for layer in self.layers if isinstance(layer, AnalyzedLayer))
 
     @property
-    def skipped(self) -> tuple[LayerAnalysis, ...]:
+    def skipped(self) -> tuple[SkippedLayer | AnalyzedPair, ...]:
         """The layers that have a reason instead."""
-        return tuple(layer for layer in self.layers if layer.fit is None)
+        return tuple(layer for layer in self.layers if not isinstance(layer, AnalyzedLayer))
 
     @property
-    def factorized(self) -> tuple[LayerAnalysis, ...]:
+    def factorized(self) -> tuple[AnalyzedPair, ...]:
         """The layers that are products of two factors already."""
-        return tuple(layer for layer in self.layers if layer.effective_rank is not None)
+        return tuple(layer for layer in self.layers if isinstance(layer, AnalyzedPair))
 
     @property
-    def damaged(self) -> tuple[LayerAnalysis, ...]:
+    def damaged(self) -> tuple[SkippedLayer, ...]:
         """The layers with NaN or Inf in them."""
-        return tuple(layer for layer in self.layers if not layer.finite)
+        return tuple(layer for layer in self.layers if isinstance(layer, SkippedLayer) and not layer.finite)
 
     @property
     def parameters(self) -> int:
         """Entries of all tensors."""
-        return sum(layer.layer.parameters for layer in self.layers)
+        return sum(layer.parameters for layer in self.layers)
 
     @property
     def parameters_after(self) -> int:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
-from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis
+from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis, SkippedLayer
 from rmt_compress.analysis.threads import analyze_all, default_jobs
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer
@@ -89,9 +89,9 @@ def _analyze_layers(
     work = []
     for layer in layers:
         if (reason := _left_out(layer, settings)) is not None:
-            results[layer.tensor] = LayerAnalysis(layer, reason=reason, left_out=True)
+            results[layer.tensor] = SkippedLayer(layer, reason, left_out=True)
         elif (reason := layer.skip_reason(min_size=settings.min_size, embeddings=settings.embeddings)) is not None:
-            results[layer.tensor] = LayerAnalysis(layer, reason=reason)
+            results[layer.tensor] = SkippedLayer(layer, reason)
         else:
             work.append(layer)
     # Of no work not even torch is needed.

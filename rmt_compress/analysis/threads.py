@@ -118,7 +118,7 @@ def _analyze(
     layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings, kernels: TorchKernels | None = None
 ) -> LayerAnalysis:
     if layer.pair is not None:
-        return analyze_pair(layer, checkpoint.read(layer.tensor), checkpoint.read(layer.pair.second))
+        return analyze_pair(layer, layer.pair, checkpoint.read(layer.tensor), checkpoint.read(layer.pair.second))
     return analyze_layer(layer, checkpoint.weight(layer), settings, kernels)
 
 

@@ -128,7 +128,7 @@ def report_outcome(analysis: Analysis) -> None:
         GoalNotReached: nothing could be analysed.
     """
     for layer in analysis.damaged:
-        warning(f"{layer.layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")
+        warning(f"{layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")
     if analysis.damaged:
         # Bad input, though the rest could be analysed.
         raise typer.Exit(2)

@@ -33,6 +33,7 @@ from rmt_compress.cli.options import (
     WhenNotSmaller,
     WhenNotSmallerChoice,
 )
+from rmt_compress.planning.rules import usage
 
 
 class LayoutChoice(enum.StrEnum):
@@ -81,7 +82,7 @@ def prune(
     rule: Annotated[
         str,
         typer.Option(
-            help="How the rank is chosen: bema, energy:SHARE, gd14, ratio:SHARE or rank:COUNT.",
+            help=f"How the rank is chosen: {usage()}.",
             rich_help_panel=NOISE_AND_CUTS,
         ),
     ] = "bema",

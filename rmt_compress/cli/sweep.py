@@ -18,6 +18,7 @@ from rmt_compress.cli.console import (
 )
 from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP, LIMIT_HELP
 from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.planning.rules import GRIDS
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint
@@ -68,7 +69,7 @@ def sweep(
     ] = None,
     rules: Annotated[
         str, typer.Option(metavar="LIST", help="Rank rules of the share sweep, with commas between.")
-    ] = "bema,energy,ratio,gd14",
+    ] = ",".join(GRIDS),
     points: Annotated[int, typer.Option(help="Networks tried per curve, about.", min=2)] = 10,
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = 0.1,
     limit: Annotated[

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.splitting import split_parameters, split_refusal, zeroing_refusal
 from rmt_compress.plan import Action, LayerDecision, Plan
-from rmt_compress.planning.rules import rank_to_keep
 from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     layer = analysis.layer
     action, rank, reason = _action(analysis, settings)
     # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified.
-    sparsify = may_sparsify(layer) and analysis.finite and not analysis.left_out
+    untouched = isinstance(analysis, SkippedLayer) and (analysis.left_out or not analysis.finite)
+    sparsify = may_sparsify(layer) and not untouched
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -96,19 +97,19 @@ def may_sparsify(layer: Layer) -> bool:
 
 
 def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, int | None, str]:
+    if not isinstance(analysis, AnalyzedLayer):
+        return "skipped", None, analysis.reason
     layer, fit = analysis.layer, analysis.fit
-    if fit is None or layer.matrix is None:
-        return "skipped", None, analysis.reason or ""
     rule, amount = settings.rule_and_amount
     gof = settings.gof
     if settings.gof_conv is not None and KINDS[layer.kind].convolution:
         gof = settings.gof_conv
-    if rule == "bema" and fit.gof > gof:
+    if rule.from_spikes and fit.gof > gof:
         return "kept", None, f"fit error {fit.gof:.3f} is above {gof:g}: its bulk is no noise"
-    rank = rank_to_keep(analysis, rule, amount)
+    rank = rule.keep(analysis, amount)
     rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
-    because = f"{fit.spikes} spikes, {rank - fit.spikes} of the bulk kept" if rule == "bema" else settings.rule
-    before, after = layer.parameters, split_parameters(*layer.matrix, rank)
+    because = f"{fit.spikes} spikes, {rank - fit.spikes} of the bulk kept" if rule.from_spikes else settings.rule
+    before, after = layer.parameters, split_parameters(*analysis.matrix, rank)
     refusal = split_refusal(layer)
     if refusal is None and after >= before:
         refusal = f"a split at rank {rank} would not be smaller ({after:,} of {before:,} parameters)"

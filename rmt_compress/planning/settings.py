@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.planning.rules import RANK_RULES, RankRule
+from rmt_compress.planning.rank_rule import RankRule
+from rmt_compress.planning.rules import rule_and_number
 
 WhenNotSmaller = Literal["keep", "truncate"]
 
@@ -47,8 +48,8 @@ class PlanSettings:
             if value is not None and not 0 <= value <= 1
         ]
         try:
-            name, _ = self.rule_and_amount
-            if name != "bema" and self.keep_bulk:
+            rule, _ = self.rule_and_amount
+            if not rule.from_spikes and self.keep_bulk:
                 problems.append(f"keep-bulk belongs to the rule bema, not to {self.rule}")
         except ValueError as error:
             problems.append(str(error))
@@ -67,24 +68,10 @@ class PlanSettings:
 
     @property
     def rule_and_amount(self) -> tuple[RankRule, float]:
-        """The rule's name and its number.
+        """The rule and its number.
 
         Raises:
             ValueError: no such rule, or a number that does not suit it.
         """
-        known = "bema, energy:SHARE, gd14, ratio:SHARE or rank:COUNT"
-        name, _, text = self.rule.partition(":")
-        rule = next((candidate for candidate in RANK_RULES if candidate == name), None)
-        if rule is None or bool(text) != (rule in ("energy", "ratio", "rank")):
-            raise ValueError(f"the rule must be {known}, got {self.rule!r}")
-        if not text:
-            return rule, self.keep_bulk
-        try:
-            amount = float(text)
-        except ValueError:
-            raise ValueError(f"the rule must be {known}, got {self.rule!r}") from None
-        if rule == "rank" and not (amount >= 1 and amount.is_integer()):
-            raise ValueError(f"rank:COUNT needs a whole number of at least 1, got {text}")
-        if rule != "rank" and not 0 < amount <= 1:
-            raise ValueError(f"{rule}:SHARE needs a share above 0 and at most 1, got {text}")
-        return rule, amount
+        rule, number = rule_and_number(self.rule)
+        return rule, self.keep_bulk if number is None else number

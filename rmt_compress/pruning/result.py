@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class PruneResult:
         actions = [decision.action for decision in self.plan.layers]
         done = self.outcomes
         return {
-            "parameters": sum(_entries(decision.shape) for decision in self.plan.layers),
+            "parameters": sum(math.prod(decision.shape) for decision in self.plan.layers),
             "parameters_after": sum(outcome.parameters_after for outcome in done) if done else None,
             "nonzeros": sum(outcome.nonzeros for outcome in done) if done else None,
             "layers_analyzed": len(self.analysis.analyzed) if self.analysis else None,
@@ -91,10 +91,3 @@ class PruneResult:
             report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
             report["evaluation"] = {"before": self.before.to_json(), "after": self.after.to_json()}
         return report
-
-
-def _entries(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -7,24 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.analysis.records import AnalyzedPair
 from rmt_compress.outputs import replacing
-from rmt_compress.wording import printable
+from rmt_compress.reporting.blanks import blank_table
+from rmt_compress.wording import printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
-    from rmt_compress.analysis import Analysis, LayerAnalysis
+    from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis
 
 VERDICT_STYLES = {"noise": "green", "mixed": "yellow", "structured": "red"}
 
-_SORT_KEYS: dict[str, Callable[[LayerAnalysis], Any]] = {
-    "name": lambda layer: layer.layer.name,
-    "gof": lambda layer: layer.fit.gof if layer.fit else 0.0,
-    "spikes": lambda layer: -layer.fit.spikes if layer.fit else 0,
+_SORT_KEYS: dict[str, Callable[[AnalyzedLayer], Any]] = {
+    "name": lambda layer: layer.name,
+    "gof": lambda layer: layer.fit.gof,
+    "spikes": lambda layer: -layer.fit.spikes,
     "energy": lambda layer: -layer.bulk_energy,
-    "size": lambda layer: -layer.layer.parameters,
-    "saving": lambda layer: layer.parameters_after - layer.layer.parameters,
+    "size": lambda layer: -layer.parameters,
+    "saving": lambda layer: layer.parameters_after - layer.parameters,
 }
 
 
@@ -71,12 +73,10 @@ def _csv_value(value: object) -> object:
     return value
 
 
-def _layer_table(layers: list[LayerAnalysis], *, title: str) -> Table:
-    from rich import box
-    from rich.table import Table
+def _layer_table(layers: list[AnalyzedLayer], *, title: str) -> Table:
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), expand=False)
+    table = blank_table(title)
     # Rich takes room from the columns that may wrap: names give way to the numbers.
     table.add_column("layer", max_width=28)
     for heading in ("matrix", "σ̂²", "edge s₊", "fit error", "(noise)", "spikes", "bulk\nenergy"):
@@ -84,41 +84,34 @@ def _layer_table(layers: list[LayerAnalysis], *, title: str) -> Table:
     table.add_column("verdict", no_wrap=True)
     table.add_column("left if\ncut", justify="right", no_wrap=True)
     for layer in layers:
-        fit, matrix, verdict = layer.fit, layer.layer.matrix, layer.verdict
-        assert fit is not None
-        assert matrix is not None
-        assert verdict is not None
-        style = VERDICT_STYLES[verdict]
+        fit, verdict = layer.fit, layer.verdict
         table.add_row(
             Text(_names(layer), no_wrap=True, overflow="ellipsis"),
-            f"{matrix[0]}×{matrix[1]}",
+            times(layer.matrix),
             f"{fit.sigma2:.3g}",
             f"{fit.edge:.3g}",
             Text(f"{fit.gof:.3f}", style="" if layer.fits else "red"),
             Text(f"{layer.gof_null:.3f}", style="dim"),
             f"{fit.spikes}/{fit.p}",
             f"{layer.bulk_energy:.0%}",
-            Text(verdict, style=style),
-            f"{layer.parameters_after / layer.layer.parameters:.0%}",
+            Text(verdict, style=VERDICT_STYLES[verdict]),
+            f"{layer.parameters_after / layer.parameters:.0%}",
         )
     return table
 
 
 def _factor_table(analysis: Analysis) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="already factorized", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = blank_table("already factorized")
     table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=56)
     for heading in ("matrix", "rank", "effective rank", "largest s", "smallest s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in analysis.factorized:
-        matrix, values = layer.layer.matrix, layer.singular_values
-        assert matrix is not None
+        values = layer.singular_values
         table.add_row(
             Text(_names(layer)),
-            f"{matrix[0]}×{matrix[1]}",
+            times(layer.matrix),
             f"{len(values)}",
             f"{layer.effective_rank:.3g}",
             f"{values[0]:.3g}",
@@ -128,20 +121,20 @@ def _factor_table(analysis: Analysis) -> Table:
 
 
 def _names(layer: LayerAnalysis) -> str:
-    return printable(" = ".join((layer.layer.name, *layer.layer.aliases)))
+    return printable(" = ".join((layer.name, *layer.layer.aliases)))
 
 
 def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
     from rich.text import Text
 
     groups: dict[str, list[str]] = {}
-    seconds = {layer.layer.pair.second for layer in analysis.factorized if layer.layer.pair}
+    seconds = {layer.pair.second for layer in analysis.factorized}
     for layer in analysis.skipped:
-        if layer.effective_rank is not None or layer.layer.tensor in seconds:
+        if isinstance(layer, AnalyzedPair) or layer.tensor in seconds:
             continue
         # Biases and norms would fill the screen; they are named when there is nothing else to say.
-        if layer.layer.kind != "vector" or not analysis.analyzed:
-            groups.setdefault(layer.reason or "", []).append(_names(layer))
+        if layer.kind != "vector" or not analysis.analyzed:
+            groups.setdefault(layer.reason, []).append(_names(layer))
     every = not analysis.analyzed
     lines: list[RenderableType] = []
     for reason, names in groups.items():
@@ -154,7 +147,7 @@ def _footer(analysis: Analysis) -> RenderableType:
     from rich.text import Text
 
     before, after = analysis.parameters, analysis.parameters_after
-    vectors = [layer for layer in analysis.skipped if layer.layer.kind == "vector"]
+    vectors = [layer for layer in analysis.skipped if layer.kind == "vector"]
     matrices = len(analysis.skipped) - len(vectors) - 2 * len(analysis.factorized)
     analyzed = "1 layer" if len(analysis.analyzed) == 1 else f"{len(analysis.analyzed)} layers"
     others = "1 bias or other vector" if len(vectors) == 1 else f"{len(vectors)} biases and other vectors"

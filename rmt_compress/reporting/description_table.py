@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress.reporting.blanks import blank_table
 from rmt_compress.wording import printable, times
 
 if TYPE_CHECKING:
@@ -70,11 +71,9 @@ def _origin(description: Description) -> Table:
 
 
 def _table(layers: list[LayerDescription], *, compressed: bool) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), expand=False)
+    table = blank_table()
     table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
     if compressed:
         table.add_column("action", no_wrap=True)

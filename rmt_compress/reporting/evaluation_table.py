@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmt_compress.reporting.blanks import blank_table
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -21,17 +22,10 @@ _SAME = 1.1
 
 def evaluation_table(dataset: Dataset, model: Evaluation, against: Evaluation | None = None) -> Table:
     """Rows of numbers; with `against` a column for each network and one for the change."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     networks = [model] if against is None else [model, against]
-    table = Table(
-        title=f"{model.score.samples:,} {dataset.split} samples of {dataset.name}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-    )
+    table = blank_table(f"{model.score.samples:,} {dataset.split} samples of {dataset.name}")
     table.add_column("")
     for network in networks:
         name = printable(Path(network.path).name if network.path else "model")

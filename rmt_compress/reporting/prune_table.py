@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress.reporting.blanks import blank_table
 from rmt_compress.wording import printable, times
 
 if TYPE_CHECKING:
@@ -19,21 +20,13 @@ def prune_table(result: PruneResult) -> Group:
     """The layers with what was done to each and why, then sizes and, with data, accuracies."""
     from rich.console import Group
 
-    parts: list[RenderableType] = [_layers(result), _totals(result)]
-    return Group(*parts)
+    return Group(_layers(result), _totals(result))
 
 
 def _layers(result: PruneResult) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=f"{result.source} → {result.output or 'nothing written (--dry-run)'}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-    )
+    table = blank_table(f"{result.source} → {result.output or 'nothing written (--dry-run)'}")
     table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
     table.add_column("shape", no_wrap=True)
     table.add_column("action", no_wrap=True)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmt_compress.errors import MissingDependencyError, OutputError
-from rmt_compress.outputs import replacing
+from rmt_compress.errors import OutputError
+from rmt_compress.reporting.blanks import blank_figure, write_figure
 from rmt_compress.spectrum import marchenko_pastur
+from rmt_compress.wording import times
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rmt_compress.analysis import Analysis, LayerAnalysis
+    from rmt_compress.analysis import Analysis, AnalyzedLayer
     from rmt_compress.progress import Progress
 
 _BULK, _SPIKE, _LAW = "#9db4c8", "#c8553d", "#1d3557"
@@ -37,49 +38,37 @@ def plot_layers(analysis: Analysis, folder: Path, *, progress: Progress | None =
     for done, layer in enumerate(analysis.analyzed, start=1):
         path = folder / plot_name(layer)
         figure = layer_figure(layer)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=130)
+        write_figure(figure, path)
         written.append(path)
         if progress is not None:
-            progress(done, len(analysis.analyzed), layer.layer.name)
+            progress(done, len(analysis.analyzed), layer.name)
     return written
 
 
-def plot_name(layer: LayerAnalysis) -> str:
+def plot_name(layer: AnalyzedLayer) -> str:
     """File name of a layer's picture: its name, with everything a file system may object to replaced."""
-    return re.sub(r"[^\w.-]+", "_", layer.layer.name).lstrip(".")[:120] + ".png"
+    return re.sub(r"[^\w.-]+", "_", layer.name).lstrip(".")[:120] + ".png"
 
 
-def layer_figure(layer: LayerAnalysis) -> Figure:
+def layer_figure(layer: AnalyzedLayer) -> Figure:
     """Left the eigenvalues with the fitted density, right the two distribution functions."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report", "--plots") from error
-
     fit = layer.fit
-    if fit is None:
-        raise ValueError(f"{layer.layer.name} was skipped, there is nothing to draw")
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(11, 4.4, "--plots")
     left, right = figure.subplots(1, 2)
     eigenvalues = layer.singular_values[::-1] ** 2 / fit.n
     _draw_histogram(left, layer, eigenvalues)
     _draw_distribution(right, layer, eigenvalues)
     for axes in (left, right):
         axes.locator_params(axis="x", nbins=5)  # numbers of many digits would run into each other
-    rows, columns = layer.layer.matrix or (0, 0)
     figure.suptitle(
-        f"{layer.layer.name}  ({rows}×{columns}):  {layer.verdict}, fit error {fit.gof:.3f} "
+        f"{layer.name}  ({times(layer.matrix)}):  {layer.verdict}, fit error {fit.gof:.3f} "
         f"(noise of this size: {layer.gof_null:.3f}), {fit.spikes} spikes of {fit.p}"
     )
     return figure
 
 
-def _draw_histogram(axes: Axes, layer: LayerAnalysis, eigenvalues: np.ndarray) -> None:
+def _draw_histogram(axes: Axes, layer: AnalyzedLayer, eigenvalues: np.ndarray) -> None:
     fit = layer.fit
-    assert fit is not None
     c = fit.p / fit.n
     upper = fit.sigma2 * marchenko_pastur.support(c)[1]
     # Eigenvalues far above the edge would squeeze the bulk into one bar: they are counted in a note instead.
@@ -124,9 +113,8 @@ def _draw_histogram(axes: Axes, layer: LayerAnalysis, eigenvalues: np.ndarray) -
     axes.legend(frameon=False)
 
 
-def _draw_distribution(axes: Axes, layer: LayerAnalysis, eigenvalues: np.ndarray) -> None:
+def _draw_distribution(axes: Axes, layer: AnalyzedLayer, eigenvalues: np.ndarray) -> None:
     fit = layer.fit
-    assert fit is not None
     first, last = fit.window
     axes.axvspan(
         eigenvalues[first - 1], eigenvalues[last - 1], color="#e9ecef", label="window of the fit", zorder=0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.outputs import check_output, replacing
+from rmt_compress.reporting.blanks import blank_table, write_figure
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def write_sweep(sweep: Sweep, stem: Path) -> list[Path]:
     # The picture first: it is what may be impossible.
     targets = [_beside(stem, suffix) for suffix in SUFFIXES]
     figure = sweep_figure(sweep)
-    with replacing(targets[2]) as path:
-        figure.savefig(path, dpi=130)
+    write_figure(figure, targets[2])
     write_sweep_csv(sweep, targets[0])
     with replacing(targets[1]) as path:
         text = json.dumps(sweep.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -83,12 +83,10 @@ def write_sweep_csv(sweep: Sweep, target: Path) -> None:
 
 def sweep_table(sweep: Sweep) -> Group:
     """Per curve, what the default would do, and the smallest network within some losses of accuracy."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = blank_table()
     names = {"rank": "layer", "share": "rule", "sparsity": "zeroed"}
     table.add_column(names[sweep.kind], overflow="ellipsis", no_wrap=True, max_width=24)
     table.add_column("predicted", justify="right")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.errors import MissingDependencyError
+from rmt_compress.planning.rules import RULES
+from rmt_compress.reporting.blanks import blank_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
 _INK = "#1d3557"
 # The first colour is for what this project proposes.
 _COLORS = ("#c8553d", "#457b9d", "#8a9a5b", "#8d6a9f", "#d4a24c", "#6c757d")
-_RULES = {
-    "bema": "BEMA: spikes and a share f of the bulk",
-    "energy": "energy share",
-    "ratio": "equal share of ranks",
-    "gd14": "GD14 hard threshold",
-}
 _ZOOM = 3.0
 """Points of accuracy below the full one that the right panel of a share sweep shows."""
 
@@ -31,14 +26,7 @@ def sweep_figure(sweep: Sweep) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report", "a picture of a sweep") from error
-
-    figure = Figure(figsize=(7.2, 4.6) if sweep.kind == "rank" else (11.4, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(7.2 if sweep.kind == "rank" else 11.4, 4.6, "a picture of a sweep")
     draw = {"rank": _draw_ranks, "share": _draw_shares, "sparsity": _draw_sparsity}
     draw[sweep.kind](figure, sweep)
     for axes in figure.axes:
@@ -63,7 +51,8 @@ def _draw_shares(figure: Figure, sweep: Sweep) -> None:
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         for color, curve in zip(_colors(sweep), sweep.curves, strict=True):
-            _plot(axes, curve, _shares(sweep, curve), color, _RULES.get(curve.name, curve.name))
+            caption = RULES[curve.name].caption if curve.name in RULES else curve.name
+            _plot(axes, curve, _shares(sweep, curve), color, caption)
         _finish(axes, sweep, "weights left, % of all", percent=True)
     left.set_title(f"{_asked(sweep)}, no retraining")
     right.set_title(f"The same, the last {_ZOOM:g} points")

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.errors import MissingDependencyError
-from rmt_compress.outputs import replacing
+from rmt_compress.reporting.blanks import blank_figure, write_figure
 from rmt_compress.training.records import Event, of_kind
 
 if TYPE_CHECKING:
@@ -25,15 +24,7 @@ def training_figure(runs: Sequence[RunResult]) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "report", "--plots") from error
-
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(13.5, 4.2, "--plots")
     accuracy, loss, size = figure.subplots(1, 3)
     labelled: set[bool] = set()
     style: dict[str, Any]
@@ -58,7 +49,7 @@ def training_figure(runs: Sequence[RunResult]) -> Figure:
     _zoom(accuracy, runs)
     loss.set_yscale("log")
     size.set_ylim(bottom=0)
-    size.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    size.yaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
@@ -72,8 +63,7 @@ def write_training_plots(runs: Sequence[RunResult], folder: Path) -> Path:
     figure = training_figure(runs)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "training.png"
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    write_figure(figure, path)
     return path
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.reporting.blanks import blank_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -46,10 +48,7 @@ def _ranks(layers: list[dict[str, Any]]) -> str:
 
 def finetune_table(result: Finetuned) -> Table:
     """Every run's first and last network; where there are several, mean and deviation below."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=result.architecture, title_justify="left")
+    table = blank_table(result.architecture)
     several = len(result.runs) > 1
     if several:
         table.add_column("run")

@@ -9,7 +9,7 @@ the product of two factors answers like the factors themselves. Each layer is de
 
 from rmt_compress.sweep.rank import sweep_rank
 from rmt_compress.sweep.results import SCHEMA, SWEEP_KINDS, Sweep, SweepCurve, SweepKind, SweepPoint
-from rmt_compress.sweep.share import SWEPT_RULES, SweptRule, sweep_share
+from rmt_compress.sweep.share import sweep_share
 from rmt_compress.sweep.sparsity import LOW_RANK_FIRST, MAGNITUDE, sweep_sparsity
 from rmt_compress.sweep.target import SweepTarget
 
@@ -18,13 +18,11 @@ __all__ = [
     "MAGNITUDE",
     "SCHEMA",
     "SWEEP_KINDS",
-    "SWEPT_RULES",
     "Sweep",
     "SweepCurve",
     "SweepKind",
     "SweepPoint",
     "SweepTarget",
-    "SweptRule",
     "sweep_rank",
     "sweep_share",
     "sweep_sparsity",

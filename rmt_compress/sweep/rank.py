@@ -13,7 +13,7 @@ from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
 from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, saving
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Analysis, LayerAnalysis
+    from rmt_compress.analysis import Analysis, AnalyzedLayer
     from rmt_compress.progress import Progress
 
 MOST_LAYERS = 6
@@ -46,10 +46,10 @@ def sweep_rank(
     advance = counter(sum(map(len, grids)), progress)
     curves = []
     for layer, grid in zip(chosen, grids, strict=True):
-        name = layer.layer.name
+        name = layer.name
         found = []
         for rank in grid:
-            accuracy = target.accuracy_with({layer.layer.tensor: target.truncated(layer, rank)})
+            accuracy = target.accuracy_with({layer.tensor: target.truncated(layer, rank)})
             left = target.parameters - saving(layer, rank)
             found.append(SweepPoint(rank, left, accuracy, {name: rank}))
             advance(name)
@@ -58,33 +58,34 @@ def sweep_rank(
     return target.result("rank", curves)
 
 
-def _chosen_layers(analysis: Analysis, names: Sequence[str]) -> list[LayerAnalysis]:
+def _chosen_layers(analysis: Analysis, names: Sequence[str]) -> list[AnalyzedLayer]:
     if not names:
-        largest = sorted(analysis.analyzed, key=lambda layer: -layer.layer.parameters)[:MOST_LAYERS]
+        largest = sorted(analysis.analyzed, key=lambda layer: -layer.parameters)[:MOST_LAYERS]
         return [layer for layer in analysis.analyzed if layer in largest]
-    known = {name: layer for layer in analysis.layers for name in (layer.layer.tensor, layer.layer.name)}
-    problems = []
+    known = {name: layer for layer in analysis.layers for name in (layer.tensor, layer.name)}
+    chosen, problems = {}, []
     for name in names:
-        if name not in known:
-            swept = ", ".join(layer.layer.name for layer in analysis.analyzed) or "none"
+        layer = known.get(name)
+        if layer is None:
+            swept = ", ".join(layer.name for layer in analysis.analyzed) or "none"
             problems.append(f"no layer is called {name!r}; those that can be swept are {swept}")
-        elif known[name].fit is None:
-            problems.append(f"{name} cannot be swept: {known[name].reason}")
+        elif layer.fit is None:
+            problems.append(f"{name} cannot be swept: {layer.reason}")
+        else:
+            chosen[name] = layer
     if problems:
         raise SettingsError(problems)
-    return [known[name] for name in dict.fromkeys(names)]
+    return list(chosen.values())
 
 
-def _predicted_rank(layer: LayerAnalysis) -> int:
-    assert layer.fit is not None
+def _predicted_rank(layer: AnalyzedLayer) -> int:
     return max(1, layer.fit.spikes)
 
 
-def _rank_grid(layer: LayerAnalysis, ranks: Sequence[int], points: int) -> list[int]:
-    assert layer.fit is not None
+def _rank_grid(layer: AnalyzedLayer, ranks: Sequence[int], points: int) -> list[int]:
     p = layer.fit.p
     if wrong := [rank for rank in ranks if not 1 <= rank <= p]:
-        raise SettingsError([f"{layer.layer.name} has ranks from 1 to {p}, not {rank}" for rank in wrong])
+        raise SettingsError([f"{layer.name} has ranks from 1 to {p}, not {rank}" for rank in wrong])
     if not ranks:
         check_points(points)
         ranks = [round(rank) for rank in np.geomspace(1, p, points)]

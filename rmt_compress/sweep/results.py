@@ -10,8 +10,6 @@ SCHEMA = "rmt-compress/sweep/1"
 
 SweepKind = Literal["rank", "share", "sparsity"]
 SWEEP_KINDS: tuple[SweepKind, ...] = get_args(SweepKind)
-SweptRule = Literal["bema", "energy", "ratio", "gd14"]
-SWEPT_RULES: tuple[SweptRule, ...] = get_args(SweptRule)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MAGNITUDE, LOW_RANK_FIRST = "magnitude alone", "low rank, then magnitude"
 
-# A weight as it is, or its two factors (rows × rank, rank × columns).
+# A weight as it is, or its two factors: down (rank × columns) and up (rows × rank).
+Pieces = tuple[torch.Tensor, ...]
 
 
 def sweep_sparsity(
@@ -87,10 +88,10 @@ def sweep_sparsity(
     return target.result("sparsity", curves)
 
 
-def _pieces(target: SweepTarget, plan: Plan, *, split: bool) -> dict[str, tuple[torch.Tensor, ...]]:
+def _pieces(target: SweepTarget, plan: Plan, *, split: bool) -> dict[str, Pieces]:
     """Every weight that may be sparsified, in two factors where the plan splits it and `split` is set."""
-    layers = {layer.layer.tensor: layer for layer in target.analysis.analyzed}
-    pieces: dict[str, tuple[torch.Tensor, ...]] = {}
+    layers = {layer.tensor: layer for layer in target.analysis.analyzed}
+    pieces: dict[str, Pieces] = {}
     for decision in plan.layers:
         weight = target.weight(decision.tensor)
         if decision.sparsify is None or weight is None:
@@ -102,16 +103,16 @@ def _pieces(target: SweepTarget, plan: Plan, *, split: bool) -> dict[str, tuple[
     return pieces
 
 
-def _thresholds(pieces: Mapping[str, tuple[torch.Tensor, ...]], counts: Sequence[int]) -> list[float]:
+def _thresholds(pieces: Mapping[str, Pieces], counts: Sequence[int]) -> list[float]:
     """The thresholds that leave so many of all entries; none for a count below 1."""
     sizes = torch.cat([factor.abs().flatten() for factors in pieces.values() for factor in factors])
     sizes = sizes.sort(descending=True).values
     return [float(sizes[count - 1]) if count <= len(sizes) else 0.0 for count in counts if count >= 1]
 
 
-def _joined(target: SweepTarget, tensor: str, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    if len(parts) == 1:
-        return parts[0]
-    down, up = parts
-    layer = next(layer.layer for layer in target.analysis.analyzed if layer.layer.tensor == tensor)
+def _joined(target: SweepTarget, tensor: str, pieces: Pieces) -> torch.Tensor:
+    if len(pieces) == 1:
+        return pieces[0]
+    down, up = pieces
+    layer = next(layer.layer for layer in target.analysis.analyzed if layer.tensor == tensor)
     return as_weight(layer, up @ down)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.analysis import Analysis, LayerAnalysis
+    from rmt_compress.analysis import Analysis, AnalyzedLayer
     from rmt_compress.data import Dataset
     from rmt_compress.decomposition.svd import Decomposition
 
@@ -58,13 +58,13 @@ class SweepTarget:
         self.path = path
         self._batch_size = batch_size
         self._weights = dict(model.named_parameters(remove_duplicate=False))
-        self._parts = {layer.layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
+        self._parts = {layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
         self._basis = basis_called(basis)
         self._decompositions: dict[str, Decomposition] = {}
         for layer in analysis.analyzed:
             if layer.layer.why_fixed or layer.layer.stored not in self._weights:
                 raise CompressionError(
-                    f"{layer.layer.tensor} is no plain parameter of the model (parametrized?): remove the "
+                    f"{layer.tensor} is no plain parameter of the model (parametrized?): remove the "
                     "parametrization, or leave the layer out with --exclude"
                 )
 
@@ -92,16 +92,16 @@ class SweepTarget:
         everything = sum(int(each.count_nonzero()) for each in self.model.parameters())
         return everything - sum(int(each.count_nonzero()) for each in inside)
 
-    def decomposition(self, layer: LayerAnalysis) -> Decomposition:
+    def decomposition(self, layer: AnalyzedLayer) -> Decomposition:
         """All singular values and vectors of a layer in the target's basis, computed once."""
-        name = layer.layer.tensor
+        name = layer.tensor
         if name not in self._decompositions:
             weight = self.weight(name)
             assert weight is not None
             self._decompositions[name] = self._basis(layer.layer, as_matrix(layer.layer, weight))
         return self._decompositions[name]
 
-    def truncated(self, layer: LayerAnalysis, rank: int) -> torch.Tensor:
+    def truncated(self, layer: AnalyzedLayer, rank: int) -> torch.Tensor:
         """The weight with its `rank` largest singular values only, in its own shape."""
         return as_weight(layer.layer, self.decomposition(layer).truncated(rank))
 
@@ -137,12 +137,11 @@ class SweepTarget:
                 self._weights[name].data = tensor
 
 
-def saving(layer: LayerAnalysis, rank: int) -> int:
+def saving(layer: AnalyzedLayer, rank: int) -> int:
     """Parameters won by splitting a layer at this rank; 0 where it cannot be split or would grow."""
-    matrix = layer.layer.matrix
-    if matrix is None or split_refusal(layer.layer) is not None:
+    if split_refusal(layer.layer) is not None:
         return 0
-    return max(0, layer.layer.parameters - split_parameters(*matrix, rank))
+    return max(0, layer.parameters - split_parameters(*layer.matrix, rank))
 
 
 def check_points(points: int) -> None:

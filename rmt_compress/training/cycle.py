@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmt_compress.analysis import Analysis, LayerAnalysis, analyze
+from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis, SkippedLayer, analyze
 from rmt_compress.compression import compress
 from rmt_compress.decomposition.products import decompose_product
 from rmt_compress.layers.splitting import factor_matrices, factor_tensors, module_path
@@ -55,10 +55,10 @@ class Cut:
         decisions = self.plan.by_tensor
         records = []
         for layer in self.analysis.layers:
-            if layer.layer.kind == "vector":
+            if layer.kind == "vector":
                 continue
-            decision = decisions[layer.layer.tensor]
-            pair = network.pairs.get(layer.layer.tensor)
+            decision = decisions[layer.tensor]
+            pair = network.pairs.get(layer.tensor)
             rank = decision.rank if pair is None else pair.rank
             chosen = {"action": decision.action, "rank": rank, "reason": decision.reason}
             records.append({**layer.to_json(), **chosen})
@@ -97,9 +97,7 @@ class Cycle:
         whole = replace(asked, exclude=(*asked.exclude, *map(escape, network.pairs)))
         analysis = analyze(view, **asdict(whole))
         layers = tuple(
-            self._product(network, network.pairs[layer.layer.tensor], layer)
-            if layer.layer.tensor in network.pairs
-            else layer
+            self._product(network, network.pairs[layer.tensor], layer) if layer.tensor in network.pairs else layer
             for layer in analysis.layers
         )
         analysis = replace(analysis, layers=layers)
@@ -118,7 +116,7 @@ class Cycle:
             CompressionError: a layer cannot be replaced, or holds NaN or Inf.
         """
         start = time.perf_counter()
-        layers = {layer.layer.tensor: layer for layer in cut.analysis.layers}
+        layers = {layer.tensor: layer for layer in cut.analysis.analyzed}
         before = {name: network.model.get_submodule(module_path(name)) for name in _newly_split(network, cut.plan)}
         again = [decision for decision in cut.plan.layers if decision.tensor in network.pairs and decision.changes]
         for decision in again:
@@ -133,9 +131,7 @@ class Cycle:
         ranks = {decision.tensor: decision.rank for decision in cut.plan.layers}
         for name, template in before.items():
             network.remember(layers[name].layer, template, ranks[name] or 0)
-            fit = layers[name].fit
-            assert fit is not None
-            self.fits[name] = fit
+            self.fits[name] = layers[name].fit
         return time.perf_counter() - start
 
     def _product(self, network: Network, pair: Pair, found: LayerAnalysis) -> LayerAnalysis:
@@ -143,14 +139,14 @@ class Cycle:
         tensor = pair.layer.tensor
         fit = self.fits.get(tensor)
         if fit is None:
-            return replace(found, reason="was split before this run: its noise level is not known", left_out=True)
+            why = "was split before this run: its noise level is not known"
+            return SkippedLayer(found.layer, why, left_out=True)
         matrices = factor_matrices(pair.layer.kind, network.factors(tensor))
         values = np.zeros(fit.p)
         kept = decompose_product(*matrices).s.cpu().numpy()
         values[: len(kept)] = kept
         spikes = int((values > fit.edge).sum())
-        settings = self.settings.analysis
-        return LayerAnalysis(pair.layer, fit=replace(fit, spikes=spikes), singular_values=values, settings=settings)
+        return AnalyzedLayer(pair.layer, replace(fit, spikes=spikes), values, self.settings.analysis)
 
     def _against_its_rank(self, network: Network, decision: LayerDecision) -> LayerDecision:
         """A layer that stands as two is cut to a lower rank or left as it is, never put together again."""

@@ -42,8 +42,3 @@ def test_files(analysis, tmp_path):
 
 def test_names_stay_in_the_folder(analysis):
     assert "/" not in plot_name(analysis.analyzed[0])
-
-
-def test_skipped_layer_cannot_be_drawn(analysis):
-    with pytest.raises(ValueError, match="skipped"):
-        layer_figure(analysis.skipped[0])
