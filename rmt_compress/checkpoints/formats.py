@@ -49,7 +49,7 @@ FORMATS = (
         (".safetensors",),
         recognition.looks_like_safetensors,
         reader="rmt_compress.checkpoints.safetensors.safetensors_file:SafetensorsFile",
-        writer="rmt_compress.checkpoints.safetensors.writing:SafetensorsWriter",
+        writer="rmt_compress.checkpoints.safetensors.safetensors_writer:SafetensorsWriter",
         by_suffix=True,
     ),
     Format(
@@ -58,7 +58,7 @@ FORMATS = (
         recognition.looks_like_torch_save,
         reader="rmt_compress.checkpoints.pytorch.torch_file:open_torch_file",
         takes=("strip_prefixes", "trust", "weights"),
-        writer="rmt_compress.checkpoints.pytorch.writing:TorchWriter",
+        writer="rmt_compress.checkpoints.pytorch.torch_writer:TorchWriter",
         has_room=True,
     ),
     Format(
