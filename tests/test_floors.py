@@ -1,6 +1,7 @@
 """The house: a module imports only from floors below its own, inside functions and for types too."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def floor_of(module: str) -> tuple[int, str]:
 
 
 def imports(module: str) -> set[str]:
-    """The modules of this package that a module imports anywhere in it; what only hands on is looked through."""
+    """The modules of this package that a module imports, or names as ``module:object``, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         names = []
@@ -59,6 +60,8 @@ def imports(module: str) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"rmt_compress(\.\w+)+:\w+", str(node.value)):
+            names = [str(node.value).partition(":")[0]]
         for name in names:
             if name.split(".")[0] == "rmt_compress":
                 found.add(_module(name.partition(".")[2]))

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from rmt_compress.analysis import analyze
-from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints import formats, open_checkpoint
+from rmt_compress.checkpoints.formats import Format
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.checkpoints.safetensors.safetensors_file import SafetensorsFile
@@ -94,14 +95,10 @@ def path(tmp_path, rng):
 
 @pytest.fixture
 def checkpoint(path, monkeypatch):
-    """The file at `path`, taken for a product wherever a file is opened."""
-    product = Product(path)
-    for module in ("networks.loading", "pruning.road", "evaluation", "analysis.run", "saving.loading"):
-        name = "rmt_compress.checkpoints" if module in ("evaluation", "analysis.run") else f"rmt_compress.{module}"
-        monkeypatch.setattr(
-            f"{name}.open_checkpoint", lambda given, **_: product if given == path else open_checkpoint(given)
-        )
-    return product
+    """The file at `path`, which is read as a product."""
+    row = Format("product", (".safetensors",), lambda signs: signs.path == path, reader=f"{__name__}:Product")
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, row))
+    return open_checkpoint(path)
 
 
 @pytest.fixture
@@ -215,7 +212,7 @@ def test_matrices_that_share_a_tensor_are_cut_each_by_itself(suffix, parts, tmp_
 
 def test_the_graph_is_evaluated_and_swept_like_a_module(checkpoint, path, dataset):
     model = load_model(path)
-    assert open_checkpoint(model) is checkpoint
+    assert isinstance(open_checkpoint(model), Product)
     result = evaluate(model, dataset, path=path, latency=False)
     logits = dataset.images @ checkpoint.read("A") + checkpoint.read("b")
     assert result.score.accuracy == float((logits.argmax(1) == dataset.labels).double().mean())

@@ -13,12 +13,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.errors import CheckpointError, OutputError
-
-ArchiveKind = Literal["torch-save", "torch-export", "torchscript"]
 
 # Code and debugging texts of TorchScript are the only records torch compresses, and they are short.
 _MAX_UNPACKED = 2**28
@@ -40,22 +38,6 @@ class Record(NamedTuple):
     name: str
     data: bytes | bytearray | memoryview
     compressed: bool = False
-
-
-def archive_kind(path: Path) -> ArchiveKind:
-    """Which of torch's formats the zip archive at `path` is; anything else counts as one of `torch.save`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, UnicodeDecodeError):
-        # The reader says what is wrong with it.
-        return "torch-save"
-    records = {name.partition("/")[2] for name in names}
-    if "archive_format" in records or "serialized_exported_program.json" in names:
-        return "torch-export"
-    return "torchscript" if "constants.pkl" in records and "data.pkl" in records else "torch-save"
 
 
 class Archive:

@@ -107,15 +107,6 @@ class Checkpoint(ABC):
         """
         return None
 
-    def writes_own_format(self, target: Path, layout: Layout) -> bool:
-        """Whether a compressed file of this name and layout is a graph of the checkpoint's own format.
-
-        Raises:
-            OutputError: the name stands neither for that nor for a state dict; listing the suffixes.
-        """
-        del target, layout
-        return False
-
     def holds(self, layout: Layout) -> bool:
         """Whether the format can hold what a layout makes of the weights."""
         del layout

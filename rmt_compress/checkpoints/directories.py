@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 from rmt_compress.checkpoints.base import Checkpoint
-from rmt_compress.checkpoints.formats import open_file
+from rmt_compress.checkpoints.formats import open_file, weight_suffixes
 from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
 from rmt_compress.errors import CheckpointError
 from rmt_compress.wording import listed, printable
 
-WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".pt2", ".jit"})
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 # Hugging Face's names, best first; the later ones hold the same weights in an older format.
@@ -80,7 +79,7 @@ def _checkpoints(files: list[str]) -> list[str]:
     sets: dict[tuple[str, ...], str] = {}
     single = []
     for name in files:
-        if Path(name).suffix not in WEIGHT_SUFFIXES or _NO_WEIGHTS.fullmatch(name):
+        if Path(name).suffix not in weight_suffixes() or _NO_WEIGHTS.fullmatch(name):
             continue
         shard = _SHARD.fullmatch(name)
         if shard is None:
@@ -111,7 +110,7 @@ def _open_numbered(path: Path, shard: re.Match[str], files: list[str], notes: tu
 
 def _nothing_found(path: Path) -> str:
     """Why there is no checkpoint in `path`: what was looked for, and where weights lie below it."""
-    looked = f"looked for *{', *'.join(sorted(WEIGHT_SUFFIXES))} and *.index.json"
+    looked = f"looked for *{', *'.join(sorted(weight_suffixes()))} and *.index.json"
     try:
         below = sorted(
             folder.name

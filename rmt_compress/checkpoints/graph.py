@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
-from rmt_compress.errors import OutputError
 from rmt_compress.layers.inference import infer_layers
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.graph_network import GraphNetwork
     from rmt_compress.layers.layer import Layer
     from rmt_compress.layers.splitting import Factors
-    from rmt_compress.plan import Layout
 
 
 class StoredFactors(NamedTuple):
@@ -97,20 +95,6 @@ class GraphCheckpoint(Checkpoint):
     @abstractmethod
     def own_network(self) -> GraphNetwork:
         """The graph as a module that takes the network's input and returns its output, in evaluation mode."""
-
-    def writes_own_format(self, target: Path, layout: Layout) -> bool:
-        """Whether a compressed file of this name and layout is of the checkpoint's own format, not a state dict.
-
-        Raises:
-            OutputError: it could be neither; listing the suffixes.
-        """
-        del layout
-        if target.suffix not in self.suffixes:
-            raise OutputError(
-                f"{target}: {self.path} is compressed into a file of its own format, {self.format}: the name must "
-                f"end in {' or '.join(self.suffixes)} (rmt-compress export writes its tensors as a state dict)"
-            )
-        return True
 
     def _adopt_manifest(self) -> None:
         """Take this package's manifest out of `metadata`, where there is one, and hold the tensors against it.

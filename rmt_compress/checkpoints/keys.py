@@ -4,12 +4,4 @@ from __future__ import annotations
 
 # Where a file compressed by this package keeps its manifest: in the safetensors metadata, beside a state dict.
 MANIFEST_KEY = "rmt_compress"
-
-
 ARCHITECTURE_KEY = "architecture"
-
-
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-
-
-SUFFIXES = (".safetensors", *TORCH_SUFFIXES)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.directories import is_shard, open_directory
 from rmt_compress.checkpoints.formats import open_file
-from rmt_compress.checkpoints.recognition import recognize, unreadable
+from rmt_compress.checkpoints.recognition import looks_like_index, signs_of, unreadable
 from rmt_compress.checkpoints.sharded import open_index
 from rmt_compress.errors import CheckpointError
 
@@ -57,7 +57,7 @@ def _open_path(path: Path, *, trust: bool, weights: str | None) -> Checkpoint:
         raise unreadable(path, error) from error
     if is_directory:
         return open_directory(path, trust=trust, weights=weights)
-    if recognize(path) == "index":
+    if looks_like_index(signs_of(path)):
         return open_index(path)
     checkpoint = open_file(path, trust=trust, weights=weights)
     if is_shard(path.name):

@@ -1,16 +1,17 @@
-"""What a file is, told by its first bytes: the formats that are read, and the name of those that are not."""
+"""What a file is told by: signs of the formats that are read (see `formats`), and the names of others."""
 
 from __future__ import annotations
 
 import re
 import stat
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from rmt_compress.errors import CheckpointError
 
-FileKind = Literal["safetensors", "torch-zip", "torch-legacy", "index", "onnx"]
-
+_ZIP_MAGIC = b"PK\x03\x04"
 # How torch's legacy layout starts: a protocol-2 pickle of its magic number 0x1950A86A20F9469CFC6C.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -43,50 +44,61 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 _CORE_ML = re.compile(rb"\x08[\x01-\x7f]\x12[\x80-\xff]{0,4}[\x00-\x7f]\n", re.S)
 
 
-def recognize(path: Path) -> FileKind:
-    """Format of the file at `path`, from its content; only its first kilobyte is read.
+@dataclass(frozen=True)
+class Signs:
+    """What a file's format is told by.
+
+    Attributes:
+        path: the file.
+        head: its first kilobyte.
+    """
+
+    path: Path
+    head: bytes
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it begins as a zip archive does."""
+        return self.head.startswith(_ZIP_MAGIC)
+
+    @cached_property
+    def archived(self) -> frozenset[str]:
+        """Full names of the records of a zip archive; none of anything else, or of a damaged one."""
+        if not self.is_zip:
+            return frozenset()
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return frozenset(archive.namelist())
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, UnicodeDecodeError):
+            # The reader says what is wrong with it.
+            return frozenset()
+
+    @property
+    def records(self) -> frozenset[str]:
+        """Names of the records below the one folder that torch puts them in."""
+        return frozenset(name.partition("/")[2] for name in self.archived)
+
+
+def signs_of(path: Path) -> Signs:
+    """What the format of the file at `path` is told by; only its first kilobyte is read.
 
     Raises:
-        CheckpointError: no regular file, not readable, empty, or none of the formats this package reads; the
-            message says what it looks like and what to do.
+        CheckpointError: no regular file, not readable, or empty.
     """
-    head, size = _head(path)
-    if size == 0:
-        raise CheckpointError(f"{path}: is empty (0 bytes); save or download it again")
-    if head.startswith(b"PK\x03\x04"):
-        return "torch-zip"
-    if head.startswith(_LEGACY_MAGIC):
-        return "torch-legacy"
-    if _looks_like_safetensors(head):
-        return "safetensors"
-    if head.lstrip().startswith(b"{"):
-        return "index"
-    if _looks_like_onnx(head) and not _CORE_ML.match(head):
-        return "onnx"
-    foreign = _foreign(head, path)
-    if foreign is None and path.suffix == ".safetensors":
-        # The reader says what is wrong with the header.
-        return "safetensors"
-    if foreign is None and path.suffix == ".onnx":
-        return "onnx"
-    looks, advice = foreign or (
-        f"is of no known format (it starts with the bytes {head[:8].hex(' ')})",
-        _RESAVE,
-    )
-    raise CheckpointError(f"{path}: {looks}; {advice}")
-
-
-def _head(path: Path) -> tuple[bytes, int]:
-    """First kilobyte and size in bytes of the regular file at `path`."""
     try:
         status = path.stat()
         # Checked before opening: to open a pipe would wait for a writer.
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{path}: is no regular file (a pipe, socket or device); name a saved file")
         with path.open("rb") as file:
-            return file.read(1024), status.st_size
+            head = file.read(1024)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
+    if status.st_size == 0:
+        raise CheckpointError(f"{path}: is empty (0 bytes); save or download it again")
+    return Signs(path, head)
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
@@ -99,9 +111,30 @@ def unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be read: {reason}")
 
 
-def _looks_like_safetensors(head: bytes) -> bool:
-    # Eight bytes of header length, then the header's brace. A length beyond 2**40 is text, not a length.
-    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40
+def looks_like_safetensors(signs: Signs) -> bool:
+    """Whether eight bytes of header length and then the header's brace come first."""
+    # A length beyond 2**40 is text, not a length.
+    return signs.head[8:9] == b"{" and int.from_bytes(signs.head[:8], "little") < 2**40
+
+
+def looks_like_index(signs: Signs) -> bool:
+    """Whether the file is JSON, as the index of a sharded checkpoint is."""
+    return signs.head.lstrip().startswith(b"{") and not looks_like_safetensors(signs)
+
+
+def looks_like_torch_save(signs: Signs) -> bool:
+    """Whether the file is a zip archive, of whatever else, or of torch's legacy layout."""
+    return signs.is_zip or signs.head.startswith(_LEGACY_MAGIC)
+
+
+def looks_like_torch_export(signs: Signs) -> bool:
+    """Whether an archive holds an exported program, of today's layout or of an older one."""
+    return "archive_format" in signs.records or "serialized_exported_program.json" in signs.archived
+
+
+def looks_like_torchscript(signs: Signs) -> bool:
+    """Whether an archive holds a TorchScript program."""
+    return {"constants.pkl", "data.pkl"} <= signs.records and not looks_like_torch_export(signs)
 
 
 # The fields of an ONNX model (onnx.proto, ModelProto) that hold a message or text, and those that hold a number.
@@ -111,12 +144,15 @@ _ONNX_GRAPH, _ONNX_OPSETS = 7, 8
 _MOST_IR_VERSIONS = 100
 
 
-def _looks_like_onnx(head: bytes) -> bool:
-    """Whether the fields of a protobuf message that `head` starts with are those of an ONNX model.
+def looks_like_onnx(signs: Signs) -> bool:
+    """Whether the fields of a protobuf message that the file starts with are those of an ONNX model.
 
     Protobuf has no magic number: the first field must be a sensible IR version, and those up to the graph, or to
-    the end of `head`, no other than the model's own.
+    the end of the head, no other than the model's own.
     """
+    head = signs.head
+    if _CORE_ML.match(head) or looks_like_safetensors(signs):
+        return False
     position, first = 0, True
     while position < len(head):
         tag, position = _varint(head, position)
@@ -152,8 +188,18 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     return -1, position
 
 
-def _foreign(head: bytes, path: Path) -> tuple[str, str] | None:
-    """What the file looks like and what to do, None where nothing is known."""
+def refusal(signs: Signs) -> CheckpointError:
+    """The one line for a file of no format that is read: what it looks like and what to do."""
+    looks, advice = foreign(signs) or (
+        f"is of no known format (it starts with the bytes {signs.head[:8].hex(' ')})",
+        _RESAVE,
+    )
+    return CheckpointError(f"{signs.path}: {looks}; {advice}")
+
+
+def foreign(signs: Signs) -> tuple[str, str] | None:
+    """What a file of a format that is not read looks like and what to do, None where nothing is known."""
+    head = signs.head
     for magic, looks, advice in _FOREIGN:
         if head.startswith(magic):
             return looks, advice

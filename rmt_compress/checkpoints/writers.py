@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.formats import open_file
-from rmt_compress.checkpoints.keys import SUFFIXES, TORCH_SUFFIXES
-from rmt_compress.checkpoints.pytorch.writing import TorchWriter
-from rmt_compress.checkpoints.safetensors.writing import SafetensorsWriter, safetensors_header_bound, stored_names
+from rmt_compress.checkpoints.contents import Contents, StateDictWriter
+from rmt_compress.checkpoints.formats import open_file, state_dict_formats
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
-from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, bits_length, encode_if_smaller
+from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, encode_if_smaller
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.outputs import replacing
 from rmt_compress.progress import Progress
@@ -25,11 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
-
-
-# What a torch.save archive takes beside the values: its pickle's fixed part, and a record's entries and padding.
-_ARCHIVE_BYTES = 8192
-_RECORD_BYTES = 512
+    from rmt_compress.plan import Layout
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,32 @@ def check_suffix(target: Path) -> None:
     Raises:
         OutputError: listing the suffixes.
     """
-    if target.suffix not in SUFFIXES:
-        raise OutputError(f"{target}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    *others, last = formats = state_dict_formats()
+    if target.suffix not in formats:
+        raise OutputError(f"{target}: the name must end in {', '.join(others)} or {last}")
+
+
+def stays_a_graph(checkpoint: Checkpoint, target: Path, layout: Layout) -> bool:
+    """Whether a compressed file of this name and layout is a graph of the checkpoint's own format, no state dict.
+
+    Raises:
+        OutputError: it could be neither; saying which names it could have.
+    """
+    if target.suffix in checkpoint.suffixes and checkpoint.holds(layout):
+        return True
+    if checkpoint.has_graph and checkpoint.holds("factorized"):
+        raise OutputError(
+            f"{target}: {checkpoint.path} is compressed into a file of its own format, {checkpoint.format}: the "
+            f"name must end in {' or '.join(checkpoint.suffixes)} (rmt-compress export writes its tensors as a "
+            "state dict)"
+        )
+    if checkpoint.has_graph and target.suffix not in state_dict_formats():
+        raise OutputError(
+            f"{target}: {checkpoint.format} keeps every layer in one piece, and no state dict has such a name: add "
+            "--layout dense, or name a .safetensors or .pt file"
+        )
+    check_suffix(target)
+    return False
 
 
 def write_checkpoint(
@@ -98,27 +117,23 @@ def write_checkpoint(
     texts = view.metadata if manifest is None else manifest.metadata
     ties = {other: first for first, others in view.ties.items() for other in others}
     outline = {name: info for name, info in view.tensors.items() if name not in ties}
-    may_be_sparse = sparse and manifest is not None and manifest.layout == "factorized"
-    in_torch = target.suffix in TORCH_SUFFIXES
-    reserved = 0 if in_torch else safetensors_header_bound(target, outline, manifest, texts, ties)
-    _check_room(target, outline, reserved, in_torch=in_torch, may_be_sparse=may_be_sparse)
+    sparse = sparse and manifest is not None and manifest.layout == "factorized"
+    contents = Contents(outline, ties, texts, carried or {}, manifest, sparse)
+    writer: StateDictWriter = resolve_name(state_dict_formats()[target.suffix].writer)(target, contents)
+    check_room(target, writer.room)
 
     digests: dict[str, bytes] = {}
     nonzeros: dict[str, int] = {}
     encoded: list[str] = []
     with replacing(target) as temporary:
-        with (
-            temporary.open("wb") as file,
-            closing(
-                TorchWriter(target, file, carried) if in_torch else SafetensorsWriter(target, file, reserved)
-            ) as writer,
-        ):
+        with temporary.open("wb") as file, closing(writer):
+            writer.start(file)
             for name, info in outline.items():
                 tensor = view.read(name).detach()
                 _check_expected(info, tensor)
                 tensor = tensor.cpu()
                 parts = None
-                if may_be_sparse and not any(other in outline for other in stored_names(name)):
+                if sparse and not any(name + part in outline for part in (BITS, VALUES, SHAPE)):
                     parts = encode_if_smaller(tensor) if _is_plain(tensor) else None
                 if parts is None:
                     writer.add(name, tensor)
@@ -130,28 +145,10 @@ def write_checkpoint(
                 nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
                 if progress is not None:
                     progress(len(digests), len(outline), name)
-            complete = manifest.model_copy(update={"sparse": tuple(encoded)}) if manifest else None
-            writer.finish(complete, texts, ties)
+            writer.finish(encoded)
         compare(target, temporary, digests, ties)
         size = temporary.stat().st_size
     return WrittenFile(target, size, nonzeros, tuple(encoded))
-
-
-def _check_room(
-    target: Path, outline: Mapping[str, TensorInfo], reserved: int, *, in_torch: bool, may_be_sparse: bool
-) -> None:
-    needed = sum(info.nbytes for info in outline.values())
-    if in_torch:
-        needed += _ARCHIVE_BYTES + sum(_RECORD_BYTES + 2 * len(info.name.encode()) for info in outline.values())
-    else:
-        needed += 8 + reserved
-        # Tensors of odd length, and bitmasks, wait in a second file for their turn.
-        for info in outline.values():
-            if info.nbytes % 8:
-                needed += info.nbytes
-            elif may_be_sparse:
-                needed += bits_length(info.nbytes)
-    check_room(target, needed)
 
 
 def check_room(target: Path, needed: int) -> None:

@@ -77,9 +77,6 @@ def progress_bar(description: str) -> Iterator[Progress]:
         yield advance
 
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".pt2", ".jit")
-
-
 def checkpoint_or_only_one_here(checkpoint: Path | None) -> Path:
     """The path given, or the only checkpoint in the current folder, named on stderr.
 
@@ -88,15 +85,18 @@ def checkpoint_or_only_one_here(checkpoint: Path | None) -> Path:
     """
     if checkpoint is not None:
         return checkpoint
+    from rmt_compress.checkpoints.formats import weight_suffixes
+
+    suffixes = weight_suffixes()
     # Hidden files are what a killed run has left behind.
     found = sorted(
         path.name
         for path in Path().iterdir()
-        if path.suffix in CHECKPOINT_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix in suffixes and not path.name.startswith(".") and path.is_file()
     )
     if not found:
         raise CheckpointError(
-            f"no checkpoint given, and none ({', '.join(CHECKPOINT_SUFFIXES)}) in the current folder; "
+            f"no checkpoint given, and none ({', '.join(suffixes)}) in the current folder; "
             "name one: rmt-compress analyze model.safetensors"
         )
     if len(found) > 1:

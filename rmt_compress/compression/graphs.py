@@ -35,7 +35,7 @@ def write_graph(view: Compressed, target: Path, *, progress: Progress | None = N
 
     Args:
         view: what is written.
-        target: the file, of which `GraphCheckpoint.writes_own_format` must hold.
+        target: the file, of which `stays_a_graph` must hold.
         progress: called with (layers done, layers in all, name).
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.keys import SUFFIXES
+from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.checkpoints.writers import write_checkpoint
 from rmt_compress.errors import CheckpointError, MissingDependencyError, OutputError, SettingsError
@@ -84,8 +84,8 @@ def export(
     if path.suffix == ".onnx":
         with open_checkpoint(source) as checkpoint:
             return _export_onnx(checkpoint, path, arch, input_shape)
-    if path.suffix not in SUFFIXES:
-        raise OutputError(f"{path}: the name must end in {', '.join(SUFFIXES)} or .onnx")
+    if path.suffix not in state_dict_formats():
+        raise OutputError(f"{path}: the name must end in {', '.join(state_dict_formats())} or .onnx")
     if input_shape is not None or arch is not None:
         raise SettingsError([f"{path}: architecture and input shape are for .onnx files only"])
     with DenseView(open_checkpoint(source)) as view:

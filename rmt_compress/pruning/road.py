@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.analysis import AnalysisSettings, analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.keys import SUFFIXES, TORCH_SUFFIXES
-from rmt_compress.checkpoints.writers import check_suffix
+from rmt_compress.checkpoints.formats import state_dict_formats
+from rmt_compress.checkpoints.writers import stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.checking import check_plan
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
@@ -92,7 +92,7 @@ def prune(
     with open_checkpoint(path, trust=trust, weights=weights) as opened:
         target = default_output(path) if output is None else Path(output)
         folder = path if is_folder_output(path, target) else None
-        if output is None and not opened.holds(layout) and target.suffix not in SUFFIXES:
+        if output is None and not opened.holds(layout) and target.suffix not in state_dict_formats():
             target = target.with_suffix(".safetensors")
         if opened.manifest is not None:
             again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
@@ -145,10 +145,7 @@ def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, 
         OutputError: listing the suffixes.
         SettingsError: a state dict is written where it has to run.
     """
-    if checkpoint.writes_own_format(target, layout):
-        return
-    check_suffix(target)
-    if checkpoint.has_graph and runs:
+    if not stays_a_graph(checkpoint, target, layout) and checkpoint.has_graph and runs:
         alone = "a state dict does not run by itself; leave out --data, or add --layout dense"
         raise SettingsError([f"{target}: {alone}"])
 
@@ -159,7 +156,8 @@ def _carried(checkpoint: Checkpoint, target: Path) -> Carried:
     Raises:
         OutputError: the output cannot hold it.
     """
-    if target.suffix not in TORCH_SUFFIXES or checkpoint.has_graph:
+    written = state_dict_formats().get(target.suffix)
+    if written is None or not written.has_room or checkpoint.has_graph:
         raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")
     return checkpoint.carried()
 

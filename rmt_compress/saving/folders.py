@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.directories import WEIGHT_SUFFIXES
+from rmt_compress.checkpoints.formats import weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
 from rmt_compress.checkpoints.views import View
@@ -38,9 +38,7 @@ CONFIG = "config.json"
 """What every folder of a model in Hugging Face's libraries has."""
 
 # Weights in formats that are not read, beside those that are: a copy would be of another model.
-_FOREIGN_SUFFIXES = frozenset(
-    {".h5", ".msgpack", ".onnx", ".gguf", ".ggml", ".ot", ".tflite", ".mlmodel", ".npz", ".safetensors", ".bin"}
-)
+_FOREIGN_SUFFIXES = (".h5", ".msgpack", ".gguf", ".ggml", ".ot", ".tflite", ".mlmodel", ".npz")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w*")
 
 
@@ -173,7 +171,7 @@ def _files_beside(folder: Path) -> list[Path]:
         if file.is_file()
         and not file.name.startswith(".")
         and not file.name.endswith(".index.json")
-        and file.suffix not in WEIGHT_SUFFIXES | _FOREIGN_SUFFIXES
+        and file.suffix not in (*weight_suffixes(), *_FOREIGN_SUFFIXES)
     )
 
 

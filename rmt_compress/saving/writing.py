@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.opening import open_checkpoint
 from rmt_compress.checkpoints.provenance import make_manifest
-from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, write_checkpoint
+from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, stays_a_graph, write_checkpoint
 from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.graphs import write_graph
 from rmt_compress.plan import Plan
@@ -88,6 +88,6 @@ def write(
     target = Path(path)
     if folder is not None:
         return write_folder(view, target, source=folder, progress=progress)
-    if view.inner.writes_own_format(target, view.layout):
+    if stays_a_graph(view.inner, target, view.layout):
         return write_graph(view, target, progress=progress)
     return write_checkpoint(view, target, carried=carried, progress=progress)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.keys import SUFFIXES
+from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.writers import check_suffix
 from rmt_compress.errors import SettingsError, TrainingError
 from rmt_compress.outputs import check_output
@@ -149,7 +149,8 @@ def default_output(source: Path | None, data: str) -> Path:
     if source.is_dir() or source.name.endswith(".index.json"):
         folder = (source if source.is_dir() else source.parent).resolve()
         return folder.parent / f"{folder.name}.tuned.safetensors"
-    return source.with_name(f"{source.stem}.tuned{source.suffix if source.suffix in SUFFIXES else '.safetensors'}")
+    suffix = source.suffix if source.suffix in state_dict_formats() else ".safetensors"
+    return source.with_name(f"{source.stem}.tuned{suffix}")
 
 
 def log_path(output: Path) -> Path:

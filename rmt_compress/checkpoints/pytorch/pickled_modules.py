@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.beside import Beside, Carried
-from rmt_compress.checkpoints.carrying import carry
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
+from rmt_compress.checkpoints.pytorch.carrying import carry
 from rmt_compress.checkpoints.state_dicts import USUAL_KEYS, kind_of
 from rmt_compress.wording import printable
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.beside import Carried
-from rmt_compress.checkpoints.carrying import carry
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
+from rmt_compress.checkpoints.pytorch.carrying import carry
 from rmt_compress.checkpoints.pytorch.torch_reader import TorchReader
 from rmt_compress.checkpoints.state_dicts import (
     common_prefix,
@@ -119,6 +119,30 @@ class TorchFile(Checkpoint):
     def carried(self) -> Carried:
         """What the file holds beside its weights, to be written beside smaller ones; see `carry`."""
         return carry(self._reader.load(), self._trail, check=self._reader.ran_code)
+
+
+def open_torch_file(
+    path: Path, *, strip_prefixes: bool = True, trust: bool = False, weights: str | None = None
+) -> Checkpoint:
+    """The state dict or, where the pickle had to be run and held one, the whole model in a file of `torch.save`.
+
+    Args:
+        path: the file.
+        strip_prefixes: see `TorchFile`.
+        trust: see `open_checkpoint`.
+        weights: see `open_checkpoint`.
+
+    Raises:
+        CheckpointError: see `TorchReader` and `TorchFile`.
+    """
+    reader = TorchReader(path, trust=trust)
+    saved = reader.load()
+    if reader.ran_code:
+        from rmt_compress.checkpoints.pytorch.pickled_modules import PickledModuleFile, find_module
+
+        if (found := find_module(saved, weights)) is not None:
+            return PickledModuleFile(reader, *found)
+    return TorchFile(reader, saved, strip_prefixes=strip_prefixes, weights=weights)
 
 
 def _check_storages(tensors: Mapping[str, torch.Tensor], record_sizes: Counter[int], path: Path) -> None:

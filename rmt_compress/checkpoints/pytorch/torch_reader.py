@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rmt_compress.checkpoints.pytorch.pickle_names import names_asked_for
-from rmt_compress.checkpoints.recognition import unreadable
+from rmt_compress.checkpoints.recognition import signs_of, unreadable
 from rmt_compress.errors import CheckpointError, UntrustedError
 from rmt_compress.wording import listed, one_line
 
@@ -30,15 +30,12 @@ _DAMAGED = "truncated or damaged; download or save it again"
 # What torch's weights-only reader says of an instruction that it does not know.
 _UNKNOWN = "Unsupported operand"
 
-TorchLayout = Literal["torch-zip", "torch-legacy"]
-
 
 class TorchReader:
     """One file of `torch.save`, to be loaded as often as wanted.
 
     Args:
         path: the file.
-        layout: as told by `recognize`.
         trust: whether a pickle that needs more than weights-only reading may be run.
 
     Attributes:
@@ -51,9 +48,9 @@ class TorchReader:
         CheckpointError: a damaged archive, or none of `torch.save`.
     """
 
-    def __init__(self, path: Path, layout: TorchLayout, *, trust: bool = False) -> None:
+    def __init__(self, path: Path, *, trust: bool = False) -> None:
         self.path = path
-        self.mapped = layout == "torch-zip"
+        self.mapped = signs_of(path).is_zip
         self.trust = trust
         self.record_sizes = _check_archive(path) if self.mapped else None
         self.opened = self.identity()

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rmt_compress.checkpoints.archives import Archive, Record, write_archive
 from rmt_compress.checkpoints.graph import GraphCheckpoint, StoredFactors, WrittenGraph
-from rmt_compress.checkpoints.keys import SUFFIXES
 from rmt_compress.checkpoints.raw_tensors import RawTensor
 from rmt_compress.checkpoints.torchscript.script_pickles import ScriptObject, ScriptPickleError, read_script_pickle
-from rmt_compress.errors import CheckpointError, CompressionError, OutputError
+from rmt_compress.errors import CheckpointError, CompressionError
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.kinds import kind_of
 from rmt_compress.layers.layer import Layer, TensorInfo
@@ -133,21 +132,6 @@ class TorchScriptFile(GraphCheckpoint):
     def holds(self, layout: Layout) -> bool:
         """Whether the format can hold what a layout makes of the weights: the program knows each by its shape."""
         return layout == "dense"
-
-    def writes_own_format(self, target: Path, layout: Layout) -> bool:
-        """Whether a compressed file of this name and layout is TorchScript again, not a state dict.
-
-        Raises:
-            OutputError: it could be neither; saying which names it could have.
-        """
-        if layout == "dense" and target.suffix in self.suffixes:
-            return True
-        if target.suffix not in SUFFIXES:
-            raise OutputError(
-                f"{target}: TorchScript keeps every layer in one piece, and no state dict has such a name: add "
-                "--layout dense, or name a .safetensors or .pt file"
-            )
-        return False
 
     def editor(self) -> TorchScriptEditor:
         """A fresh editable copy, in which weights can change but no layer can be split."""

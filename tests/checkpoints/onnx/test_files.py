@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.recognition import recognize
+from rmt_compress.checkpoints.formats import recognize
 from rmt_compress.errors import CheckpointError, MissingDependencyError
 from tests.samples.onnx_models import model, proto, saved
 
@@ -52,7 +52,7 @@ def outside(network, tmp_path):
 def test_it_is_told_by_its_content(network, tmp_path):
     for name in ("model.onnx", "model.pt", "model"):
         path = saved(network, tmp_path / name)
-        assert recognize(path) == "onnx"
+        assert recognize(path).name == "ONNX"
         with open_checkpoint(path) as checkpoint:
             assert checkpoint.format == "ONNX (opset 17)"
             assert checkpoint.metadata == {"author": "somebody"}

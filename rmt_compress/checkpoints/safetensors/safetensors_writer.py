@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
+from rmt_compress.checkpoints.contents import Contents
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.safetensors.safetensors_file import DTYPES, MAX_HEADER
 from rmt_compress.errors import OutputError
-from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES
-from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, bits_length
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     import torch
-
-    from rmt_compress.checkpoints.manifest import Manifest
 
 _NAMES = {dtype: name for name, (dtype, _) in DTYPES.items()}
 _METADATA = "__metadata__"
@@ -31,25 +29,37 @@ class SafetensorsWriter:
     """Values as they come, the header at the end in the room kept for it.
 
     The format wants tensors without gaps. What is a multiple of eight bytes long is written at once; the rest
-    waits in temporary files and follows, larger element types first, so that every tensor stays aligned.
+    waits in temporary files and follows, larger element types first, so that every tensor stays aligned. See
+    `StateDictWriter`.
 
-    Args:
-        target: the file, for messages and for where temporary files go.
-        file: what is written to, at its start.
-        reserved: bytes of header, a multiple of eight; see `safetensors_header_bound`.
+    Raises:
+        OutputError: a name or text the format cannot hold, or a header beyond the format's limit.
     """
 
-    def __init__(self, target: Path, file: BinaryIO, reserved: int) -> None:
+    def __init__(self, target: Path, contents: Contents) -> None:
         self._target = target
-        self._file = file
-        self._reserved = reserved
+        self._contents = contents
+        self._reserved = _header_bound(target, contents)
         self._entries: list[tuple[str, str, tuple[int, ...], int, int, int]] = []
         self._position = 0
-        self._tails = {
-            itemsize: tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(target.parent))  # noqa: SIM115
-            for itemsize in (4, 2, 1)
-        }
-        file.seek(8 + reserved)
+        self._tails: dict[int, IO[bytes]] = {}
+        self.room = 8 + self._reserved
+        for info in contents.outline.values():
+            self.room += info.nbytes
+            # Tensors of odd length, and bitmasks, wait in a second file for their turn.
+            if info.nbytes % 8:
+                self.room += info.nbytes
+            elif contents.sparse:
+                self.room += bits_length(info.nbytes)
+
+    def start(self, file: BinaryIO) -> None:
+        """Leave room for the header, and open the temporary files in the target's folder."""
+        self._file = file
+        file.seek(8 + self._reserved)
+        for itemsize in (4, 2, 1):
+            self._tails[itemsize] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+                max_size=_IN_MEMORY, dir=str(self._target.parent)
+            )
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Write one tensor.
@@ -77,7 +87,7 @@ class SafetensorsWriter:
         else:
             tail.write(values)
 
-    def finish(self, manifest: Manifest | None, metadata: Mapping[str, str], ties: Mapping[str, str]) -> None:
+    def finish(self, sparse: Sequence[str]) -> None:
         """Write what has waited, and the header."""
         starts = {0: 0}
         for itemsize, tail in self._tails.items():
@@ -90,7 +100,7 @@ class SafetensorsWriter:
             name: _described(dtype, shape, starts[waited] + begin, starts[waited] + begin + length)
             for name, dtype, shape, begin, length, waited in self._entries
         }
-        header = _header(described, manifest, metadata, ties)
+        header = _header(described, self._contents, sparse)
         # Trailing spaces belong to the format.
         self._file.seek(0)
         self._file.write(self._reserved.to_bytes(8, "little") + header.ljust(self._reserved))
@@ -103,29 +113,18 @@ class SafetensorsWriter:
             tail.close()
 
 
-def safetensors_header_bound(
-    target: Path,
-    outline: Mapping[str, TensorInfo],
-    manifest: Manifest | None,
-    metadata: Mapping[str, str],
-    ties: Mapping[str, str],
-) -> int:
-    """Bytes to keep for the header: what it takes if every tensor is stored sparse; a multiple of eight.
-
-    Raises:
-        OutputError: a name or text the format cannot hold, or a header beyond the format's limit.
-    """
-    if reserved := [name for name in outline if name == _METADATA]:
-        raise OutputError(f"{target}: a tensor must not be called {reserved[0]} in a safetensors file; write a .pt")
+def _header_bound(target: Path, contents: Contents) -> int:
+    """Bytes to keep for the header: what it takes if every tensor is stored sparse; a multiple of eight."""
+    if _METADATA in contents.outline:
+        raise OutputError(f"{target}: a tensor must not be called {_METADATA} in a safetensors file; write a .pt")
     described = {}
-    for name, info in outline.items():
+    for name, info in contents.outline.items():
         described[name] = _described("F8_E4M3FNUZ", info.shape, _LARGEST, _LARGEST)
-        if manifest is not None:
-            for part in stored_names(name):
-                described[part] = _described("F64", (_LARGEST,), _LARGEST, _LARGEST)
-    complete = manifest.model_copy(update={"sparse": tuple(outline)}) if manifest else None
+        if contents.manifest is not None:
+            for part in (BITS, VALUES, SHAPE):
+                described[name + part] = _described("F64", (_LARGEST,), _LARGEST, _LARGEST)
     try:
-        length = len(_header(described, complete, metadata, ties))
+        length = len(_header(described, contents, tuple(contents.outline)))
     except UnicodeEncodeError as error:
         raise OutputError(f"{target}: a name or text in it is no valid Unicode; write a .pt") from error
     if length > MAX_HEADER:
@@ -133,24 +132,14 @@ def safetensors_header_bound(
     return -(-length // 8) * 8
 
 
-def stored_names(name: str) -> tuple[str, str, str]:
-    """Names of the three parts of the sparse tensor `name`."""
-    return name + BITS, name + VALUES, name + SHAPE
-
-
 def _described(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-def _header(
-    described: Mapping[str, Any],
-    manifest: Manifest | None,
-    metadata: Mapping[str, str],
-    ties: Mapping[str, str],
-) -> bytes:
+def _header(described: Mapping[str, Any], contents: Contents, sparse: Sequence[str]) -> bytes:
     # `format` is what transformers looks for; ties are written as safetensors.torch.save_model does.
-    texts = {"format": "pt", **metadata, **ties}
-    if manifest is not None:
-        texts[MANIFEST_KEY] = manifest.to_json()
+    texts = {"format": "pt", **contents.metadata, **contents.ties}
+    if (manifest := contents.manifest_text(sparse)) is not None:
+        texts[MANIFEST_KEY] = manifest
     header = {_METADATA: texts, **described}
     return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

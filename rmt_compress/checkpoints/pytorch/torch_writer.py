@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from rmt_compress.checkpoints.contents import Contents
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.errors import OutputError
 from rmt_compress.wording import printable
@@ -13,23 +14,25 @@ from rmt_compress.wording import printable
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.manifest import Manifest
+# What an archive takes beside the values: its pickle's fixed part, and a record's entries and padding.
+_ARCHIVE_BYTES = 8192
+_RECORD_BYTES = 512
 
 
 class TorchWriter:
-    """A state dict held in memory until the end, as torch writes it in one go.
+    """A state dict held in memory until the end, as torch writes it in one go; see `StateDictWriter`."""
 
-    Args:
-        target: the file, for messages.
-        file: what is written to.
-        carried: what goes beside the state dict and the manifest.
-    """
-
-    def __init__(self, target: Path, file: BinaryIO, carried: Mapping[str, Any] | None = None) -> None:
-        self._carried = dict(carried or {})
+    def __init__(self, target: Path, contents: Contents) -> None:
         self._target = target
-        self._file = file
+        self._contents = contents
         self._state: dict[str, torch.Tensor] = {}
+        self.room = _ARCHIVE_BYTES + sum(
+            info.nbytes + _RECORD_BYTES + 2 * len(info.name.encode()) for info in contents.outline.values()
+        )
+
+    def start(self, file: BinaryIO) -> None:
+        """Remember the file."""
+        self._file = file
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Remember one tensor; a view gets memory of its own, else the whole it is a part of is saved."""
@@ -41,18 +44,19 @@ class TorchWriter:
                 tensor = tensor.clone(memory_format=torch.contiguous_format)
         self._state[name] = tensor
 
-    def finish(self, manifest: Manifest | None, metadata: Mapping[str, str], ties: Mapping[str, str]) -> None:
+    def finish(self, sparse: Sequence[str]) -> None:
         """Write everything: a plain state dict, or one with the manifest and the metadata beside it."""
         import torch
 
-        self._state.update((other, self._state[kept]) for other, kept in ties.items() if kept in self._state)
+        ties = self._contents.ties.items()
+        self._state.update((other, self._state[kept]) for other, kept in ties if kept in self._state)
         content: dict[str, Any] = self._state
-        if manifest is not None:
+        if (manifest := self._contents.manifest_text(sparse)) is not None:
             content = {
-                **self._carried,
+                **self._contents.carried,
                 "state_dict": self._state,
-                MANIFEST_KEY: manifest.to_json(),
-                "metadata": dict(metadata),
+                MANIFEST_KEY: manifest,
+                "metadata": dict(self._contents.metadata),
             }
         try:
             torch.save(content, self._file)

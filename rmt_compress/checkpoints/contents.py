@@ -1,0 +1,65 @@
+"""What a file of a state dict is to hold, and what the writer of a format does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from rmt_compress.layers.layer import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything but the values.
+
+    Attributes:
+        outline: the tensors that will come, by name; of a shared one its first name only.
+        ties: other name -> the name a shared tensor is stored under.
+        metadata: text entries.
+        carried: what else, by top-level key; see `Format.has_room`.
+        manifest: stored with the tensors; None for a plain file.
+        sparse: whether tensors may come as bitmask and values.
+    """
+
+    outline: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    metadata: Mapping[str, str]
+    carried: Mapping[str, Any]
+    manifest: Manifest | None
+    sparse: bool
+
+    def manifest_text(self, sparse: Sequence[str]) -> str | None:
+        """The manifest, with the names of the tensors that are stored sparse; None for a plain file."""
+        if self.manifest is None:
+            return None
+        return self.manifest.model_copy(update={"sparse": tuple(sparse)}).to_json()
+
+
+class StateDictWriter(Protocol):
+    """How a format lays out tensors that come one by one; made with the target, for messages, and its contents.
+
+    Where the format cannot hold something or the file cannot be written, an `OutputError` is raised.
+
+    Attributes:
+        room: bytes that the file, and what is written on the way to it, take at most.
+    """
+
+    room: int
+
+    def start(self, file: BinaryIO) -> None:
+        """Begin an empty file."""
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Write one tensor, or remember it."""
+
+    def finish(self, sparse: Sequence[str]) -> None:
+        """Write what is left; `sparse` are the tensors that came as bitmask and values."""
+
+    def close(self) -> None:
+        """Give back memory and temporary files."""
