@@ -38,7 +38,7 @@ _HOMES = {
     "Plan": "plan",
     "compress": "compression",
     "load_plan": "plan",
-    "make_plan": "planning",
+    "make_plan": "planning.making",
     "prune": "pruning",
     "load": "saving",
     "load_dense": "saving",

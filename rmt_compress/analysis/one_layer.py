@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
-from rmt_compress.analysis.records import AnalysisSettings, LayerAnalysis
+from rmt_compress.analysis.records import LayerAnalysis
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank, pair_singular_values
 from rmt_compress.layers.layer import Layer, as_matrix
 

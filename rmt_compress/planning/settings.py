@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rmt_compress.errors import SettingsError
-from rmt_compress.planning.rules import RANK_RULES, RankRule
+from rmt_compress.analysis.settings import NOISE_AND_CUTS
+from rmt_compress.settings.checking import problems_of, refuse
+from rmt_compress.settings.declaring import setting
+
+if TYPE_CHECKING:
+    from rmt_compress.planning.rules import RankRule
 
 WhenNotSmaller = Literal["keep", "truncate"]
 
@@ -17,7 +20,8 @@ class PlanSettings:
     """What decides a plan; names every problem at once.
 
     Attributes:
-        gof: largest fit error of a layer that is cut (rule ``bema`` only; the others cut every analysed layer).
+        gof: largest fit error of a layer that is cut (rule ``bema`` only; the others cut every analysed layer);
+            None for the threshold of the analysis.
         gof_conv: the same for convolutions; None for `gof`.
         rule: ``bema``, ``energy:SHARE``, ``gd14``, ``ratio:SHARE`` or ``rank:COUNT``; see `rank_rules`.
         keep_bulk: share f of the bulk that ``bema`` keeps beside the spikes, in [0, 1].
@@ -31,39 +35,55 @@ class PlanSettings:
         SettingsError: listing everything that is out of range.
     """
 
-    gof: float = 0.1
-    gof_conv: float | None = None
-    rule: str = "bema"
-    keep_bulk: float = 0.0
-    rank_multiple: int = 1
-    when_not_smaller: WhenNotSmaller = "keep"
-    sparsify: float | None = None
-    sparsity: float | None = None
+    gof: float | None = setting(None, within="[0, 1]")
+    gof_conv: float | None = setting(
+        None, "The same for convolutions; by default --gof.", within="[0, 1]", panel=NOISE_AND_CUTS
+    )
+    rule: str = setting(
+        "bema",
+        "How the rank is chosen: bema, energy:SHARE, gd14, ratio:SHARE or rank:COUNT.",
+        panel=NOISE_AND_CUTS,
+    )
+    keep_bulk: float = setting(
+        0.0,
+        "Share of the noise directions to keep beside the spikes, 0 to 1.",
+        within="[0, 1]",
+        panel=NOISE_AND_CUTS,
+    )
+    rank_multiple: int = setting(
+        1,
+        "Round ranks up to a multiple of this, for hardware that likes it.",
+        within="[1, inf)",
+        minimum=1,
+        panel=NOISE_AND_CUTS,
+    )
+    when_not_smaller: WhenNotSmaller = setting(
+        "keep",
+        "A layer that a split would not shrink: keep it, or truncate it in its own shape.",
+        panel=NOISE_AND_CUTS,
+    )
+    sparsify: float | None = setting(
+        None,
+        "Set weights smaller than this to zero.",
+        within="[0, inf)",
+        said="must be a threshold of 0 or more",
+        metavar="XI",
+    )
+    sparsity: float | None = setting(
+        None, "Set this share of each layer's weights to zero, the smallest.", within="[0, 1)"
+    )
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must lie between 0 and 1, got {value:g}"
-            for name, value in (("gof", self.gof), ("gof-conv", self.gof_conv), ("keep-bulk", self.keep_bulk))
-            if value is not None and not 0 <= value <= 1
-        ]
+        problems = problems_of(self)
         try:
             name, _ = self.rule_and_amount
             if name != "bema" and self.keep_bulk:
                 problems.append(f"keep-bulk belongs to the rule bema, not to {self.rule}")
         except ValueError as error:
             problems.append(str(error))
-        if self.rank_multiple < 1:
-            problems.append(f"rank-multiple must be at least 1, got {self.rank_multiple}")
-        if self.when_not_smaller not in ("keep", "truncate"):
-            problems.append(f"when-not-smaller must be keep or truncate, got {self.when_not_smaller!r}")
-        if self.sparsify is not None and not 0 <= self.sparsify < math.inf:
-            problems.append(f"sparsify must be a threshold of 0 or more, got {self.sparsify:g}")
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            problems.append(f"sparsity must lie in [0, 1), got {self.sparsity:g}")
         if self.sparsify is not None and self.sparsity is not None:
             problems.append("sparsify and sparsity are two ways to choose a threshold: give one")
-        if problems:
-            raise SettingsError(problems)
+        refuse(problems)
 
     @property
     def rule_and_amount(self) -> tuple[RankRule, float]:
@@ -72,6 +92,8 @@ class PlanSettings:
         Raises:
             ValueError: no such rule, or a number that does not suit it.
         """
+        from rmt_compress.planning.rules import RANK_RULES
+
         known = "bema, energy:SHARE, gd14, ratio:SHARE or rank:COUNT"
         name, _, text = self.rule.partition(":")
         rule = next((candidate for candidate in RANK_RULES if candidate == name), None)

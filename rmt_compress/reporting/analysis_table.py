@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rmt_compress.outputs import replacing
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -18,7 +16,9 @@ if TYPE_CHECKING:
 
 VERDICT_STYLES = {"noise": "green", "mixed": "yellow", "structured": "red"}
 
-_SORT_KEYS: dict[str, Callable[[LayerAnalysis], Any]] = {
+Sort = Literal["order", "name", "gof", "spikes", "energy", "size", "saving"]
+
+_SORT_KEYS: dict[Sort, Callable[[LayerAnalysis], Any]] = {
     "name": lambda layer: layer.layer.name,
     "gof": lambda layer: layer.fit.gof if layer.fit else 0.0,
     "spikes": lambda layer: -layer.fit.spikes if layer.fit else 0,
@@ -28,7 +28,7 @@ _SORT_KEYS: dict[str, Callable[[LayerAnalysis], Any]] = {
 }
 
 
-def analysis_table(analysis: Analysis, *, sort: str = "order") -> Group:
+def analysis_table(analysis: Analysis, *, sort: Sort = "order") -> Group:
     """The table of layers, why others were skipped, and the totals.
 
     Args:
@@ -57,6 +57,10 @@ def write_csv(analysis: Analysis, target: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    import csv
+
+    from rmt_compress.outputs import replacing
+
     rows = [layer.to_json() for layer in analysis.layers]
     with replacing(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["name"], lineterminator="\n")
