@@ -31,6 +31,7 @@ from published import (
     sizes,
 )
 
+from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.training import CycleSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -64,15 +65,20 @@ RECIPES = {
     ),
 }
 CYCLES = {
-    "fit errors up to 0.3": CycleSettings(every=2, keep_bulk="0.4,0.2", gof=0.3, exclude=("conv1", "fc2")),
-    "fit errors up to 0.2": CycleSettings(every=2, keep_bulk="0.5,0.3", gof=0.2, exclude=("conv1", "fc2")),
+    "fit errors up to 0.3": CycleSettings(
+        every=2, keep_bulk="0.4,0.2", analysis=AnalysisSettings(gof=0.3, exclude=("conv1", "fc2"))
+    ),
+    "fit errors up to 0.2": CycleSettings(
+        every=2, keep_bulk="0.5,0.3", analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc2"))
+    ),
 }
 
 
 def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
     """Both thresholds, and the same training without cuts."""
     for name, cycle in CYCLES.items():
-        how = replace(cycle, every=40, exclude=("conv1", "fc6")) if scale == "full" else cycle
+        other = replace(cycle.analysis, exclude=("conv1", "fc6"))
+        how = replace(cycle, every=40, analysis=other) if scale == "full" else cycle
         yield name, replace(RECIPES[scale], cycle=how).run()
     yield "normal", RECIPES[scale].run()
 

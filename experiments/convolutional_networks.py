@@ -29,6 +29,7 @@ from published import (
     sizes,
 )
 
+from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.training import CycleSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ MNIST = Recipe(
     arch="cnn:1x28x28/16,p,48,64,p/256,128,10/dropout=0.35",
     data="mnist",
     training=TrainingSettings(epochs=8, learning_rate=0.02, schedule="cosine"),
-    cycle=CycleSettings(every=2, keep_bulk="0.5,0.3,0.2", gof=0.2, exclude=("conv1", "fc3")),
+    cycle=CycleSettings(
+        every=2, keep_bulk="0.5,0.3,0.2", analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc3"))
+    ),
     samples=5_000,
 )
 SMALL = {"MNIST": MNIST, "Fashion-MNIST": replace(MNIST, data="fashion-mnist")}
@@ -48,7 +51,7 @@ _DIGITS = replace(
     arch="cnn:1x8x8/32,p,48/64,10/dropout=0.35",
     data="digits",
     training=replace(MNIST.training, epochs=3),
-    cycle=CycleSettings(every=2, keep_bulk="0.2", gof=0.2, exclude=("conv1", "fc2")),
+    cycle=CycleSettings(every=2, keep_bulk="0.2", analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc2"))),
     samples=600,
 )
 RECIPES = {
@@ -57,13 +60,13 @@ RECIPES = {
         "MNIST": replace(
             _FULL,
             training=replace(MNIST.training, epochs=30),
-            cycle=CycleSettings(every=13, gof=0.2, exclude=("conv1", "fc6")),
+            cycle=CycleSettings(every=13, analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc6"))),
         ),
         "Fashion-MNIST": replace(
             _FULL,
             data="fashion-mnist",
             training=replace(MNIST.training, epochs=70),
-            cycle=CycleSettings(every=17, gof=0.2, exclude=("conv1", "fc6")),
+            cycle=CycleSettings(every=17, analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc6"))),
         ),
     },
     "quick": {"digits": _DIGITS},

@@ -64,7 +64,8 @@ def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
     arms = {"not cut": (training, None), "f falling to 0": (training, falling), "f = 0": (training, at_once)}
     for name, (how, cycle) in arms.items():
         problem = Problem(arch, how, cycle, seeds=tuple(seeds))
-        yield name, {"settings": asdict(problem), "runs": [_run(problem, seed) for seed in problem.seeds]}
+        settings = {**asdict(problem), "cycle": cycle and cycle.plain()}
+        yield name, {"settings": settings, "runs": [_run(problem, seed) for seed in problem.seeds]}
 
 
 def _run(problem: Problem, seed: int) -> dict[str, Any]:

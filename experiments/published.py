@@ -76,6 +76,10 @@ class Recipe:
         """The same training without any cut."""
         return replace(self, cycle=None)
 
+    def settings(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {**asdict(self), "cycle": self.cycle and self.cycle.plain()}
+
     def run(self, keep: Path | None = None) -> Arm:
         """Train; settings and events come back as plain data.
 
@@ -96,7 +100,7 @@ class Recipe:
                 listeners=Listeners(event=_tell),
             )
         runs = [{"seed": run.seed, "events": [_slim(event) for event in run.events]} for run in done.runs]
-        return {"settings": asdict(self), "runs": runs}
+        return {"settings": self.settings(), "runs": runs}
 
 
 @dataclass

@@ -28,6 +28,7 @@ from published import (
     sizes,
 )
 
+from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.training import CycleSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ SMALL = Recipe(
     arch="mlp:784,700,700,700,700,500,10",
     data="mnist",
     training=TrainingSettings(epochs=12, schedule="step:0.96,4"),
-    cycle=CycleSettings(every=3, mode="recursive", keep_bulk="0.45", gof=0.05),
+    cycle=CycleSettings(every=3, mode="recursive", keep_bulk="0.45", analysis=AnalysisSettings(gof=0.05)),
     samples=20_000,
 )
 RECIPES = {

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ import torch
 from published import COLORS, GREY, INK, Arm, Arms, Example, Recipe, Scale, Table, figure, percent
 from torch import nn
 
+from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.layers.zeroing import sparsify_quantile
 from rmt_compress.networks.evaluation import score
@@ -60,7 +61,7 @@ RECIPES = {
 TARGETS = (0.95, 0.99)
 CURVE = (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 # A layer fits no threshold of 0: nothing is ever cut, and ξ is all there is.
-NEVER = CycleSettings(gof=0.0)
+NEVER = CycleSettings(analysis=AnalysisSettings(gof=0.0))
 SIDES = {"alone": NEVER, "low rank": None}
 
 
@@ -71,7 +72,7 @@ def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
     for side, cycle in SIDES.items():
         how = cycle or recipe.cycle
         assert how is not None
-        arms: Arms = {when: {"settings": asdict(recipe), "records": []} for when in ("after", "during")}
+        arms: Arms = {when: {"settings": recipe.settings(), "records": []} for when in ("after", "during")}
         for seed in recipe.seeds:
             one = replace(recipe, seeds=(seed,), cycle=how)
             model, dense = _trained(one)

@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 FLOORS = (
     ("wording",),
     ("errors", "object_reference", "progress"),
-    ("outputs", "spectrum"),
+    ("outputs", "settings", "spectrum"),
     ("layers",),
     ("decomposition", "plan", "data"),
     ("checkpoints",),

@@ -1,31 +1,30 @@
 """From a checkpoint to one verdict per layer: spectrum, bulk fit, spikes, or the reason it was skipped."""
 
-from rmt_compress.analysis.one_layer import analyze_layer
-from rmt_compress.analysis.records import (
-    NOISE_ENERGY,
-    SCHEMA,
-    Analysis,
-    AnalysisSettings,
-    AnalyzedLayer,
-    AnalyzedPair,
-    LayerAnalysis,
-    SkippedLayer,
-    Verdict,
-)
-from rmt_compress.analysis.run import analyze
-from rmt_compress.progress import Progress
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis.one_layer import analyze_layer
+    from rmt_compress.analysis.records import Analysis, AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
+    from rmt_compress.analysis.run import analyze
+    from rmt_compress.analysis.settings import AnalysisSettings
 
 __all__ = [
-    "NOISE_ENERGY",
-    "SCHEMA",
     "Analysis",
     "AnalysisSettings",
     "AnalyzedLayer",
     "AnalyzedPair",
     "LayerAnalysis",
-    "Progress",
     "SkippedLayer",
-    "Verdict",
     "analyze",
     "analyze_layer",
 ]
+
+_HOMES = {"AnalysisSettings": "settings", "analyze": "run", "analyze_layer": "one_layer"}
+
+
+def __getattr__(name: str) -> object:
+    # On first use: the command line needs the settings, and must not wait for scipy.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'records')}"), name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
-from rmt_compress.analysis.records import AnalysisSettings, AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import product_singular_values
 from rmt_compress.layers.layer import FactorPair, Layer, as_matrix
 from rmt_compress.layers.pairs import pair_matrices

@@ -1,4 +1,4 @@
-"""What an analysis is asked and what it finds: plain data."""
+"""What an analysis finds: plain data."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rmt_compress import spectrum
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank
-from rmt_compress.errors import SettingsError
 from rmt_compress.layers.kinds import LayerKind
-from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, FactorPair, Layer
+from rmt_compress.layers.layer import FactorPair, Layer
 from rmt_compress.layers.splitting import split_parameters, split_refusal
 from rmt_compress.wording import times
 
@@ -24,53 +24,6 @@ Verdict = Literal["noise", "mixed", "structured"]
 
 # A layer that fits and holds no more than this share of its energy in spikes is called noise.
 NOISE_ENERGY = 0.01
-
-
-@dataclass(frozen=True)
-class AnalysisSettings:
-    """What decides the numbers of an analysis; names every problem at once.
-
-    Attributes:
-        alpha: share of the ranks BEMA leaves out at either end of the spectrum, in (0, ½).
-        beta: the chance that the largest noise eigenvalue passes the edge, in (0, 1).
-        gof: largest fit error at which a layer counts as Marchenko–Pastur noise plus spikes.
-        quantiles: ``midpoint`` or ``paper``, see `rmt_compress.spectrum.bulk`.
-        include: globs of layer names; when given, only these are analysed.
-        exclude: globs of layer names that are left out.
-        min_size: the least min(rows, columns) that is analysed.
-        embeddings: whether embedding tables are analysed too.
-
-    Raises:
-        SettingsError: listing everything that is out of range.
-    """
-
-    alpha: float = 0.25
-    beta: float = 0.1
-    gof: float = 0.1
-    quantiles: spectrum.QuantileRule = "midpoint"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    min_size: int = DEFAULT_MIN_SIZE
-    embeddings: bool = False
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not 0 < self.alpha < 0.5:
-            problems.append(f"alpha must lie between 0 and 0.5, got {self.alpha:g}")
-        if not 1e-6 <= self.beta <= 1 - 1e-6:
-            problems.append(f"beta must lie between 0.000001 and 0.999999, got {self.beta:g}")
-        if not 0 <= self.gof <= 1:
-            problems.append(f"gof must lie between 0 and 1, got {self.gof:g}")
-        if self.quantiles not in spectrum.QUANTILE_RULES:
-            names = " or ".join(spectrum.QUANTILE_RULES)
-            problems.append(f"quantiles must be {names}, got {self.quantiles!r}")
-        # A window needs two ranks whatever alpha: (1 − 2α)·p ≥ 3 leaves at least two whole numbers.
-        if self.min_size < 2 or (0 < self.alpha < 0.5 and (1 - 2 * self.alpha) * self.min_size < 3):
-            problems.append(
-                f"min-size {self.min_size} with alpha {self.alpha:g} leaves fewer than two eigenvalues to fit"
-            )
-        if problems:
-            raise SettingsError(problems)
 
 
 @dataclass(frozen=True)
@@ -331,7 +284,6 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `analyze --json`."""
-        settings = self.settings
         return {
             "schema": SCHEMA,
             "checkpoint": {
@@ -340,16 +292,7 @@ class Analysis:
                 "parameters": self.parameters,
                 "notes": list(self.notes),
             },
-            "settings": {
-                "alpha": settings.alpha,
-                "beta": settings.beta,
-                "gof": settings.gof,
-                "quantiles": settings.quantiles,
-                "include": list(settings.include),
-                "exclude": list(settings.exclude),
-                "min_size": settings.min_size,
-                "embeddings": settings.embeddings,
-            },
+            "settings": self.settings.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
             "totals": {
                 "parameters": self.parameters,

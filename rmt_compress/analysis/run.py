@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from rmt_compress import spectrum
-from rmt_compress.analysis.records import Analysis, AnalysisSettings, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.records import Analysis, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.settings import AnalysisSettings, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
 from rmt_compress.errors import SettingsError
-from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer
+from rmt_compress.layers.layer import Layer
 from rmt_compress.progress import Progress
 from rmt_compress.wording import listed
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def analyze(
     source: Source,
     *,
-    alpha: float = 0.25,
-    beta: float = 0.1,
-    gof: float = 0.1,
-    quantiles: spectrum.QuantileRule = "midpoint",
+    alpha: float = AnalysisSettings.alpha,
+    beta: float = AnalysisSettings.beta,
+    gof: float = AnalysisSettings.gof,
+    quantiles: Quantiles = AnalysisSettings.quantiles,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    min_size: int = DEFAULT_MIN_SIZE,
+    min_size: int = AnalysisSettings.min_size,
     embeddings: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -53,8 +53,6 @@ def analyze(
         CheckpointError: the source cannot be read.
         SettingsError: a setting is out of range, or a glob matches nothing.
     """
-    from rmt_compress.checkpoints import open_checkpoint
-
     settings = AnalysisSettings(
         alpha=alpha,
         beta=beta,
@@ -65,6 +63,15 @@ def analyze(
         min_size=min_size,
         embeddings=embeddings,
     )
+    return analyze_with(source, settings, jobs=jobs, progress=progress)
+
+
+def analyze_with(
+    source: Source, settings: AnalysisSettings, *, jobs: int | None = None, progress: Progress | None = None
+) -> Analysis:
+    """`analyze`, its settings in one object."""
+    from rmt_compress.checkpoints import open_checkpoint
+
     with open_checkpoint(source) as checkpoint:
         layers = checkpoint.layers()
         _check_globs(settings, layers)

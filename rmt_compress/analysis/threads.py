@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from rmt_compress.analysis.one_layer import LayerTask, analyze_layer, analyze_pair
-from rmt_compress.analysis.records import AnalysisSettings, LayerAnalysis
+from rmt_compress.analysis.records import LayerAnalysis
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.layers.layer import Layer
 
 if TYPE_CHECKING:

@@ -8,32 +8,35 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import note, print_json, progress_bar, stdout_console
-from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.cli.options import (
+    Arch,
+    Data,
+    Device,
+    Limit,
+    Trust,
+    Weights,
+    batch_size_option,
+    json_option,
+    opened,
+)
 
 SCHEMA = "rmt-compress/evaluation/1"
-
-ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
-LIMIT_HELP = "Ask N samples only, evenly spread over the set."
-DATA_HELP = "mnist, fashion-mnist, cifar10, digits, a folder, or package.module:callable."
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint, compressed or not.")],
-    data: Annotated[str, typer.Option(help=DATA_HELP)],
-    arch: Annotated[str | None, typer.Option(metavar="SPEC", help=ARCH_HELP, show_default=False)] = None,
+    data: Data,
+    arch: Arch = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="ORIGINAL", help="A second checkpoint to set beside it.", show_default=False),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once while scoring.", min=1)] = 64,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
+    limit: Limit = None,
+    batch_size: Annotated[int, batch_size_option(" while scoring")] = 64,
+    device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Measure accuracy, size on disk, multiply-adds and milliseconds, side by side with the original.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import progress_bar, stdout_console
-from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.cli.options import Trust, Weights, force_option, opened
 from rmt_compress.errors import SettingsError
 
 
@@ -42,7 +42,7 @@ def export(
     ] = None,
     trust: Trust = False,
     weights: Weights = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
+    force: Annotated[bool, force_option("OUT if it exists")] = False,
 ) -> None:
     """Write a checkpoint under its original names and shapes, or as an ONNX graph.
 

@@ -1,82 +1,198 @@
-"""Options that several commands share: how noise is fitted, which layers are meant, what becomes of those cut."""
+"""The options of the commands: one for every setting, made from its class, and those that they share."""
 
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from functools import wraps
+from inspect import Parameter, signature
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from rmt_compress.errors import SettingsError
+from rmt_compress.settings.checking import choices, refuse
+from rmt_compress.settings.declaring import Declared, declared
 
-class QuantileChoice(enum.StrEnum):
-    """Values of --quantiles."""
+if TYPE_CHECKING:
+    from rmt_compress.checkpoints import Checkpoint
 
-    midpoint = "midpoint"
-    paper = "paper"
+Command = Callable[..., None]
 
+DATA_HELP = "mnist, fashion-mnist, cifar10, digits, a folder, or package.module:callable."
+ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
 
-class WhenNotSmallerChoice(enum.StrEnum):
-    """Values of --when-not-smaller."""
-
-    keep = "keep"
-    truncate = "truncate"
-
-
-NOISE_AND_CUTS = "Noise and cuts"
-
-Gof = Annotated[
-    float,
+Trust = Annotated[
+    bool,
     typer.Option(
-        help="Largest fit error of a layer that counts as noise and is cut.", rich_help_panel=NOISE_AND_CUTS
+        "--trust",
+        help="Run code from the file where it cannot be read otherwise: a whole pickled model, a TorchScript "
+        "program. It can do anything you can do: only for files whose origin you know.",
     ),
 ]
-GofConv = Annotated[
-    float | None,
+Weights = Annotated[
+    str | None,
     typer.Option(
-        help="The same for convolutions; by default --gof.", show_default=False, rich_help_panel=NOISE_AND_CUTS
+        metavar="NAME",
+        help="Which set of weights of a training checkpoint, such as ema; by default the usual one.",
+        show_default=False,
     ),
 ]
-WhenNotSmaller = Annotated[
-    WhenNotSmallerChoice,
-    typer.Option(
-        help="A layer that a split would not shrink: keep it, or truncate it in its own shape.",
-        rich_help_panel=NOISE_AND_CUTS,
-    ),
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Arch = Annotated[str | None, typer.Option(metavar="SPEC", help=ARCH_HELP, show_default=False)]
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False),
 ]
-RankMultiple = Annotated[
-    int,
-    typer.Option(
-        help="Round ranks up to a multiple of this, for hardware that likes it.",
-        min=1,
-        rich_help_panel=NOISE_AND_CUTS,
-    ),
-]
-Alpha = Annotated[
-    float,
-    typer.Option(
-        help="Share of the spectrum left out at either end when the noise is fitted.",
-        rich_help_panel=NOISE_AND_CUTS,
-    ),
-]
-Beta = Annotated[float, typer.Option(help="Chance that pure noise shows a spike.", rich_help_panel=NOISE_AND_CUTS)]
-Quantiles = Annotated[
-    QuantileChoice,
-    typer.Option(
-        help="How edge and noise are estimated: our calibrated rule, or the papers' formula.",
-        rich_help_panel=NOISE_AND_CUTS,
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Only layers with such a name; repeatable.", rich_help_panel=NOISE_AND_CUTS),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB", help="Leave out layers with such a name; repeatable.", rich_help_panel=NOISE_AND_CUTS
-    ),
-]
-MinSize = Annotated[
-    int,
-    typer.Option(help="Skip weights with fewer rows or columns than this.", min=2, rich_help_panel=NOISE_AND_CUTS),
-]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]
+
+
+def batch_size_option(when: str = "") -> Any:
+    """How many samples are asked together."""
+    return typer.Option(help=f"Samples at once{when}.", min=1)
+
+
+def jobs_option(done: str) -> Any:
+    """How many layers are in work together."""
+    return typer.Option(help=f"Layers {done} at once; by default one per core.", min=1, show_default=False)
+
+
+def json_option(instead_of: str = "the table", panel: str | None = None) -> Any:
+    """Nothing but JSON on stdout."""
+    return typer.Option("--json", help=f"Print one JSON object instead of {instead_of}.", rich_help_panel=panel)
+
+
+def force_option(what: str, panel: str | None = None) -> Any:
+    """Outputs may overwrite what is there."""
+    return typer.Option("--force", help=f"Overwrite {what}.", rich_help_panel=panel)
+
+
+def opened(path: Path, *, trust: bool, weights: str | None = None) -> Checkpoint:
+    """The checkpoint at `path`, for all that a command does with it."""
+    from rmt_compress.checkpoints import open_checkpoint
+
+    return open_checkpoint(path, trust=trust, weights=weights)
+
+
+def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Make a command of a function that takes objects of settings: typer sees one option for every setting.
+
+    A parameter that is a `Literal` becomes a choice.
+
+    Args:
+        order: chains of names, each of which is shown right behind the one before it; all else stands as in the
+            function and in the classes.
+        without: settings that this command has no option for.
+    """
+
+    def decorate(function: Command) -> Command:
+        hints = get_type_hints(function, include_extras=True)
+        parameters = [
+            option
+            for parameter in signature(function).parameters.values()
+            for option in _parameters(parameter.replace(annotation=hints[parameter.name]), without)
+        ]
+        hints.pop("return")
+
+        @wraps(function)
+        def run(**given: Any) -> None:
+            problems: list[str] = []
+            asked = {
+                name: _object(hint, given, without, problems) if is_dataclass(hint) else _value(given[name])
+                for name, hint in hints.items()
+            }
+            refuse(problems)
+            function(**asked)
+
+        shown = {parameter.name: parameter for parameter in parameters}
+        names = list(shown)
+        for chain in order:
+            for before, name in pairwise(chain):
+                names.remove(name)
+                names.insert(names.index(before) + 1, name)
+        # What typer reads.
+        run.__signature__ = signature(function).replace(parameters=[shown[name] for name in names])  # type: ignore[attr-defined]
+        run.__annotations__ = {name: shown[name].annotation for name in names}
+        return run
+
+    return decorate
+
+
+def typed_settings(context: typer.Context, *kinds: type) -> list[str]:
+    """Which options of these classes of settings the user has typed."""
+    names = {name for kind in kinds for name in declared(kind)}
+    options = [option for option in context.command.params if option.name in names]
+    return [option.opts[0] for option in options if was_typed(context, option.name or "")]
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Whether the user has typed the option of this parameter."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _parameters(parameter: Parameter, without: tuple[str, ...]) -> Iterator[Parameter]:
+    """What typer is to see in the place of a command's parameter."""
+    kind, default = parameter.annotation, parameter.default
+    if not is_dataclass(kind):
+        inner, *extras = get_args(kind) if hasattr(kind, "__metadata__") else (kind,)
+        inner, default = _for_typer(inner, default)
+        annotation = Annotated[(inner, *extras)] if extras else inner
+        yield Parameter(parameter.name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        return
+    for name, each in _asked(kind, without):
+        inner, default = _for_typer(each.kind, each.default)
+        annotation = Annotated[inner, _option(name, each)]
+        yield Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _asked(kind: Any, without: tuple[str, ...]) -> Iterator[tuple[str, Declared]]:
+    """The settings of a class that have an option, those of the settings it holds among them."""
+    for name, each in declared(kind).items():
+        if each.holds_others:
+            yield from _asked(each.kind, (*without, *each.setting.without))
+        elif each.setting.text and name not in without:
+            yield name, each
+
+
+def _option(name: str, declared: Declared) -> Any:
+    setting = declared.setting
+    return typer.Option(
+        *(setting.flags or (f"--{name.replace('_', '-')}",)),
+        help=setting.text,
+        metavar=setting.metavar,
+        min=setting.minimum,
+        show_default=setting.default_shown and declared.default is not None,
+        rich_help_panel=setting.panel,
+    )
+
+
+def _for_typer(kind: Any, default: Any) -> tuple[Any, Any]:
+    """The type that typer takes for this one, and the default as one of these."""
+    if names := choices(kind):
+        values = enum.StrEnum("Choice", {name: name for name in names})  # type: ignore[misc]
+        return values, values(default)
+    return (list[str] | None, None) if isinstance(default, tuple) else (kind, default)
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, enum.Enum) else given
+
+
+def _object(kind: Any, given: dict[str, Any], without: tuple[str, ...], problems: list[str]) -> Any:
+    """An object of settings from the values of its options; its problems join the others."""
+    values: dict[str, Any] = {}
+    asked = dict(_asked(kind, without))
+    for name, each in declared(kind).items():
+        if each.holds_others:
+            values[name] = _object(each.kind, given, (*without, *each.setting.without), problems)
+        elif name in asked:
+            values[name] = tuple(given[name] or ()) if isinstance(each.default, tuple) else _value(given[name])
+    try:
+        return kind(**values)
+    except SettingsError as error:
+        problems += error.problems
+        return kind()

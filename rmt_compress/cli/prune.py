@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.cli.analyze import report_outcome
 from rmt_compress.cli.console import (
     GoalNotReached,
@@ -17,39 +17,20 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
-from rmt_compress.cli.opening import Trust, Weights
 from rmt_compress.cli.options import (
-    NOISE_AND_CUTS,
-    Alpha,
-    Beta,
-    Exclude,
-    Gof,
-    GofConv,
-    Include,
-    MinSize,
-    QuantileChoice,
-    Quantiles,
-    RankMultiple,
-    WhenNotSmaller,
-    WhenNotSmallerChoice,
+    Trust,
+    Weights,
+    force_option,
+    jobs_option,
+    json_option,
+    typed_settings,
+    with_options,
 )
-from rmt_compress.planning.rules import usage
+from rmt_compress.errors import SettingsError
+from rmt_compress.planning.settings import PlanSettings
 
 
-class LayoutChoice(enum.StrEnum):
-    """Values of --layout."""
-
-    factorized = "factorized"
-    dense = "dense"
-
-
-# What a ready plan decides, so that it cannot be asked for beside one.
-_DECIDED_BY_PLAN = (
-    *("gof", "gof_conv", "keep_bulk", "rule", "rank_multiple", "when_not_smaller", "sparsify", "sparsity"),
-    *("alpha", "beta", "quantiles", "include", "exclude", "min_size"),
-)
-
-
+@with_options(("output", "gof"), ("keep_bulk", "rule"), without=("embeddings",))
 def prune(
     context: typer.Context,
     checkpoint: Annotated[
@@ -70,42 +51,13 @@ def prune(
             show_default=False,
         ),
     ] = None,
-    gof: Gof = 0.1,
-    gof_conv: GofConv = None,
-    keep_bulk: Annotated[
-        float,
-        typer.Option(
-            help="Share of the noise directions to keep beside the spikes, 0 to 1.",
-            rich_help_panel=NOISE_AND_CUTS,
-        ),
-    ] = 0.0,
-    rule: Annotated[
-        str,
-        typer.Option(
-            help=f"How the rank is chosen: {usage()}.",
-            rich_help_panel=NOISE_AND_CUTS,
-        ),
-    ] = "bema",
-    rank_multiple: RankMultiple = 1,
-    when_not_smaller: WhenNotSmaller = WhenNotSmallerChoice.keep,
-    sparsify: Annotated[
-        float | None,
-        typer.Option(metavar="XI", help="Set weights smaller than this to zero.", show_default=False),
-    ] = None,
-    sparsity: Annotated[
-        float | None,
-        typer.Option(help="Set this share of each layer's weights to zero, the smallest.", show_default=False),
-    ] = None,
+    *,
+    decisions: PlanSettings,
     layout: Annotated[
-        LayoutChoice,
+        Literal["factorized", "dense"],
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
-    ] = LayoutChoice.factorized,
-    alpha: Alpha = 0.25,
-    beta: Beta = 0.1,
-    quantiles: Quantiles = QuantileChoice.midpoint,
-    include: Include = None,
-    exclude: Exclude = None,
-    min_size: MinSize = 32,
+    ] = "factorized",
+    analysis: AnalysisSettings,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Carry out this plan instead of making one.", show_default=False),
@@ -150,57 +102,31 @@ def prune(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and report, write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite output files that exist.")] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(help="Layers analysed at once; by default one per core.", min=1, show_default=False),
-    ] = None,
+    as_json: Annotated[bool, json_option()] = False,
+    force: Annotated[bool, force_option("output files that exist")] = False,
+    jobs: Annotated[int | None, jobs_option("analysed")] = None,
 ) -> None:
     """Cut the noise out of a checkpoint and write a smaller one.
 
     Every layer that fits the noise law is cut to its spikes and stored as two thin layers, where that is smaller;
     the others are kept. With --sparsify, small entries become zero and the file stores them in one bit each.
     """
-    from rmt_compress.analysis import AnalysisSettings
-    from rmt_compress.errors import SettingsError
     from rmt_compress.plan import load_plan
-    from rmt_compress.planning.settings import PlanSettings
     from rmt_compress.pruning.road import prune as run
     from rmt_compress.reporting.prune_table import prune_table
 
-    if plan is not None:
-        given = [name for name in _DECIDED_BY_PLAN if _was_typed(context, name)]
-        if given:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise SettingsError([f"{options} cannot be combined with --plan: the plan has decided that already"])
+    if plan is not None and (given := typed_settings(context, AnalysisSettings, PlanSettings)):
+        raise SettingsError(
+            [f"{', '.join(given)} cannot be combined with --plan: the plan has decided that already"]
+        )
     path = checkpoint_or_only_one_here(checkpoint)
     with progress_bar("Pruning") as progress:
         result = run(
             path,
             output,
-            analysis=AnalysisSettings(
-                alpha=alpha,
-                beta=beta,
-                gof=gof,
-                quantiles=quantiles.value,
-                include=tuple(include or ()),
-                exclude=tuple(exclude or ()),
-                min_size=min_size,
-            ),
-            plan=PlanSettings(
-                gof=gof,
-                gof_conv=gof_conv,
-                rule=rule,
-                keep_bulk=keep_bulk,
-                rank_multiple=rank_multiple,
-                when_not_smaller=when_not_smaller.value,
-                sparsify=sparsify,
-                sparsity=sparsity,
-            )
-            if plan is None
-            else load_plan(plan),
-            layout=layout.value,
+            analysis=analysis,
+            plan=decisions if plan is None else load_plan(plan),
+            layout=layout,
             save_plan=save_plan,
             data=data,
             arch=arch,
@@ -225,8 +151,3 @@ def prune(
         raise GoalNotReached(
             f"{path}: nothing to cut at these settings, so nothing was written; see the reasons above"
         )
-
-
-def _was_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

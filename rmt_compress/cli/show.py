@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import checkpoint_or_only_one_here, note, print_json, progress_bar, stdout_console
-from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.cli.options import Trust, Weights, json_option, opened
 
 
 def show(
@@ -22,7 +22,7 @@ def show(
     ] = None,
     trust: Trust = False,
     weights: Weights = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Show what a compressed file holds: source, settings, rank and reason of every layer, sparsity, sizes.
 

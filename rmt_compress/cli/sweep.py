@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
@@ -16,8 +17,19 @@ from rmt_compress.cli.console import (
     progress_bar,
     stdout_console,
 )
-from rmt_compress.cli.evaluate import ARCH_HELP, DATA_HELP, LIMIT_HELP
-from rmt_compress.cli.opening import Trust, Weights, opened
+from rmt_compress.cli.options import (
+    Arch,
+    Data,
+    Device,
+    Limit,
+    Trust,
+    Weights,
+    batch_size_option,
+    force_option,
+    json_option,
+    opened,
+    with_options,
+)
 from rmt_compress.planning.rules import GRIDS
 
 if TYPE_CHECKING:
@@ -26,15 +38,10 @@ if TYPE_CHECKING:
     from rmt_compress.sweep import Sweep, SweepTarget
 
 
-class WhatChoice(enum.StrEnum):
-    """Values of --what."""
-
-    rank = "rank"
-    share = "share"
-    sparsity = "sparsity"
-    all = "all"
+What = Literal["rank", "share", "sparsity", "all"]
 
 
+@with_options()
 def sweep(
     checkpoint: Annotated[
         Path | None,
@@ -44,8 +51,8 @@ def sweep(
         ),
     ] = None,
     *,
-    data: Annotated[str, typer.Option(help=DATA_HELP)],
-    arch: Annotated[str | None, typer.Option(metavar="SPEC", help=ARCH_HELP, show_default=False)] = None,
+    data: Data,
+    arch: Arch = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -57,12 +64,12 @@ def sweep(
         ),
     ] = None,
     what: Annotated[
-        WhatChoice,
+        What,
         typer.Option(
             help="rank: singular values of one layer at a time; share: the whole network by rank rule; "
             "sparsity: small entries zeroed, with and without low rank first."
         ),
-    ] = WhatChoice.all,
+    ] = "all",
     layer: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Layer of the rank sweep; repeatable. By default the six largest."),
@@ -71,17 +78,14 @@ def sweep(
         str, typer.Option(metavar="LIST", help="Rank rules of the share sweep, with commas between.")
     ] = ",".join(GRIDS),
     points: Annotated[int, typer.Option(help="Networks tried per curve, about.", min=2)] = 10,
-    gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = 0.1,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=LIMIT_HELP, min=1, show_default=False),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once.", min=1)] = 64,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")] = "cpu",
+    gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = AnalysisSettings.gof,
+    limit: Limit = None,
+    batch_size: Annotated[int, batch_size_option()] = 64,
+    device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
+    force: Annotated[bool, force_option("files that exist")] = False,
+    as_json: Annotated[bool, json_option("the tables")] = False,
 ) -> None:
     """Draw accuracy against how much of a network is kept, before anything is cut for good.
 
@@ -92,13 +96,13 @@ def sweep(
 
     path = checkpoint_or_only_one_here(checkpoint)
     folder = output or path.with_name(f"{path.stem}.sweep")
-    kinds = ["rank", "share", "sparsity"] if what is WhatChoice.all else [what.value]
+    kinds = get_args(What)[:-1] if what == "all" else (what,)
     _check_outputs(folder, kinds, force=force, source=path)
     target = _target(
         opened(path, trust=trust, weights=weights),
         data,
         arch=arch,
-        gof=gof,
+        settings=AnalysisSettings(gof=gof),
         limit=limit,
         batch_size=batch_size,
         device=device,
@@ -118,7 +122,7 @@ def sweep(
     note(f"{pictures}, and the same as .csv and .json, are in {folder}")
 
 
-def _check_outputs(folder: Path, kinds: list[str], *, force: bool, source: Path) -> None:
+def _check_outputs(folder: Path, kinds: Sequence[str], *, force: bool, source: Path) -> None:
     from rmt_compress.outputs import check_output, check_output_folder
     from rmt_compress.reporting.sweep_files import check_sweep_outputs
 
@@ -134,12 +138,12 @@ def _target(
     data: str,
     *,
     arch: str | None,
-    gof: float,
+    settings: AnalysisSettings,
     limit: int | None,
     batch_size: int,
     device: str,
 ) -> SweepTarget:
-    from rmt_compress.analysis import analyze
+    from rmt_compress.analysis.run import analyze_with
     from rmt_compress.data import load_data
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
@@ -154,7 +158,7 @@ def _target(
         dataset = dataset.thinned(limit)
     move(model, device)
     with progress_bar("Analysing") as progress:
-        analysis = analyze(model, gof=gof, progress=progress)
+        analysis = analyze_with(model, settings, progress=progress)
     if not analysis.analyzed:
         raise GoalNotReached(f"{path}: none of its layers can be cut; rmt-compress analyze says why")
     return SweepTarget(model, analysis, dataset, path=str(path), batch_size=batch_size)

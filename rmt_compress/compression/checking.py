@@ -52,7 +52,7 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
         return None if decision.rank is None else f"a {decision.action} layer has no rank"
     if decision.rank is None:
         return f"a {decision.action} layer needs a rank"
-    if (reason := layer.skip_reason(min_size=1, embeddings=True)) is not None or layer.matrix is None:
+    if (reason := layer.skip_reason(embeddings=True)) is not None or layer.matrix is None:
         return f"cannot be {decision.action}: {reason}"
     if layer.why_fixed is not None:
         return f"cannot be {decision.action}: {layer.why_fixed}"

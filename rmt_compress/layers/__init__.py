@@ -2,6 +2,6 @@
 
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.kinds import LayerKind
-from rmt_compress.layers.layer import DEFAULT_MIN_SIZE, Layer, TensorInfo, as_matrix, as_weight
+from rmt_compress.layers.layer import Layer, TensorInfo, as_matrix, as_weight
 
-__all__ = ["DEFAULT_MIN_SIZE", "Layer", "LayerKind", "TensorInfo", "as_matrix", "as_weight", "infer_layers"]
+__all__ = ["Layer", "LayerKind", "TensorInfo", "as_matrix", "as_weight", "infer_layers"]

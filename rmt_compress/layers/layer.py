@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 
-# Below this many singular values BEMA's window holds fewer than 16 eigenvalues, and the 95 % null point of
-# the fit error comes near the default threshold of 0.1: noise and structure can no longer be told apart.
-DEFAULT_MIN_SIZE = 32
-
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -144,7 +140,7 @@ class Layer:
             return self.pair.rows, self.pair.columns
         return KINDS[self.kind].matrix(self.shape)
 
-    def skip_reason(self, *, min_size: int = DEFAULT_MIN_SIZE, embeddings: bool = False) -> str | None:
+    def skip_reason(self, *, min_size: int = 1, embeddings: bool = False) -> str | None:
         """Why this layer cannot or should not be analysed, from its description alone; None if it can be.
 
         Args:

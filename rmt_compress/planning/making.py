@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
 from rmt_compress.layers.kinds import KINDS
@@ -21,10 +20,10 @@ def make_plan(
     *,
     gof: float | None = None,
     gof_conv: float | None = None,
-    rule: str = "bema",
-    keep_bulk: float = 0.0,
-    rank_multiple: int = 1,
-    when_not_smaller: WhenNotSmaller = "keep",
+    rule: str = PlanSettings.rule,
+    keep_bulk: float = PlanSettings.keep_bulk,
+    rank_multiple: int = PlanSettings.rank_multiple,
+    when_not_smaller: WhenNotSmaller = PlanSettings.when_not_smaller,
     sparsify: float | None = None,
     sparsity: float | None = None,
 ) -> Plan:
@@ -45,7 +44,7 @@ def make_plan(
         SettingsError: a setting is out of range.
     """
     settings = PlanSettings(
-        gof=analysis.settings.gof if gof is None else gof,
+        gof=gof,
         gof_conv=gof_conv,
         rule=rule,
         keep_bulk=keep_bulk,
@@ -54,13 +53,20 @@ def make_plan(
         sparsify=sparsify,
         sparsity=sparsity,
     )
-    record: Mapping[str, Any] = {
-        "alpha": analysis.settings.alpha,
-        "beta": analysis.settings.beta,
-        "quantiles": analysis.settings.quantiles,
-        **settings.__dict__,
+    return plan_with(analysis, settings)
+
+
+def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
+    """`make_plan`, its settings in one object."""
+    asked = analysis.settings
+    record = {
+        "alpha": asked.alpha,
+        "beta": asked.beta,
+        "quantiles": asked.quantiles,
+        **vars(settings),
+        "gof": asked.gof if settings.gof is None else settings.gof,
     }
-    return Plan(settings=dict(record), layers=tuple(decide(layer, settings) for layer in analysis.layers))
+    return Plan(settings=record, layers=tuple(decide(layer, settings) for layer in analysis.layers))
 
 
 def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
@@ -101,7 +107,7 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         return "skipped", None, analysis.reason
     layer, fit = analysis.layer, analysis.fit
     rule, amount = settings.rule_and_amount
-    gof = settings.gof
+    gof = analysis.settings.gof if settings.gof is None else settings.gof
     if settings.gof_conv is not None and KINDS[layer.kind].convolution:
         gof = settings.gof_conv
     if rule.from_spikes and fit.gof > gof:

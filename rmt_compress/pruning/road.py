@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis import AnalysisSettings, analyze
+from rmt_compress.analysis.run import analyze_with
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.writers import stays_a_graph
@@ -16,7 +17,7 @@ from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.networks.evaluation import file_size
 from rmt_compress.outputs import check_output, replacing
 from rmt_compress.plan import Plan
-from rmt_compress.planning.making import make_plan
+from rmt_compress.planning.making import plan_with
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.result import PruneResult
@@ -181,8 +182,8 @@ def _decided(
     if isinstance(plan, Plan):
         check_plan(plan, checkpoint.layers())
     else:
-        analysis = analyze(checkpoint, **asdict(settings), jobs=jobs, progress=progress)
-        plan = make_plan(analysis, **asdict(plan or PlanSettings(gof=settings.gof)))
+        analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
+        plan = plan_with(analysis, plan or PlanSettings())
     return PruneResult(
         source=str(path),
         output=None,

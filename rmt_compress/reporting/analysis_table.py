@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmt_compress.analysis.records import AnalyzedPair
-from rmt_compress.outputs import replacing
 from rmt_compress.reporting.blanks import blank_table
 from rmt_compress.wording import printable, times
 
@@ -20,7 +18,9 @@ if TYPE_CHECKING:
 
 VERDICT_STYLES = {"noise": "green", "mixed": "yellow", "structured": "red"}
 
-_SORT_KEYS: dict[str, Callable[[AnalyzedLayer], Any]] = {
+Sort = Literal["order", "name", "gof", "spikes", "energy", "size", "saving"]
+
+_SORT_KEYS: dict[Sort, Callable[[AnalyzedLayer], Any]] = {
     "name": lambda layer: layer.name,
     "gof": lambda layer: layer.fit.gof,
     "spikes": lambda layer: -layer.fit.spikes,
@@ -30,7 +30,7 @@ _SORT_KEYS: dict[str, Callable[[AnalyzedLayer], Any]] = {
 }
 
 
-def analysis_table(analysis: Analysis, *, sort: str = "order") -> Group:
+def analysis_table(analysis: Analysis, *, sort: Sort = "order") -> Group:
     """The table of layers, why others were skipped, and the totals.
 
     Args:
@@ -59,6 +59,10 @@ def write_csv(analysis: Analysis, target: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    import csv
+
+    from rmt_compress.outputs import replacing
+
     rows = [layer.to_json() for layer in analysis.layers]
     with replacing(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["name"], lineterminator="\n")

@@ -15,18 +15,19 @@ before.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from glob import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis, SkippedLayer, analyze
+from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.run import analyze_with
 from rmt_compress.compression import compress
 from rmt_compress.decomposition.products import decompose_product
 from rmt_compress.layers.splitting import factor_matrices, factor_tensors, module_path
 from rmt_compress.plan import LayerDecision, Plan
-from rmt_compress.planning.making import make_plan
+from rmt_compress.planning.making import plan_with
 from rmt_compress.spectrum import BulkFit
 from rmt_compress.training.settings import CycleSettings
 
@@ -88,20 +89,19 @@ class Cycle:
             SettingsError: an include or exclude glob matches no layer.
         """
         start = time.perf_counter()
-        settings = asdict(self.settings.plan(share))
+        asked, settings = self.settings.analysis, replace(self.settings.plan, keep_bulk=share)
         if self.settings.mode == "recursive":
-            analysis = analyze(network.model, **asdict(self.settings.analysis))
-            return Cut(share, analysis, make_plan(analysis, **settings), time.perf_counter() - start)
-        asked = self.settings.analysis
+            analysis = analyze_with(network.model, asked)
+            return Cut(share, analysis, plan_with(analysis, settings), time.perf_counter() - start)
         view = network.view()
         whole = replace(asked, exclude=(*asked.exclude, *map(escape, network.pairs)))
-        analysis = analyze(view, **asdict(whole))
+        analysis = analyze_with(view, whole)
         layers = tuple(
             self._product(network, network.pairs[layer.tensor], layer) if layer.tensor in network.pairs else layer
             for layer in analysis.layers
         )
         analysis = replace(analysis, layers=layers)
-        plan = make_plan(analysis, **settings)
+        plan = plan_with(analysis, settings)
         decisions = tuple(self._against_its_rank(network, decision) for decision in plan.layers)
         plan = plan.model_copy(update={"layers": decisions})
         return Cut(share, analysis, plan, time.perf_counter() - start)

@@ -20,7 +20,6 @@ from rmt_compress.training.starting import Start, starting_point
 if TYPE_CHECKING:
     from rmt_compress.data import Dataset
     from rmt_compress.training.split_network import Network
-    from rmt_compress.training.state import TrainingState
     from rmt_compress.training.steps import StepProgress
     from rmt_compress.training.workers import Workers
 
@@ -222,20 +221,19 @@ def finetune(
             sets[0] = sets[0].thinned(samples)
         if training.augment != "none" and sets[0].images.dim() != 4:
             raise SettingsError([f"augment {training.augment} is for images, and {data} holds none"])
+        asked = _Asked(start, data, sets[0], sets[1], target, resume)
         results = []
         first: tuple[Network, RunResult] | None = None
         for name, seed, pruned in plan:
             if listeners.run is not None:
                 listeners.run(name)
             settings = replace(training, seed=seed)
-            network, result = _one_run(
-                name, start, sets, settings, cycle if pruned else None, workers, target, data, resume, listeners
-            )
+            network, result = _one_run(name, asked, settings, cycle if pruned else None, workers, listeners)
             results.append(result)
             if first is None and (pruned or cycle is None):
                 first = network, result
         assert first is not None
-        written = workers.from_leader(lambda: _write(*first, start, data, training, cycle, target))
+        written = workers.from_leader(lambda: _write(*first, asked, training, cycle))
         if workers.leads:
             for name, _, _ in plan:
                 with suppress(FileNotFoundError):
@@ -248,6 +246,18 @@ def finetune(
     return Finetuned(
         tuple(results), target, written, log_path(target), start.architecture, tuple(notes), goal_missed=missed
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all runs have in common beside their settings, as in `finetune`."""
+
+    start: Start
+    data: str
+    train: Dataset
+    test: Dataset
+    target: Path
+    resume: bool
 
 
 def _runs(seed: int, seeds: Sequence[int], pruned: bool, compare: bool) -> list[tuple[str, int, bool]]:
@@ -285,37 +295,33 @@ def _check_outputs(
 
 def _one_run(
     name: str,
-    start: Start,
-    sets: Sequence[Dataset],
+    asked: _Asked,
     training: TrainingSettings,
     cycle: CycleSettings | None,
     workers: Workers,
-    target: Path,
-    data: str,
-    resume: bool,
     listeners: Listeners,
 ) -> tuple[Network, RunResult]:
     from rmt_compress.training.run import Job, Run
     from rmt_compress.training.state import TrainingState
 
+    start, target = asked.start, asked.target
     state_file = state_path(target, name)
     identity = {
         "architecture": start.architecture,
         "source": start.digest,
-        "data": data,
-        "samples": len(sets[0]),
-        "training": asdict(training),
-        "cycle": None if cycle is None else asdict(cycle),
+        "data": asked.data,
+        "samples": len(asked.train),
+        **_plain(training, cycle),
     }
-    resumed = TrainingState.load(state_file) if resume and state_file.is_file() else None
+    resumed = TrainingState.load(state_file) if asked.resume and state_file.is_file() else None
     if resumed is not None:
-        _check_identity(resumed, identity, training, cycle, state_file)
+        _check_identity(resumed.identity, identity, state_file)
     job = Job(
         dense=start.dense,
         start=start.snapshot(training.seed),
         trained=start.source is not None,
-        train=sets[0],
-        test=sets[1],
+        train=asked.train,
+        test=asked.test,
         training=training,
         cycle=cycle,
         identity=identity,
@@ -333,21 +339,18 @@ def _one_run(
     return network, RunResult(name, training.seed, cycle is not None, tuple(events))
 
 
-def _check_identity(
-    state: TrainingState,
-    identity: dict[str, Any],
-    training: TrainingSettings,
-    cycle: CycleSettings | None,
-    file: Path,
-) -> None:
-    theirs = state.identity
+def _plain(training: TrainingSettings, cycle: CycleSettings | None) -> dict[str, Any]:
+    return {"training": asdict(training), "cycle": None if cycle is None else cycle.plain()}
+
+
+def _check_identity(theirs: dict[str, Any], ours: dict[str, Any], file: Path) -> None:
     problems = [
-        f"{key} {theirs.get(key)!r}, now {identity[key]!r}"
+        f"{key} {theirs.get(key)!r}, now {ours[key]!r}"
         for key in ("architecture", "source", "data", "samples")
-        if theirs.get(key) != identity[key]
+        if theirs.get(key) != ours[key]
     ]
-    problems += differences(training, theirs.get("training"), free=_FREE)
-    problems += differences(cycle, theirs.get("cycle"))
+    problems += differences(ours["training"], theirs.get("training"), free=_FREE)
+    problems += differences(ours["cycle"], theirs.get("cycle"))
     if problems:
         raise TrainingError(
             f"{file}: is the state of another run: {'; '.join(problems[:5])}; give the same options, or begin anew "
@@ -356,13 +359,7 @@ def _check_identity(
 
 
 def _write(
-    network: Network,
-    result: RunResult,
-    start: Start,
-    data: str,
-    training: TrainingSettings,
-    cycle: CycleSettings | None,
-    target: Path,
+    network: Network, result: RunResult, asked: _Asked, training: TrainingSettings, cycle: CycleSettings | None
 ) -> int:
     """Write the network with its plan; its size in bytes comes back."""
     import json
@@ -374,12 +371,11 @@ def _write(
     model = network.model.to("cpu")
     # torch's stubs do not know this form of `to`.
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    settings = {"training": asdict(training), "cycle": None if cycle is None else asdict(cycle)}
     metadata = {
-        "architecture": start.architecture,
-        "dataset": data,
-        "finetuned": json.dumps(settings),
+        "architecture": asked.start.architecture,
+        "dataset": asked.data,
+        "finetuned": json.dumps(_plain(training, cycle)),
         "test_accuracy": str(result.last["test_accuracy"]),
         "seed": str(result.seed),
     }
-    return save(model, target, plan=network.plan(), source=start.source, metadata=metadata).bytes
+    return save(model, asked.target, plan=network.plan(), source=asked.start.source, metadata=metadata).bytes

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from rmt_compress.analysis import AnalysisSettings
-from rmt_compress.errors import SettingsError
-from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
-from rmt_compress.spectrum import QuantileRule
+from rmt_compress.analysis.settings import NOISE_AND_CUTS, AnalysisSettings
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.settings.checking import problems_of, refuse
+from rmt_compress.settings.declaring import held, setting
 from rmt_compress.training import schedules
 
 Optimizer = Literal["sgd", "adamw"]
@@ -19,6 +18,16 @@ Augmentation = Literal["none", "flip-shift"]
 Precision = Literal["no", "fp16", "bf16"]
 Mode = Literal["recombine", "recursive"]
 Masks = Literal["held", "released"]
+
+_TRAINING, _SPARSITY = "Training", "Sparsification"
+
+# What a cycle does not ask its plan.
+_CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity")
+
+_ALWAYS_KEPT = (
+    *("every", "mode", "keep_bulk", "gof", "gof_conv", "alpha", "beta", "quantiles", "include", "exclude"),
+    *("min_size", "when_not_smaller", "rank_multiple", "sparsify", "sparsify_every", "masks", "sparsify_after"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,61 +57,50 @@ class TrainingSettings:
         SettingsError: listing everything that is out of range.
     """
 
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.02
-    schedule: str = "constant"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    l1: float = 0.0
-    l2: float = 0.0
-    loss: Loss = "cross-entropy"
-    augment: Augmentation = "none"
-    seed: int = 0
-    device: str | None = None
-    precision: Precision = "no"
-    max_seconds: float | None = None
-    min_accuracy: float | None = None
+    epochs: int = setting(10, "Passes over the training samples.", within="[1, inf)", panel=_TRAINING)
+    batch_size: int = setting(128, "Samples per step.", within="[1, inf)", panel=_TRAINING)
+    optimizer: Optimizer = setting("sgd", "SGD with momentum, or AdamW.", panel=_TRAINING)
+    learning_rate: float = setting(
+        0.02,
+        "Of the first epoch; by default 0.02 afresh, 0.005 from a checkpoint.",
+        within="(0, inf)",
+        called="the learning rate",
+        flags=("--learning-rate", "--lr"),
+        default_shown=False,
+        panel=_TRAINING,
+    )
+    schedule: str = setting("constant", "Of the rate: constant, cosine or step:FACTOR,EPOCHS.", panel=_TRAINING)
+    momentum: float = setting(0.9, "Of SGD.", within="[0, 1)", panel=_TRAINING)
+    weight_decay: float = setting(0.0, "The optimizer's own.", within="[0, inf)", panel=_TRAINING)
+    l1: float = setting(0.0, "Times the sum of |w|, in the loss.", within="[0, inf)", panel=_TRAINING)
+    l2: float = setting(0.0, "Times the sum of w², in the loss.", within="[0, inf)", panel=_TRAINING)
+    loss: Loss = setting("cross-entropy", "What is made small.", panel=_TRAINING)
+    augment: Augmentation = setting("none", "Mirror and shift training images.", panel=_TRAINING)
+    seed: int = setting(
+        0, "Of weights, order and dropout.", within="[0, inf)", called="the seed", minimum=0, panel=_TRAINING
+    )
+    device: str | None = setting(None, "cpu, cuda, mps …; by default what there is.", panel=_TRAINING)
+    precision: Precision = setting(
+        "no", "Of forward and backward pass.", flags=("--mixed-precision",), panel=_TRAINING
+    )
+    max_seconds: float | None = setting(
+        None, "Begin no epoch that would end later.", within="(0, inf]", panel=_TRAINING
+    )
+    min_accuracy: float | None = setting(
+        None,
+        "Cut no more below this test accuracy (0.97), and keep the smallest network that reached it.",
+        within="(0, 1]",
+        said="is a share above 0 and at most 1",
+        panel=_TRAINING,
+    )
 
     def __post_init__(self) -> None:
-        choices = (
-            ("optimizer", self.optimizer, Optimizer),
-            ("loss", self.loss, Loss),
-            ("augment", self.augment, Augmentation),
-            ("precision", self.precision, Precision),
-        )
-        problems = [
-            f"{name} must be {' or '.join(get_args(known))}, got {value!r}"
-            for name, value, known in choices
-            if value not in get_args(known)
-        ]
-        problems += [
-            f"{name} must be at least 1, got {value}"
-            for name, value in (("epochs", self.epochs), ("batch-size", self.batch_size))
-            if value < 1
-        ]
-        if not 0 < self.learning_rate < math.inf:
-            problems.append(f"the learning rate must be above 0, got {self.learning_rate:g}")
-        if not 0 <= self.momentum < 1:
-            problems.append(f"momentum must lie in [0, 1), got {self.momentum:g}")
-        problems += [
-            f"{name} must be 0 or more, got {value:g}"
-            for name, value in (("weight-decay", self.weight_decay), ("l1", self.l1), ("l2", self.l2))
-            if not 0 <= value < math.inf
-        ]
-        if self.seed < 0:
-            problems.append(f"the seed must be 0 or more, got {self.seed}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            problems.append(f"max-seconds must be above 0, got {self.max_seconds:g}")
-        if self.min_accuracy is not None and not 0 < self.min_accuracy <= 1:
-            problems.append(f"min-accuracy is a share above 0 and at most 1, got {self.min_accuracy:g}")
+        problems = problems_of(self)
         try:
             self.rate(1)
         except ValueError as error:
             problems.append(str(error))
-        if problems:
-            raise SettingsError(problems)
+        refuse(problems)
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
@@ -118,16 +116,8 @@ class CycleSettings:
         mode: ``recombine`` (BSSZ24): two factors are looked at as their product and cut again as one;
             ``recursive`` (SJK23): they are layers like any other, and may be split themselves.
         keep_bulk: share of the bulk that each cut keeps, see `schedules`.
-        gof: largest fit error of a layer that is cut.
-        gof_conv: the same for convolutions; None for `gof`.
-        alpha: see `AnalysisSettings`.
-        beta: see `AnalysisSettings`.
-        quantiles: see `AnalysisSettings`.
-        include: globs of layer names to cut.
-        exclude: globs of layer names to leave alone.
-        min_size: see `AnalysisSettings`.
-        when_not_smaller: see `PlanSettings`.
-        rank_multiple: see `PlanSettings`.
+        analysis: how each cut looks at the layers.
+        plan: what becomes of them; its `gof` is the analysis's, its share of the bulk this one's.
         sparsify: threshold ξ while training, see `schedules`; None for none.
         sparsify_every: epochs between two sparsifications.
         masks: ``held``: what has become 0 stays 0 until the layer is cut again; ``released``: it may grow back.
@@ -137,72 +127,73 @@ class CycleSettings:
         SettingsError: listing everything that is out of range.
     """
 
-    every: int = 2
-    mode: Mode = "recombine"
-    keep_bulk: str = "auto"
-    gof: float = 0.1
-    gof_conv: float | None = None
-    alpha: float = 0.25
-    beta: float = 0.1
-    quantiles: QuantileRule = "midpoint"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    min_size: int = 32
-    when_not_smaller: WhenNotSmaller = "keep"
-    rank_multiple: int = 1
-    sparsify: str | None = None
-    sparsify_every: int = 1
-    masks: Masks = "held"
-    sparsify_after: float | None = None
+    every: int = setting(
+        2,
+        "Epochs between two cuts; from a checkpoint the first comes at once.",
+        within="[1, inf)",
+        called="prune-every",
+        flags=("--prune-every",),
+        panel=NOISE_AND_CUTS,
+    )
+    mode: Mode = setting(
+        "recombine",
+        "Two factors are cut again as their product (BSSZ24), or each as a layer (SJK23).",
+        panel=NOISE_AND_CUTS,
+    )
+    keep_bulk: str = setting(
+        "auto",
+        "Share of the noise directions a cut keeps: auto falls to 0 from cut to cut; 0.45; a list 0.6,0.3,0; "
+        "slope:0.005 for 1 − 0.005·epoch.",
+        panel=NOISE_AND_CUTS,
+    )
+    analysis: AnalysisSettings = held(AnalysisSettings)
+    plan: PlanSettings = held(PlanSettings, without=_CYCLES_OWN)
+    sparsify: str | None = setting(
+        None,
+        "While training, set weights smaller than this to zero: 0.01, or 0.001:0.02 to rise evenly.",
+        metavar="XI",
+        panel=_SPARSITY,
+    )
+    sparsify_every: int = setting(
+        1, "Epochs between two sparsifications.", within="[1, inf)", minimum=1, panel=_SPARSITY
+    )
+    masks: Masks = setting("held", "Zeros stay zero while training, or may grow back.", panel=_SPARSITY)
+    sparsify_after: float | None = setting(
+        None,
+        "The same once, after the last epoch.",
+        within="[0, inf)",
+        said="must be a threshold of 0 or more",
+        metavar="XI",
+        panel=_SPARSITY,
+    )
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        for name, value, known in (("mode", self.mode, Mode), ("masks", self.masks, Masks)):
-            if value not in get_args(known):
-                problems.append(f"{name} must be {' or '.join(get_args(known))}, got {value!r}")
-        for name, count in (("prune-every", self.every), ("sparsify-every", self.sparsify_every)):
-            if count < 1:
-                problems.append(f"{name} must be at least 1, got {count}")
+        problems = problems_of(self)
         checks: tuple[Callable[[], object], ...] = (
-            lambda: self.analysis,
-            lambda: self.plan(0.0),
             lambda: schedules.retained_share(self.keep_bulk, [0]),
             lambda: self.sparsify is None or schedules.threshold(self.sparsify, 1),
         )
         for check in checks:
             try:
                 check()
-            except SettingsError as error:
-                problems += [problem for problem in error.problems if problem not in problems]
             except ValueError as error:
                 problems.append(str(error))
-        if self.sparsify_after is not None and not 0 <= self.sparsify_after < math.inf:
-            problems.append(f"sparsify-after must be a threshold of 0 or more, got {self.sparsify_after:g}")
-        if problems:
-            raise SettingsError(problems)
+        problems += [
+            f"{name.replace('_', '-')} of the cycle's plan is not asked: the cycle decides it itself"
+            for name in _CYCLES_OWN
+            if getattr(self.plan, name) != getattr(PlanSettings, name)
+        ]
+        refuse(problems)
 
-    @property
-    def analysis(self) -> AnalysisSettings:
-        """The settings of each cut's analysis."""
-        return AnalysisSettings(
-            alpha=self.alpha,
-            beta=self.beta,
-            gof=self.gof,
-            quantiles=self.quantiles,
-            include=self.include,
-            exclude=self.exclude,
-            min_size=self.min_size,
-        )
+    def plain(self) -> dict[str, Any]:
+        """All of it in one flat dictionary, as files keep it.
 
-    def plan(self, share: float) -> PlanSettings:
-        """The settings of the plan of a cut that keeps `share` of the bulk."""
-        return PlanSettings(
-            gof=self.gof,
-            gof_conv=self.gof_conv,
-            keep_bulk=share,
-            rank_multiple=self.rank_multiple,
-            when_not_smaller=self.when_not_smaller,
-        )
+        What the files of the first version hold comes first, in their order; the rest only where it is not as by
+        default, so that runs of earlier versions can be taken up again.
+        """
+        ours, default = _flat(self), _flat(CycleSettings())
+        later = {name: value for name, value in ours.items() if value != default[name]}
+        return {**{name: ours[name] for name in _ALWAYS_KEPT}, **later}
 
     def cuts(self, epochs: int, *, trained: bool) -> tuple[int, ...]:
         """The epochs after which a cut is made: never after the last, which nothing would mend.
@@ -214,14 +205,20 @@ class CycleSettings:
         return tuple(range(0 if trained else self.every, epochs, self.every))
 
 
+def _flat(cycle: CycleSettings) -> dict[str, Any]:
+    flat = {**vars(cycle.plan), **vars(cycle.analysis), **vars(cycle)}
+    del flat["analysis"], flat["plan"]
+    return flat
+
+
 def differences(
-    ours: TrainingSettings | CycleSettings | None, theirs: dict[str, object] | None, *, free: tuple[str, ...] = ()
+    ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None, *, free: tuple[str, ...] = ()
 ) -> list[str]:
     """Settings in which a resumed run differs from the one that was broken off, in words.
 
     Args:
-        ours: of this run.
-        theirs: of the other, as a plain dictionary.
+        ours: of this run, as a plain dictionary.
+        theirs: of the other.
         free: names that may differ.
     """
     if (ours is None) != (theirs is None):
@@ -229,9 +226,9 @@ def differences(
     if ours is None or theirs is None:
         return []
     return [
-        f"{name} {theirs.get(name)!r}, now {value!r}"
-        for name, value in asdict(ours).items()
-        if name not in free and _plain(theirs.get(name)) != _plain(value)
+        f"{name} {theirs.get(name)!r}, now {ours.get(name)!r}"
+        for name in dict.fromkeys((*ours, *theirs))
+        if name not in free and _plain(theirs.get(name)) != _plain(ours.get(name))
     ]
 
 

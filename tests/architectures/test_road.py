@@ -11,6 +11,7 @@ import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.plan import LayerDecision, Plan
+from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
 from tests.samples import convolutional, sequential
 
@@ -162,7 +163,7 @@ def test_a_file_is_pruned_to_the_rank_found_and_runs(network, tmp_path):
     suffix = {"random": ".safetensors", "trained": ".pt"}[weights]
     original, target = tmp_path / f"model{suffix}", tmp_path / f"small{suffix}"
     save_model(model, original) if suffix == ".safetensors" else torch.save(model.state_dict(), original)
-    settings = rmt.plan.PlanSettings(gof=1.0, keep_bulk=0.1)
+    settings = PlanSettings(gof=1.0, keep_bulk=0.1)
     result = prune(original, target, analysis=rmt.analysis.AnalysisSettings(min_size=MIN_SIZE), plan=settings)
     assert result.bytes_out < result.bytes_in
     assert result.totals["layers_factorized"] > 0

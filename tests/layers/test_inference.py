@@ -80,7 +80,7 @@ def test_tied_weight_is_one_layer_with_two_names():
         ((64, 64), "float32", {}, None),
         ((64,), "float32", {}, "vector"),
         ((64, 64), "int8", {}, "int8"),
-        ((64, 31), "float32", {}, "31 is below 32"),
+        ((64, 31), "float32", {"min_size": 32}, "31 is below 32"),
         ((64, 31), "float32", {"min_size": 20}, None),
         ((64, 0), "float32", {}, "empty"),
         ((2,) * 6, "float32", {}, "6-d"),

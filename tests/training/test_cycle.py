@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from rmt_compress import spectrum
+from rmt_compress.analysis import AnalysisSettings
+from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.training import CycleSettings
 from rmt_compress.training.cycle import Cycle
 from rmt_compress.training.split_network import Network
@@ -73,7 +75,7 @@ def test_a_layer_that_stands_as_two_is_never_put_together_again():
 
 
 def test_recursive_cuts_factors_as_layers_of_their_own():
-    network, cycle = planted(), Cycle(CycleSettings(mode="recursive", gof=1.0))
+    network, cycle = planted(), Cycle(CycleSettings(mode="recursive", analysis=AnalysisSettings(gof=1.0)))
     cycle.apply(network, cycle.decide(network, 0.2))
     cut = cycle.decide(network, 0.0)
     names = {layer.layer.tensor for layer in cut.analysis.analyzed}
@@ -89,7 +91,9 @@ def test_separate_thresholds_for_convolutions():
     model = nn.Sequential(OrderedDict(conv=nn.Conv2d(40, 64, 3), fc=nn.Linear(200, 300)))
     network = Network(model)
     for gof_conv, expected in ((0.0, "kept"), (None, "factorized")):
-        cut = Cycle(CycleSettings(gof=0.2, gof_conv=gof_conv)).decide(network, 0.1)
+        cut = Cycle(CycleSettings(analysis=AnalysisSettings(gof=0.2), plan=PlanSettings(gof_conv=gof_conv))).decide(
+            network, 0.1
+        )
         assert cut.plan.by_tensor["conv.weight"].action == expected
         assert cut.plan.by_tensor["fc.weight"].action == "factorized"
 
@@ -98,10 +102,10 @@ def test_excluded_layers_are_left_alone_and_unknown_globs_refused():
     from rmt_compress.errors import SettingsError
 
     network = planted()
-    cut = Cycle(CycleSettings(exclude=("fc1",))).decide(network, 0.0)
+    cut = Cycle(CycleSettings(analysis=AnalysisSettings(exclude=("fc1",)))).decide(network, 0.0)
     assert cut.plan.by_tensor["fc1.weight"].action == "skipped"
     with pytest.raises(SettingsError, match="nothing"):
-        Cycle(CycleSettings(include=("nothing*",))).decide(network, 0.0)
+        Cycle(CycleSettings(analysis=AnalysisSettings(include=("nothing*",)))).decide(network, 0.0)
 
 
 def test_a_layer_split_before_the_run_stays_as_it_is():

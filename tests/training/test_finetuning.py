@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import rmt_compress as rmt
+from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.data import load_data
 from rmt_compress.errors import OutputError, SettingsError, TrainingError
 from rmt_compress.networks.architectures import build
@@ -23,7 +24,7 @@ from tests.samples.repository import DIGITS, MODELS
 
 SMALL = "mlp:64,96,96,10"
 QUICK = TrainingSettings(epochs=4, batch_size=64, learning_rate=0.01)
-CUTS = CycleSettings(every=2, gof=0.3)
+CUTS = CycleSettings(every=2, analysis=AnalysisSettings(gof=0.3))
 
 
 def test_a_checkpoint_is_made_smaller_and_can_be_loaded(tmp_path):
@@ -102,7 +103,12 @@ def test_both_optimizers_learn_afresh_with_cuts(tmp_path, optimizer):
     )
     out = tmp_path / "x.safetensors"
     result = finetune(
-        None, out, data="digits", arch="mlp:64,256,256,10", training=settings, cycle=CycleSettings(gof=0.2)
+        None,
+        out,
+        data="digits",
+        arch="mlp:64,256,256,10",
+        training=settings,
+        cycle=CycleSettings(analysis=AnalysisSettings(gof=0.2)),
     )
     (run,) = result.runs
     assert run.last["test_accuracy"] > 0.9
@@ -110,7 +116,9 @@ def test_both_optimizers_learn_afresh_with_cuts(tmp_path, optimizer):
 
 
 def test_sparsification_while_training_and_after(tmp_path):
-    cycle = CycleSettings(gof=0.3, sparsify="0.02:0.05", masks="held", sparsify_after=0.06)
+    cycle = CycleSettings(
+        sparsify="0.02:0.05", masks="held", sparsify_after=0.06, analysis=AnalysisSettings(gof=0.3)
+    )
     settings = TrainingSettings(epochs=4, batch_size=64, learning_rate=0.01)
     out = tmp_path / "x.safetensors"
     (run,) = finetune(DIGITS, out, data="digits", training=settings, cycle=cycle).runs
@@ -128,7 +136,7 @@ def test_sparsification_while_training_and_after(tmp_path):
 def test_held_zeros_stay_and_released_ones_grow_back(tmp_path):
     left = {}
     for masks in ("held", "released"):
-        cycle = CycleSettings(gof=0.0, sparsify="0.03", sparsify_every=3, masks=masks)
+        cycle = CycleSettings(sparsify="0.03", sparsify_every=3, masks=masks, analysis=AnalysisSettings(gof=0.0))
         settings = TrainingSettings(epochs=5, batch_size=64, learning_rate=0.01)
         out = tmp_path / f"{masks}.safetensors"
         (run,) = finetune(DIGITS, out, data="digits", training=settings, cycle=cycle).runs
@@ -146,7 +154,7 @@ def test_compare_and_seeds_give_mean_and_deviation(tmp_path):
         data="digits",
         arch=SMALL,
         training=settings,
-        cycle=CycleSettings(gof=0.3),
+        cycle=CycleSettings(analysis=AnalysisSettings(gof=0.3)),
         compare=True,
         seeds=(3, 5),
     )
@@ -173,7 +181,7 @@ def test_the_baseline_is_the_pruned_run_without_cuts(tmp_path):
 
 def test_least_accuracy_keeps_the_smallest_network_that_reached_it(tmp_path):
     settings = TrainingSettings(epochs=6, batch_size=64, learning_rate=0.01, min_accuracy=0.96)
-    cycle = CycleSettings(every=1, gof=0.3, keep_bulk="0.3,0.1,0")
+    cycle = CycleSettings(every=1, keep_bulk="0.3,0.1,0", analysis=AnalysisSettings(gof=0.3))
     out = tmp_path / "x.safetensors"
     result = finetune(DIGITS, out, data="digits", training=settings, cycle=cycle)
     (run,) = result.runs
@@ -226,7 +234,9 @@ def _same(one, other):
 @pytest.mark.parametrize("mode", ["recombine", "recursive"])
 def test_a_run_broken_off_after_any_epoch_ends_at_the_same_weights(tmp_path, mode):
     settings = TrainingSettings(epochs=5, batch_size=64)
-    cycle = CycleSettings(every=1, gof=0.3, mode=mode, sparsify="0.001:0.01", keep_bulk="0.4,0.2,0")
+    cycle = CycleSettings(
+        every=1, mode=mode, sparsify="0.001:0.01", keep_bulk="0.4,0.2,0", analysis=AnalysisSettings(gof=0.3)
+    )
     arch = "mlp:64,128,128,10"
 
     def train(out, **more):

@@ -1,6 +1,11 @@
+import json
+from dataclasses import replace
+
 import pytest
 
+from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.errors import SettingsError
+from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.training import CycleSettings, TrainingSettings
 from rmt_compress.training.settings import differences
 
@@ -15,11 +20,17 @@ def test_every_problem_of_the_training_is_named_at_once():
 
 def test_every_problem_of_the_cuts_is_named_at_once():
     with pytest.raises(SettingsError) as raised:
-        CycleSettings(every=0, gof=2, alpha=0.7, keep_bulk="2", sparsify="-1", mode="other", sparsify_after=-1)
-    text = str(raised.value)
-    for word in ("prune-every", "gof", "alpha", "retained share", "threshold must be", "mode", "sparsify-after"):
-        assert word in text
-    assert text.count("gof must") == 1
+        CycleSettings(
+            every=0, keep_bulk="2", sparsify="-1", mode="other", sparsify_after=-1, plan=PlanSettings(gof=1)
+        )
+    assert raised.value.problems == (
+        "prune-every must be at least 1, got 0",
+        "mode must be recombine or recursive, got 'other'",
+        "sparsify-after must be a threshold of 0 or more, got -1",
+        "the retained share must be auto, a number or a list of numbers from 0 to 1, or slope:NUMBER, got '2'",
+        "the sparsification threshold must be XI or FIRST:LAST, of 0 or more, got '-1'",
+        "gof of the cycle's plan is not asked: the cycle decides it itself",
+    )
 
 
 def test_cuts_begin_at_once_from_a_trained_network_and_never_come_last():
@@ -29,8 +40,28 @@ def test_cuts_begin_at_once_from_a_trained_network_and_never_come_last():
 
 
 def test_differences_in_words():
-    one, other = TrainingSettings(), TrainingSettings(epochs=3, learning_rate=0.5)
-    assert differences(one, vars(other)) == ["epochs 3, now 10", "learning_rate 0.5, now 0.02"]
-    assert differences(one, vars(other), free=("epochs", "learning_rate")) == []
-    assert differences(CycleSettings(), {**vars(CycleSettings()), "include": []}) == []
-    assert differences(CycleSettings(), None) == ["one prunes, the other does not"]
+    one, other = vars(TrainingSettings()), vars(TrainingSettings(epochs=3, learning_rate=0.5))
+    assert differences(one, other) == ["epochs 3, now 10", "learning_rate 0.5, now 0.02"]
+    assert differences(one, other, free=("epochs", "learning_rate")) == []
+    cycle = CycleSettings().plain()
+    assert differences(cycle, {**cycle, "include": []}) == []
+    assert differences(cycle, None) == ["one prunes, the other does not"]
+
+
+def test_a_cycle_is_kept_flat_and_as_by_the_first_version_unless_it_asks_for_more():
+    cycle = CycleSettings(
+        every=3,
+        keep_bulk="0.4",
+        analysis=AnalysisSettings(gof=0.2, exclude=("fc1",)),
+        plan=PlanSettings(gof_conv=0.3),
+        sparsify="0.01",
+    )
+    assert json.dumps(cycle.plain()) == (
+        '{"every": 3, "mode": "recombine", "keep_bulk": "0.4", "gof": 0.2, "gof_conv": 0.3, "alpha": 0.25, '
+        '"beta": 0.1, "quantiles": "midpoint", "include": [], "exclude": ["fc1"], "min_size": 32, '
+        '"when_not_smaller": "keep", "rank_multiple": 1, "sparsify": "0.01", "sparsify_every": 1, "masks": "held", '
+        '"sparsify_after": null}'
+    )
+    tables = replace(cycle, analysis=replace(cycle.analysis, embeddings=True))
+    assert differences(tables.plain(), cycle.plain()) == ["embeddings None, now True"]
+    assert differences(cycle.plain(), tables.plain()) == ["embeddings True, now None"]
