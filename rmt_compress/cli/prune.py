@@ -29,6 +29,9 @@ from rmt_compress.cli.options import (
 from rmt_compress.errors import SettingsError
 from rmt_compress.planning.settings import PlanSettings
 
+# That of `plan`, which brings pydantic with it and would keep `--help` waiting.
+Layout = Literal["factorized", "dense"]
+
 
 @with_options(("output", "gof"), ("keep_bulk", "rule"), without=("embeddings",))
 def prune(
@@ -54,7 +57,7 @@ def prune(
     *,
     decisions: PlanSettings,
     layout: Annotated[
-        Literal["factorized", "dense"],
+        Layout,
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
     ] = "factorized",
     analysis: AnalysisSettings,

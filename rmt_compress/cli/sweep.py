@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rmt_compress.sweep import Sweep, SweepTarget
 
 
+# The kinds that `sweep` knows, which brings numpy with it and would keep `--help` waiting.
 What = Literal["rank", "share", "sparsity", "all"]
 
 
