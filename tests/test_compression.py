@@ -23,11 +23,6 @@ from rmt_compress.layers import Layer
 from rmt_compress.plan import LayerDecision, Plan, make_plan
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(20240229)
-
-
 class Net(nn.Module):
     """Something of everything."""
 

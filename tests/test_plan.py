@@ -12,11 +12,6 @@ from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.plan import LayerDecision, Plan, PlanSettings, load_plan, make_plan
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(20240229)
-
-
 def spiked(rows, columns, spikes=3):
     """Noise of standard deviation 1 with `spikes` directions far above its edge."""
     u = torch.linalg.qr(torch.randn(rows, spikes))[0]
