@@ -6,15 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.samples.fork_server import ForkServer
 from tests.samples.repository import REPOSITORY
+from tests.samples.seeds import SEED
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A random generator with a fixed seed, the same in every test."""
-    return np.random.default_rng(20240229)
+    return np.random.default_rng(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _torch_begins_the_same() -> None:
+    """torch's own generator in one state, whichever tests went before in this process."""
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from tests.samples.repository import MODELS
 @pytest.fixture
 def model():
     """Three kinds of layer: pure noise, noise with spikes, and something that is no noise at all."""
-    torch.manual_seed(0)
     model = nn.Sequential()
     model.noise = nn.Linear(120, 80)
     model.mixed = nn.Linear(80, 100)

@@ -16,9 +16,8 @@ from tests.samples import convolutional
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def unsettled(model, shape, seed=0):
+def unsettled(model, shape):
     """In evaluation mode, with norms whose statistics, scales and shifts are far from 0 and 1."""
-    torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, NORMS):
             nn.init.uniform_(module.running_mean, -1, 1)

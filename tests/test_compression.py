@@ -22,11 +22,6 @@ from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.planning.making import make_plan
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(20240229)
-
-
 class Net(nn.Module):
     """Something of everything."""
 

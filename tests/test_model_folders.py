@@ -19,6 +19,7 @@ from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
 from rmt_compress.saving.folders import write_folder
 from tests.samples.repository import REPOSITORY
+from tests.samples.seeds import repeatable
 
 transformers = pytest.importorskip("transformers")
 
@@ -27,9 +28,9 @@ RANK = PlanSettings(rule="rank:12")
 
 
 @pytest.fixture(scope="module")
+@repeatable
 def model():
     """A GPT-2 whose head is tied to its table."""
-    torch.manual_seed(0)
     config = transformers.GPT2Config(
         n_layer=2, n_head=2, n_embd=64, vocab_size=100, n_positions=32, bos_token_id=0, eos_token_id=0
     )
@@ -64,7 +65,7 @@ def folder(request, model, tmp_path):
 
 @pytest.fixture
 def ids():
-    return torch.randint(0, 100, (2, 16), generator=torch.Generator().manual_seed(1))
+    return torch.randint(0, 100, (2, 16))
 
 
 def outputs(model, ids):

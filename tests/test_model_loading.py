@@ -115,7 +115,7 @@ def test_a_compressed_file(tmp_path):
     small = compress(model, plan)
     save(small, tmp_path / "small.safetensors", plan=plan, source=DIGITS)
     loaded = load_model(tmp_path / "small.safetensors")
-    inputs = torch.rand(5, 64, generator=torch.Generator().manual_seed(0))
+    inputs = torch.rand(5, 64)
     assert torch.equal(loaded(inputs), small(inputs))
     assert isinstance(loaded.get_submodule("fc1"), torch.nn.Sequential)
     with pytest.raises(

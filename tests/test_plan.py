@@ -15,11 +15,6 @@ from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.settings import PlanSettings
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(20240229)
-
-
 def spiked(rows, columns, spikes=3):
     """Noise of standard deviation 1 with `spikes` directions far above its edge."""
     u = torch.linalg.qr(torch.randn(rows, spikes))[0]

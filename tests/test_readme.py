@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 from torch import nn
 
 from tests.samples.repository import REPOSITORY
@@ -23,7 +22,6 @@ class Net(nn.Sequential):
 
 def test_examples(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
     model = Net()
     # The README loads first and compresses later; a reader has the file already.
     blocks = sorted(BLOCKS, key=lambda block: "rmt.load" in block)

@@ -101,7 +101,6 @@ class Shared(nn.Module):
 
 @pytest.mark.parametrize("suffix", SUFFIXES[:2])
 def test_shared_modules_stay_shared(tmp_path, suffix):
-    torch.manual_seed(0)
     original = Shared()
     plan = compressed.plan(original, ranks={"first.weight": 3})
     small: Any = compress(original, plan)
@@ -120,7 +119,6 @@ def test_shared_modules_stay_shared(tmp_path, suffix):
 
 
 def test_a_model_that_is_one_layer(tmp_path):
-    torch.manual_seed(0)
     layer = nn.Linear(50, 40)
     plan = compressed.plan(layer, ranks={"weight": 2})
     small = compress(layer, plan)
@@ -137,7 +135,6 @@ def test_a_model_that_is_one_layer(tmp_path):
 @pytest.mark.parametrize("channels", [(20, 20), (30, 10)])
 def test_a_transposed_convolution_that_a_file_cannot_tell_from_a_plain_one(tmp_path, channels):
     """Square, or without bias: the plan made from the file says conv2d, the model knows better."""
-    torch.manual_seed(0)
     first, second = channels
 
     def build():
@@ -230,7 +227,6 @@ def test_saving_refuses_early(tmp_path):
 def test_the_recipe_needs_torch_and_safetensors_alone(tmp_path):
     """As printed, in a fresh process that cannot see this package."""
     (code,) = (block for block in PYTHON_BLOCK.findall(README.read_text()) if "load_file" in block)
-    torch.manual_seed(0)
     original = nn.Sequential()
     original.add_module("flatten", nn.Flatten())
     original.add_module("fc1", nn.Linear(784, 1000))

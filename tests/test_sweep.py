@@ -1,6 +1,7 @@
 """Sweeps against networks that were really compressed, and the published shape of the curves on real data."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from rmt_compress.sweep import (
     sweep_sparsity,
 )
 from tests.samples.repository import MODELS
+from tests.samples.seeds import repeatable
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,11 @@ def digits():
 
 
 @pytest.fixture(scope="module")
+@repeatable
 def convolutions():
     """A small CNN and images it labels itself, so that it starts at 100 %."""
     model = build("cnn:4x8x8/40,48,p/64,10/init=he", seed=1).eval()
-    generator = torch.Generator().manual_seed(2)
-    images = torch.rand(200, 4, 8, 8, generator=generator)
+    images = torch.rand(200, 4, 8, 8)
     with torch.no_grad():
         labels = model(images).argmax(1)
     return SweepTarget(model, rmt.analyze(model), Dataset("made", "test", images, labels, 10))
@@ -71,7 +73,6 @@ class Rows(nn.Module):
 
 
 def test_gates_are_swept_one_by_one():
-    torch.manual_seed(0)
     model = Rows().eval()
     images = torch.randn(150, 1, 6, 32)
     with torch.no_grad():
@@ -273,13 +274,16 @@ def accuracy_at(curve, weights):
     return float(np.interp(np.log(weights), np.log(counts), values, left=0.0))
 
 
+@cache
+def real_network(model, data):
+    """Analysed once: whatever is swept comes back as it was."""
+    network = load_model(MODELS / f"{model}.safetensors")
+    return SweepTarget(network, rmt.analyze(network), load_data(data, split="test"))
+
+
 @pytest.fixture
 def real_target(real_data):
-    def target(model, data):
-        network = load_model(MODELS / f"{model}.safetensors")
-        return SweepTarget(network, rmt.analyze(network), load_data(data, split="test"))
-
-    return target
+    return real_network
 
 
 @pytest.mark.realdata

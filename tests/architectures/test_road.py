@@ -14,6 +14,7 @@ from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
 from tests.samples import convolutional, sequential
+from tests.samples.seeds import repeatable
 
 IMAGES = (3, 32, 32)
 
@@ -34,10 +35,9 @@ MIN_SIZE = 16
 
 
 def samples(shape, count=4):
-    generator = torch.Generator().manual_seed(1)
     if shape is None:
-        return torch.randint(0, 100, (count, 16), generator=generator)
-    return torch.randn(count, *shape, generator=generator)
+        return torch.randint(0, 100, (count, 16))
+    return torch.randn(count, *shape)
 
 
 def run(model, inputs):
@@ -54,8 +54,7 @@ def train(model, inputs):
         logits = model(inputs)
         logits = logits.movedim(-1, 1) if logits.dim() == 3 else logits
         if labels is None:
-            generator = torch.Generator().manual_seed(2)
-            labels = torch.randint(0, logits.shape[1], (len(logits), *logits.shape[2:]), generator=generator)
+            labels = torch.randint(0, logits.shape[1], (len(logits), *logits.shape[2:]))
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
@@ -65,13 +64,13 @@ def train(model, inputs):
 
 
 @pytest.fixture(scope="module", params=[(n, w) for n in NETWORKS for w in ("random", "trained")], ids="-".join)
+@repeatable
 def network(request):
     """(name, builder, model in evaluation mode, inputs, ``random`` or ``trained``)."""
     name, weights = request.param
     if name in ("BERT", "GPT-2"):
         pytest.importorskip("transformers")
     builder, shape, _, _ = NETWORKS[name]
-    torch.manual_seed(0)
     model, inputs = builder(), samples(shape)
     if weights == "trained":
         train(model, inputs)

@@ -16,11 +16,10 @@ from rmt_compress.errors import CheckpointError
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
     """A small state dict: a Linear, a convolution and a counter."""
-    generator = torch.Generator().manual_seed(7)
     return {
-        "fc.weight": torch.randn(8, 5, generator=generator),
-        "fc.bias": torch.randn(8, generator=generator),
-        "conv.weight": torch.randn(4, 3, 2, 2, generator=generator).to(torch.bfloat16),
+        "fc.weight": torch.randn(8, 5),
+        "fc.bias": torch.randn(8),
+        "conv.weight": torch.randn(4, 3, 2, 2).to(torch.bfloat16),
         "steps": torch.tensor(11),
     }
 

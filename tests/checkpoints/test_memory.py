@@ -134,7 +134,6 @@ def test_tied_parameters_and_shared_modules() -> None:
 def test_a_parametrized_weight_is_the_effective_one(
     parametrization: Callable[[nn.Module], nn.Module],
 ) -> None:
-    torch.manual_seed(0)
     layer = nn.Linear(6, 5)
     parametrization(layer)
     model = nn.ModuleDict({"first": layer, "second": layer, "plain": nn.Linear(2, 2)}).train()

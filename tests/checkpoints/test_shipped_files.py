@@ -107,7 +107,7 @@ def test_sileros_program_runs_with_weights_of_lower_rank(tmp_path):
     result = prune(source, target, layout="dense", plan=settings)
     assert sum(layer.action == "truncated" for layer in result.outcomes) == 2 * (4 + 2 * 4)
     before, after = jit_load(source), jit_load(target)
-    x = torch.randn(1, 512, generator=torch.Generator().manual_seed(0)) * 0.1
+    x = torch.randn(1, 512) * 0.1
     first, second = before(x, 16000), after(x, 16000)
     assert not torch.equal(first, second)
     torch.testing.assert_close(second, first, rtol=0, atol=0.02)

@@ -2,14 +2,13 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.pruning.road import prune
-from tests.samples.onnx_models import run, split_all
+from rmt_compress.plan import PlanSettings
+from rmt_compress.pruning import prune
+from tests.samples.onnx_models import run, session, split_all
 from tests.samples.packages import member
 
 BASIC_PITCH = ("basic-pitch", "0.4.0", "basic_pitch/saved_models/icassp_2022/nmp.onnx")
@@ -24,13 +23,11 @@ def shipped(request):
     return member(*request.param)
 
 
-def feeds(path):
+def feeds(path, rng):
     """Inputs of the shapes and types the model asks for, lengths it leaves open as its authors use them."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
     known = {"sequence": 576, "sequence_length": 4, "batch": 1}
     given = {}
-    for entry in session.get_inputs():
+    for entry in session(path).get_inputs():
         shape = [known.get(length, 1) if not isinstance(length, int) else length for length in entry.shape]
         if entry.name == "input" and len(shape) == 2 and shape[1] == 1:
             shape[1] = 576
@@ -38,18 +35,18 @@ def feeds(path):
     return given
 
 
-def test_full_rank_changes_no_output(shipped, tmp_path):
+def test_full_rank_changes_no_output(shipped, tmp_path, rng):
     target = tmp_path / "split.onnx"
     assert len(split_all(shipped, target)) >= 5
     onnx.checker.check_model(str(target), full_check=True)
-    given = feeds(shipped)
+    given = feeds(shipped, rng)
     for before, after in zip(run(shipped, given), run(target, given), strict=True):
         np.testing.assert_allclose(after, before, atol=2e-4)
     original, split = onnx.load(shipped), onnx.load(target)
     assert (split.ir_version, list(split.opset_import)) == (original.ir_version, list(original.opset_import))
 
 
-def test_pruned_it_runs_and_is_smaller(shipped, tmp_path):
+def test_pruned_it_runs_and_is_smaller(shipped, tmp_path, rng):
     target = tmp_path / "small.onnx"
     result = prune(shipped, target, plan=PlanSettings(gof=1.0, keep_bulk=0.1, sparsify=1e-4))
     assert result.analysis is not None
@@ -57,7 +54,7 @@ def test_pruned_it_runs_and_is_smaller(shipped, tmp_path):
     assert result.totals["layers_factorized"] >= 4
     assert target.stat().st_size == result.bytes_out < 0.9 * shipped.stat().st_size
     onnx.checker.check_model(str(target))
-    given = feeds(shipped)
+    given = feeds(shipped, rng)
     for before, after in zip(run(shipped, given), run(target, given), strict=True):
         assert before.shape == after.shape
         assert np.isfinite(after).all()

@@ -19,7 +19,6 @@ from tests.samples.command_line import one_error_line
 @pytest.fixture
 def checkpoint(tmp_path):
     """Two layers that can be analysed, and a head that cannot."""
-    torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
     state = {
         "fc1.weight": torch.randn(64, 100),

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import rmt_compress as rmt
-from rmt_compress.networks.architectures import build
+from rmt_compress.architectures import build
+from tests.samples.onnx_models import session
 from tests.samples.repository import MODELS
 
 SAMPLE = MODELS / "cifar10_cnn.pt"
@@ -22,8 +23,6 @@ def images_and_labels(root):
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_prune_evaluate_export(run, tmp_path, real_data):
-    import onnxruntime
-
     done = run("prune", SAMPLE, "-o", "small.pt", "--gof", "0.2", "--keep-bulk", "0.3")
     assert done.returncode == 0, done.stderr
     done = run("evaluate", "small.pt", "--against", SAMPLE, "--data", "cifar10", "--json")
@@ -45,10 +44,10 @@ def test_prune_evaluate_export(run, tmp_path, real_data):
 
     done = run("export", "small.pt", "-o", "small.onnx")
     assert done.returncode == 0, done.stderr
-    session = onnxruntime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
+    graph = session(tmp_path / "small.onnx")
     images, labels = images_and_labels(real_data)
     outputs = np.concatenate(
-        [session.run(None, {"input": images[at : at + 50]})[0] for at in range(0, len(images), 50)]
+        [graph.run(None, {"input": images[at : at + 50]})[0] for at in range(0, len(images), 50)]
     )
     # Another order of summation may flip an image whose two largest outputs are equal to rounding.
     assert small["accuracy"] == pytest.approx(float((outputs.argmax(1) == labels).mean()), abs=4e-4)

@@ -11,9 +11,9 @@ from torch import nn
 from torch.export import Dim
 
 import rmt_compress as rmt
-from rmt_compress.networks import architectures
-from rmt_compress.networks import export as export_module
-from tests.samples import compressed, exported
+from rmt_compress import architectures
+from rmt_compress import export as export_module
+from tests.samples import compressed, exported, onnx_models
 from tests.samples.command_line import one_error_line
 
 CNN = "cnn:3x8x8/16,p,24/40,10"
@@ -58,7 +58,6 @@ def test_state_dict_under_original_names(run, tmp_path, small, name):
 
 def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
     import onnx
-    import onnxruntime
 
     small, path = small_cnn
     result = run("export", path, "-o", "small.onnx")
@@ -71,16 +70,13 @@ def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
     assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}
     names = {tensor.name for tensor in graph.graph.initializer}
     assert {"conv2.down.weight", "conv2.up.weight", "fc1.down.weight"} <= names
-    session = onnxruntime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 7):
         x = torch.rand(batch, 3, 8, 8)
-        (output,) = session.run(None, {"input": x.numpy()})
+        (output,) = onnx_models.run(tmp_path / "small.onnx", {"input": x.numpy()})
         assert np.abs(output - small(x).detach().numpy()).max() < 1e-4
 
 
 def test_onnx_of_networks_that_bring_their_own_graph_or_class(run, tmp_path):
-    import onnxruntime
-
     model, inputs = nn.Sequential(nn.Linear(6, 5), nn.ReLU()).eval(), torch.randn(2, 6)
     program = exported.quiet(lambda: torch.export.export(model, (inputs,), dynamic_shapes=({0: Dim("batch")},)))
     exported.save(program, tmp_path / "net.pt2")
@@ -91,10 +87,8 @@ def test_onnx_of_networks_that_bring_their_own_graph_or_class(run, tmp_path):
         line = one_error_line(run(*arguments))
         assert line.endswith(f"{name}: the file does not tell the shape of its inputs; add --input-shape 3,32,32")
         assert run(*arguments, "--input-shape", "6").returncode == 0
-        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        np.testing.assert_allclose(
-            session.run(None, {"input": inputs.numpy()})[0], model(inputs).detach(), atol=1e-6
-        )
+        (output,) = onnx_models.run(tmp_path / f"{name}.onnx", {"input": inputs.numpy()})
+        np.testing.assert_allclose(output, model(inputs).detach(), atol=1e-6)
     line = one_error_line(run("export", tmp_path / "net.jit", "-o", "jit.onnx", "--trust"))
     assert "net.jit: torch turns no TorchScript program into ONNX; export the model it was made from" in line
     assert not (tmp_path / "jit.onnx").exists()

@@ -176,6 +176,7 @@ def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, mo
 
 
 def test_a_callable_as_data(run, tmp_path, monkeypatch):
+    # The seeds make training and test points differ around the same centres.
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "def load(split):\n"

@@ -150,9 +150,9 @@ def test_float16_from_end_to_end(run, tmp_path, rng):
     }
 
 
-def test_the_pruned_file_answers(run, digits, tmp_path):
+def test_the_pruned_file_answers(run, digits, tmp_path, rng):
     """By onnxruntime alone, as a stranger runs it."""
-    images = np.random.default_rng(0).random((20, 64), dtype=np.float32)
+    images = rng.random((20, 64), dtype=np.float32)
     run("prune", digits, "-o", "small.onnx", "--keep-bulk", "0.3")
     before, after = (answers(path, images) for path in (digits, tmp_path / "small.onnx"))
     assert (before.argmax(1) == after.argmax(1)).mean() > 0.7

@@ -111,7 +111,6 @@ def test_fashion_sample_keeps_its_accuracy(run, tmp_path, real_data):
 
 def test_default_output_and_only_checkpoint(run, tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
-    torch.manual_seed(0)
     torch.save(nn.Sequential(nn.Linear(100, 80)).state_dict(), tmp_path / "model.pt")
     result = run("prune")
     assert result.returncode == 0, result.stderr

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
 import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 import rmt_compress as rmt
 from tests.samples.exported import load as load_exported
 from tests.samples.exported import quiet
+from tests.samples.onnx_models import session
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -100,10 +100,8 @@ def into(build: Callable[[], nn.Module]) -> Callable[[Path], Run]:
 
 
 def by_onnxruntime(path: Path) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])
+    opened = session(path)
+    return lambda inputs: torch.from_numpy(opened.run(None, {"input": inputs.numpy()})[0])
 
 
 def by_torch_export(path: Path) -> Run:

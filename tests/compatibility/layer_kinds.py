@@ -1,4 +1,7 @@
-"""One small network per kind of layer: that layer alone, its weights a few directions in a little noise."""
+"""One small network per kind of layer: that layer alone, its weights a few directions in a little noise.
+
+The seeds stay as they are: numbers on the page, such as an effective rank, are those of these weights.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,15 +12,6 @@ from rmt_compress.spectrum import NonFiniteError
 P, N, SPIKES = 1024, 1200, 6
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(20240229)
-
-
-def truncate(matrix, rank):
-    return decompose(matrix, rank).truncated(rank)
-
-
 @pytest.fixture
 def without_gram(monkeypatch):
     """Fail where all eigenvectors are asked for."""

@@ -17,16 +17,17 @@ from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.layers.pairs import pair_matrices
 from rmt_compress.layers.splitting import join_factors
 from rmt_compress.spectrum import NonFiniteError
+from tests.samples.seeds import repeatable
 
 
-def factors(rows, columns, rank, *, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rank, columns, generator=generator), torch.randn(rows, rank, generator=generator)
+def factors(rows, columns, rank):
+    return torch.randn(rank, columns), torch.randn(rows, rank)
 
 
+@repeatable
 def adapter():
     """As peft saves it: two targets of rank 8, one of which uses two directions."""
-    first, second = factors(96, 64, 8), factors(64, 128, 8, seed=1)
+    first, second = factors(96, 64, 8), factors(64, 128, 8)
     second[1][:, 2:] *= 1e-6
     prefix = "base_model.model.layers.0"
     return {
@@ -42,8 +43,7 @@ def adapter():
     (("linear", (30, 50)), ("conv2d", (30, 10, 3, 3)), ("conv_transpose2d", (30, 12, 3, 2))),
 )
 def test_singular_values_are_those_of_the_product(kind, shape):
-    generator = torch.Generator().manual_seed(2)
-    down, up = (torch.randn(size, generator=generator) for size in factor_shapes(kind, shape, 6))
+    down, up = (torch.randn(size) for size in factor_shapes(kind, shape, 6))
     product = join_factors(kind, shape, down, up).reshape(shape[0], -1)
     expected = torch.linalg.svdvals(product.double())[:6].numpy()
     np.testing.assert_allclose(product_singular_values(*pair_matrices(down, up)), expected, rtol=1e-5)
@@ -123,7 +123,6 @@ def test_what_makes_no_pair(shapes):
 
 
 def test_our_own_files_are_recognised_and_live_modules_are_not(tmp_path):
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 80), nn.ReLU(), nn.Linear(80, 50))
     small = compress(model, make_plan(analyze(model), rule="rank:6"))
     first, _ = analyze(small.state_dict()).factorized

@@ -29,7 +29,6 @@ OLD = (old_style("weight_norm"), old_style("spectral_norm"))
 
 
 def modules():
-    torch.manual_seed(0)
     return (nn.Linear(40, 50), nn.Conv2d(8, 34, 3), nn.ConvTranspose2d(36, 8, 3))
 
 
@@ -82,7 +81,6 @@ def test_a_pruning_mask_is_applied():
 
 
 def test_other_dimensions_of_the_norm():
-    torch.manual_seed(1)
     for dim in (1, None):
         module = parametrizations.weight_norm(nn.Linear(40, 50), dim=dim)
         checkpoint = open_checkpoint(module.state_dict())

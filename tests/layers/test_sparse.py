@@ -67,10 +67,9 @@ def test_a_view_that_is_not_contiguous():
 
 
 def test_used_only_where_smaller():
-    generator = torch.Generator().manual_seed(0)
-    dense = torch.randn(100, 100, generator=generator)
+    dense = torch.randn(100, 100)
     assert encode_if_smaller(dense) is None
-    sparse = dense * (torch.rand(100, 100, generator=generator) < 0.1)
+    sparse = dense * (torch.rand(100, 100) < 0.1)
     parts = encode_if_smaller(sparse)
     assert parts is not None
     size = sum(part.numel() * part.element_size() for part in parts)

@@ -10,7 +10,6 @@ from rmt_compress.reporting.spectrum_plots import layer_figure, plot_layers, plo
 
 @pytest.fixture
 def analysis():
-    torch.manual_seed(1)
     spikes = torch.linalg.qr(torch.randn(60, 3))[0] * torch.tensor([80.0, 60.0, 40.0])
     weight = torch.randn(60, 90) + spikes @ torch.linalg.qr(torch.randn(90, 3))[0].T
     return rmt.analyze({"block/../fc.weight": weight, "tiny.weight": torch.randn(2, 2)})

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.samples import exported
+from tests.samples.seeds import repeatable
 
 HUGE = 2**40
 
@@ -25,10 +26,9 @@ class Payload:
         return os.system, (f"touch {self.proof}",)
 
 
+@repeatable
 def net():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(7, 11), nn.ReLU(), nn.Linear(11, 5)).eval()
+    return nn.Sequential(nn.Linear(7, 11), nn.ReLU(), nn.Linear(11, 5)).eval()
 
 
 def write_exported(path):

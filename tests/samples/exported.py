@@ -15,6 +15,7 @@ from rmt_compress.decomposition.svd import decompose
 from rmt_compress.layers.layer import as_matrix
 from rmt_compress.layers.splitting import factor_tensors, split_refusal
 from rmt_compress.plan import LayerDecision, Plan
+from tests.samples.seeds import repeatable
 
 
 class Everything(nn.Module):
@@ -60,25 +61,24 @@ class Tokens(nn.Module):
         return {"logits": self.head(x)}
 
 
+@repeatable
 def image():
-    return torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(3))
+    return torch.randn(2, 3, 9, 9)
 
 
+@repeatable
 def exported(*, dynamic=True):
     """`Everything`, its batch open or not."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Everything().eval()
+    model = Everything().eval()
     shapes = ({0: Dim("batch")},) if dynamic else None
     return quiet(lambda: torch.export.export(model, (image(),), dynamic_shapes=shapes))
 
 
+@repeatable
 def tokens():
     batch, length = Dim("batch"), Dim("length")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Tokens().eval()
-        given = (torch.randint(30, (3, 5)), torch.randn(3, 5, 16))
+    model = Tokens().eval()
+    given = (torch.randint(30, (3, 5)), torch.randn(3, 5, 16))
     shapes = ({0: batch, 1: length}, {0: batch, 1: length})
     return quiet(lambda: torch.export.export(model, given, dynamic_shapes=shapes))
 

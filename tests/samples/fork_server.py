@@ -220,9 +220,11 @@ def leave(status: int) -> NoReturn:
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()
-    # Where nobody reads the streams any more, this fails, and the interpreter itself has to end.
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except OSError:
+        sys.exit(status)  # the interpreter itself says that nobody reads the streams any more
     os._exit(status)
 
 

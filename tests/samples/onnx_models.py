@@ -49,11 +49,16 @@ def saved(built, path):
     return path
 
 
-def run(path, feeds):
+def session(path):
+    """onnxruntime with one thread: more would wait for one another in a loop where two tests run at once."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feeds)
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(path, feeds):
+    return session(path).run(None, feeds)
 
 
 def split_all(path, target, *, rank=None):

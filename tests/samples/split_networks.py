@@ -2,12 +2,12 @@
 
 from collections import OrderedDict
 
-import torch
 from torch import nn
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.compression import compress
 from rmt_compress.plan import LayerDecision, Plan
+from tests.samples.seeds import repeatable
 
 
 def split(network, tensor, rank):
@@ -21,13 +21,13 @@ def split(network, tensor, rank):
     network.remember(layer, template, rank)
 
 
+@repeatable
 def mlp():
-    torch.manual_seed(0)
     return nn.Sequential(OrderedDict(fc1=nn.Linear(60, 50), relu=nn.ReLU(), fc2=nn.Linear(50, 10)))
 
 
+@repeatable
 def cnn():
-    torch.manual_seed(0)
     return nn.Sequential(
         OrderedDict(
             conv=nn.Conv2d(24, 30, 3, padding=1, stride=2),

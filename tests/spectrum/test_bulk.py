@@ -21,12 +21,12 @@ def fit_matrix(matrix, **options):
     return fit_bulk(values**2 / n, n, **options)
 
 
-def planted(generator, rows, columns, strengths):
+def planted(rng, rows, columns, strengths):
     """Noise of unit variance plus one spike per strength, in units of √n; BGN12's detection limit is c^¼."""
-    u = np.linalg.qr(generator.standard_normal((rows, len(strengths))))[0]
-    v = np.linalg.qr(generator.standard_normal((columns, len(strengths))))[0]
+    u = np.linalg.qr(rng.standard_normal((rows, len(strengths))))[0]
+    v = np.linalg.qr(rng.standard_normal((columns, len(strengths))))[0]
     scale = np.sqrt(max(rows, columns))
-    return generator.standard_normal((rows, columns)) + (u * np.array(strengths) * scale) @ v.T
+    return rng.standard_normal((rows, columns)) + (u * np.array(strengths) * scale) @ v.T
 
 
 def textbook_quantile(u, c):
@@ -54,13 +54,13 @@ def test_sigma2_and_gof_written_out(rule, rng):
     assert fit.gof == pytest.approx(distance, abs=1e-8)
 
 
-def test_paper_edge_is_the_published_formula():
-    fit = fit_bulk(noise_eigenvalues(100, 100, np.random.default_rng(1)), 100, beta=0.1, quantiles="paper")
+def test_paper_edge_is_the_published_formula(rng):
+    fit = fit_bulk(noise_eigenvalues(100, 100, rng), 100, beta=0.1, quantiles="paper")
     t = 0.450143  # Tracy–Widom, 90 %
     assert fit.lambda_plus == pytest.approx(fit.sigma2 * (4 + 2 ** (4 / 3) * t * 100 ** (-2 / 3)), rel=1e-6)
     assert fit.edge == pytest.approx(np.sqrt(100 * fit.lambda_plus))
     p, n = 60, 600
-    fit = fit_bulk(noise_eigenvalues(p, n, np.random.default_rng(1)), n, beta=0.1, quantiles="paper")
+    fit = fit_bulk(noise_eigenvalues(p, n, rng), n, beta=0.1, quantiles="paper")
     root = (p / n) ** 0.5
     wanted = (1 + root) ** 2 + t * n ** (-2 / 3) * (p / n) ** (-1 / 6) * (1 + root) ** (4 / 3)
     assert fit.lambda_plus == pytest.approx(fit.sigma2 * wanted, rel=1e-6)
@@ -79,41 +79,35 @@ def test_default_edge_tends_to_the_published_one():
 
 @pytest.mark.parametrize(("p", "n"), ((50, 50), (100, 100), (100, 1000)))
 @pytest.mark.parametrize("beta", (0.1, 0.5, 0.9))
-def test_largest_noise_eigenvalue_passes_with_probability_beta(p, n, beta):
-    generator = np.random.default_rng([p, n])
+def test_largest_noise_eigenvalue_passes_with_probability_beta(p, n, beta, rng):
     draws = 1000
-    passed = sum(fit_bulk(noise_eigenvalues(p, n, generator), n, beta=beta).spikes > 0 for _ in range(draws))
+    passed = sum(fit_bulk(noise_eigenvalues(p, n, rng), n, beta=beta).spikes > 0 for _ in range(draws))
     # ±0.02 for the rule (docs/statistics.md has 20,000 draws) and 2.6 standard errors for these draws.
     assert passed / draws == pytest.approx(beta, abs=0.02 + 2.6 * np.sqrt(beta * (1 - beta) / draws))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", (0.1, 0.5, 0.9))
-def test_error_rate_on_a_transformer_sized_layer(beta):
-    generator = np.random.default_rng(3)
+def test_error_rate_on_a_transformer_sized_layer(beta, rng):
     draws = 600
-    passed = sum(
-        fit_bulk(noise_eigenvalues(384, 1536, generator), 1536, beta=beta).spikes > 0 for _ in range(draws)
-    )
+    passed = sum(fit_bulk(noise_eigenvalues(384, 1536, rng), 1536, beta=beta).spikes > 0 for _ in range(draws))
     assert passed / draws == pytest.approx(beta, abs=0.02 + 2.6 * np.sqrt(beta * (1 - beta) / draws))
 
 
 @pytest.mark.parametrize(("p", "n", "alpha"), ((40, 40, 0.25), (60, 240, 0.1), (30, 300, 0.4)))
-def test_moments_of_sigma2_against_simulation(p, n, alpha):
-    generator = np.random.default_rng(5)
-    estimates = np.array([fit_bulk(noise_eigenvalues(p, n, generator), n, alpha=alpha).sigma2 for _ in range(3000)])
-    error = fit_bulk(noise_eigenvalues(p, n, generator), n, alpha=alpha).sigma2_error
+def test_moments_of_sigma2_against_simulation(p, n, alpha, rng):
+    estimates = np.array([fit_bulk(noise_eigenvalues(p, n, rng), n, alpha=alpha).sigma2 for _ in range(3000)])
+    error = fit_bulk(noise_eigenvalues(p, n, rng), n, alpha=alpha).sigma2_error
     assert estimates.std() == pytest.approx(error, rel=0.06)
     assert estimates.mean() == pytest.approx(1.0, abs=0.012)
 
 
 @pytest.mark.parametrize(("rows", "columns"), ((100, 100), (64, 256), (300, 100)))
-def test_spikes_well_above_the_limit_are_counted_exactly(rows, columns):
-    generator = np.random.default_rng([rows, columns])
+def test_spikes_well_above_the_limit_are_counted_exactly(rows, columns, rng):
     limit = (min(rows, columns) / max(rows, columns)) ** 0.25
     # beta is the chance of one spike too many, so it is set below the 5 % of failures that are allowed.
     hits = sum(
-        fit_matrix(planted(generator, rows, columns, limit * np.array([8, 5, 4, 3])), beta=0.01).spikes == 4
+        fit_matrix(planted(rng, rows, columns, limit * np.array([8, 5, 4, 3])), beta=0.01).spikes == 4
         for _ in range(100)
     )
     assert hits >= 95
@@ -145,11 +139,11 @@ def test_spikes_above_the_window_do_not_spoil_the_fit(rng):
 
 
 @pytest.mark.parametrize("size", (500, 1000))
-def test_synthetic_example_of_sjk23(size):
+def test_synthetic_example_of_sjk23(size, rng):
     """W = R + S of SJK23 §3.3: λ₊ about 4 and a handful of spikes."""
     i, j = np.mgrid[1 : size + 1, 1 : size + 1].astype(float)
     s = np.tan(np.pi / 2 + 1 / (j + 1)) + np.cos(i) * np.log(i + j + 1) + np.sin(j) * np.cos(i / j)
-    fit = fit_matrix(np.random.default_rng(0).standard_normal((size, size)) + s)
+    fit = fit_matrix(rng.standard_normal((size, size)) + s)
     assert fit.lambda_plus == pytest.approx(4, rel=0.05)
     assert 3 <= fit.spikes <= 15
     assert fit.gof < 0.02
@@ -187,9 +181,9 @@ def test_bad_spectra():
         fit_bulk([1.0, np.nan] * 20, 49)
 
 
-def test_window_ends_are_whole_ranks():
+def test_window_ends_are_whole_ranks(rng):
     # 0.05·60 is 3.0000000000000004 in floating point: rank 3 belongs to the window.
-    assert fit_bulk(noise_eigenvalues(60, 90, np.random.default_rng(0)), 90, alpha=0.05).window == (3, 57)
+    assert fit_bulk(noise_eigenvalues(60, 90, rng), 90, alpha=0.05).window == (3, 57)
 
 
 def test_public_names_are_listed():

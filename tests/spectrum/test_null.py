@@ -17,10 +17,9 @@ from rmt_compress.spectrum import fit_bulk, fit_error_p_value, fit_error_quantil
         (100, 1000, 0.25, "paper"),
     ),
 )
-def test_coverage(p, n, alpha, rule):
-    generator = np.random.default_rng([p, n])
+def test_coverage(p, n, alpha, rule, rng):
     errors = np.array(
-        [fit_bulk(noise_eigenvalues(p, n, generator), n, alpha=alpha, quantiles=rule).gof for _ in range(1500)]
+        [fit_bulk(noise_eigenvalues(p, n, rng), n, alpha=alpha, quantiles=rule).gof for _ in range(1500)]
     )
     for probability in (0.5, 0.95):
         point = fit_error_quantile(probability, p, n, alpha=alpha, quantiles=rule)

@@ -13,9 +13,8 @@ from rmt_compress.training.split_network import Network
 from tests.samples.matrices import low_rank_plus_noise
 
 
-def planted(spikes=6, seed=0):
+def planted(spikes=6):
     """fc1 is noise and spikes, fc2 has no bulk at all, fc3 is small."""
-    torch.manual_seed(seed)
     model = nn.Sequential(
         OrderedDict(
             fc1=nn.Linear(300, 200),
@@ -26,7 +25,7 @@ def planted(spikes=6, seed=0):
         )
     )
     with torch.no_grad():
-        model.fc1.weight.copy_(low_rank_plus_noise(200, 300, spikes, seed))
+        model.fc1.weight.copy_(low_rank_plus_noise(200, 300, spikes))
         u, _, vt = torch.linalg.svd(torch.randn(150, 200), full_matrices=False)
         model.fc2.weight.copy_((u * torch.logspace(0, -3, 150)) @ vt)
     return Network(model)
@@ -87,7 +86,6 @@ def test_recursive_cuts_factors_as_layers_of_their_own():
 
 
 def test_separate_thresholds_for_convolutions():
-    torch.manual_seed(0)
     model = nn.Sequential(OrderedDict(conv=nn.Conv2d(40, 64, 3), fc=nn.Linear(200, 300)))
     network = Network(model)
     for gof_conv, expected in ((0.0, "kept"), (None, "factorized")):
@@ -126,8 +124,6 @@ def test_the_record_of_a_cut_has_the_keys_of_analyze_with_rank_and_action():
     records = {record["name"]: record for record in cut.records(network)}
     assert set(records) == {"fc1", "fc2", "fc3"}
     assert records["fc1"]["rank"] == network.pairs["fc1.weight"].rank
-    fit = spectrum.fit_bulk(
-        torch.linalg.svdvals(low_rank_plus_noise(200, 300, 6, 0).double()).numpy() ** 2 / 300, 300
-    )
+    fit = spectrum.fit_bulk(torch.linalg.svdvals(low_rank_plus_noise(200, 300, 6).double()).numpy() ** 2 / 300, 300)
     assert records["fc1"]["spikes"] == fit.spikes == 6
     assert records["fc1"]["gof"] == pytest.approx(fit.gof, rel=1e-4)

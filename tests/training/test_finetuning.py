@@ -82,6 +82,7 @@ def test_the_training_is_that_of_a_plain_loop(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for epoch in (1, 2):
         optimizer.param_groups[0]["lr"] = 0.05 * 0.5 ** (epoch - 1)
+        # Seed 0 of the settings and the number of the epoch, as training.steps mixes them.
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(epoch * 7919))
         for batch in order.split(100):
             weights = [p for p in model.parameters() if p.dim() == 2]

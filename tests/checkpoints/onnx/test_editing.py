@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from rmt_compress.checkpoints import open_checkpoint
 from tests.samples.onnx_models import model, nodes_of, proto, run, saved, split_all
+from tests.samples.seeds import GENERATORS
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -31,6 +32,7 @@ def same_when_split(built, tmp_path, feeds, *, layers=1, atol=1e-4):
 
 @quick
 @given(
+    rng=GENERATORS,
     transposed=st.tuples(st.booleans(), st.booleans()),
     side=st.integers(0, 1),
     alpha=st.sampled_from([None, 1.0, 0.5, -2.0]),
@@ -38,8 +40,7 @@ def same_when_split(built, tmp_path, feeds, *, layers=1, atol=1e-4):
     bias=st.sampled_from(["none", "row", "column", "scalar", "full"]),
     opset=st.sampled_from([7, 9, 11, 13, 17]),
 )
-def test_gemm(tmp_path_factory, transposed, side, alpha, beta, bias, opset):
-    rng = np.random.default_rng(1)
+def test_gemm(tmp_path_factory, rng, transposed, side, alpha, beta, bias, opset):
     sizes = [(5, 8), (8, 6)]
     shapes = [size[::-1] if flip else size for size, flip in zip(sizes, transposed, strict=True)]
     biases = {"row": (6,), "column": (5, 1), "scalar": (1,), "full": (5, 6)}
@@ -62,6 +63,7 @@ def test_gemm(tmp_path_factory, transposed, side, alpha, beta, bias, opset):
 
 @quick
 @given(
+    rng=GENERATORS,
     dimensions=st.integers(1, 3),
     kernel=st.integers(1, 3),
     stride=st.integers(1, 2),
@@ -72,9 +74,8 @@ def test_gemm(tmp_path_factory, transposed, side, alpha, beta, bias, opset):
     output_padding=st.booleans(),
 )
 def test_convolutions(
-    tmp_path_factory, dimensions, kernel, stride, dilation, padding, bias, transposed, output_padding
+    tmp_path_factory, rng, dimensions, kernel, stride, dilation, padding, bias, transposed, output_padding
 ):
-    rng = np.random.default_rng(2)
     attributes = {"strides": [stride] * dimensions}
     if not padding.startswith("SAME"):
         attributes["dilations"] = [dilation] * dimensions
@@ -100,9 +101,8 @@ def test_convolutions(
 
 
 @quick
-@given(side=st.integers(0, 1), batch=st.sampled_from([(), (3,), (2, 3)]), vector=st.booleans())
-def test_matmul(tmp_path_factory, side, batch, vector):
-    rng = np.random.default_rng(3)
+@given(rng=GENERATORS, side=st.integers(0, 1), batch=st.sampled_from([(), (3,), (2, 3)]), vector=st.booleans())
+def test_matmul(tmp_path_factory, rng, side, batch, vector):
     weight = rng.normal(size=(8, 6) if side else (6, 8)).astype("f")
     shape = (8,) if vector else (*batch, 5, 8) if side else (*batch, 8, 5)
     node = helper.make_node("MatMul", ["x", "w"] if side else ["w", "x"], ["y"])

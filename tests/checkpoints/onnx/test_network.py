@@ -28,6 +28,7 @@ from rmt_compress.planning.making import make_plan
 from rmt_compress.saving.writing import write
 from rmt_compress.sweep import SweepTarget, sweep_rank, sweep_sparsity
 from tests.samples.onnx_models import model, proto, run, saved, split_all
+from tests.samples.seeds import repeatable
 
 
 class Everything(nn.Module):
@@ -51,7 +52,7 @@ class Everything(nn.Module):
 
 def exported(module, path, shape, *, dynamo):
     """`module` as torch writes it, by the new exporter or the old one, with a batch of any size."""
-    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(2, *shape)
     how = (
         {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
         if dynamo
@@ -75,17 +76,17 @@ def exported(module, path, shape, *, dynamo):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["dynamo", "legacy"])
+@repeatable
 def pair(request, tmp_path_factory):
     """One network as a module and as a file."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        module = Everything().eval()
+    module = Everything().eval()
     path = tmp_path_factory.mktemp("exported") / "everything.onnx"
     return module, exported(module, path, (1, 14, 14), dynamo=request.param)
 
 
+@repeatable
 def images(count=6, shape=(1, 14, 14)):
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, *shape)
 
 
 def test_what_torch_exports_is_recognised_layer_by_layer(pair):
@@ -124,20 +125,20 @@ def test_it_answers_and_costs_what_the_module_does(pair):
 
 
 @pytest.fixture(scope="module")
+@repeatable
 def mlp(tmp_path_factory):
     """An MLP with strong directions, the same as an ONNX file, and data it answers four times out of five."""
     module = build("mlp:64,96,80,10", seed=4).eval()
-    generator = torch.Generator().manual_seed(2)
     for parameter in module.parameters():
         if parameter.dim() == 2:
             rows, columns = parameter.shape
-            strong = torch.randn(rows, 3, generator=generator) @ torch.randn(3, columns, generator=generator)
+            strong = torch.randn(rows, 3) @ torch.randn(3, columns)
             parameter.data += 0.3 * strong
-    inputs = torch.randn(200, 1, 8, 8, generator=generator)
+    inputs = torch.randn(200, 1, 8, 8)
     with torch.no_grad():
         # Every class is to have its share of the answers.
         list(module.parameters())[-1].data -= module(inputs).mean(0)
-        labels = torch.where(torch.rand(200, generator=generator) < 0.8, module(inputs).argmax(1), 0)
+        labels = torch.where(torch.rand(200) < 0.8, module(inputs).argmax(1), 0)
     path = exported(module, tmp_path_factory.mktemp("mlp") / "mlp.onnx", (64,), dynamo=True)
     return module, path, Dataset("made", "test", inputs, labels, classes=10)
 
@@ -256,12 +257,12 @@ def test_the_module_is_not_compressed_but_its_file(tmp_path, rng):
         compress(network, make_plan(analyze(path)))
 
 
-def test_a_state_dict_has_no_names_for_the_factors_of_any_tensor(mlp, tmp_path):
+def test_a_state_dict_has_no_names_for_the_factors_of_any_tensor(mlp, tmp_path, rng):
     _, path, _ = mlp
     plan = make_plan(analyze(path, gof=1.0))
     assert set(compress(path, plan)) >= {"fc1.down.weight", "fc1.up.weight", "fc1.up.bias"}
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    weight = np.outer(np.arange(40.0), np.arange(40.0)).astype("f") + np.random.default_rng(1).normal(size=(40, 40))
+    weight = np.outer(np.arange(40.0), np.arange(40.0)).astype("f") + rng.normal(size=(40, 40))
     other = saved(model([node], {"w": weight.astype("f")}, {"x": (2, 40)}), tmp_path / "other.onnx")
     with pytest.raises(CompressionError, match=r"w is not the weight of a layer .* layout dense"):
         compress(other, make_plan(analyze(other, gof=1.0)))

@@ -17,6 +17,7 @@ from rmt_compress.planning.making import make_plan
 from rmt_compress.saving.loading import load_dense
 from rmt_compress.saving.writing import write
 from tests.samples.onnx_models import model, run, saved
+from tests.samples.seeds import repeatable
 
 
 @pytest.fixture
@@ -55,9 +56,13 @@ def pruned(path, target, *, layout="factorized", **settings):
         return write(Compressed(checkpoint, plan, layout=layout), target)
 
 
-def answers(path, count=5):
-    x = np.random.default_rng(5).normal(size=(count, 96)).astype("f")
-    return run(path, {"x": x})[0]
+@repeatable
+def inputs():
+    return torch.randn(5, 96)
+
+
+def answers(path):
+    return run(path, {"x": inputs().numpy()})[0]
 
 
 def test_factors_in_the_place_of_weights(path, tmp_path):
@@ -71,8 +76,7 @@ def test_factors_in_the_place_of_weights(path, tmp_path):
         torch.testing.assert_close(
             load_dense(tmp_path / "small.onnx")[name], low[name].float(), atol=1e-4, rtol=1e-3
         )
-    x = torch.from_numpy(np.random.default_rng(5).normal(size=(5, 96)))
-    expected = (x @ low["a"]).relu() @ low["b"].T + state["c"]
+    expected = (inputs().double() @ low["a"]).relu() @ low["b"].T + state["c"]
     np.testing.assert_allclose(answers(tmp_path / "small.onnx"), expected.numpy(), atol=1e-3)
     with open_checkpoint(tmp_path / "small.onnx") as again:
         assert again.format == "ONNX (opset 17), compressed"
@@ -97,8 +101,7 @@ def test_sparse_initializers_where_they_are_smaller(path, tmp_path, sparsity):
     assert names == set(written.sparse) == ({"a.down", "a.up", "b.down", "b.up"} if sparsity > 2 / 3 else set())
     onnx.checker.check_model(str(tmp_path / "small.onnx"))
     state = load_dense(tmp_path / "small.onnx")
-    x = torch.from_numpy(np.random.default_rng(5).normal(size=(5, 96)).astype("f"))
-    expected = (x @ state["a"]).relu() @ state["b"].T + state["c"]
+    expected = (inputs() @ state["a"]).relu() @ state["b"].T + state["c"]
     np.testing.assert_allclose(answers(tmp_path / "small.onnx"), expected.numpy(), atol=1e-4)
     if sparsity > 2 / 3:
         pruned(path, tmp_path / "whole.onnx")

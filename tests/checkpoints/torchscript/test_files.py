@@ -14,6 +14,7 @@ from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
 from rmt_compress.saving.loading import load, load_dense
 from tests.samples import exported
+from tests.samples.seeds import repeatable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -49,14 +50,14 @@ class Net(nn.Module):
         return self.head(self.second(self.first(x))) @ self.mixing
 
 
+@repeatable
 def network():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Net().eval()
+    return Net().eval()
 
 
+@repeatable
 def image():
-    return torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(3))
+    return torch.randn(2, 3, 9, 9)
 
 
 def save(model, path, *, traced=False, **options):
