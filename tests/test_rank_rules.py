@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rmt_compress.analysis import AnalysisSettings, AnalyzedLayer, analyze_layer
 from rmt_compress.layers import Layer
-from rmt_compress.rank_rules import RANK_RULES, hard_threshold, rank_to_keep
+from rmt_compress.planning.rules import RULES, rule_and_number
+from rmt_compress.planning.rules.gd14 import hard_threshold
 from tests.samples.seeds import GENERATORS
 
 
@@ -124,8 +125,8 @@ def test_ratio_and_rank(layer):
 @given(rng=GENERATORS, amounts=st.lists(st.floats(0, 1), min_size=2, max_size=5).map(sorted))
 def test_ranks_grow_with_the_amount_and_stay_in_range(rng, amounts):
     analysis = analysis_of(rng.standard_normal((40, 60)))
-    for rule in RANK_RULES:
-        ranks = [rank_to_keep(analysis, rule, 40 * amount if rule == "rank" else amount) for amount in amounts]
+    for name, rule in RULES.items():
+        ranks = [rule.keep(analysis, 40 * amount if name == "rank" else amount) for amount in amounts]
         assert all(1 <= rank <= 40 for rank in ranks)
         assert all(low <= high for low, high in pairwise(ranks))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rmt_compress.analysis.records import AnalyzedPair
 from rmt_compress.reporting.blanks import blank_table
 from rmt_compress.wording import printable, times
 
@@ -130,6 +129,8 @@ def _names(layer: LayerAnalysis) -> str:
 
 def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
     from rich.text import Text
+
+    from rmt_compress.analysis.records import AnalyzedPair
 
     groups: dict[str, list[str]] = {}
     seconds = {layer.pair.second for layer in analysis.factorized}

@@ -6,8 +6,8 @@ import pytest
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.plan import PlanSettings
-from rmt_compress.pruning import prune
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.road import prune
 from tests.samples.onnx_models import run, session, split_all
 from tests.samples.packages import member
 

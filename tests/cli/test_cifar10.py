@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rmt_compress as rmt
-from rmt_compress.architectures import build
+from rmt_compress.networks.architectures import build
 from tests.samples.onnx_models import session
 from tests.samples.repository import MODELS
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.export import Dim
 
 import rmt_compress as rmt
-from rmt_compress import architectures
-from rmt_compress import export as export_module
+from rmt_compress.networks import architectures
+from rmt_compress.networks import export as export_module
 from tests.samples import compressed, exported, onnx_models
 from tests.samples.command_line import one_error_line
 

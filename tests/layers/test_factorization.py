@@ -13,6 +13,11 @@ from rmt_compress.decomposition import svd as factorization
 from rmt_compress.decomposition.svd import decompose
 from rmt_compress.spectrum import NonFiniteError
 
+
+def truncate(matrix, rank):
+    return decompose(matrix, rank).truncated(rank)
+
+
 SHAPES = ((1, 1), (1, 9), (9, 1), (30, 50), (50, 30), (40, 40))
 
 
@@ -200,7 +205,7 @@ u, v = torch.randn(1200, 4), torch.randn(4, 60_000)
 a = torch.empty(1200, 60_000, dtype=torch.bfloat16)
 for part, right in zip(a.split(4000, dim=1), v.split(4000, dim=1)):
     part.copy_(u @ right + 0.1 * torch.randn(part.shape))
-truncated_svd_factors(a[:, :4000], 4)  # whatever the libraries allocate once
+decompose(a[:, :4000], 4).factors(4)  # whatever the libraries allocate once
 before = megabytes("VmRSS")
 decompose(a, 4).factors(4)
 print(megabytes("VmHWM") - before)

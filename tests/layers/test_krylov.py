@@ -9,6 +9,11 @@ from rmt_compress.decomposition.krylov import leading_subspace, worth_trying
 from rmt_compress.decomposition.svd import decompose
 from rmt_compress.spectrum import NonFiniteError
 
+
+def truncate(matrix, rank):
+    return decompose(matrix, rank).truncated(rank)
+
+
 P, N, SPIKES = 1024, 1200, 6
 
 

@@ -22,7 +22,7 @@ def test_singular_values_are_those_of_the_product(rows, columns, rank, seed):
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_truncation_is_the_nearest_matrix_of_its_rank(rank):
     down, up = torch.randn(6, 20), torch.randn(15, 6)
-    new_down, new_up = truncate_product(down, up, rank)
+    new_down, new_up = decompose_product(down, up).factors(rank)
     u, s, vt = torch.linalg.svd(up @ down, full_matrices=False)
     torch.testing.assert_close(new_up @ new_down, (u[:, :rank] * s[:rank]) @ vt[:rank], atol=1e-4, rtol=1e-4)
     assert (new_down.shape, new_up.shape) == ((rank, 20), (15, rank))

@@ -8,7 +8,7 @@ from torch import nn
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.compression import Compressed, compress
 from rmt_compress.plan import LayerDecision, Plan
-from rmt_compress.saving import write_compressed
+from rmt_compress.saving import writing
 from tests.samples.seeds import SEED, repeatable, seeded
 
 RANKS = {"conv.weight": 4, "deconv.weight": 3, "fc.weight": 5}
