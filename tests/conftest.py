@@ -13,6 +13,12 @@ from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: run side by side, the last ones should be short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A random generator with a fixed seed, the same in every test."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = {
     "what it says": "print('out'); import sys; print('err', file=sys.stderr)",
     "a status": "import sys; sys.exit(3)",

@@ -97,6 +97,7 @@ def test_mlp_accuracy_by_hand(data_root, name, folder):
     assert abs(difference) <= Fraction(1, 10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_cnn_accuracy_by_hand(data_root):
     state, metadata = read("cifar10_cnn.pt")
@@ -142,6 +143,7 @@ def test_mnist_first_layer_keeps_its_accuracy_when_truncated(data_root):
 TRAINING = ("-W", "error", MODELS / "train.py")
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same_weights_bit_by_bit(python, tmp_path):
     states, metadata = [], []
 

@@ -224,6 +224,7 @@ def test_saving_refuses_early(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_recipe_needs_torch_and_safetensors_alone(tmp_path):
     """As printed, in a fresh process that cannot see this package."""
     (code,) = (block for block in PYTHON_BLOCK.findall(README.read_text()) if "load_file" in block)

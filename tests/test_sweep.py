@@ -286,6 +286,7 @@ def real_target(real_data):
     return real_network
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_first_mnist_layer_has_the_published_shape(real_target):
     """SJK23 §4.1 and figure 5: 92 % with 20 of 784 singular values, nothing lost with 100."""
@@ -322,6 +323,7 @@ def test_bema_against_other_rules_at_equal_weights(real_target):
     assert predicted.accuracy >= accuracy_at(curves["ratio"], predicted.weights) + 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_five_percent_of_the_weights(real_target):
     sweep = sweep_sparsity(real_target("fashion_mlp", "fashion-mnist"), shares=[0.05])

@@ -132,6 +132,7 @@ def test_a_pickled_weight_is_named_and_not_run(whole, tmp_path):
             checkpoint.read("0.weight")
 
 
+@pytest.mark.slow
 def test_no_claim_takes_memory(whole, tmp_path):
     for number, (file, name) in enumerate(CASES):
         if any(word in name for word in ("huge", "declared", "bomb", "deep", "modules", "beyond", "dimensions")):

@@ -171,6 +171,7 @@ def _reshape(content: bytes) -> bytes:
     return content.replace(b"K\x07K\x0b", side + side).replace(b"K\x0bK\x01", side + b"K\x01")
 
 
+@pytest.mark.slow
 def test_huge_claims_allocate_nothing(tmp_path: Path) -> None:
     small = {"fc.weight": torch.ones(7, 11)}
     torch.save(small, tmp_path / "small.pt")

@@ -176,6 +176,7 @@ def test_bad_usage_is_status_2(run):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_as_a_process_of_its_own(run_process, checkpoint):
     """Streams, warnings as errors and exit status as a shell sees them, imports included."""
     command = [sys.executable, "-W", "error", "-m", "rmt_compress", "analyze", checkpoint, "--json"]

@@ -13,6 +13,7 @@ from tests.samples.repository import DIGITS
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
     plots, board = tmp_path / "plots", tmp_path / "board"
     done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--plots", plots, "--tensorboard", board)
@@ -29,6 +30,7 @@ def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_a_whole_pickled_model_has_to_be_unpacked_first(run, tmp_path):
     model = architectures.build("mlp:64,40,10", seed=0)
     torch.save(model, tmp_path / "whole.pt")
@@ -51,6 +53,7 @@ def test_json_is_all_there_is_on_stdout(run, tmp_path):
     assert report["bytes"] == (tmp_path / "x.pt").stat().st_size
 
 
+@pytest.mark.slow
 def test_seeds_and_comparison_side_by_side(run):
     done = run(
         "finetune", "--data", "digits", "--arch", "mlp:64,80,10", "--epochs", "2", "--prune-every", "1",
@@ -111,6 +114,7 @@ def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
     assert "own graph" in done.stderr
 
 
+@pytest.mark.slow
 def test_settings_of_one_run_do_not_bind_the_next(run):
     """Accelerate keeps its settings for the life of a process."""
     for precision in ("no", "bf16", "no"):
@@ -157,6 +161,7 @@ def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(python, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, monkeypatch):
     (tmp_path / "ours.py").write_text(
         "from torch import nn\n"

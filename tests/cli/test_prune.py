@@ -76,6 +76,7 @@ def test_json_names_what_was_done_and_the_numbers_hold(run, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_mnist_sample_is_five_times_smaller(run, tmp_path, real_data):
     source = MODELS / "mnist_mlp.safetensors"
@@ -98,6 +99,7 @@ def test_mnist_sample_is_five_times_smaller(run, tmp_path, real_data):
     assert after > report["accuracy"]["before"] - 0.025
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_fashion_sample_keeps_its_accuracy(run, tmp_path, real_data):
     """method.md §9: without data, a ninth of the weights at a fraction of a point."""

@@ -19,6 +19,7 @@ def checkpoint(tmp_path):
     return shutil.copy(DIGITS, tmp_path / "digits.safetensors")
 
 
+@pytest.mark.slow
 def test_everything_with_the_defaults(run, checkpoint, tmp_path):
     result = run("sweep", "--data", "digits", "--points", "2", "--limit", "50")
     assert result.returncode == 0, result.stderr

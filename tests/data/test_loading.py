@@ -32,6 +32,7 @@ def test_digits_labels_belong_to_their_images():
     assert [label_of[image.tobytes()] for image in images] == data.labels.tolist()
 
 
+@pytest.mark.slow
 def test_digits_split_is_the_same_in_every_process():
     code = "from rmt_compress.data import load_data; print(load_data('digits', split='test').labels.tolist())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -212,6 +212,7 @@ print(megabytes("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_weight_of_half_precision_is_never_copied_whole():
     done = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)

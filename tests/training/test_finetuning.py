@@ -97,6 +97,7 @@ def test_the_training_is_that_of_a_plain_loop(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_both_optimizers_learn_afresh_with_cuts(tmp_path, optimizer):
     settings = TrainingSettings(
@@ -116,6 +117,7 @@ def test_both_optimizers_learn_afresh_with_cuts(tmp_path, optimizer):
     assert run.last["parameters"] < 0.6 * run.first["parameters"]
 
 
+@pytest.mark.slow
 def test_sparsification_while_training_and_after(tmp_path):
     cycle = CycleSettings(
         sparsify="0.02:0.05", masks="held", sparsify_after=0.06, analysis=AnalysisSettings(gof=0.3)
@@ -134,6 +136,7 @@ def test_sparsification_while_training_and_after(tmp_path):
             assert not ((weight != 0) & (weight.abs() < 0.06)).any()
 
 
+@pytest.mark.slow
 def test_held_zeros_stay_and_released_ones_grow_back(tmp_path):
     left = {}
     for masks in ("held", "released"):
@@ -147,6 +150,7 @@ def test_held_zeros_stay_and_released_ones_grow_back(tmp_path):
     assert left["released"][5] > 1.5 * left["released"][3]
 
 
+@pytest.mark.slow
 def test_compare_and_seeds_give_mean_and_deviation(tmp_path):
     settings = TrainingSettings(epochs=3, batch_size=64)
     result = finetune(
@@ -170,6 +174,7 @@ def test_compare_and_seeds_give_mean_and_deviation(tmp_path):
     assert written == result.runs[0].last["parameters"]
 
 
+@pytest.mark.slow
 def test_the_baseline_is_the_pruned_run_without_cuts(tmp_path):
     one = finetune(DIGITS, tmp_path / "a.safetensors", data="digits", training=QUICK, cycle=CUTS, compare=True)
     other = finetune(DIGITS, tmp_path / "b.safetensors", data="digits", training=QUICK, cycle=None)
@@ -180,6 +185,7 @@ def test_the_baseline_is_the_pruned_run_without_cuts(tmp_path):
     assert events[0] == events[1]
 
 
+@pytest.mark.slow
 def test_least_accuracy_keeps_the_smallest_network_that_reached_it(tmp_path):
     settings = TrainingSettings(epochs=6, batch_size=64, learning_rate=0.01, min_accuracy=0.96)
     cycle = CycleSettings(every=1, keep_bulk="0.3,0.1,0", analysis=AnalysisSettings(gof=0.3))
@@ -202,6 +208,7 @@ def test_an_accuracy_out_of_reach_is_said(tmp_path):
     assert "99.90%" in result.goal_missed
 
 
+@pytest.mark.slow
 def test_no_epoch_begins_that_would_end_too_late(tmp_path):
     settings = TrainingSettings(epochs=100_000, max_seconds=3)
     begun = time.perf_counter()
@@ -306,6 +313,7 @@ def test_two_processes_decide_as_one(python, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
     out = tmp_path / "x.safetensors"
     settings = TrainingSettings(epochs=4, learning_rate=1e4, schedule="constant")

@@ -139,6 +139,7 @@ def test_the_shapes_that_are_recorded_are_those_torch_computes(file, folder, tmp
                     assert found == recorded[node.name], node.name
 
 
+@pytest.mark.slow
 def test_what_is_written_can_be_exported_on(folder, tmp_path):
     target = tmp_path / "split.pt2"
     exported.split_at(folder / "now.pt2", target, 0.5)
@@ -239,6 +240,7 @@ def test_another_suffix_is_refused(folder, tmp_path):
         write(Compressed(checkpoint, exported.plan_at(checkpoint, 0.3)), tmp_path / "out.safetensors")
 
 
+@pytest.mark.slow
 def test_the_command_line_measures_a_program_before_and_after(tmp_path, monkeypatch):
     """analyze, prune --data, evaluate --against, sweep, show and export, as for any other file."""
     monkeypatch.chdir(tmp_path)

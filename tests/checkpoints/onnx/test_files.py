@@ -291,6 +291,7 @@ def test_damaged_sparse_tensors(tmp_path, dims, values, indices, expected):
         open_checkpoint(path).read("w")
 
 
+@pytest.mark.slow
 def test_declared_sizes_take_no_memory(network, tmp_path):
     """A model of two kilobytes that claims a terabyte is refused within what Python and onnx take anyway."""
     path = changed(network, tmp_path, lambda m: m.graph.initializer[0].dims.__setitem__(0, 2**33))

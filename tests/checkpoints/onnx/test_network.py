@@ -143,6 +143,7 @@ def mlp(tmp_path_factory):
     return module, path, Dataset("made", "test", inputs, labels, classes=10)
 
 
+@pytest.mark.slow
 def test_sweeps_agree_point_by_point(mlp):
     """Many weights come and go; onnxruntime must see each."""
     module, path, dataset = mlp
