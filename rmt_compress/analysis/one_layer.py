@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
+from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import product_singular_values
@@ -52,10 +53,7 @@ class LayerTask:
         try:
             values = self._spectrum.find(alpha=settings.alpha)
             rows, columns = layer.matrix or (0, 0)
-            n = max(rows, columns)
-            fit = spectrum.fit_bulk(
-                values**2 / n, n, alpha=settings.alpha, beta=settings.beta, quantiles=settings.quantiles
-            )
+            fit = noise_model(settings).fit(values, max(rows, columns), settings)
         except spectrum.NonFiniteError:
             bad = int((~self._weight.isfinite()).sum())
             return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rmt_compress import spectrum
+from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank
 from rmt_compress.layers.kinds import LayerKind
@@ -128,16 +129,12 @@ class AnalyzedLayer(LayerRecord):
     @property
     def gof_null(self) -> float:
         """95 % point of the fit error of pure noise of this size."""
-        return spectrum.fit_error_quantile(
-            0.95, self.fit.p, self.fit.n, alpha=self.settings.alpha, quantiles=self.settings.quantiles
-        )
+        return noise_model(self.settings).null_quantile(0.95, self.fit, self.settings)
 
     @property
     def gof_p_value(self) -> float:
         """The chance that pure noise of this size fits as badly or worse."""
-        return spectrum.fit_error_p_value(
-            self.fit.gof, self.fit.p, self.fit.n, alpha=self.settings.alpha, quantiles=self.settings.quantiles
-        )
+        return noise_model(self.settings).p_value(self.fit, self.settings)
 
     @property
     def parameters_after(self) -> int:
