@@ -22,9 +22,6 @@ def check_output(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) ->
     """Refuse an output that would overwrite an input, or an existing file unless forced.
 
     To be called before any work is done.
-
-    Raises:
-        OutputError: naming the file and the way out.
     """
     for source in inputs:
         if target.exists() and source.exists() and target.samefile(source):
@@ -40,11 +37,7 @@ def check_output(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) ->
 
 
 def check_output_folder(target: Path, *, force: bool) -> None:
-    """Refuse a folder of outputs that is a file, or that holds something already unless forced.
-
-    Raises:
-        OutputError: naming the folder and the way out.
-    """
+    """Refuse a folder of outputs that is a file, or that holds something already unless forced."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target}: is a file; give the name of a folder")
     if target.is_dir() and not force and any(target.iterdir()):
@@ -59,9 +52,6 @@ def check_new_folder(target: Path, *, force: bool, known_by: str, keep: tuple[Pa
         force: whether one that is there may be replaced; an empty one always may.
         known_by: a file without which a folder is never replaced, forced or not.
         keep: folders that must neither be the target nor lie in it, nor hold it.
-
-    Raises:
-        OutputError: naming the folder and the way out.
     """
     here = target.resolve()
     for folder in keep:
@@ -90,9 +80,6 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
 
     A folder that is there is set aside first, put back if the renaming fails, and removed in the end.
-
-    Raises:
-        OutputError: the folder cannot be written or is full.
     """
     try:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -121,11 +108,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
-
-    Raises:
-        OutputError: the folder cannot be written or is full.
-    """
+    """A path beside `target` to write to; renamed onto it when the block ends well, removed when it does not."""
     try:
         _remove_leftovers(target)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)

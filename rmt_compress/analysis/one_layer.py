@@ -26,14 +26,7 @@ def analyze_layer(
 
 
 class LayerTask:
-    """The analysis of one weight in two steps, see `spectrum.SingularValues`.
-
-    Args:
-        layer: which says what matrix the weight is.
-        weight: of the layer's shape, on any device.
-        settings: of the analysis.
-        kernels: for the spectrum; by default `TorchKernels()`.
-    """
+    """The analysis of a weight of `layer`, on any device, in two steps; see `spectrum.SingularValues`."""
 
     def __init__(
         self, layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None

@@ -29,12 +29,7 @@ NOISE_ENERGY = 0.01
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What the three kinds of `LayerAnalysis` have in common.
-
-    Attributes:
-        layer: the layer itself.
-        status: whether there are numbers.
-    """
+    """What the three kinds of `LayerAnalysis` have in common; `status` says whether there are numbers."""
 
     layer: Layer
     status: ClassVar[Literal["analyzed", "skipped"]] = "skipped"
@@ -87,14 +82,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class AnalyzedLayer(LayerRecord):
-    """What the spectrum says of one layer.
-
-    Attributes:
-        fit: the fitted bulk.
-        singular_values: all of them, descending.
-        settings: the settings of the analysis.
-        reason: there is none to skip it.
-    """
+    """What the spectrum says of one layer: the fitted bulk, and all singular values, descending."""
 
     fit: spectrum.BulkFit
     singular_values: NDArray[np.float64] = field(repr=False, compare=False)
@@ -167,12 +155,7 @@ class AnalyzedLayer(LayerRecord):
 class SkippedLayer(LayerRecord):
     """Why the spectrum of a layer was not asked, or has no answer.
 
-    Attributes:
-        reason: why.
-        finite: False where NaN or Inf was found.
-        left_out: True where include or exclude left it out.
-        fit: there is none.
-        verdict: there is none.
+    Of one with NaN or Inf `finite` is False; of one that include or exclude left out `left_out` is True.
     """
 
     reason: str
@@ -190,11 +173,7 @@ class SkippedLayer(LayerRecord):
 class AnalyzedPair(LayerRecord):
     """What is known of a layer that is a product of two factors already: it has no bulk to fit.
 
-    Attributes:
-        pair: the factors.
-        singular_values: of the product, descending, as many as its rank.
-        fit: there is none.
-        verdict: there is none.
+    The singular values are those of the product, descending, as many as its rank.
     """
 
     pair: FactorPair

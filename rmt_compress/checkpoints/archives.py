@@ -41,15 +41,7 @@ class Record(NamedTuple):
 
 
 class Archive:
-    """The records of one archive, by their names below its folder.
-
-    Args:
-        path: the file.
-        what: what it is, for messages (``a torch.export archive``).
-
-    Raises:
-        CheckpointError: no zip archive, or one that torch did not write.
-    """
+    """The records of one archive, by their names below its folder; `what` it is, for messages."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
@@ -70,21 +62,13 @@ class Archive:
         return list(self._entries)
 
     def size(self, name: str) -> int:
-        """Bytes of a record.
-
-        Raises:
-            CheckpointError: no such record.
-        """
+        """Bytes of a record."""
         if name not in self._entries:
             raise self.damaged(f"the record {name} is missing")
         return self._entries[name].file_size
 
     def read(self, name: str) -> bytearray:
-        """The bytes of a record, its checksum compared.
-
-        Raises:
-            CheckpointError: no such record, or a damaged one.
-        """
+        """The bytes of a record, its checksum compared."""
         data = bytearray(self.size(name))
         view, filled = memoryview(data), 0
         with self._opened() as archive, archive.open(self._entries[name]) as record:
@@ -98,11 +82,7 @@ class Archive:
         return data
 
     def text(self, name: str) -> str:
-        """The text of a record.
-
-        Raises:
-            CheckpointError: no such record, a damaged one, or no UTF-8.
-        """
+        """The text of a record, which must be UTF-8."""
         try:
             return self.read(name).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -118,11 +98,7 @@ class Archive:
         return texts
 
     def check_byte_order(self) -> None:
-        """Refuse values in another byte order than that of every machine this runs on.
-
-        Raises:
-            CheckpointError: the archive says that it is big-endian.
-        """
+        """Refuse an archive that says it is big-endian: no machine this runs on is."""
         if "byteorder" in self and self.text("byteorder") != "little":
             raise CheckpointError(
                 f"{self.path}: was written on a big-endian machine, which is not read; save it again on another"
@@ -175,11 +151,7 @@ class Archive:
 
 
 def write_archive(path: Path, records: Iterable[Record]) -> None:
-    """Write records one after the other, values aligned as torch aligns them; the file is replaced.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write records one after the other, values aligned as torch aligns them; the file is replaced."""
     try:
         with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
             for record in records:

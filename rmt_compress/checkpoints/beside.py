@@ -8,12 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Beside(NamedTuple):
-    """Something a file holds beside its weights.
-
-    Attributes:
-        name: the keys that lead to it, with dots between.
-        kind: what it is, in a few words (``optimizer state``).
-    """
+    """Something a file holds beside its weights: the keys to it, dots between, and in a few words what it is."""
 
     name: str
     kind: str
@@ -21,12 +16,7 @@ class Beside(NamedTuple):
 
 @dataclass(frozen=True)
 class Carried:
-    """What can be written beside smaller weights.
-
-    Attributes:
-        entries: by top-level key, as it was in the file.
-        left: what was not carried: (name, why).
-    """
+    """What can be written beside smaller weights, by top-level key; and what was not carried: (name, why)."""
 
     entries: Mapping[str, Any]
     left: tuple[tuple[str, str], ...]

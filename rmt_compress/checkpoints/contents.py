@@ -44,10 +44,8 @@ class Contents:
 class StateDictWriter(Protocol):
     """How a format lays out tensors that come one by one; made with the target, for messages, and its contents.
 
-    Where the format cannot hold something or the file cannot be written, an `OutputError` is raised.
-
-    Attributes:
-        room: bytes that the file, and what is written on the way to it, take at most.
+    Where the format cannot hold something or the file cannot be written, an `OutputError` is raised. `room` is how
+    many bytes the file, and what is written on the way to it, take at most.
     """
 
     room: int

@@ -31,11 +31,8 @@ _NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state
 def open_directory(path: Path, *, trust: bool = False, weights: str | None = None) -> Checkpoint:
     """The one checkpoint in the directory at `path`.
 
-    An index or a file under one of Hugging Face's usual names is taken first; else the one index, set of
-    numbered shards or weight file there is.
-
-    Raises:
-        CheckpointError: no weights, or several checkpoints none of which has a usual name: they are named.
+    An index or a file under one of Hugging Face's usual names is taken first; else the one index, set of numbered
+    shards or weight file there is. Of several without a usual name none is taken: the error names them.
     """
     try:
         # Hidden files are what a killed run has left behind.

@@ -116,16 +116,9 @@ def recognize(path: Path) -> Format:
 def open_file(
     path: Path, *, strip_prefixes: bool = True, trust: bool = False, weights: str | None = None
 ) -> Checkpoint:
-    """The checkpoint in one weight file, of whichever format its content shows.
+    """The checkpoint in one weight file, of whichever format its content shows; see `open_checkpoint`, `TorchFile`.
 
-    Args:
-        path: the file.
-        strip_prefixes: see `TorchFile`.
-        trust: see `open_checkpoint`.
-        weights: see `open_checkpoint`.
-
-    Raises:
-        CheckpointError: see `open_checkpoint`; also for an index, which holds no weights of its own.
+    An index is refused: it holds no weights of its own.
     """
     row = recognize(path)
     if weights is not None and "weights" not in row.takes:

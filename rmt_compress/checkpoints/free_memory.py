@@ -27,12 +27,7 @@ def free_memory() -> int | None:
 def check_fits_memory(needed: int, what: str) -> None:
     """Refuse to begin what would end in swapping, or in the system's killing of the process.
 
-    Args:
-        needed: bytes.
-        what: the file, and what in it is to be unfolded.
-
-    Raises:
-        CheckpointError: there is less memory.
+    `needed` is in bytes; `what` names the file, and what in it is to be unfolded.
     """
     free = free_memory()
     if free is not None and needed > free:

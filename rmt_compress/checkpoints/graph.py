@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 
 
 class StoredFactors(NamedTuple):
-    """Where an editor has put the factors of a weight.
+    """Names of the two tensors in which an editor has put the factors of a weight.
 
-    Attributes:
-        down: name of the first factor's tensor.
-        up: name of the second's.
-        transposed: whether both are stored transposed, (in, r) and (r, out), as a product with the weight on the
-            right takes them.
+    Transposed they are stored (in, r) and (r, out), as a product with the weight on the right takes them.
     """
 
     down: str
@@ -97,11 +93,7 @@ class GraphCheckpoint(Checkpoint):
         """The graph as a module that takes the network's input and returns its output, in evaluation mode."""
 
     def _adopt_manifest(self) -> None:
-        """Take this package's manifest out of `metadata`, where there is one, and hold the tensors against it.
-
-        Raises:
-            CheckpointError: the manifest is damaged, or the file holds something else than it says.
-        """
+        """Take this package's manifest, if there is one, out of `metadata`, and hold the tensors against it."""
         if MANIFEST_KEY not in self.metadata:
             return
         # Takes a while to import, and most files have no manifest.

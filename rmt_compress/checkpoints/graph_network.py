@@ -19,9 +19,6 @@ class GraphNetwork(nn.Module):
 
     Its parameters are the checkpoint's floating-point tensors, under their own names: whoever gives one another
     value (its ``data``), changes what the network computes. `open_checkpoint` of it is the checkpoint itself.
-
-    Args:
-        checkpoint: the file with the graph; its floating-point tensors are read into memory.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:

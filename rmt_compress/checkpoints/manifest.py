@@ -153,11 +153,7 @@ class Manifest(_Record):
 
     @classmethod
     def from_json(cls, text: str, *, origin: str, metadata: Mapping[str, str] | None = None) -> Manifest:
-        """A manifest from the text in a file, every field checked.
-
-        Raises:
-            CheckpointError: one line after `origin` with the first problems.
-        """
+        """A manifest from the text in the file `origin`, every field checked; an error names the first problems."""
         try:
             manifest = cls.model_validate_json(text)
         except ValidationError as error:
@@ -172,14 +168,9 @@ class Manifest(_Record):
         return manifest.model_copy(update={"metadata": dict(metadata or {})})
 
     def check_tensors(self, tensors: Mapping[str, TensorInfo], *, origin: str) -> None:
-        """Make sure the file holds what the manifest says.
+        """Refuse the file `origin` where it holds something else than the manifest says.
 
-        Args:
-            tensors: what the file holds, sparse tensors under their own names.
-            origin: the file, for the message.
-
-        Raises:
-            CheckpointError: a tensor is missing, or two factors do not make the original weight.
+        Of `tensors`, what it holds, sparse ones stand under their own names.
         """
         problems = []
         for layer in self.factorized:

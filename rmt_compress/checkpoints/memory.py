@@ -23,11 +23,7 @@ _PARAMETRIZED = "parametrized; to cut it, torch.nn.utils.parametrize.remove_para
 
 
 class StateDictCheckpoint(Checkpoint):
-    """A state dict in memory, or a training checkpoint that holds one; names stay as they are.
-
-    Raises:
-        CheckpointError: no state dict in it.
-    """
+    """A state dict in memory, or a training checkpoint that holds one; names stay as they are."""
 
     path = None
     format = "state dict"
@@ -42,11 +38,7 @@ class StateDictCheckpoint(Checkpoint):
         self._ties = find_ties(self._state)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor called `name`, detached; it shares the state dict's memory.
-
-        Raises:
-            CheckpointError: no such tensor, or one without values.
-        """
+        """The tensor called `name`, detached; it shares the state dict's memory."""
         self._info(name)
         return _with_values(self._state[name].detach(), name)
 
@@ -54,11 +46,8 @@ class StateDictCheckpoint(Checkpoint):
 class ModuleCheckpoint(Checkpoint):
     """A live `nn.Module`: names as in its state dict, kinds of layers as its submodules say.
 
-    A parametrized weight (`torch.nn.utils.parametrize`) is listed as ``<module>.weight`` with its effective
-    value, not as the tensors it is computed from.
-
-    Raises:
-        CheckpointError: a parameter has no shape yet (lazy modules).
+    A parametrized weight (`torch.nn.utils.parametrize`) is listed as ``<module>.weight`` with its effective value,
+    not as the tensors it is computed from. A parameter that has no shape yet (lazy modules) is refused.
     """
 
     path = None
@@ -78,11 +67,7 @@ class ModuleCheckpoint(Checkpoint):
         self._ties = find_ties(values)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor called `name`, detached; a plain parameter shares the module's memory.
-
-        Raises:
-            CheckpointError: no such tensor, or one without values.
-        """
+        """The tensor called `name`, detached; a plain parameter shares the module's memory."""
         self._info(name)
         return _with_values(module_tensor(*self._owners[name]), name)
 

@@ -43,10 +43,6 @@ def make_manifest(
         architecture: None for the one in the metadata, where there is one.
         factorized: the weights that are stored as two; None for those of the plan, under the names they have in a
             state dict.
-
-    Raises:
-        PlanError: the plan factorizes a layer whose factors are not among `tensors`.
-        CheckpointError: the source cannot be read again.
     """
     texts = dict(metadata if metadata is not None else source.metadata if source is not None else {})
     texts.pop(MANIFEST_KEY, None)
@@ -68,11 +64,7 @@ def make_manifest(
 
 
 def source_record(checkpoint: Checkpoint) -> SourceRecord:
-    """What is remembered of a checkpoint, its files read through once.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
+    """What is remembered of a checkpoint, its files read through once."""
     files = checkpoint.files
     ties = {other for others in checkpoint.ties.values() for other in others}
     in_memory = sum(info.nbytes for name, info in checkpoint.tensors.items() if name not in ties)
@@ -90,11 +82,7 @@ def source_record(checkpoint: Checkpoint) -> SourceRecord:
 
 
 def file_digest(files: Iterable[Path]) -> str:
-    """SHA-256 of a file; of several, of what ``sha256sum FILE…`` prints for them in this order.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
+    """SHA-256 of a file; of several, of what ``sha256sum FILE…`` prints for them in this order."""
     digests = []
     for path in files:
         try:

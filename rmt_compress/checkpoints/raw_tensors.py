@@ -19,14 +19,9 @@ _LARGEST = 2**63
 
 @dataclass(frozen=True)
 class RawTensor:
-    """Where one tensor lies.
+    """Where one tensor lies: in which record of the archive, of which type, torch's name, and shape.
 
-    Attributes:
-        record: the record of the archive that holds its storage.
-        dtype: torch's name of the element type.
-        shape: its sizes.
-        stride: steps between entries, in entries.
-        offset: the first entry's place in the storage.
+    `stride` and `offset`, the place of the first entry, are counted in entries.
     """
 
     record: str
@@ -36,12 +31,7 @@ class RawTensor:
     offset: int
 
     def describe(self, name: str, archive: Archive) -> TensorInfo:
-        """Name, shape and type, held against what the record can hold.
-
-        Raises:
-            ValueError: no such element type, no such shape, or more than is stored.
-            CheckpointError: no such record.
-        """
+        """Name, shape and type; a `ValueError` where there is no such type or shape, or more than is stored."""
         import torch
 
         dtype = getattr(torch, self.dtype, None)
@@ -62,11 +52,7 @@ class RawTensor:
         return TensorInfo(name, self.shape, self.dtype, nbytes, skip)
 
     def read(self, archive: Archive) -> torch.Tensor:
-        """The values in memory of their own, on the CPU; laid out as they are stored.
-
-        Raises:
-            CheckpointError: the record is damaged.
-        """
+        """The values in memory of their own, on the CPU; laid out as they are stored."""
         return self.view(archive.read(self.record))
 
     def view(self, storage: bytearray) -> torch.Tensor:

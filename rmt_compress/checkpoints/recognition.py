@@ -46,12 +46,7 @@ _CORE_ML = re.compile(rb"\x08[\x01-\x7f]\x12[\x80-\xff]{0,4}[\x00-\x7f]\n", re.S
 
 @dataclass(frozen=True)
 class Signs:
-    """What a file's format is told by.
-
-    Attributes:
-        path: the file.
-        head: its first kilobyte.
-    """
+    """What a file's format is told by: its path and its first kilobyte."""
 
     path: Path
     head: bytes
@@ -82,11 +77,7 @@ class Signs:
 
 
 def signs_of(path: Path) -> Signs:
-    """What the format of the file at `path` is told by; only its first kilobyte is read.
-
-    Raises:
-        CheckpointError: no regular file, not readable, or empty.
-    """
+    """What the format of the file at `path` is told by; one that is empty or no regular file is refused."""
     try:
         status = path.stat()
         # Checked before opening: to open a pipe would wait for a writer.

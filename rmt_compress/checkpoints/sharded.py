@@ -25,18 +25,10 @@ _MAX_INDEX = 100_000_000
 class ShardedCheckpoint(Checkpoint):
     """Several weight files read as one.
 
-    Only the shards' headers are read on opening, and only the shard last read from keeps a file mapped.
-
-    Args:
-        path: the index or the directory, for messages.
-        folder: where the shards lie.
-        shards: file names relative to `folder`, in order.
-        placement: tensor -> its shard, as the index says; None: every tensor of every shard.
-        metadata: text entries of the index.
-        notes: what was chosen before.
-
-    Raises:
-        CheckpointError: a shard is missing or damaged, or does not hold what the index says it holds.
+    Only the shards' headers are read on opening, and only the shard last read from keeps a file mapped. The index,
+    or the directory, is at `path`; the shards lie in `folder`. A tensor is in the shard that `placement`, the
+    index, says; without one every tensor of every shard counts. `metadata` are the index's, `notes` what was chosen
+    before.
     """
 
     def __init__(
@@ -83,11 +75,7 @@ class ShardedCheckpoint(Checkpoint):
         return tuple(self._folder / shard for shard in self._shards)
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of the tensor called `name` from its shard, on the CPU.
-
-        Raises:
-            CheckpointError: see the shard's own `read`.
-        """
+        """A copy of the tensor called `name` from its shard, on the CPU."""
         self._info(name)
         shard = self._placement[name]
         if self._last not in (None, shard):
@@ -151,13 +139,6 @@ def open_index(path: Path, notes: tuple[str, ...] = ()) -> ShardedCheckpoint:
     A shard is named relative to the index's folder; absolute names and ``..`` are refused, so that an index
     from somewhere else cannot reach for other files. Symbolic links are followed: they are the user's own
     file system, and Hugging Face's cache is made of links from ``snapshots/`` to ``../../blobs/``.
-
-    Args:
-        path: the ``*.index.json``.
-        notes: what was chosen before, for `Checkpoint.notes`.
-
-    Raises:
-        CheckpointError: no index, one that points outside its folder, or see `ShardedCheckpoint`.
     """
     try:
         if path.stat().st_size > _MAX_INDEX:

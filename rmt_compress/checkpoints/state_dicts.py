@@ -23,13 +23,9 @@ _ADVICE = "save the weights alone: torch.save(model.state_dict(), …)"
 
 @dataclass(frozen=True)
 class StateDict:
-    """The weights found in an object.
+    """The weights found in an object, as they stand in it, and the keys that lead to them.
 
-    Attributes:
-        tensors: name -> tensor, as they stand in the object.
-        trail: the keys that lead to them from the object.
-        notes: what was chosen and what was left alone, one sentence each.
-        beside: what else the object holds.
+    `notes` say what was chosen and what was left alone, one sentence each; `beside` is what else the object holds.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -84,11 +80,7 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
 
 
 def _named_trail(value: Mapping[Any, Any], where: str, weights: str) -> tuple[str, ...]:
-    """Keys from `value` to the set of weights that a user names.
-
-    Raises:
-        CheckpointError: there is none of that name; those there are are listed.
-    """
+    """Keys from `value` to the set of weights that a user names; the error lists those there are."""
     trail: list[str] = []
     current: object = value
     rest = weights

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 
 
 def parse_object(data: bytes) -> dict[str, object]:
-    """The JSON object in `data`.
-
-    Args:
-        data: UTF-8 text.
+    """The JSON object in UTF-8 text.
 
     Raises:
         ValueError: not UTF-8, not JSON, not an object, a key given twice, half a surrogate pair, NaN, or

@@ -23,11 +23,7 @@ _MAX_DIMENSIONS = 64
 
 
 class View(Checkpoint):
-    """A checkpoint that shows another one's tensors; what is not shown otherwise is as in that one.
-
-    Args:
-        inner: what is looked at.
-    """
+    """A checkpoint that shows another one's tensors; what is not shown otherwise is as in that one."""
 
     def __init__(self, inner: Checkpoint) -> None:
         self.inner = inner
@@ -50,11 +46,7 @@ class View(Checkpoint):
 class CompressedFile(View):
     """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.
 
-    Args:
-        stored: the file, whose metadata hold a manifest.
-
-    Raises:
-        CheckpointError: the manifest is damaged, or the file holds something else than it says.
+    A file that holds something else than the manifest in its metadata says is refused.
     """
 
     def __init__(self, stored: Checkpoint) -> None:
@@ -87,11 +79,7 @@ class CompressedFile(View):
         return ties
 
     def read(self, name: str) -> torch.Tensor:
-        """A dense copy of the tensor called `name`, on the CPU.
-
-        Raises:
-            CheckpointError: no such tensor, or one whose bits and values do not agree.
-        """
+        """A dense copy of the tensor called `name`, on the CPU."""
         self._info(name)
         name = self._other_names.get(name, name)
         if name not in self._sparse:
@@ -148,9 +136,6 @@ class DenseView(View):
     """A checkpoint under the names and shapes of the original network: factors multiplied on reading.
 
     Of a checkpoint without factors it changes nothing.
-
-    Args:
-        inner: what is looked at; a manifest says which of its tensors are factors.
     """
 
     def __init__(self, inner: Checkpoint) -> None:
@@ -170,11 +155,7 @@ class DenseView(View):
         self._ties = _ties(inner, {layer.up: layer for layer in layers}, original)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor called `name` as the original network has it, the product of its factors where it has such.
-
-        Raises:
-            CheckpointError: no such tensor, or a product beyond the memory there is.
-        """
+        """The tensor called `name` as the original network has it, the product of its factors where it has such."""
         info = self._info(name)
         layer = self._by_weight.get(name)
         if layer is None:

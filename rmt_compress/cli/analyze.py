@@ -24,6 +24,7 @@ from rmt_compress.cli.options import (
     jobs_option,
     json_option,
     opened,
+    optional,
     with_options,
 )
 from rmt_compress.reporting.analysis_table import Sort, analysis_table, write_csv
@@ -46,13 +47,8 @@ def analyze(
     settings: AnalysisSettings,
     sort: Annotated[Sort, typer.Option(help="Order of the table's rows.")] = "order",
     as_json: Annotated[bool, json_option()] = False,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the layers as CSV too.", show_default=False)
-    ] = None,
-    plots: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Draw one PNG per layer into this folder.", show_default=False),
-    ] = None,
+    csv: Annotated[Path | None, optional("Write the layers as CSV too.", "FILE")] = None,
+    plots: Annotated[Path | None, optional("Draw one PNG per layer into this folder.", "DIR")] = None,
     force: Annotated[bool, force_option("CSV file and pictures that exist")] = False,
     trust: Trust = False,
     weights: Weights = None,
@@ -94,11 +90,7 @@ def analyze(
 
 
 def report_outcome(analysis: Analysis) -> None:
-    """Warn of damaged layers and set the exit status.
-
-    Raises:
-        GoalNotReached: nothing could be analysed.
-    """
+    """Warn of damaged layers and set the exit status."""
     for layer in analysis.damaged:
         warning(f"{layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")
     if analysis.damaged:

@@ -18,6 +18,7 @@ from rmt_compress.cli.options import (
     batch_size_option,
     json_option,
     opened,
+    optional,
 )
 
 SCHEMA = "rmt-compress/evaluation/1"
@@ -27,10 +28,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint, compressed or not.")],
     data: Data,
     arch: Arch = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(metavar="ORIGINAL", help="A second checkpoint to set beside it.", show_default=False),
-    ] = None,
+    against: Annotated[Path | None, optional("A second checkpoint to set beside it.", "ORIGINAL")] = None,
     limit: Limit = None,
     batch_size: Annotated[int, batch_size_option(" while scoring")] = 64,
     device: Device = "cpu",

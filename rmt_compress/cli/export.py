@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import progress_bar, stdout_console
-from rmt_compress.cli.options import Trust, Weights, force_option, opened
+from rmt_compress.cli.options import Trust, Weights, force_option, opened, optional
 from rmt_compress.errors import SettingsError
 
 
@@ -17,28 +17,20 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="The file; its name ends in .safetensors, .pt or .onnx.",
+            "--output", "-o", metavar="OUT", help="The file; its name ends in .safetensors, .pt or .onnx."
         ),
     ],
     arch: Annotated[
         str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="For .onnx: the network, mlp:784,1000,10, cnn:… or package.module:callable; by default the one "
+        optional(
+            "For .onnx: the network, mlp:784,1000,10, cnn:… or package.module:callable; by default the one "
             "the file names.",
-            show_default=False,
+            "SPEC",
         ),
     ] = None,
     input_shape: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZES",
-            help="For .onnx: shape of one sample, such as 3,32,32, where the network does not tell it.",
-            show_default=False,
-        ),
+        optional("For .onnx: shape of one sample, such as 3,32,32, where the network does not tell it.", "SIZES"),
     ] = None,
     trust: Trust = False,
     weights: Weights = None,

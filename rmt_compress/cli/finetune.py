@@ -10,7 +10,16 @@ import typer
 
 from rmt_compress.analysis.settings import NOISE_AND_CUTS
 from rmt_compress.cli.console import GoalNotReached, note, print_json, stdout_console
-from rmt_compress.cli.options import ARCH_HELP, DATA_HELP, force_option, json_option, was_typed, with_options
+from rmt_compress.cli.options import (
+    ARCH_HELP,
+    DATA_HELP,
+    force_option,
+    json_option,
+    optional,
+    switch,
+    was_typed,
+    with_options,
+)
 from rmt_compress.cli.training_view import leads, training_listeners
 from rmt_compress.errors import SettingsError
 from rmt_compress.training.settings import CycleSettings, TrainingSettings
@@ -31,75 +40,39 @@ def finetune(
         Path | None,
         typer.Argument(help="A checkpoint to begin with, compressed or not; without it, train afresh."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help=DATA_HELP, show_default=False)] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help=f"{ARCH_HELP} Afresh, each named set has a default.", show_default=False),
-    ] = None,
+    data: Annotated[str | None, optional(DATA_HELP)] = None,
+    arch: Annotated[str | None, optional(f"{ARCH_HELP} Afresh, each named set has a default.", "SPEC")] = None,
     *,
     training: TrainingSettings,
     samples: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Train on N samples only, spread over the set.",
-            min=2,
-            show_default=False,
-            rich_help_panel="Training",
-        ),
+        optional("Train on N samples only, spread over the set.", "N", least=2, panel="Training"),
     ] = None,
     cycle: CycleSettings,
-    no_prune: Annotated[
-        bool, typer.Option("--no-prune", help="Only train: the baseline.", rich_help_panel=NOISE_AND_CUTS)
-    ] = False,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Also train without any cut, and set both side by side."),
-    ] = False,
+    no_prune: Annotated[bool, switch("--no-prune", "Only train: the baseline.", NOISE_AND_CUTS)] = False,
+    compare: Annotated[bool, switch("--compare", "Also train without any cut, and set both side by side.")] = False,
     seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="One run each, as 0,1,2: mean and deviation. The first is written.",
-            show_default=False,
-        ),
+        str | None, optional("One run each, as 0,1,2: mean and deviation. The first is written.", "LIST")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="The smaller file, .safetensors or .pt; by default the input's name with .tuned in it. Its log "
+        optional(
+            "The smaller file, .safetensors or .pt; by default the input's name with .tuned in it. Its log "
             "stands beside it.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
+            *("OUT", "-o", "--output"),
+            panel=_OUTPUT,
         ),
     ] = None,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on after a kill, with the same options as before.", rich_help_panel=_OUTPUT
-        ),
+        bool, switch("--resume", "Go on after a kill, with the same options as before.", _OUTPUT)
     ] = False,
     force: Annotated[bool, force_option("what an earlier run has left", panel=_OUTPUT)] = False,
     plots: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Draw accuracy, loss and size over the epochs into this folder.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
+        optional("Draw accuracy, loss and size over the epochs into this folder.", "DIR", panel=_OUTPUT),
     ] = None,
     tensorboard: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Write scalars for TensorBoard here.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
+        Path | None, optional("Write scalars for TensorBoard here.", "DIR", panel=_OUTPUT)
     ] = None,
     as_json: Annotated[bool, json_option(panel=_OUTPUT)] = False,
 ) -> None:

@@ -25,28 +25,34 @@ Command = Callable[..., None]
 DATA_HELP = "mnist, fashion-mnist, cifar10, digits, a folder, or package.module:callable."
 ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
 
+
+def optional(
+    text: str, metavar: str | None = None, *flags: str, least: int | None = None, panel: str | None = None
+) -> Any:
+    """An option that is not given by default."""
+    return typer.Option(*flags, help=text, metavar=metavar, min=least, show_default=False, rich_help_panel=panel)
+
+
+def switch(flag: str, text: str, panel: str | None = None) -> Any:
+    """An option that is on or off."""
+    return typer.Option(flag, help=text, rich_help_panel=panel)
+
+
 Trust = Annotated[
     bool,
-    typer.Option(
+    switch(
         "--trust",
-        help="Run code from the file where it cannot be read otherwise: a whole pickled model, a TorchScript "
+        "Run code from the file where it cannot be read otherwise: a whole pickled model, a TorchScript "
         "program. It can do anything you can do: only for files whose origin you know.",
     ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Which set of weights of a training checkpoint, such as ema; by default the usual one.",
-        show_default=False,
-    ),
+    optional("Which set of weights of a training checkpoint, such as ema; by default the usual one.", "NAME"),
 ]
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Arch = Annotated[str | None, typer.Option(metavar="SPEC", help=ARCH_HELP, show_default=False)]
-Limit = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Ask N samples only, evenly spread over the set.", min=1, show_default=False),
-]
+Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
+Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]
 
 
@@ -57,17 +63,17 @@ def batch_size_option(when: str = "") -> Any:
 
 def jobs_option(done: str) -> Any:
     """How many layers are in work together."""
-    return typer.Option(help=f"Layers {done} at once; by default one per core.", min=1, show_default=False)
+    return optional(f"Layers {done} at once; by default one per core.", least=1)
 
 
 def json_option(instead_of: str = "the table", panel: str | None = None) -> Any:
     """Nothing but JSON on stdout."""
-    return typer.Option("--json", help=f"Print one JSON object instead of {instead_of}.", rich_help_panel=panel)
+    return switch("--json", f"Print one JSON object instead of {instead_of}.", panel)
 
 
 def force_option(what: str, panel: str | None = None) -> Any:
     """Outputs may overwrite what is there."""
-    return typer.Option("--force", help=f"Overwrite {what}.", rich_help_panel=panel)
+    return switch("--force", f"Overwrite {what}.", panel)
 
 
 def opened(path: Path, *, trust: bool, weights: str | None = None) -> Checkpoint:

@@ -23,6 +23,8 @@ from rmt_compress.cli.options import (
     force_option,
     jobs_option,
     json_option,
+    optional,
+    switch,
     typed_settings,
     with_options,
 )
@@ -45,13 +47,10 @@ def prune(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="The smaller file, .safetensors or .pt; a folder for a Hugging Face folder, the same format for a "
+        optional(
+            "The smaller file, .safetensors or .pt; a folder for a Hugging Face folder, the same format for a "
             "file with a graph (.onnx, .pt2). By default the input's name with .pruned in it.",
-            show_default=False,
+            *("OUT", "-o", "--output"),
         ),
     ] = None,
     *,
@@ -61,36 +60,26 @@ def prune(
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
     ] = "factorized",
     analysis: AnalysisSettings,
-    plan: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Carry out this plan instead of making one.", show_default=False),
-    ] = None,
+    plan: Annotated[Path | None, optional("Carry out this plan instead of making one.", "FILE")] = None,
     save_plan: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write the plan as JSON, to be edited and used again.", show_default=False
-        ),
+        Path | None, optional("Write the plan as JSON, to be edited and used again.", "FILE")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Measure accuracy before and after, and sweep it against the rank: mnist, fashion-mnist, cifar10, "
-            "digits, a folder or package.module:callable.",
-            show_default=False,
+        optional(
+            "Measure accuracy before and after, and sweep it against the rank: mnist, fashion-mnist, cifar10, "
+            "digits, a folder or package.module:callable."
         ),
     ] = None,
     arch: Annotated[
         str | None,
-        typer.Option(
-            help="The network, where the file does not say: mlp:784,1000,10, cnn:… or package.module:callable.",
-            show_default=False,
-        ),
+        optional("The network, where the file does not say: mlp:784,1000,10, cnn:… or package.module:callable."),
     ] = None,
     fold_batchnorm: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--fold-batchnorm",
-            help="Judge and cut convolutions together with the batch norm behind them; needs the network (--arch). "
+            "Judge and cut convolutions together with the batch norm behind them; needs the network (--arch). "
             "Try both: on our sample CNN it costs accuracy.",
         ),
     ] = False,
@@ -98,13 +87,13 @@ def prune(
     weights: Weights = None,
     carry_over: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--carry-over",
-            help="Write what else a training checkpoint holds into the smaller .pt file too; the optimizer's state "
+            "Write what else a training checkpoint holds into the smaller .pt file too; the optimizer's state "
             "no longer fits and is left out.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and report, write nothing.")] = False,
+    dry_run: Annotated[bool, switch("--dry-run", "Decide and report, write nothing.")] = False,
     as_json: Annotated[bool, json_option()] = False,
     force: Annotated[bool, force_option("output files that exist")] = False,
     jobs: Annotated[int | None, jobs_option("analysed")] = None,

@@ -28,6 +28,7 @@ from rmt_compress.cli.options import (
     force_option,
     json_option,
     opened,
+    optional,
     with_options,
 )
 from rmt_compress.planning.rules import GRIDS
@@ -46,22 +47,16 @@ What = Literal["rank", "share", "sparsity", "all"]
 def sweep(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(
-            help="A checkpoint; without it, the only one in the current folder.",
-            show_default=False,
-        ),
+        typer.Argument(help="A checkpoint; without it, the only one in the current folder.", show_default=False),
     ] = None,
     *,
     data: Data,
     arch: Arch = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder for the CSV, JSON and PNG files; by default CHECKPOINT.sweep beside the checkpoint.",
-            show_default=False,
+        optional(
+            "Folder for the CSV, JSON and PNG files; by default CHECKPOINT.sweep beside the checkpoint.",
+            *("DIR", "--output", "-o"),
         ),
     ] = None,
     what: Annotated[

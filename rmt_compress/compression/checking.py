@@ -13,12 +13,10 @@ from rmt_compress.wording import problems_listed, times
 
 
 def check_plan(plan: Plan, layers: Sequence[Layer], *, origin: str = "the plan") -> None:
-    """Make sure that a plan can be applied to these layers.
+    """Refuse a plan that cannot be applied to these layers, all problems at once.
 
-    Raises:
-        PlanError: an unknown layer, one named twice, another shape or kind, a rank that is too large, a split
-            that would grow a layer or that the layer's kind does not allow, entries to be zeroed where none
-            may be; all problems at once.
+    They are: an unknown layer, one named twice, another shape or kind, a rank that is too large, a split that would
+    grow a layer or that its kind does not allow, entries to be zeroed where none may be.
     """
     known = {layer.tensor: layer for layer in layers}
     firsts = {alias: layer.tensor for layer in layers for alias in layer.aliases}

@@ -54,15 +54,7 @@ def grouped(steps: Iterable[Step]) -> dict[str, list[Step]]:
 
 
 def become(tensor: torch.Tensor, steps: Sequence[Step]) -> Became:
-    """What becomes of a tensor.
-
-    Args:
-        tensor: as the checkpoint has it.
-        steps: those of the layers in it.
-
-    Raises:
-        CompressionError: it holds NaN or Inf and is to be cut.
-    """
+    """What becomes of a tensor by the steps of the layers in it; one with NaN or Inf cannot be cut."""
     import torch
 
     layer, changed = steps[0].layer, any(step.changes for step in steps)
@@ -95,9 +87,6 @@ class Compressed(View):
 
     Attributes:
         groups: name of a tensor of `inner` -> the steps of the layers in it.
-
-    Raises:
-        PlanError: the plan does not suit the checkpoint.
     """
 
     def __init__(
@@ -125,12 +114,7 @@ class Compressed(View):
         return tuple(self._done[step.layer.tensor] for step in self._steps if step.layer.tensor in self._done)
 
     def become(self, tensor: str) -> Became:
-        """What becomes of the tensor of this name in `inner`.
-
-        Raises:
-            CheckpointError: it cannot be read.
-            CompressionError: it holds NaN or Inf and is to be cut.
-        """
+        """What becomes of the tensor of this name in `inner`; one with NaN or Inf cannot be cut."""
         became = become(self.inner.read(tensor), self.groups[tensor])
         for outcome in became.outcomes:
             self._done[outcome.tensor] = outcome
@@ -140,11 +124,7 @@ class Compressed(View):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, shapes and types of what `read` gives.
-
-        Raises:
-            CompressionError: two tensors would get one name, or a factor none.
-        """
+        """Names, shapes and types of what `read` gives; no two tensors may get one name."""
         return self._outline
 
     @property
@@ -157,12 +137,7 @@ class Compressed(View):
         }
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor called `name`, detached; one that was left as it is may be `inner`'s own.
-
-        Raises:
-            CheckpointError: no such tensor, or one that cannot be read.
-            CompressionError: it holds NaN or Inf and is to be cut.
-        """
+        """The tensor called `name`, detached; one that was left as it is may be `inner`'s own."""
         self._info(name)
         origin, own = self._origins[name]
         if own not in self._waiting:
@@ -178,11 +153,7 @@ class Compressed(View):
 
     @cached_property
     def manifest(self) -> Manifest:  # type: ignore[override] # an attribute elsewhere
-        """What the file is going to say of itself; the source is read once for its SHA-256.
-
-        Raises:
-            CheckpointError: it cannot be read.
-        """
+        """What the file is going to say of itself; the source is read once for its SHA-256."""
         return make_manifest(
             self.inner, self.plan, self.tensors, layout=self.layout, ties=self.ties, metadata=self.metadata
         )

@@ -28,20 +28,10 @@ _ROOM = 2**20
 
 
 def write_graph(view: Compressed, target: Path, *, progress: Progress | None = None) -> WrittenFile:
-    """Write the same format again, two nodes for every layer that is split.
+    """Write the same format again, two nodes for every layer that is split; of `target` `stays_a_graph` must hold.
 
     The manifest goes into the file's metadata. The file is read back and every tensor compared before it gets its
     name; an older file keeps its place until then. Layout ``dense`` changes no node and stores nothing sparse.
-
-    Args:
-        view: what is written.
-        target: the file, of which `stays_a_graph` must hold.
-        progress: called with (layers done, layers in all, name).
-
-    Raises:
-        OutputError: the file cannot be written, or reads back differently.
-        CheckpointError: the checkpoint cannot be read.
-        CompressionError: a layer that is to be cut holds NaN or Inf.
     """
     checkpoint = view.inner
     assert isinstance(checkpoint, GraphCheckpoint)

@@ -33,12 +33,9 @@ def compress_module(
 ) -> nn.Module:
     """`compress` for modules; see there.
 
-    A module that stands in several places is split once and stands in all of them again. Weights that stay in
-    one piece are changed in place, so that ties, optimizers and hooks keep pointing at them.
-
-    Raises:
-        PlanError: the plan does not suit the module.
-        CompressionError: layers that cannot be changed, all named at once, or one that holds NaN or Inf.
+    A module that stands in several places is split once and stands in all of them again. Weights that stay in one
+    piece are changed in place, so that ties, optimizers and hooks keep pointing at them. Layers that cannot be
+    changed are all named at once.
     """
     steps = match_steps(ModuleCheckpoint(module).layers(), plan, layout)
     refusals = [refusal for step in steps if (refusal := _refusal(module, step)) is not None]

@@ -104,11 +104,7 @@ class Step:
 
 
 def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Step]:
-    """Every layer with its decision, the plan checked.
-
-    Raises:
-        PlanError: the plan does not suit the checkpoint, or names no basis.
-    """
+    """Every layer with its decision, the plan checked."""
     basis = basis_called(plan.basis)
     check_plan(plan, layers)
     decisions = plan.by_tensor

@@ -36,16 +36,9 @@ def layout_suffix(folder: Path) -> str | None:
 
 
 def read_cifar_split(name: str, folder: Path, split: Split, *, allow_partial: bool = False) -> Dataset:
-    """One split of the batch files in `folder`.
+    """One split of the set `name` from the batch files in `folder`, ``data_batch_1.bin`` … or ``data_batch_1`` ….
 
-    Args:
-        name: the set's name for messages and the result.
-        folder: holds ``data_batch_1.bin`` … or ``data_batch_1`` ….
-        split: train reads five files, test one.
-        allow_partial: go on without files that are missing and say so in the notes.
-
-    Raises:
-        DataError: files are missing (all of them named), truncated or no CIFAR-10 batches.
+    Missing files are all named in the error, or under `allow_partial` in the notes. Train reads five, test one.
     """
     import numpy as np
 

@@ -55,12 +55,9 @@ class Dataset:
         return self.labels.numel()
 
     def thinned(self, count: int) -> Dataset:
-        """`count` samples spread evenly over the set, in their order; the set itself where it has no more.
+        """`count` samples, at least 1, spread evenly over the set, in order; the set itself where it has no more.
 
         Spread, since image folders are in the order of their classes.
-
-        Raises:
-            ValueError: `count` is below 1.
         """
         import torch
 
@@ -72,11 +69,7 @@ class Dataset:
         return replace(self, images=self.images[picked], labels=self.labels[picked])
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs and labels in their order, `size` at a time; the last batch may be smaller.
-
-        Raises:
-            ValueError: `size` is below 1.
-        """
+        """Inputs and labels in their order, `size` (1 at least) at a time; the last batch may be smaller."""
         if size < 1:
             raise ValueError(f"batch size {size} is below 1")
         for start in range(0, len(self), size):
@@ -92,11 +85,7 @@ def from_pixels(
     classes: int,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """A `Dataset` of `pixels` (N, C, H, W) in 0 … 255, scaled to [0, 1].
-
-    Raises:
-        DataError: counts differ, nothing there, or a label outside `classes`.
-    """
+    """A `Dataset` of `pixels` (N, C, H, W) in 0 … 255, scaled to [0, 1]."""
     import numpy as np
     import torch
 

@@ -39,12 +39,9 @@ def has_idx(folder: Path) -> bool:
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """The array in one IDX file of unsigned bytes.
+    """The array in one IDX file of unsigned bytes, gzipped or not.
 
     The sizes in the header are checked against the file before anything is allocated.
-
-    Raises:
-        DataError: wrong magic number or element type, truncated, longer than its header says, broken gzip.
     """
     import numpy as np
 
@@ -71,16 +68,9 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def read_idx_split(name: str, folder: Path, split: Split, *, classes: int | None = None) -> Dataset:
-    """One split of the four IDX files in `folder`.
+    """One split of the set `name` from the four IDX files in `folder`.
 
-    Args:
-        name: the set's name for messages and the result.
-        folder: holds the files.
-        split: which pair to read.
-        classes: number of classes; None: one more than the largest label of both splits.
-
-    Raises:
-        DataError: a file of the pair is missing or broken, or their counts differ.
+    Where nobody says how many `classes` there are, it is one more than the largest label of both splits.
     """
     image_stem, label_stem = IDX_STEMS[split]
     images_path, labels_path = _require(folder, image_stem), _require(folder, label_stem)

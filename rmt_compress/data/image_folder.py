@@ -31,14 +31,10 @@ def is_image_folder(folder: Path) -> bool:
 def read_image_folder(name: str, folder: Path, split: Split) -> Dataset:
     """The images below `folder`; classes are the subfolders' names in sorted order.
 
-    ``train/`` and ``test/`` (or ``val/``, ``valid/``, ``validation/``) are the splits. Without them all images
-    are the test split, and there is none to train on. Grey images give one channel, anything else three; all
-    must be of one size, for nothing is resized behind the user's back.
-
-    Raises:
-        DataError: no images in the split, images of several sizes, an unreadable image, or a test class that
-            training does not have.
-        MissingDependencyError: Pillow is not installed.
+    ``train/`` and ``test/`` (or ``val/``, ``valid/``, ``validation/``) are the splits. Without them all images are
+    the test split, and there is none to train on. Grey images give one channel, anything else three; all must be of
+    one size, for nothing is resized behind the user's back, and no test class may be one that training does not
+    have.
     """
     root, notes = _split_root(folder, split)
     folders = _class_folders(root)

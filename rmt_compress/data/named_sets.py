@@ -112,12 +112,7 @@ NAMED_SETS = {
 
 
 def locate(known: NamedSet, split: Split) -> Path:
-    """The folder with the files of `split`, downloaded if need be.
-
-    Raises:
-        DataError: neither found nor downloadable.
-        MissingDependencyError: a download is needed and pooch is not installed.
-    """
+    """The folder with the files of `split`, downloaded if need be."""
     root = os.environ.get(DATA_VARIABLE)
     if root:
         for folder in known.folders:

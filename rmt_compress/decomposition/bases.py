@@ -32,11 +32,7 @@ BASES: dict[str, Basis] = {"plain": plain}
 
 
 def basis_called(name: str) -> Basis:
-    """The basis that a plan names.
-
-    Raises:
-        PlanError: there is none of this name.
-    """
+    """The basis that a plan names; a `PlanError` where there is none."""
     if name not in BASES:
         raise PlanError(f"the plan asks for the basis {name!r}, which is not known: there is {', '.join(BASES)}")
     return BASES[name]

@@ -44,9 +44,7 @@ def worth_trying(a: torch.Tensor, rank: int) -> bool:
 def leading_subspace(a: torch.Tensor, rank: int) -> torch.Tensor | None:
     """Orthonormal left singular vectors (p, rank) in float64, descending; None where they do not converge.
 
-    Args:
-        a: (p, n), p ≤ n, float32 or shorter, on the CPU.
-        rank: how many.
+    `a` is (p, n), p ≤ n, float32 or shorter, on the CPU.
     """
     found = _grow(a, rank)
     return None if found is None else _judged(a, found.double())

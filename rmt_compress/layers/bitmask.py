@@ -40,13 +40,7 @@ class SparseTensor(NamedTuple):
 
 
 def encoded_bytes(numel: int, nonzeros: int, itemsize: int) -> int:
-    """Bytes a file needs for an encoded tensor, the cost of three entries instead of one included.
-
-    Args:
-        numel: entries of the tensor.
-        nonzeros: how many are not zero.
-        itemsize: bytes per entry.
-    """
+    """Bytes a file needs for an encoded tensor, the cost of three entries instead of one included."""
     return bits_length(numel) + nonzeros * itemsize + _OVERHEAD
 
 
@@ -67,10 +61,7 @@ def encode_if_smaller(tensor: torch.Tensor) -> SparseTensor | None:
 
 
 def encode(tensor: torch.Tensor) -> SparseTensor:
-    """The bitmask and the non-zero values of `tensor`, on the CPU, whatever their size.
-
-    Args:
-        tensor: floating-point, of any shape; NaN and Inf are values as any other.
+    """The bitmask and the non-zero values of a floating-point tensor, on the CPU, whatever their size.
 
     Raises:
         ValueError: the element type has no encoding.
@@ -87,12 +78,7 @@ def encode(tensor: torch.Tensor) -> SparseTensor:
 
 
 def sparse_shape(shape: Sequence[int], bits_bytes: int, values: int) -> tuple[int, ...]:
-    """`shape`, once it is known to agree with the sizes of the other two parts; nothing is allocated.
-
-    Args:
-        shape: the numbers in ``NAME.shape``.
-        bits_bytes: length of ``NAME.bits``.
-        values: length of ``NAME.values``.
+    """The numbers in ``NAME.shape``, once they agree with the lengths of the other two; nothing is allocated.
 
     Raises:
         ValueError: saying what does not agree.

@@ -124,9 +124,7 @@ def convolution(axes: int, *, transposed: bool) -> LayerKind | None:
 def kind_of(classes: Collection[str], attribute: str) -> LayerKind | None:
     """Kind of the layer whose weight stands in one of torch's modules; None where name and shape must tell.
 
-    Args:
-        classes: the names of the module's class and of those it is derived from.
-        attribute: the weight's name in the module.
+    The classes are that of the module and those it is derived from; `attribute` is what the weight is called in it.
     """
     row = next((row for row in _ROWS if not set(row.classes).isdisjoint(classes)), None)
     return row.name if row is not None and fnmatchcase(attribute, row.attribute) else None

@@ -143,9 +143,7 @@ class Layer:
     def skip_reason(self, *, min_size: int = 1, embeddings: bool = False) -> str | None:
         """Why this layer cannot or should not be analysed, from its description alone; None if it can be.
 
-        Args:
-            min_size: the least min(rows, columns) that is analysed.
-            embeddings: whether embedding tables are analysed too.
+        `min_size` and `embeddings` are as in `AnalysisSettings`.
         """
         if self.why_skipped is not None:
             return self.why_skipped

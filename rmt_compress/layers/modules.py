@@ -63,10 +63,8 @@ def split_module(module: nn.Module, down: torch.Tensor, up: torch.Tensor, *, nam
 def split_module_empty(module: nn.Module, rank: int, *, name: str = "") -> nn.Sequential:
     """The two layers of rank `rank` that can stand in the place of `module`, without values (meta device).
 
-    Type, mode and `requires_grad` are those of `module`; to be filled by ``load_state_dict(…, assign=True)``.
-
-    Raises:
-        CompressionError: `module` cannot be replaced without changing what it does; see `module_refusal`.
+    Type, mode and `requires_grad` are those of `module`; to be filled by ``load_state_dict(…, assign=True)``. A
+    module of which there is a `module_refusal` cannot be split.
     """
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
@@ -112,10 +110,7 @@ def module_refusal(module: nn.Module) -> str | None:
 def module_kind(module: nn.Module, attribute: str = "weight", *, exactly: bool = False) -> LayerKind | None:
     """Kind of the layer that `attribute` of `module` is the weight of; None where name and shape must tell.
 
-    Args:
-        module: any module.
-        attribute: the weight's name in it.
-        exactly: whether its class must be the stock one itself, and no other derived from it.
+    `exactly`: its class must be the stock one itself, and no other derived from it.
     """
     classes = (type(module),) if exactly else type(module).__mro__
     return kind_of({each.__name__ for each in classes if each.__module__.startswith(_STOCK)}, attribute)

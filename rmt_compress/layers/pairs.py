@@ -57,11 +57,9 @@ def factor_pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, FactorPair]:
 
 
 def _is_crowded(path: str, names: Sequence[str]) -> bool:
-    """Whether more than ``down`` and ``up`` is below a path: a norm between two layers makes them no product.
+    """Whether more than ``down`` and ``up`` is below `path`, which ends in a dot; `names` are sorted.
 
-    Args:
-        path: with the dot at its end.
-        names: of all tensors, sorted.
+    A norm between two layers makes them no product.
     """
     for name in islice(names, bisect_left(names, path), None):
         if not name.startswith(path):

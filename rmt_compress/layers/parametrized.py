@@ -76,12 +76,7 @@ def unknown_parametrization(name: str, tensors: Mapping[str, TensorInfo]) -> str
 
 
 def compose(composition: Composition, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
-    """The effective weight, in the type and shape of its largest tensor.
-
-    Args:
-        composition: how it is computed.
-        read: gives a tensor by its name.
-    """
+    """The effective weight, in the type and shape of its largest tensor."""
     import torch
 
     largest, *others = [read(name) for name in composition.parts]

@@ -94,25 +94,14 @@ def factor_names(tensor: str) -> FactorNames:
 
 
 def factor_tensors(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> Factors:
-    """The weights of the two layers from the factors of the matrix.
-
-    Args:
-        layer: whose weight was factorized.
-        down: (r, columns).
-        up: (rows, r).
-    """
+    """The weights of the two layers from the factors of the matrix, `down` (r, columns) and `up` (rows, r)."""
     shapes = factor_shapes(layer.kind, layer.shape, down.shape[0])
     parts = (up.T, down) if KINDS[layer.kind].swaps else (down, up)
     return Factors(*(part.reshape(shape).contiguous() for part, shape in zip(parts, shapes, strict=True)))
 
 
 def factor_matrices(kind: str, factors: Factors) -> tuple[torch.Tensor, torch.Tensor]:
-    """``down`` (r, columns) and ``up`` (rows, r), whose product up·down is the matrix; undoes `factor_tensors`.
-
-    Args:
-        kind: of the layer.
-        factors: the weights of its two modules.
-    """
+    """``down`` (r, columns) and ``up`` (rows, r), whose product up·down is the matrix; undoes `factor_tensors`."""
     rank = factors.down.shape[0]
     if KINDS[kind].swaps:
         return factors.up.reshape(rank, -1), factors.down.reshape(rank, -1).T
@@ -122,14 +111,8 @@ def factor_matrices(kind: str, factors: Factors) -> tuple[torch.Tensor, torch.Te
 def join_factors(kind: str, shape: Sequence[int], down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """The dense weight of `shape` that two factors stand for, computed in float32 at least, in their dtype.
 
-    Args:
-        kind: see `factor_shapes`.
-        shape: of the original weight.
-        down: see `factor_shapes`.
-        up: see `factor_shapes`.
-
     Raises:
-        ValueError: shapes or types do not fit together.
+        ValueError: shapes, see `factor_shapes`, or types do not fit together.
     """
     import torch
 

@@ -44,10 +44,8 @@ _SYNTAX = "mlp:784,1000,10, cnn:3x32x32/32,64,p,128,128,p/256,10 or package.modu
 class MLP:
     """Fully connected layers ``fc1``, ``fc2`` … with ReLU between them, after flattening the input.
 
-    Attributes:
-        sizes: units per layer, inputs first; at least two.
-        init: see `Init`.
-        final: ``relu`` puts a ReLU after the last layer as well.
+    `sizes` are the units per layer, inputs first, at least two; `final`: ``relu`` puts a ReLU after the last layer
+    as well.
     """
 
     sizes: tuple[int, ...]
@@ -162,11 +160,7 @@ class CNN:
 
 @dataclass(frozen=True)
 class UserModel:
-    """The user's own class or function, called without arguments.
-
-    Attributes:
-        reference: ``package.module:callable``.
-    """
+    """The user's own class or function, ``package.module:callable``, called without arguments."""
 
     reference: str
 
@@ -174,11 +168,7 @@ class UserModel:
         return self.reference
 
     def build(self) -> nn.Module:
-        """What the callable returns.
-
-        Raises:
-            SettingsError: it cannot be imported, fails, or returns something other than a module.
-        """
+        """What the callable returns, which must be a module."""
         from torch import nn
 
         try:

@@ -45,11 +45,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def folded_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What folding makes of the tensors it changes, by their names in the state dict.
-
-    Raises:
-        CompressionError: see `fold_batchnorm`.
-    """
+    """What folding makes of the tensors it changes, by their names in the state dict."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.conv import _ConvNd
@@ -87,12 +83,7 @@ def folded_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 class FoldedCheckpoint(View):
     """A checkpoint with the batch norms folded; names, shapes and types are those of the original.
 
-    Args:
-        inner: the checkpoint.
-        model: the network with the checkpoint's weights, under the same names.
-
-    Raises:
-        CompressionError: see `fold_batchnorm`.
+    `model` is the network with the checkpoint's weights, under the same names.
     """
 
     def __init__(self, inner: Checkpoint, model: nn.Module) -> None:
@@ -107,11 +98,7 @@ class FoldedCheckpoint(View):
         return self.inner.layers()
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor called `name`, of its original type, after folding.
-
-        Raises:
-            CheckpointError: see the original's `read`.
-        """
+        """The tensor called `name`, of its original type, after folding."""
         folded, original = self._folded.get(name), self.inner.read(name)
         return original if folded is None else folded.to(original.dtype)
 

@@ -131,19 +131,7 @@ def compare(
 ) -> tuple[Evaluation, Evaluation]:
     """Measure two networks; their runs alternate, so that a machine's other work meets both alike.
 
-    Args:
-        model: see `evaluate`.
-        against: what it is compared with.
-        dataset: what both are asked.
-        paths: of both.
-        batch_size: see `evaluate`, as for all others.
-        device: where both run.
-        latency: whether to measure milliseconds.
-        progress: see `evaluate`.
-
-    Raises:
-        EvaluationError: see `evaluate`.
-        SettingsError: no such device.
+    `paths` are those of both; everything else is as in `evaluate`.
     """
     first, second = _evaluate([model, against], list(paths), dataset, batch_size, device, latency, progress)
     return first, second
@@ -157,17 +145,9 @@ def score(
     progress: Callable[[int], None] | None = None,
     name: str = "the model",
 ) -> Score:
-    """Ask `model`, where it is, every sample of `dataset`, in evaluation mode.
+    """Ask `model`, where it is, every sample of `dataset`, in evaluation mode; errors call it `name`.
 
-    Args:
-        model: see `evaluate`.
-        dataset: what it is asked.
-        batch_size: samples per forward pass.
-        progress: called with the number of samples done.
-        name: what errors call the model.
-
-    Raises:
-        EvaluationError: see `evaluate`.
+    `progress` is called with the number of samples done; the errors are those of `evaluate`.
     """
     import torch
     from torch.nn import functional
@@ -244,11 +224,7 @@ def _evaluate(
 
 
 def file_size(source: CheckpointPath) -> int:
-    """Bytes on disk of a checkpoint: of its file, or of all its shards.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """Bytes on disk of a checkpoint: of its file, or of all its shards."""
     from rmt_compress.checkpoints import open_checkpoint
 
     with open_checkpoint(source) as checkpoint:
@@ -284,11 +260,7 @@ def _logits(model: nn.Module, inputs: torch.Tensor, dataset: Dataset, name: str)
 
 
 def move(model: nn.Module, device: str | torch.device) -> None:
-    """Move a model in place.
-
-    Raises:
-        SettingsError: no such device here.
-    """
+    """Move a model in place, if there is such a device."""
     import torch
 
     try:

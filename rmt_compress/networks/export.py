@@ -94,11 +94,7 @@ def export(
 
 
 def check_onnx_installed() -> None:
-    """Refuse ONNX where what it needs is not installed.
-
-    Raises:
-        MissingDependencyError: naming the first package that is missing.
-    """
+    """Refuse ONNX where what it needs is not installed, naming the first package that is missing."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise MissingDependencyError(package, "onnx", "an ONNX file")
@@ -153,11 +149,7 @@ def _export_onnx(
 
 
 def _own_input_shape(source: Path | None, spec: str) -> tuple[int, ...]:
-    """Shape of one sample as the architecture tells it.
-
-    Raises:
-        SettingsError: it does not.
-    """
+    """Shape of one sample as the architecture tells it."""
     architecture = architectures.parse(spec) if spec else None
     if isinstance(architecture, architectures.MLP):
         return architecture.sizes[:1]
@@ -205,11 +197,7 @@ def _without_log() -> Iterator[None]:
 
 
 def _difference(path: Path, target: Path, batch: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference of onnxruntime's outputs from torch's.
-
-    Raises:
-        OutputError: the graph is not valid, does not run, or computes something else.
-    """
+    """Largest difference of onnxruntime's outputs from torch's; a graph that computes something else is refused."""
     import numpy as np
     import onnx
     import onnxruntime

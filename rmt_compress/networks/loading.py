@@ -69,11 +69,7 @@ def _as_it_was(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def architecture_of(source: str | PathLike[str] | Checkpoint) -> str | None:
-    """The architecture that a file names itself, as text; None where it names none.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
+    """The architecture that a file names itself, as text; None where it names none."""
     with open_checkpoint(source) as checkpoint:
         return _named_architecture(checkpoint)
 
@@ -114,11 +110,7 @@ def _on_meta(path: Path, architecture: architectures.Architecture) -> nn.Module:
 
 
 def _check_shapes(path: Path, checkpoint: Checkpoint, model: nn.Module, name: str) -> None:
-    """Compare names, shapes and types of the file with those of the network.
-
-    Raises:
-        CheckpointError: they differ.
-    """
+    """Refuse a file whose names, shapes or types are not those of the network."""
     import torch
 
     expected = {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}

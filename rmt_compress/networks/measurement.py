@@ -21,13 +21,9 @@ _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
 
 
 def count_macs(model: nn.Module, inputs: torch.Tensor) -> int:
-    """Multiply-adds of all Linear and convolution layers in one forward pass.
+    """Multiply-adds of all Linear and convolution layers in one forward pass of the whole batch `inputs`.
 
-    Products outside such layers (attention scores, recurrent cells) are not counted.
-
-    Args:
-        model: on the device of `inputs`.
-        inputs: a batch; the count is that of the whole batch.
+    Products outside such layers (attention scores, recurrent cells) are not counted. Both must be on one device.
     """
     import torch
     from torch import nn

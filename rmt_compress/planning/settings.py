@@ -86,10 +86,6 @@ class PlanSettings:
 
     @property
     def rule_and_amount(self) -> tuple[RankRule, float]:
-        """The rule and its number.
-
-        Raises:
-            ValueError: no such rule, or a number that does not suit it.
-        """
+        """The rule and its number; a `ValueError` where there is no such rule or its number does not suit."""
         rule, number = rule_and_number(self.rule)
         return rule, self.keep_bulk if number is None else number

@@ -30,26 +30,14 @@ _LEAST_SAMPLES = 300
 
 
 def check_sweep(target: Path, *, source: Path, force: bool) -> None:
-    """Refuse files of the sweep that would overwrite something.
-
-    Raises:
-        OutputError: naming the file and the way out.
-    """
+    """Refuse files of the sweep that would overwrite something."""
     check_sweep_outputs([_stem(target)], force=force, inputs=(source,))
 
 
 class Measurement:
     """Data and network, opened before any work is done, so that a mistake is told at once.
 
-    Args:
-        checkpoint: what is pruned.
-        data: see `load_data`.
-        arch: the network; None for the one the file names or brings.
-        folded: whether batch norms are folded.
-        trust: see `open_checkpoint`.
-
-    Raises:
-        RmtCompressError: no such data, or no network of these weights.
+    The arguments are those of `prune`; `folded` says whether batch norms are.
     """
 
     def __init__(self, checkpoint: Checkpoint, data: str, arch: str | None, *, folded: bool, trust: bool) -> None:
@@ -67,13 +55,7 @@ class Measurement:
         return load_model(open_checkpoint(target, trust=self._trust), arch=self._arch)
 
     def of(self, result: PruneResult, target: Path, progress: Progress | None) -> PruneResult:
-        """The result with both networks measured, and accuracy against rank drawn.
-
-        Args:
-            result: of pruning.
-            target: the file that was written.
-            progress: called with (done, total, name).
-        """
+        """The result with both networks measured, and accuracy against rank drawn; `target` is what was written."""
         after, before = compare(
             self._smaller(target),
             self._model,

@@ -136,15 +136,7 @@ def prune(
 def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, runs: bool) -> None:
     """Refuse a name that stands for no format the checkpoint can be written in.
 
-    Args:
-        checkpoint: what is compressed.
-        target: the file.
-        layout: see `prune`.
-        runs: whether what is written has to run without a model class, since the checkpoint does.
-
-    Raises:
-        OutputError: listing the suffixes.
-        SettingsError: a state dict is written where it has to run.
+    What is written `runs` without a model class where the checkpoint does; then a state dict is refused too.
     """
     if not stays_a_graph(checkpoint, target, layout) and checkpoint.has_graph and runs:
         alone = "a state dict does not run by itself; leave out --data, or add --layout dense"
@@ -152,11 +144,7 @@ def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, 
 
 
 def _carried(checkpoint: Checkpoint, target: Path) -> Carried:
-    """What the file holds beside its weights.
-
-    Raises:
-        OutputError: the output cannot hold it.
-    """
+    """What the file holds beside its weights, if the output can hold it."""
     written = state_dict_formats().get(target.suffix)
     if written is None or not written.has_room or checkpoint.has_graph:
         raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")

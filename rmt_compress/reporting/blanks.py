@@ -22,11 +22,7 @@ def blank_table(title: str | None = None) -> Table:
 
 
 def blank_figure(width: float, height: float, asked_by: str) -> Figure:
-    """A figure of so many inches without axes.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed, which what the user `asked_by` needs.
-    """
+    """A figure of so many inches without axes; without matplotlib the error says what the user `asked_by`."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -39,10 +35,6 @@ def blank_figure(width: float, height: float, asked_by: str) -> Figure:
 
 
 def write_figure(figure: Figure, target: Path) -> None:
-    """Write a PNG file.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write a PNG file."""
     with replacing(target) as path:
         figure.savefig(path, dpi=130)

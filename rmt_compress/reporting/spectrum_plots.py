@@ -24,12 +24,7 @@ _BULK, _SPIKE, _LAW = "#9db4c8", "#c8553d", "#1d3557"
 
 
 def plot_layers(analysis: Analysis, folder: Path, *, progress: Progress | None = None) -> list[Path]:
-    """Draw every analysed layer into `folder` (made if absent) and return the files written.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-        OutputError: the folder cannot be written.
-    """
+    """Draw every analysed layer into `folder` (made if absent) and return the files written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -30,23 +30,14 @@ TITLES = {
 
 
 def check_sweep_outputs(stems: Sequence[Path], *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse, before any work is done, what `write_sweep` would overwrite.
-
-    Raises:
-        OutputError: see `check_output`.
-    """
+    """Refuse, before any work is done, what `write_sweep` would overwrite."""
     for stem in stems:
         for suffix in SUFFIXES:
             check_output(_beside(stem, suffix), force=force, inputs=inputs)
 
 
 def write_sweep(sweep: Sweep, stem: Path) -> list[Path]:
-    """Write ``STEM.csv``, ``STEM.json`` and ``STEM.png``, each in one piece, and return their paths.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-        OutputError: a file cannot be written.
-    """
+    """Write ``STEM.csv``, ``STEM.json`` and ``STEM.png``, each in one piece, and return their paths."""
     from rmt_compress.reporting.sweep_plots import sweep_figure
 
     # The picture first: it is what may be impossible.
@@ -61,11 +52,7 @@ def write_sweep(sweep: Sweep, stem: Path) -> list[Path]:
 
 
 def write_sweep_csv(sweep: Sweep, target: Path) -> None:
-    """One row per trial, the network as it was first; ``ranks`` is written as ``fc1=59 fc2=33``.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """One row per trial, the network as it was first; ``ranks`` is written as ``fc1=59 fc2=33``."""
     with replacing(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

@@ -21,11 +21,7 @@ _ZOOM = 3.0
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """One or two panels, the full accuracy as a dashed line, the predicted point as a ringed dot.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """One or two panels, the full accuracy as a dashed line, the predicted point as a ringed dot."""
     figure = blank_figure(7.2 if sweep.kind == "rank" else 11.4, 4.6, "a picture of a sweep")
     draw = {"rank": _draw_ranks, "share": _draw_shares, "sparsity": _draw_sparsity}
     draw[sweep.kind](figure, sweep)

@@ -12,11 +12,7 @@ _SCALARS = ("test_accuracy", "test_loss", "train_loss", "parameters", "nonzeros"
 
 
 def tensorboard_listener(folder: Path) -> Callable[[Event], None]:
-    """A function to call with every event; each run has a subfolder of its own.
-
-    Raises:
-        MissingDependencyError: tensorboard is not installed.
-    """
+    """A function to call with every event; each run has a subfolder of its own."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

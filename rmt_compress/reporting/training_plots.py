@@ -19,11 +19,7 @@ _PRUNED, _BASELINE, _CUT = "#c8553d", "#6c757d", "#1d3557"
 
 
 def training_figure(runs: Sequence[RunResult]) -> Figure:
-    """Three panels; runs with cuts in colour, runs without in grey.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Three panels; runs with cuts in colour, runs without in grey."""
     figure = blank_figure(13.5, 4.2, "--plots")
     accuracy, loss, size = figure.subplots(1, 3)
     labelled: set[bool] = set()
@@ -54,12 +50,7 @@ def training_figure(runs: Sequence[RunResult]) -> Figure:
 
 
 def write_training_plots(runs: Sequence[RunResult], folder: Path) -> Path:
-    """Draw all runs into ``training.png`` in `folder`, made if absent.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-        OutputError: the file cannot be written.
-    """
+    """Draw all runs into ``training.png`` in `folder`, made if absent."""
     figure = training_figure(runs)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "training.png"

@@ -118,12 +118,7 @@ class Description:
 def describe(source: str | PathLike[str] | Checkpoint, *, progress: Progress | None = None) -> Description:
     """What a checkpoint holds; every tensor is read once to count its non-zeros.
 
-    Args:
-        source: a file or folder, or one opened.
-        progress: called with (done, total, name) after each tensor.
-
-    Raises:
-        CheckpointError: it cannot be read, or is not what its manifest says.
+    `progress` is called with (done, total, name) after each tensor.
     """
     from rmt_compress.layers.zeroing import count_nonzero
 

@@ -94,14 +94,11 @@ def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tens
 def _check_fits(
     checkpoint: Checkpoint, layers: Iterable[FactorizedLayer], model: torch.nn.Module
 ) -> list[tuple[FactorizedLayer, Layer]]:
-    """Compare file and model under the original names.
+    """Compare file and model under the original names; the error names every tensor that does not match.
 
     Returns:
         the layers that are stored the plain way as the file says, and transposed as the model says, with what they
         are in the model.
-
-    Raises:
-        CheckpointError: naming every tensor that does not match.
     """
     given = open_checkpoint(model)
     original = DenseView(checkpoint)

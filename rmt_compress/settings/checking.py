@@ -20,11 +20,7 @@ def problems_of(settings: Any) -> list[str]:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise all problems at once, if there are any, each once.
-
-    Raises:
-        SettingsError: there are some.
-    """
+    """Raise all problems at once, if there are any, each once."""
     if problems:
         raise SettingsError(list(dict.fromkeys(problems)))
 

@@ -109,11 +109,7 @@ class Sweep:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sweep:
-        """The sweep that `to_json` wrote.
-
-        Raises:
-            KeyError: something else.
-        """
+        """The sweep that `to_json` wrote; a `KeyError` where it is something else."""
         curves = []
         for curve in data["curves"]:
             points = tuple(_point(point) for point in curve["points"])

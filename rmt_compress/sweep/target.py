@@ -145,10 +145,6 @@ def saving(layer: AnalyzedLayer, rank: int) -> int:
 
 
 def check_points(points: int) -> None:
-    """Make sure that a curve has two ends.
-
-    Raises:
-        SettingsError: fewer than 2 points.
-    """
+    """Refuse a curve that has not two ends."""
     if points < 2:
         raise SettingsError([f"a sweep needs at least 2 points, got {points}"])

@@ -37,13 +37,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cut:
-    """What one cut is going to do.
+    """What one cut is going to do: a decision per layer of the analysis, those that stand as two included.
 
-    Attributes:
-        share: f, the share of the bulk that is kept.
-        analysis: of every layer, those that stand as two included.
-        plan: one decision per layer of the analysis.
-        seconds: that it took to find out.
+    `share` is f, the share of the bulk that is kept; `seconds` is how long it took to find out.
     """
 
     share: float
@@ -69,9 +65,7 @@ class Cut:
 class Cycle:
     """The cuts of one run, and what they remember of each other.
 
-    Attributes:
-        settings: what is cut, and when.
-        fits: the fit of every layer that this run has split, from when it was last whole.
+    `fits` are those of every layer that this run has split, from when it was last whole.
     """
 
     def __init__(self, settings: CycleSettings) -> None:
@@ -79,15 +73,7 @@ class Cycle:
         self.fits: dict[str, BulkFit] = {}
 
     def decide(self, network: Network, share: float) -> Cut:
-        """Look at every layer and decide what becomes of it; nothing is changed.
-
-        Args:
-            network: what is trained.
-            share: f, the share of the bulk to keep.
-
-        Raises:
-            SettingsError: an include or exclude glob matches no layer.
-        """
+        """Look at every layer and decide what becomes of it at the share f of the bulk; nothing is changed."""
         start = time.perf_counter()
         asked, settings = self.settings.analysis, replace(self.settings.plan, keep_bulk=share)
         if self.settings.mode == "recursive":
@@ -107,14 +93,7 @@ class Cycle:
         return Cut(share, analysis, plan, time.perf_counter() - start)
 
     def apply(self, network: Network, cut: Cut) -> float:
-        """Carry a cut out.
-
-        Returns:
-            the seconds it took.
-
-        Raises:
-            CompressionError: a layer cannot be replaced, or holds NaN or Inf.
-        """
+        """Carry a cut out; the seconds it took."""
         start = time.perf_counter()
         layers = {layer.tensor: layer for layer in cut.analysis.analyzed}
         before = {name: network.model.get_submodule(module_path(name)) for name in _newly_split(network, cut.plan)}

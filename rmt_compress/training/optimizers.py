@@ -42,11 +42,7 @@ def carry_over(
 ) -> None:
     """Give a fresh optimizer the state of the one before a cut, as far as it still has a meaning.
 
-    Args:
-        old: the optimizer before the cut.
-        new: of the parameters as they are now.
-        before: the parameters before the cut, by name.
-        network: as it is now.
+    `before` are the parameters before the cut, by name; `network` is as it is now.
     """
     for parameter in network.model.parameters():
         if parameter in old.state:

@@ -23,10 +23,8 @@ Event = dict[str, Any]
 class EventLog:
     """A file of JSON lines that several runs may share, and the events of one of them in memory.
 
-    Args:
-        path: the file; None keeps nothing on disk.
-        run: the run's name, written into every line; empty for the only run there is.
-        listener: called with every new event.
+    Without a path nothing is kept on disk. The run's name is written into every line, where it has one; `listener`
+    is called with every new event.
     """
 
     def __init__(self, path: Path | None, run: str = "", listener: Callable[[Event], None] | None = None) -> None:
@@ -36,11 +34,7 @@ class EventLog:
         self.events: list[Event] = []
 
     def add(self, event: Event) -> None:
-        """Write an event.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Write an event."""
         event = {**({"run": self._run} if self._run else {}), **event}
         self.events.append(event)
         if self._path is not None:
@@ -58,11 +52,7 @@ class EventLog:
             self._path.unlink()
 
     def take_up(self, count: int) -> None:
-        """Go on after the first `count` events of this run; what was written after them is taken out of the file.
-
-        Raises:
-            TrainingError: the file does not hold so many.
-        """
+        """Go on after the first `count` events of this run; what was written after them leaves the file."""
         if self._path is None:
             return
         lines, own = [], []
@@ -84,11 +74,7 @@ class EventLog:
 
 
 def read_lines(path: Path) -> list[Event]:
-    """The events in a log; a last line cut short by a kill is left out.
-
-    Raises:
-        TrainingError: the file cannot be read, or is no log.
-    """
+    """The events in a log; a last line cut short by a kill is left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):

@@ -56,13 +56,9 @@ class Job:
 
 
 class Run:
-    """A run in progress.
+    """A run in progress; all of the processes, `workers`, make the same, and only the leading one writes the log.
 
-    Args:
-        job: what it is about.
-        workers: the processes; all of them make the same run.
-        log: where its events go; only the leading process writes.
-        step_progress: called with (steps done, steps in all) during an epoch.
+    `step_progress` is called with (steps done, steps in all) during an epoch.
     """
 
     def __init__(
@@ -93,18 +89,7 @@ class Run:
         return self._network
 
     def go(self, resumed: TrainingState | None = None) -> Network:
-        """Train to the end.
-
-        Args:
-            resumed: the state to go on from; None to begin.
-
-        Returns:
-            the network the run leaves; splits inside splits are joined.
-
-        Raises:
-            TrainingError: see `train_epoch`.
-            EvaluationError: the network does not take the test samples.
-        """
+        """Train to the end, or go on from a state: the network the run leaves, splits inside splits joined."""
         with _deterministic(self._workers.device):
             epoch = self._begin() if resumed is None else self._resume(resumed)
             if resumed is None or not resumed.ended:

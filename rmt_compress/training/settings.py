@@ -216,10 +216,7 @@ def differences(
 ) -> list[str]:
     """Settings in which a resumed run differs from the one that was broken off, in words.
 
-    Args:
-        ours: of this run, as a plain dictionary.
-        theirs: of the other.
-        free: names that may differ.
+    Both are plain dictionaries; those named in `free` may differ.
     """
     if (ours is None) != (theirs is None):
         return ["one prunes, the other does not"]

@@ -22,11 +22,7 @@ def sparsifiable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def sparsify_model(model: nn.Module, threshold: float) -> dict[str, torch.Tensor]:
-    """Set entries below `threshold` to zero in place.
-
-    Returns:
-        by name, masks of the shape of each weight, True where it is not zero.
-    """
+    """Set entries below `threshold` to zero in place; by name, masks of their shapes, True where not zero."""
     masks = {}
     with torch.no_grad():
         for name, parameter in sparsifiable(model).items():

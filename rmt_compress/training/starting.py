@@ -28,14 +28,10 @@ DEFAULT_ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Start:
-    """Where runs begin.
+    """Where runs begin; `digest` is the SHA-256 of the files of the checkpoint `source`.
 
-    Attributes:
-        architecture: the network in one word.
-        dense: builds it without any split; its weights do not matter.
-        weights: of a checkpoint; None where every seed has weights of its own.
-        source: the checkpoint's path.
-        digest: SHA-256 of its files.
+    `dense` builds the network without any split; its weights do not matter. `weights` are those of a checkpoint,
+    None where every seed has weights of its own.
     """
 
     architecture: str
@@ -52,16 +48,9 @@ class Start:
 
 
 def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
-    """Where runs on `data` begin.
+    """Where runs on `data`, as after ``--data``, begin: from a checkpoint, or afresh.
 
-    Args:
-        source: a checkpoint, compressed or not; None to begin afresh.
-        data: as for ``--data``; a named set has a default architecture.
-        arch: the architecture; None for the checkpoint's own, or the data set's default.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read or does not fit the architecture.
-        SettingsError: the architecture is wrong, or there is none.
+    The architecture is the checkpoint's own where none is given, or the default of a named data set.
     """
     if source is None:
         spec = arch or DEFAULT_ARCHITECTURES.get(data)

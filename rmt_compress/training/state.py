@@ -69,11 +69,7 @@ class TrainingState:
     ended: str = ""
 
     def save(self, path: Path) -> None:
-        """Write the state; the one of the epoch before stays until this one is whole.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Write the state; the one of the epoch before stays until this one is whole."""
         content = {"schema": SCHEMA, **_shallow(self), "network": _shallow(self.network)}
         content["best"] = None if self.best is None else _shallow(self.best)
         with replacing(path) as temporary:
@@ -84,11 +80,7 @@ class TrainingState:
 
     @classmethod
     def load(cls, path: Path) -> TrainingState:
-        """Read a state.
-
-        Raises:
-            TrainingError: there is none, or it is damaged, or another file.
-        """
+        """Read a state."""
         if not path.is_file():
             raise TrainingError(f"{path}: no training state to resume from; begin anew without --resume")
         try:

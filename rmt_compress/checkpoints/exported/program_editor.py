@@ -28,11 +28,7 @@ _NONE: Json = {"as_none": True}
 
 
 class GraphSurgery:
-    """The changes to one stored program, collected and carried out together.
-
-    Args:
-        program: the JSON object of the whole program; changed by `finish` and by nothing before.
-    """
+    """The changes to a stored program, its whole JSON object, collected and carried out together by `finish`."""
 
     def __init__(self, program: Json) -> None:
         self._graph = Graph(program)
@@ -49,10 +45,7 @@ class GraphSurgery:
     def split(self, layer: Layer, names: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
         """Put two products or convolutions in the place of every node that takes the weight of `layer`.
 
-        Args:
-            layer: as `ExportedProgramFile.layers` describes it; a kind that can be split.
-            names: of the two parameters, the one that is applied first in front.
-            shapes: of their tensors as they are stored.
+        Names and shapes are those of the parameters as they are stored, the one that is applied first in front.
         """
         weight = self._graph.placeholders[layer.tensor]
         values = [self._fresh(f"{weight}_{part}") for part in ("down", "up")]

@@ -46,12 +46,6 @@ class ExportedProgramFile(GraphCheckpoint):
     """One file of `torch.export.save`: the layout of torch 2.9 and later, or one of the two before it.
 
     `metadata` holds the texts saved as its extra files.
-
-    Args:
-        path: the file.
-
-    Raises:
-        CheckpointError: damaged, or without a program.
     """
 
     suffixes = (".pt2",)
@@ -96,11 +90,7 @@ class ExportedProgramFile(GraphCheckpoint):
         return self._weights.ties
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of the tensor called `name`, on the CPU.
-
-        Raises:
-            CheckpointError: no such tensor, one stored as a pickle, or a damaged record.
-        """
+        """A copy of the tensor called `name`, on the CPU."""
         self._info(name)
         return self._weights.read(name)
 
@@ -113,11 +103,7 @@ class ExportedProgramFile(GraphCheckpoint):
         return ExportedProgramEditor(self)
 
     def own_network(self) -> ExportedNetwork:
-        """The graph as a module, run operator by operator.
-
-        Raises:
-            CheckpointError: it uses an operator that is not run from an untrusted file.
-        """
+        """The graph as a module, run operator by operator; one that is not for untrusted files is refused."""
         from rmt_compress.checkpoints.exported.program_network import ExportedNetwork
 
         return ExportedNetwork(self, self.graph, self.program(), self.constants(), self.archive.damaged)
@@ -127,11 +113,7 @@ class ExportedProgramFile(GraphCheckpoint):
         return read_json(self.archive, self._record)
 
     def constants(self) -> dict[str, torch.Tensor]:
-        """Tensors of the graph that are no part of its state: constants, and buffers that are not persistent.
-
-        Raises:
-            CheckpointError: one is stored as a pickle, or damaged.
-        """
+        """Tensors of the graph that are no part of its state: constants, and buffers that are not persistent."""
         held: ExportedWeights
         name = self._record.removeprefix("models/").removesuffix(".json")
         if self._record == _OLD_PROGRAM:
@@ -243,11 +225,7 @@ class ExportedProgramEditor:
             self._changes[name] = {name: weight}
 
     def write(self, path: Path, *, target: Path, metadata: dict[str, str], sparse: bool) -> WrittenGraph:
-        """Write the archive; nothing in it is stored sparse.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Write the archive; nothing in it is stored sparse."""
         del target, sparse
         self._surgery.finish()
         write_archive(path, self._checkpoint.records(self._program, self._changes, metadata))

@@ -67,10 +67,7 @@ class Use:
 
 
 class Graph:
-    """One level of a stored graph; everything under it is shared with `program` and edited in place.
-
-    Args:
-        program: the JSON object of the whole program.
+    """One level of a stored graph; everything under it is shared with the whole, `program`, and edited in place.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError, IndexError: it is not what torch writes.

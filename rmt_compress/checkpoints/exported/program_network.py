@@ -42,17 +42,10 @@ _PLAIN = (
 
 
 class ExportedNetwork(GraphNetwork):
-    """A network that runs by the graph of a torch.export archive; see `GraphNetwork`.
+    """A network of one tensor that runs by the graph of a torch.export archive; see `GraphNetwork`.
 
-    Args:
-        checkpoint: the file.
-        graph: its graph.
-        program: the program as it is stored.
-        constants: tensors of the graph that are no part of its state.
-        damaged: makes the error for an archive whose graph is unsound.
-
-    Raises:
-        CheckpointError: it takes something else than one tensor, or uses an operator outside torch's own library.
+    Operators outside torch's own library are refused. `constants` are tensors that are no part of the state;
+    `damaged` makes the error for an archive whose graph is unsound.
     """
 
     def __init__(

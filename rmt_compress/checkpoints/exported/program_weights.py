@@ -36,13 +36,7 @@ Changes = Mapping[str, "dict[str, torch.Tensor]"]
 
 
 class ExportedWeights(ABC):
-    """The tensors of an exported program by their names.
-
-    Attributes:
-        infos: names, shapes and types.
-        ties: first name of a shared tensor -> its other names.
-        records: the records of the archive that hold them.
-    """
+    """The tensors of an exported program by their names, and the records of the archive that hold them."""
 
     infos: dict[str, TensorInfo]
     ties: dict[str, tuple[str, ...]]
@@ -60,8 +54,7 @@ class ExportedWeights(ABC):
 class RawWeights(ExportedWeights):
     """One record of raw values per storage, and a JSON table of shapes: torch 2.9 and later.
 
-    Raises:
-        CheckpointError: the table is damaged, or claims more than the records hold.
+    A table that claims more than the records hold is refused.
     """
 
     def __init__(self, archive: Archive, table: str, folder: str) -> None:
@@ -96,11 +89,7 @@ class RawWeights(ExportedWeights):
         return place.describe(name, self._archive)
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of one tensor, on the CPU.
-
-        Raises:
-            CheckpointError: it is stored as a pickle, or its record is damaged.
-        """
+        """A copy of one tensor, on the CPU; one that is stored as a pickle is refused."""
         place = self._places[name]
         if place is None:
             raise CheckpointError(f"{self._archive.path}: {name} is {_PICKLED}")
@@ -140,11 +129,7 @@ class RawWeights(ExportedWeights):
 
 
 class PackedWeights(ExportedWeights):
-    """All weights as one `torch.save` file inside the archive, as torch before 2.9 wrote them; held in memory.
-
-    Raises:
-        CheckpointError: it cannot be read as tensors alone.
-    """
+    """All weights as one `torch.save` file inside the archive, as torch before 2.9 wrote them; held in memory."""
 
     def __init__(self, archive: Archive, record: str) -> None:
         self._archive = archive
@@ -200,11 +185,7 @@ def _load_tensors(archive: Archive, record: str) -> dict[str, torch.Tensor]:
 
 
 def read_json(archive: Archive, record: str) -> Json:
-    """The JSON object in a record.
-
-    Raises:
-        ValueError: not JSON, or larger than any that torch writes.
-    """
+    """The JSON object in a record; a `ValueError` where it is none, or larger than any that torch writes."""
     if archive.size(record) > MAX_JSON:
         raise ValueError(f"of {archive.size(record)} bytes")
     return parse_object(bytes(archive.read(record)))

@@ -24,11 +24,7 @@ _IR_OF_FREE_INITIALIZERS = 4
 
 
 class OnnxEditor:
-    """A copy of a model; values that are in files beside the original are copied on writing.
-
-    Args:
-        original: the model's graphs; not changed.
-    """
+    """A copy of a model; values that are in files beside the original are copied on writing."""
 
     def __init__(self, original: OnnxGraph) -> None:
         from onnx import ModelProto
@@ -108,11 +104,7 @@ class OnnxEditor:
         return self._graph.model
 
     def write(self, path: Path, *, target: Path, metadata: dict[str, str], sparse: bool) -> WrittenGraph:
-        """Write the model to exactly `path`, and large tensors to a new file beside it; see `GraphEditor`.
-
-        Raises:
-            OutputError: the model cannot be written, or is not valid though the original is.
-        """
+        """Write the model to exactly `path`, and large tensors to a new file beside it; see `GraphEditor`."""
         from rmt_compress.checkpoints.onnx.onnx_writing import write_model
 
         may_be_sparse = self._edited if sparse else set()

@@ -33,13 +33,6 @@ class OnnxFile(GraphCheckpoint):
 
     A tensor is called as in the model; where graphs inside an If or a Loop have tensors of one name, the later ones
     get a number. Its shape is that in which its node takes it, see `layers`.
-
-    Args:
-        path: the file.
-
-    Raises:
-        CheckpointError: no ONNX model, a damaged one, or tensors out of reach.
-        MissingDependencyError: onnx is not installed.
     """
 
     suffixes = (".onnx",)
@@ -81,21 +74,13 @@ class OnnxFile(GraphCheckpoint):
         return tuple(weight.layer for weight in self._weights.values())
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of the tensor called `name`, in the shape its node takes it.
-
-        Raises:
-            CheckpointError: no such tensor, or its file is gone.
-        """
+        """A copy of the tensor called `name`, in the shape its node takes it."""
         self._info(name)
         weight = self._weights[name]
         return weight.listed.apply(self.stored_values(weight.stored))
 
     def stored_values(self, stored: StoredTensor) -> torch.Tensor:
-        """The values of one of the model's tensors as they are stored.
-
-        Raises:
-            CheckpointError: its file is gone.
-        """
+        """The values of one of the model's tensors as they are stored."""
         if stored.sparse is not None:
             return read_sparse(stored.sparse, self.path, stored.name)
         assert stored.proto is not None
@@ -118,12 +103,7 @@ class OnnxFile(GraphCheckpoint):
         return OnnxEditor(self._graph)
 
     def own_network(self) -> GraphNetwork:
-        """The graph as a module that onnxruntime runs.
-
-        Raises:
-            MissingDependencyError: onnxruntime is not installed.
-            CheckpointError: onnxruntime cannot run it, or it takes other than one input.
-        """
+        """The graph as a module that onnxruntime runs; it must take one input."""
         if find_spec("onnxruntime") is None:
             raise MissingDependencyError("onnxruntime", "onnx", "running an ONNX file")
         from rmt_compress.checkpoints.onnx.onnx_network import OnnxNetwork
@@ -132,12 +112,7 @@ class OnnxFile(GraphCheckpoint):
 
 
 def load_graph(path: Path) -> ModelProto:
-    """The model in a file, without the tensors that are in files beside it.
-
-    Raises:
-        CheckpointError: the file is too large for the format, or holds no sound model.
-        MissingDependencyError: onnx is not installed.
-    """
+    """The model in a file, without the tensors that are in files beside it."""
     if find_spec("onnx") is None:
         raise MissingDependencyError("onnx", "onnx", "an ONNX file")
     import onnx

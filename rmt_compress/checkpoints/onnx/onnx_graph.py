@@ -91,11 +91,7 @@ class StoredTensor:
 
 
 class OnnxGraph:
-    """The graphs of a model, its tensors, and where every value is given and taken.
-
-    Args:
-        model: it is kept, not copied.
-        path: the file it is from.
+    """The graphs of a model, its tensors, and where every value is given and taken; the model is kept, not copied.
 
     Attributes:
         graphs: the main graph, then every graph inside a node, outer ones first.

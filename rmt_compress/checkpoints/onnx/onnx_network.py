@@ -33,14 +33,6 @@ class OnnxNetwork(GraphNetwork):
     A parameter given another value (``data``) is put into the graph at the next call, for which onnxruntime has to
     prepare the graph again. A model whose batch size is fixed gets larger and smaller batches piece by piece; one
     that takes vectors gets images as such.
-
-    Args:
-        checkpoint: the model.
-        graph: its graphs.
-        weights: what is known of every tensor that is listed.
-
-    Raises:
-        CheckpointError: onnxruntime cannot run it, or it takes other inputs than one of floating-point numbers.
     """
 
     def __init__(self, checkpoint: Checkpoint, graph: OnnxGraph, weights: Mapping[str, Weight]) -> None:
@@ -127,11 +119,7 @@ class OnnxNetwork(GraphNetwork):
         return editor.finished()
 
     def _start(self, model: ModelProto | None) -> Any:
-        """A session of `model`, of the file as it is where that is None.
-
-        Raises:
-            CheckpointError: onnxruntime does not take it.
-        """
+        """A session of `model`, of the file as it is where that is None."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()

@@ -54,13 +54,7 @@ _SPARSE_BYTES, _SPARSE_RATIO = 2**26, 1000
 
 @dataclass(frozen=True)
 class ExternalData:
-    """A stretch of a file beside the model.
-
-    Attributes:
-        file: the file, within the model's folder.
-        offset: bytes from its start.
-        length: bytes.
-    """
+    """A stretch of a file within the model's folder: its first byte, counted from 0, and how many there are."""
 
     file: Path
     offset: int
@@ -73,18 +67,9 @@ def nbytes(dims: Sequence[int], data_type: int) -> int:
 
 
 def check_tensor(tensor: TensorProto, path: Path, name: str) -> ExternalData | None:
-    """Hold the shape a tensor declares against the values it has.
+    """Hold the shape a tensor declares against the values it has; where these are, if not in the model.
 
-    Args:
-        tensor: from the model, its type in `DTYPES`.
-        path: of the model.
-        name: the tensor's, for messages.
-
-    Returns:
-        where the values are, if not in the model.
-
-    Raises:
-        CheckpointError: they do not agree, or the values are out of reach.
+    Its type is one of `DTYPES`; `path`, the model's, and `name` are for messages.
     """
     dims = list(tensor.dims)
     check_dims(dims, path, name)
@@ -106,11 +91,7 @@ def check_tensor(tensor: TensorProto, path: Path, name: str) -> ExternalData | N
 
 
 def check_dims(dims: Sequence[int], path: Path, name: str) -> None:
-    """Refuse a shape that no tensor can have.
-
-    Raises:
-        CheckpointError: a negative length, too many dimensions, or more entries than can be counted.
-    """
+    """Refuse a shape that no tensor can have: negative, of too many dimensions, or beyond all counting."""
     entries = 1
     for length in dims:
         entries *= max(length, 1)
@@ -123,9 +104,6 @@ def read_tensor(tensor: TensorProto, external: ExternalData | None, path: Path, 
     """A copy of the values of a tensor that `check_tensor` has looked at.
 
     Elements of 4 bits come as whole bytes.
-
-    Raises:
-        CheckpointError: the file beside the model is gone or has become shorter.
     """
     import torch
 
@@ -148,8 +126,7 @@ def read_tensor(tensor: TensorProto, external: ExternalData | None, path: Path, 
 def check_sparse(tensor: SparseTensorProto, path: Path, name: str) -> None:
     """Hold a sparse tensor's shape, values and indices against one another.
 
-    Raises:
-        CheckpointError: they do not agree, or it would unfold to far more than the file has room for.
+    One that would unfold to far more than the file has room for is refused.
     """
     dims = list(tensor.dims)
     check_dims(dims, path, name)
@@ -169,11 +146,7 @@ def check_sparse(tensor: SparseTensorProto, path: Path, name: str) -> None:
 
 
 def read_sparse(tensor: SparseTensorProto, path: Path, name: str) -> torch.Tensor:
-    """The dense values of a sparse tensor that `check_sparse` has looked at.
-
-    Raises:
-        CheckpointError: an index points outside the shape.
-    """
+    """The dense values of a sparse tensor that `check_sparse` has looked at."""
     import torch
 
     dims = tuple(tensor.dims)

@@ -49,10 +49,6 @@ def write_model(
         target: the name it is going to get.
         metadata: all text entries.
         may_be_sparse: initializers of the main graph that may be stored sparse where that is smaller.
-
-    Raises:
-        OutputError: the model is not valid, though the original is.
-        CheckpointError: a file beside the original is gone.
     """
     del model.metadata_props[:]
     for key, text in metadata.items():
@@ -138,11 +134,7 @@ def _copy(origin: BinaryIO, file: BinaryIO, length: int) -> None:
 
 
 def _make_sparse(model: ModelProto, names: Collection[str], notes: list[str]) -> tuple[str, ...]:
-    """Store those of the initializers sparse that are smaller so, if onnxruntime takes the model then.
-
-    Returns:
-        their names.
-    """
+    """Store those initializers sparse that are smaller so, if onnxruntime takes the model then: their names."""
     inputs = {entry.name for entry in model.graph.input}
     dense = [proto for proto in model.graph.initializer if proto.name in names and proto.name not in inputs]
     encoded = {proto.name: sparse for proto in dense if (sparse := _sparse(proto)) is not None}

@@ -65,12 +65,6 @@ class SafetensorsFile(Checkpoint):
 
     Names that `safetensors.torch.save_model` dropped because they share a tensor stand in the metadata as
     {dropped: kept}; they are listed as names of the kept tensor.
-
-    Args:
-        path: the file.
-
-    Raises:
-        CheckpointError: the header is no header, or does not agree with the file.
     """
 
     format = "safetensors"
@@ -100,12 +94,7 @@ class SafetensorsFile(Checkpoint):
         self.notes = ()
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of the tensor called `name`, on the CPU.
-
-        Raises:
-            CheckpointError: no such tensor, an element type torch does not have, or the file changed since it
-                was opened.
-        """
+        """A copy of the tensor called `name`, on the CPU, if torch has its type and the file did not change."""
         import torch
 
         info = self._info(name)

@@ -31,9 +31,6 @@ class SafetensorsWriter:
     The format wants tensors without gaps. What is a multiple of eight bytes long is written at once; the rest
     waits in temporary files and follows, larger element types first, so that every tensor stays aligned. See
     `StateDictWriter`.
-
-    Raises:
-        OutputError: a name or text the format cannot hold, or a header beyond the format's limit.
     """
 
     def __init__(self, target: Path, contents: Contents) -> None:
@@ -62,11 +59,7 @@ class SafetensorsWriter:
             )
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Write one tensor.
-
-        Raises:
-            OutputError: the format cannot hold it.
-        """
+        """Write one tensor."""
         import torch
 
         dtype = _NAMES.get(str(tensor.dtype).removeprefix("torch."))

@@ -64,14 +64,7 @@ class _Owner(NamedTuple):
 class TorchScriptFile(GraphCheckpoint):
     """One file of `torch.jit.save`; names are those of the module's state dict.
 
-    `metadata` holds the texts saved as its extra files.
-
-    Args:
-        path: the file.
-        trust: whether its program may be run, by `module`.
-
-    Raises:
-        CheckpointError: damaged, or without tensors.
+    `metadata` holds the texts saved as its extra files. Its program may only be run where `trust` says so.
     """
 
     suffixes = (".pt", ".pth", ".jit", ".ts", ".torchscript", ".ptl")
@@ -115,11 +108,7 @@ class TorchScriptFile(GraphCheckpoint):
         return self._ties
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of the tensor called `name`, on the CPU.
-
-        Raises:
-            CheckpointError: no such tensor, or a damaged record.
-        """
+        """A copy of the tensor called `name`, on the CPU."""
         info = self._info(name)
         tensor = self.places[name].read(self.archive)
         return tensor if info.why_skipped else tensor.contiguous()
@@ -138,11 +127,7 @@ class TorchScriptFile(GraphCheckpoint):
         return TorchScriptEditor(self)
 
     def own_network(self) -> GraphNetwork:
-        """The program as a module.
-
-        Raises:
-            CheckpointError: the file is not trusted, or does not load.
-        """
+        """The program as a module; run only where the file is trusted."""
         if not self._trust:
             raise CheckpointError(
                 f"{self.path}: is a TorchScript program, and to run it is to run code from the file; if you trust "
@@ -222,11 +207,7 @@ class TorchScriptEditor:
         self._storages: dict[str, bytearray] = {}
 
     def replace(self, layer: Layer, factors: Factors) -> StoredFactors:
-        """Refused: the program calls for one weight where the factors are two.
-
-        Raises:
-            CompressionError: always.
-        """
+        """Refused: the program calls for one weight where the factors are two."""
         del factors
         raise CompressionError(f"{layer.tensor}: TorchScript keeps every layer in one piece; use the layout dense")
 
@@ -238,11 +219,7 @@ class TorchScriptEditor:
         place.view(self._storages[place.record]).copy_(weight)
 
     def write(self, path: Path, *, target: Path, metadata: dict[str, str], sparse: bool) -> WrittenGraph:
-        """Write the archive; nothing in it is stored sparse.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Write the archive; nothing in it is stored sparse."""
         del target, sparse
         write_archive(path, self._checkpoint.records(self._storages, metadata))
         return WrittenGraph()

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 class ScriptedNetwork(GraphNetwork):
     """A network that runs by the program of a TorchScript archive; see `GraphNetwork`.
 
-    Making one runs code from the file.
-
-    Raises:
-        CheckpointError: torch does not load the program, or it has other weights than the archive lists.
+    Making one runs code from the file. Its weights must be those the archive lists.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -41,23 +41,14 @@ class Global:
 
 @dataclass
 class ScriptObject:
-    """An object: the name of its class, and its attributes where they are plain.
-
-    Attributes:
-        kind: dotted name of the class, from ``__torch__`` on.
-        attributes: name -> number, text, list, tensor or object.
-    """
+    """The dotted name of a class, from ``__torch__`` on, and the attributes of an object where they are plain."""
 
     kind: str
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def read_script_pickle(data: bytes) -> ScriptObject:
-    """The object a TorchScript pickle describes.
-
-    Raises:
-        ScriptPickleError: an instruction or a combination torch does not write.
-    """
+    """The object a pickle describes; `ScriptPickleError` where it holds what torch does not write."""
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):

@@ -37,11 +37,7 @@ def usage() -> str:
 
 
 def rule_and_number(text: str) -> tuple[RankRule, float | None]:
-    """The rule that is written so, and its number, if it has one.
-
-    Raises:
-        ValueError: no such rule, or a number that does not suit it.
-    """
+    """The rule written so, and its number, if any; a `ValueError` where there is no such rule or number."""
     name, _, written = text.partition(":")
     rule = RULES.get(name)
     try:
