@@ -4,13 +4,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck
 
 from tests.samples.fork_server import ForkServer
 from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
+
+# No test may fail because the machine is busy.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

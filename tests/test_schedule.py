@@ -4,13 +4,24 @@ import weakref
 
 import pytest
 import torch
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 import rmt_compress as rmt
 from rmt_compress.analysis import threads as schedule
 from rmt_compress.decomposition.blas_threads import blas_threads
 from rmt_compress.layers.layer import FactorPair, Layer
+
+
+@pytest.fixture
+def two_threads():
+    """torch's and every BLAS library's, on whatever machine and however few the tests themselves are to use."""
+    before = torch.get_num_threads()
+    with threadpool_limits(2, user_api="blas"):
+        torch.set_num_threads(2)
+        assert set(blas_thread_counts()) == {2}
+        yield
+    torch.set_num_threads(before)
 
 
 def plan(*shapes, jobs=2, threads=2):
@@ -63,7 +74,7 @@ def test_factors_have_no_gram_matrix_to_form_ahead():
 
 
 @pytest.mark.parametrize("expected", ((0, False), (0, True), (1, False), (1, True), (3, False)))
-def test_every_plan_gives_the_same_numbers(expected, monkeypatch):
+def test_every_plan_gives_the_same_numbers(expected, monkeypatch, two_threads):
     model = nn.Sequential(nn.Linear(90, 120), nn.Linear(120, 70), nn.Linear(70, 70))
     reference = rmt.analyze(model, jobs=1)
     monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: expected)
@@ -107,7 +118,7 @@ def test_damaged_weight_whose_gram_matrix_is_formed_ahead(monkeypatch):
     assert len(analysis.analyzed) == 1
 
 
-def test_threads_of_blas_are_given_back_after_an_error():
+def test_threads_of_blas_are_given_back_after_an_error(two_threads):
     before = blas_thread_counts()
     inside = []
 
@@ -122,6 +133,6 @@ def test_threads_of_blas_are_given_back_after_an_error():
     assert blas_thread_counts() == before
 
 
-def test_threads_of_blas_are_never_raised():
+def test_threads_of_blas_are_never_raised(two_threads):
     with blas_threads(1), blas_threads(8):
         assert set(blas_thread_counts()) == {1}

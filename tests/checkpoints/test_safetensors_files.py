@@ -238,7 +238,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(
     assert "\\x1b[31m\\nred" in refusal(write_safetensors({"\x1b[31m\nred": {}}, bytes(24)))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_are_refused_or_read_as_the_library_reads_them(data: st.DataObject, tmp_path: Path) -> None:
     """Whatever byte of the header is changed: no other exception, and never more lenient than the library."""

@@ -320,6 +320,7 @@ KILL = """
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         whole = target.exists()
+        takes *= 0.7 if whole else 1.1  # whatever else the machine does, some moments are before the end
         print("whole" if whole else "absent")
         if whole:
             with open_checkpoint(target) as checkpoint:

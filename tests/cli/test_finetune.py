@@ -143,7 +143,7 @@ def test_ctrl_c_keeps_the_state_and_says_how_to_go_on(python, tmp_path):
     state, said = tmp_path / "x.training.pt", tmp_path / "stderr"
     with said.open("w") as stderr:
         process = python.start(
-            *("-m", "rmt_compress", "finetune", DIGITS, "--data", "digits", "--epochs", "400", "-o", out),
+            *("-m", "rmt_compress", "finetune", DIGITS, "--data", "digits", "--epochs", "4000", "-o", out),
             stderr=stderr,
         )
         try:

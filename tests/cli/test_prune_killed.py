@@ -81,7 +81,7 @@ def test_killed_at_a_random_moment_the_output_is_as_before_or_whole(python, tmp_
             killed = run.kill_after(chance.uniform(0, takes))
         else:
             run.wait_for(".*")
-            killed = run.kill_after(chance.uniform(0, 1.2 * writing))
+            killed = run.kill_after(chance.uniform(0, 1.2 * writing) if moment < ANYWHERE + WRITING else 0)
         before = target.read_bytes() == b"old" if existed else not target.exists()
         if before:
             assert killed
@@ -96,5 +96,8 @@ def test_killed_at_a_random_moment_the_output_is_as_before_or_whole(python, tmp_
 
     with ThreadPoolExecutor(2) as pool:
         endings = list(pool.map(ending_of, range(ANYWHERE + WRITING)))
-    # The moments were well chosen: some were in the middle of writing.
+    # Some moments are in the middle of writing; where the machine is busy otherwise, it may take more of them.
+    for moment in range(ANYWHERE + WRITING, 60):
+        if "half" not in endings:
+            endings.append(ending_of(moment))
     assert "half" in endings, endings

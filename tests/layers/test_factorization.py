@@ -30,7 +30,7 @@ def energy(matrix):
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data(), rows=st.integers(1, 40), columns=st.integers(1, 40))
 def test_truncation_error_is_the_tail_of_the_spectrum(dtype, data, rows, columns):
     rank = data.draw(st.integers(1, min(rows, columns)))

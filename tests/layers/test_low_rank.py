@@ -24,7 +24,7 @@ from rmt_compress.layers.splitting import (
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-FEW = settings(deadline=None, max_examples=40)
+FEW = settings(max_examples=40)
 
 
 def layer_of(module):

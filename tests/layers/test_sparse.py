@@ -35,7 +35,7 @@ def tensors(draw):
 
 
 @given(tensors())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_round_trip_is_exact_to_the_bit_but_for_negative_zero(tensor):
     parts = encode(tensor)
     back = decode(parts)

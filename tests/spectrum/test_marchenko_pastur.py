@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
@@ -60,7 +60,6 @@ def test_quantile_inverts_cdf(c):
     np.testing.assert_allclose(mp.cdf(mp.quantile(u, c), c), u, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(c=st.floats(1e-8, 1.0), u=st.floats(0.0, 1.0))
 def test_quantile_at_any_ratio(c, u):
     x = mp.quantile(u, c)

@@ -12,7 +12,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from tests.samples.onnx_models import model, nodes_of, proto, run, saved, split_all
 from tests.samples.seeds import GENERATORS
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def same_when_split(built, tmp_path, feeds, *, layers=1, atol=1e-4):
