@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rmt_compress import spectrum
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank
+from rmt_compress.layers.counting import is_buffer
 from rmt_compress.layers.kinds import LayerKind
 from rmt_compress.layers.layer import FactorPair, Layer
 from rmt_compress.layers.splitting import split_parameters, split_refusal
@@ -57,6 +58,11 @@ class LayerRecord:
     def parameters(self) -> int:
         """Entries of the weight."""
         return self.layer.parameters
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is no parameter, see `counting`."""
+        return is_buffer(self.layer.stored, self.layer.dtype)
 
     @property
     def parameters_after(self) -> int:
@@ -274,13 +280,18 @@ class Analysis:
 
     @property
     def parameters(self) -> int:
-        """Entries of all tensors."""
-        return sum(layer.parameters for layer in self.layers)
+        """Entries of all tensors but buffers."""
+        return sum(layer.parameters for layer in self.layers if not layer.is_buffer)
+
+    @property
+    def buffers(self) -> int:
+        """Entries of the buffers."""
+        return sum(layer.parameters for layer in self.layers if layer.is_buffer)
 
     @property
     def parameters_after(self) -> int:
         """Entries left when every layer that fits is cut to its spikes."""
-        return sum(layer.parameters_after for layer in self.layers)
+        return sum(layer.parameters_after for layer in self.layers if not layer.is_buffer)
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `analyze --json`."""
@@ -297,6 +308,7 @@ class Analysis:
             "totals": {
                 "parameters": self.parameters,
                 "parameters_after": self.parameters_after,
+                "buffers": self.buffers,
                 "layers_analyzed": len(self.analyzed),
                 "layers_skipped": len(self.skipped),
             },

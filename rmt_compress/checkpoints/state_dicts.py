@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.beside import Beside
+from rmt_compress.checkpoints.beside import Beside, Home, is_extra_state
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.wording import listed
@@ -27,13 +27,13 @@ class StateDict:
 
     Attributes:
         tensors: name -> tensor, as they stand in the object.
-        trail: the keys that lead to them from the object.
+        home: the keys that lead to them from the object, and the entries beside them that belong to them.
         notes: what was chosen and what was left alone, one sentence each.
         beside: what else the object holds.
     """
 
     tensors: Mapping[str, torch.Tensor]
-    trail: tuple[str, ...]
+    home: Home
     notes: tuple[str, ...]
     beside: tuple[Beside, ...]
 
@@ -77,10 +77,27 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         held = listed((f"{entry.name} ({entry.kind})" for entry in beside), 6)
         notes.append(f"Took {'.'.join(trail)!r}; left alone: {held}.")
     tensors = {name: entry for name, entry in chosen.items() if _is_named_tensor(name, entry)}
-    if len(tensors) < len(chosen):
-        others = [str(name) for name in chosen if name not in tensors]
+    extra = {
+        name: entry
+        for name, entry in chosen.items()
+        if isinstance(name, str) and is_extra_state(name) and name not in tensors
+    }
+    if others := [str(name) for name in chosen if name not in tensors and name not in extra]:
         notes.append(f"Entries that are no tensors left alone: {listed(others, 6)}.")
-    return StateDict(tensors, trail, tuple(notes), tuple(beside))
+    home = Home(trail, versions=_versions(chosen), extra=extra)
+    return StateDict(tensors, home, tuple(notes), tuple(beside))
+
+
+def _versions(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """What `torch.nn.Module.state_dict` notes of its modules, as far as it is what torch writes."""
+    noted = getattr(state, "_metadata", None)
+    return {
+        path: dict(record)
+        for path, record in (noted.items() if isinstance(noted, Mapping) else ())
+        if isinstance(path, str)
+        and isinstance(record, Mapping)
+        and all(isinstance(key, str) and isinstance(value, int | str | None) for key, value in record.items())
+    }
 
 
 def _named_trail(value: Mapping[Any, Any], where: str, weights: str) -> tuple[str, ...]:
@@ -210,8 +227,15 @@ def describe(name: str, tensor: torch.Tensor) -> TensorInfo:
     dtype = str(tensor.dtype).removeprefix("torch.")
     nbytes = tensor.numel() * tensor.element_size()
     if tensor.is_nested:
-        return TensorInfo(name, (), dtype, nbytes, "a nested tensor, of no one shape")
-    skip = None
+        # Of a jagged one the number of entries is counted, not known.
+        return TensorInfo(
+            name,
+            (sum(part.numel() for part in tensor.unbind()),),
+            dtype,
+            nbytes,
+            "a nested tensor, of no one shape",
+        )
+    skip = "state of a module's own, no weight" if is_extra_state(name) else None
     if tensor.is_meta:
         skip = "on the meta device: a shape without values"
     elif tensor.layout != torch.strided:

@@ -35,6 +35,7 @@ class View(Checkpoint):
         self.format = inner.format
         self.notes = inner.notes
         self.beside = inner.beside
+        self.home = inner.home
         self.metadata = inner.metadata
 
     @property
