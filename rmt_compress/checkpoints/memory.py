@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.beside import Home
-from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties
+from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties, refuse_wrappers
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
@@ -81,6 +81,7 @@ class ModuleCheckpoint(Checkpoint):
             if place not in looks:
                 looks[place] = module_tensor(*place)
         values = {name: looks[place] for name, place in self._owners.items()} | self._extra
+        refuse_wrappers(values, "this module")
         self._tensors = {name: self._describe(name, value) for name, value in values.items()}
         self._ties = find_ties(values)
 

@@ -77,6 +77,7 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         held = listed((f"{entry.name} ({entry.kind})" for entry in beside), 6)
         notes.append(f"Took {'.'.join(trail)!r}; left alone: {held}.")
     tensors = {name: entry for name, entry in chosen.items() if _is_named_tensor(name, entry)}
+    refuse_wrappers(tensors, where)
     extra = {
         name: entry
         for name, entry in chosen.items()
@@ -86,6 +87,36 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         notes.append(f"Entries that are no tensors left alone: {listed(others, 6)}.")
     home = Home(trail, versions=_versions(chosen), extra=extra)
     return StateDict(tensors, home, tuple(notes), tuple(beside))
+
+
+def refuse_wrappers(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse tensors that have no values of their own, such as a DTensor, of which a process has a part.
+
+    Raises:
+        CheckpointError: naming the first, and what to do.
+    """
+    import torch
+
+    for name, tensor in tensors.items():
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not _has_storage(tensor):
+            continue
+        try:
+            tensor.untyped_storage().data_ptr()
+        except RuntimeError as error:
+            kind = type(tensor).__name__
+            way_out = (
+                "its full_tensor(), or with torch.distributed.checkpoint" if kind == "DTensor" else "plain tensors"
+            )
+            raise CheckpointError(
+                f"{where}: {name} is a {kind}, which stands for values that lie elsewhere; where it was made, save "
+                f"{way_out}"
+            ) from error
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return not (tensor.is_meta or tensor.is_nested) and tensor.layout == torch.strided
 
 
 def _versions(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
@@ -247,9 +278,7 @@ def describe(name: str, tensor: torch.Tensor) -> TensorInfo:
 
 def is_expanded(tensor: torch.Tensor) -> bool:
     """Whether a dense copy of `tensor` takes more memory than is stored for it."""
-    import torch
-
-    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+    if not _has_storage(tensor):
         return False
     return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
@@ -264,9 +293,7 @@ def find_ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, ...]]
 
 def _place(tensor: torch.Tensor) -> Hashable:
     """The same for two tensors that are one: storage, offset, shape, stride; else the object itself."""
-    import torch
-
-    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+    if not _has_storage(tensor):
         return id(tensor)
     if tensor.untyped_storage().data_ptr() == 0:
         return id(tensor)
