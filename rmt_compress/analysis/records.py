@@ -301,6 +301,7 @@ class Analysis:
                 "path": self.path,
                 "format": self.format,
                 "parameters": self.parameters,
+                "buffers": self.buffers,
                 "notes": list(self.notes),
             },
             "settings": self.settings.to_json(),
@@ -308,7 +309,6 @@ class Analysis:
             "totals": {
                 "parameters": self.parameters,
                 "parameters_after": self.parameters_after,
-                "buffers": self.buffers,
                 "layers_analyzed": len(self.analyzed),
                 "layers_skipped": len(self.skipped),
             },
