@@ -79,6 +79,13 @@ def test_accuracy_on_real_data_by_hand(real_data, name, folder):
     assert abs(Fraction(round(accuracy * 10_000), 10_000) - expected) <= Fraction(1, 10_000)
 
 
+def test_whole_numbers_reach_the_network_as_such():
+    net = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(24, 2))
+    result = evaluate(net, made_of(torch.randint(0, 20, (30, 3)), [0, 1] * 15, 2))
+    assert result.score.samples == 30
+    assert result.parameters == sum(parameter.numel() for parameter in net.parameters())
+
+
 def test_top5_with_many_classes_only(rng):
     outputs = torch.from_numpy(rng.normal(size=(400, 30)))
     labels = torch.from_numpy(rng.integers(0, 30, 400))

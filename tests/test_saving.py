@@ -65,7 +65,7 @@ def test_load_dense_gives_original_names_and_shapes(tmp_path, suffix, layout):
     for name, rank in compressed.RANKS.items():
         assert torch.linalg.matrix_rank(state[name].flatten(1).double(), rtol=1e-5) == rank
     if layout == "dense":
-        plain = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)["state_dict"]
+        plain = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
         assert all(torch.equal(plain[name], tensor) for name, tensor in state.items())
 
 

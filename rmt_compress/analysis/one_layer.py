@@ -11,6 +11,7 @@ from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import product_singular_values
 from rmt_compress.layers.layer import FactorPair, Layer, as_matrix
 from rmt_compress.layers.pairs import pair_matrices
+from rmt_compress.layers.splitting import is_weight
 
 if TYPE_CHECKING:
     import torch
@@ -48,11 +49,21 @@ class LayerTask:
             rows, columns = layer.matrix or (0, 0)
             fit = noise_model(settings).fit(values, max(rows, columns), settings)
         except spectrum.NonFiniteError:
+            if _is_mask(layer, self._weight):
+                return SkippedLayer(layer, "a mask: it holds −inf where something is hidden, and is no weight")
             bad = int((~self._weight.isfinite()).sum())
             return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
         except spectrum.DegenerateSpectrumError as error:
             return SkippedLayer(layer, str(error))
         return AnalyzedLayer(layer, fit, values, settings)
+
+
+def _is_mask(layer: Layer, weight: torch.Tensor) -> bool:
+    """Whether −inf in a tensor is meant: beside zeros alone, or in what is not called a weight."""
+    finite = weight.isfinite()
+    if not bool((finite | weight.isneginf()).all()):
+        return False
+    return not is_weight(layer.stored) or not bool(weight[finite].any())
 
 
 def analyze_pair(layer: Layer, pair: FactorPair, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:

@@ -9,6 +9,7 @@ from rmt_compress import spectrum
 from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank
+from rmt_compress.layers.counting import is_buffer
 from rmt_compress.layers.kinds import LayerKind
 from rmt_compress.layers.layer import FactorPair, Layer
 from rmt_compress.layers.splitting import split_parameters, split_refusal
@@ -53,6 +54,11 @@ class LayerRecord:
     def parameters(self) -> int:
         """Entries of the weight."""
         return self.layer.parameters
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is no parameter, see `counting`."""
+        return is_buffer(self.layer.stored, self.layer.dtype)
 
     @property
     def parameters_after(self) -> int:
@@ -250,13 +256,18 @@ class Analysis:
 
     @property
     def parameters(self) -> int:
-        """Entries of all tensors."""
-        return sum(layer.parameters for layer in self.layers)
+        """Entries of all tensors but buffers."""
+        return sum(layer.parameters for layer in self.layers if not layer.is_buffer)
+
+    @property
+    def buffers(self) -> int:
+        """Entries of the buffers."""
+        return sum(layer.parameters for layer in self.layers if layer.is_buffer)
 
     @property
     def parameters_after(self) -> int:
         """Entries left when every layer that fits is cut to its spikes."""
-        return sum(layer.parameters_after for layer in self.layers)
+        return sum(layer.parameters_after for layer in self.layers if not layer.is_buffer)
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `analyze --json`."""
@@ -266,6 +277,7 @@ class Analysis:
                 "path": self.path,
                 "format": self.format,
                 "parameters": self.parameters,
+                "buffers": self.buffers,
                 "notes": list(self.notes),
             },
             "settings": self.settings.to_json(),

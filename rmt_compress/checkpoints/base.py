@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rmt_compress.checkpoints.beside import Beside
+from rmt_compress.checkpoints.beside import Beside, Home
 from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.counting import is_buffer
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.parametrized import compose
+from rmt_compress.layers.splitting import beside
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.checkpoints.manifest import Manifest
     from rmt_compress.plan import Layout
+
+
+_OWN_STATE = "its module keeps state of its own (_extra_state), which two stock layers have no place for"
 
 
 class Checkpoint(ABC):
@@ -35,6 +41,7 @@ class Checkpoint(ABC):
         metadata: text entries the file carries beside its tensors.
         manifest: what a file compressed by this package says of itself; None for every other checkpoint.
         beside: what else a training checkpoint holds; it is neither analysed nor compressed.
+        home: where in a file the tensors stood, and what belongs to them without being a tensor.
         has_graph: whether the file says how its tensors are used, so that it runs without model code.
         suffixes: the file names under which such a graph is written; none where there is none.
         why_no_onnx: why the network in it cannot become an ONNX graph, where that is known.
@@ -46,6 +53,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str]
     manifest: Manifest | None = None
     beside: tuple[Beside, ...] = ()
+    home: Home = Home()
     has_graph: bool = False
     suffixes: tuple[str, ...] = ()
     why_no_onnx: str | None = None
@@ -91,12 +99,19 @@ class Checkpoint(ABC):
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""
-        return infer_layers(self.tensors, self.ties)
+        layers = infer_layers(self.tensors, self.ties)
+        own_state = self.home.extra.keys() | self.tensors.keys()
+        return tuple(
+            replace(layer, why_whole=_OWN_STATE)
+            if layer.why_whole is None and beside(layer.stored, "_extra_state") in own_state
+            else layer
+            for layer in layers
+        )
 
     @property
     def parameters(self) -> int:
-        """Number of entries of all tensors, tied ones counted once."""
-        return sum(layer.parameters for layer in self.layers())
+        """Number of entries of all tensors but buffers, tied ones counted once; see `is_buffer`."""
+        return sum(layer.parameters for layer in self.layers() if not is_buffer(layer.stored, layer.dtype))
 
     def own_network(self) -> torch.nn.Module | None:
         """The network that the file brings itself, in evaluation mode on the CPU; None where it holds tensors only.

@@ -1,9 +1,9 @@
-"""What a training checkpoint holds beside its weights: told, and on its way into a smaller file."""
+"""What a file of weights holds that is no tensor: told, and on its way into a smaller file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -20,3 +20,25 @@ class Carried:
 
     entries: Mapping[str, Any]
     left: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a state dict stood in what was saved, and what belongs to it without being a tensor.
+
+    Attributes:
+        trail: the keys that lead to it; none where it was saved alone.
+        prefix: what was taken off every name.
+        versions: torch's own record of its modules' versions (``_metadata``), by module path.
+        extra: what modules keep of their own (`torch.nn.Module.get_extra_state`), by name in the state dict.
+    """
+
+    trail: tuple[str, ...] = ()
+    prefix: str = ""
+    versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_extra_state(name: str) -> bool:
+    """Whether an entry of a state dict is what a module gave from `get_extra_state`."""
+    return name.rpartition(".")[2] == "_extra_state"

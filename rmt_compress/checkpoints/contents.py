@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from rmt_compress.checkpoints.beside import Home
 from rmt_compress.layers.layer import TensorInfo
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Contents:
         carried: what else, by top-level key; see `Format.has_room`.
         manifest: stored with the tensors; None for a plain file.
         sparse: whether tensors may come as bitmask and values.
+        home: where the tensors stood, and what belongs to them without being a tensor.
     """
 
     outline: Mapping[str, TensorInfo]
@@ -33,6 +35,12 @@ class Contents:
     carried: Mapping[str, Any]
     manifest: Manifest | None
     sparse: bool
+    home: Home = field(default_factory=Home)
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the tensors go where they stood under the names they had: what reads the original reads them."""
+        return self.manifest is not None and self.manifest.layout == "dense"
 
     def manifest_text(self, sparse: Sequence[str]) -> str | None:
         """The manifest, with the names of the tensors that are stored sparse; None for a plain file."""

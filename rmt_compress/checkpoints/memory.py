@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Checkpoint
-from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties
+from rmt_compress.checkpoints.beside import Home
+from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find_ties, refuse_wrappers
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
@@ -31,6 +32,7 @@ class StateDictCheckpoint(Checkpoint):
     def __init__(self, state: Mapping[str, object], weights: str | None = None) -> None:
         found = find_state_dict(state, "this state dict", weights)
         self.beside = found.beside
+        self.home = Home(versions=found.home.versions, extra=found.home.extra)
         self.notes = tuple(map(printable, found.notes))
         self.metadata = {}
         self._state = found.tensors
@@ -56,19 +58,27 @@ class ModuleCheckpoint(Checkpoint):
     def __init__(self, module: torch.nn.Module) -> None:
         self.notes = ()
         self.metadata = {}
+        own_state = _own_state(module)
+        self.home = Home(extra={name: state for name, state in own_state.items() if not _is_tensor(state)})
+        self._extra: dict[str, torch.Tensor] = {
+            name: state.detach() for name, state in own_state.items() if _is_tensor(state)
+        }
         self._owners = dict(_tensor_owners(module))
         # One look per submodule and attribute: a shared parametrized weight is else another tensor at every look.
         looks: dict[tuple[torch.nn.Module, str], torch.Tensor] = {}
         for place in self._owners.values():
             if place not in looks:
                 looks[place] = module_tensor(*place)
-        values = {name: looks[place] for name, place in self._owners.items()}
+        values = {name: looks[place] for name, place in self._owners.items()} | self._extra
+        refuse_wrappers(values, "this module")
         self._tensors = {name: self._describe(name, value) for name, value in values.items()}
         self._ties = find_ties(values)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor called `name`, detached; a plain parameter shares the module's memory."""
         self._info(name)
+        if name in self._extra:
+            return self._extra[name]
         return _with_values(module_tensor(*self._owners[name]), name)
 
     def layers(self) -> tuple[Layer, ...]:
@@ -81,6 +91,8 @@ class ModuleCheckpoint(Checkpoint):
 
     def _describe(self, name: str, value: torch.Tensor) -> TensorInfo:
         info = describe(name, value)
+        if name in self._extra:
+            return info
         owner, attribute = self._owners[name]
         if info.why_skipped is None and len(info.shape) > 1 and attribute in owner._buffers:
             return replace(info, why_skipped="a buffer, not a learned weight")
@@ -89,7 +101,7 @@ class ModuleCheckpoint(Checkpoint):
     def _as_its_module_says(self, layer: Layer) -> Layer:
         from torch.nn.utils import parametrize
 
-        if layer.kind == "vector":
+        if layer.kind == "vector" or layer.stored in self._extra:
             return layer
         owner, attribute = self._owners[layer.stored]
         if parametrize.is_parametrized(owner, attribute):
@@ -114,6 +126,23 @@ class ModuleCheckpoint(Checkpoint):
             groups=groups if isinstance(groups, int) else 1,
             bias=bias if bias in self._tensors else None,
         )
+
+
+def _own_state(module: torch.nn.Module) -> dict[str, Any]:
+    """What the submodules that have more state than tensors say of it, by its name in a state dict."""
+    from torch import nn
+
+    return {
+        f"{path}._extra_state".removeprefix("."): owner.get_extra_state()
+        for path, owner in module.named_modules(remove_duplicate=False)
+        if type(owner).get_extra_state is not nn.Module.get_extra_state
+    }
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
 
 
 def _tensor_owners(module: torch.nn.Module) -> Iterator[tuple[str, tuple[torch.nn.Module, str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.beside import Home
 from rmt_compress.checkpoints.formats import open_file
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import unreadable
@@ -54,6 +55,11 @@ class ShardedCheckpoint(Checkpoint):
         kinds = sorted({checkpoint.format for checkpoint in self._shards.values()})
         self.format = f"{' and '.join(kinds)}, {len(self._shards)} shard{'s' * (len(self._shards) != 1)}"
         self._placement = self._every_tensor() if placement is None else self._indexed(placement)
+        self.home = Home(
+            extra={
+                name: entry for checkpoint in self._shards.values() for name, entry in checkpoint.home.extra.items()
+            }
+        )
         self._tensors = self._describe()
         self._ties = self._find_ties()
         self._last: str | None = None
@@ -102,7 +108,7 @@ class ShardedCheckpoint(Checkpoint):
 
     def _indexed(self, placement: Mapping[str, str]) -> dict[str, str]:
         for name, shard in placement.items():
-            if name not in self._shards[shard].tensors:
+            if name not in self._shards[shard].tensors and name not in self._shards[shard].home.extra:
                 raise CheckpointError(
                     f"{self.path}: says that {name} is in {shard}, which does not hold it; the index and the "
                     "shards are of different checkpoints: download both again"

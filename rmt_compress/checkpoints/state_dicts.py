@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.beside import Beside
+from rmt_compress.checkpoints.beside import Beside, Home, is_extra_state
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.wording import listed
@@ -25,11 +25,12 @@ _ADVICE = "save the weights alone: torch.save(model.state_dict(), …)"
 class StateDict:
     """The weights found in an object, as they stand in it, and the keys that lead to them.
 
-    `notes` say what was chosen and what was left alone, one sentence each; `beside` is what else the object holds.
+    `home` are the keys that lead to them and the entries beside them that belong to them; `notes` say what was chosen
+    and what was left alone, one sentence each; `beside` is what else the object holds.
     """
 
     tensors: Mapping[str, torch.Tensor]
-    trail: tuple[str, ...]
+    home: Home
     notes: tuple[str, ...]
     beside: tuple[Beside, ...]
 
@@ -73,10 +74,58 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         held = listed((f"{entry.name} ({entry.kind})" for entry in beside), 6)
         notes.append(f"Took {'.'.join(trail)!r}; left alone: {held}.")
     tensors = {name: entry for name, entry in chosen.items() if _is_named_tensor(name, entry)}
-    if len(tensors) < len(chosen):
-        others = [str(name) for name in chosen if name not in tensors]
+    refuse_wrappers(tensors, where)
+    extra = {
+        name: entry
+        for name, entry in chosen.items()
+        if isinstance(name, str) and is_extra_state(name) and name not in tensors
+    }
+    if others := [str(name) for name in chosen if name not in tensors and name not in extra]:
         notes.append(f"Entries that are no tensors left alone: {listed(others, 6)}.")
-    return StateDict(tensors, trail, tuple(notes), tuple(beside))
+    home = Home(trail, versions=_versions(chosen), extra=extra)
+    return StateDict(tensors, home, tuple(notes), tuple(beside))
+
+
+def refuse_wrappers(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse tensors that have no values of their own, such as a DTensor, of which a process has a part.
+
+    Raises:
+        CheckpointError: naming the first, and what to do.
+    """
+    import torch
+
+    for name, tensor in tensors.items():
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not _has_storage(tensor):
+            continue
+        try:
+            tensor.untyped_storage().data_ptr()
+        except RuntimeError as error:
+            kind = type(tensor).__name__
+            way_out = (
+                "its full_tensor(), or with torch.distributed.checkpoint" if kind == "DTensor" else "plain tensors"
+            )
+            raise CheckpointError(
+                f"{where}: {name} is a {kind}, which stands for values that lie elsewhere; where it was made, save "
+                f"{way_out}"
+            ) from error
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return not (tensor.is_meta or tensor.is_nested) and tensor.layout == torch.strided
+
+
+def _versions(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """What `torch.nn.Module.state_dict` notes of its modules, as far as it is what torch writes."""
+    noted = getattr(state, "_metadata", None)
+    return {
+        path: dict(record)
+        for path, record in (noted.items() if isinstance(noted, Mapping) else ())
+        if isinstance(path, str)
+        and isinstance(record, Mapping)
+        and all(isinstance(key, str) and isinstance(value, int | str | None) for key, value in record.items())
+    }
 
 
 def _named_trail(value: Mapping[Any, Any], where: str, weights: str) -> tuple[str, ...]:
@@ -202,8 +251,15 @@ def describe(name: str, tensor: torch.Tensor) -> TensorInfo:
     dtype = str(tensor.dtype).removeprefix("torch.")
     nbytes = tensor.numel() * tensor.element_size()
     if tensor.is_nested:
-        return TensorInfo(name, (), dtype, nbytes, "a nested tensor, of no one shape")
-    skip = None
+        # Of a jagged one the number of entries is counted, not known.
+        return TensorInfo(
+            name,
+            (sum(part.numel() for part in tensor.unbind()),),
+            dtype,
+            nbytes,
+            "a nested tensor, of no one shape",
+        )
+    skip = "state of a module's own, no weight" if is_extra_state(name) else None
     if tensor.is_meta:
         skip = "on the meta device: a shape without values"
     elif tensor.layout != torch.strided:
@@ -215,9 +271,7 @@ def describe(name: str, tensor: torch.Tensor) -> TensorInfo:
 
 def is_expanded(tensor: torch.Tensor) -> bool:
     """Whether a dense copy of `tensor` takes more memory than is stored for it."""
-    import torch
-
-    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+    if not _has_storage(tensor):
         return False
     return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
@@ -232,9 +286,7 @@ def find_ties(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, ...]]
 
 def _place(tensor: torch.Tensor) -> Hashable:
     """The same for two tensors that are one: storage, offset, shape, stride; else the object itself."""
-    import torch
-
-    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+    if not _has_storage(tensor):
         return id(tensor)
     if tensor.untyped_storage().data_ptr() == 0:
         return id(tensor)

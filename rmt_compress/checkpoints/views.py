@@ -31,6 +31,7 @@ class View(Checkpoint):
         self.format = inner.format
         self.notes = inner.notes
         self.beside = inner.beside
+        self.home = inner.home
         self.metadata = inner.metadata
 
     @property

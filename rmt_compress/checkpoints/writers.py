@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.beside import Home
 from rmt_compress.checkpoints.contents import Contents, StateDictWriter
 from rmt_compress.checkpoints.formats import open_file, state_dict_formats
+from rmt_compress.checkpoints.recorded import Recorded
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
 from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, encode_if_smaller
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.outputs import replacing
 from rmt_compress.progress import Progress
-from rmt_compress.wording import printable
+from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,7 @@ class WrittenFile:
         path: the file.
         bytes: its size.
         nonzeros: entries that are not zero, by tensor.
+        weights: bytes of all values stored; None where they were not written one by one.
         sparse: names of the tensors in a sparse encoding.
         notes: what the user should know, one sentence each.
     """
@@ -44,6 +47,26 @@ class WrittenFile:
     nonzeros: Mapping[str, int]
     sparse: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    weights: int | None = None
+
+
+def check_extra_state(checkpoint: Checkpoint, target: Path) -> None:
+    """Refuse an output that has no place for what the modules keep of their own: loaded, they would have defaults.
+
+    Args:
+        checkpoint: what is written.
+        target: the file; a name of no such format is taken for a folder's, whose weights are safetensors.
+
+    Raises:
+        OutputError: naming the entries and the way out.
+    """
+    written = state_dict_formats().get(target.suffix)
+    if checkpoint.home.extra and not (written is not None and written.has_room):
+        entries = (f"{name} ({type(entry).__name__})" for name, entry in checkpoint.home.extra.items())
+        raise OutputError(
+            f"{target}: a safetensors file has no place for the state that modules keep beside their tensors: "
+            f"{printable(listed(entries, 4))}; give the output a name in .pt"
+        )
 
 
 def check_suffix(target: Path) -> None:
@@ -113,20 +136,22 @@ def write_checkpoint(
     from rmt_compress.layers.zeroing import count_nonzero
 
     check_suffix(target)
+    check_extra_state(view, target)
     manifest = view.manifest
     texts = view.metadata if manifest is None else manifest.metadata
     ties = {other: first for first, others in view.ties.items() for other in others}
     outline = {name: info for name, info in view.tensors.items() if name not in ties}
     sparse = sparse and manifest is not None and manifest.layout == "factorized"
-    contents = Contents(outline, ties, texts, carried or {}, manifest, sparse)
+    contents = Contents(outline, ties, texts, carried or {}, manifest, sparse, view.home)
     writer: StateDictWriter = resolve_name(state_dict_formats()[target.suffix].writer)(target, contents)
     check_room(target, writer.room)
 
     digests: dict[str, bytes] = {}
     nonzeros: dict[str, int] = {}
     encoded: list[str] = []
+    weights = 0
     with replacing(target) as temporary:
-        with temporary.open("wb") as file, closing(writer):
+        with temporary.open("wb", buffering=0) as raw, Recorded(raw) as file, closing(writer):
             writer.start(file)
             for name, info in outline.items():
                 tensor = view.read(name).detach()
@@ -137,8 +162,10 @@ def write_checkpoint(
                     parts = encode_if_smaller(tensor) if _is_plain(tensor) else None
                 if parts is None:
                     writer.add(name, tensor)
+                    weights += info.nbytes
                 else:
                     encoded.append(name)
+                    weights += sum(part.nbytes for part in parts)
                     for part, values in zip((BITS, VALUES, SHAPE), parts, strict=True):
                         writer.add(name + part, values)
                 digests[name] = digest(tensor, without_negative_zero=parts is not None)
@@ -146,9 +173,10 @@ def write_checkpoint(
                 if progress is not None:
                     progress(len(digests), len(outline), name)
             writer.finish(encoded)
-        compare(target, temporary, digests, ties)
+        home = view.home if contents.at_home and state_dict_formats()[target.suffix].has_room else Home()
+        compare(target, temporary, digests, ties, recorded=file, weights=".".join(home.trail) or None)
         size = temporary.stat().st_size
-    return WrittenFile(target, size, nonzeros, tuple(encoded))
+    return WrittenFile(target, size, nonzeros, tuple(encoded), weights=weights)
 
 
 def check_room(target: Path, needed: int) -> None:
@@ -179,7 +207,13 @@ def _check_expected(info: TensorInfo, tensor: torch.Tensor) -> None:
 
 
 def compare(
-    target: Path, written: Path, digests: Mapping[str, bytes], ties: Mapping[str, str] | None = None
+    target: Path,
+    written: Path,
+    digests: Mapping[str, bytes],
+    ties: Mapping[str, str] | None = None,
+    *,
+    recorded: Recorded | None = None,
+    weights: str | None = None,
 ) -> None:
     """Read back what has been written.
 
@@ -188,27 +222,39 @@ def compare(
         written: the file.
         digests: the `digest` of every tensor it must hold.
         ties: its further names; None where it may hold other tensors as well.
+        recorded: what was written; where it is known, the disk is blamed for its own faults alone.
+        weights: see `open_file`.
 
     Raises:
         OutputError: naming the first tensor that is not what it was.
     """
-    advice = "nothing was kept; the disk or the memory may be faulty, try another"
     try:
         if written.suffix == ".safetensors":
             _read_header_by_the_library(written)
-        with open_file(written, strip_prefixes=False) as checkpoint:
+        with open_file(written, strip_prefixes=False, weights=weights) as checkpoint:
             for name, expected in digests.items():
                 if name not in checkpoint.tensors or digest(checkpoint.read(name)) != expected:
-                    raise OutputError(f"{target}: {printable(name)} reads back other than it was written; {advice}")
+                    raise OutputError(
+                        f"{target}: {printable(name)} reads back other than it was written; "
+                        f"{_advice(written, recorded)}"
+                    )
             if ties is None:
                 return
             # A metadata entry that happens to name a tensor reads as a tie; it was the source's before.
             if wrong := (checkpoint.tensors.keys() - checkpoint.metadata.keys()) ^ (
                 (digests.keys() | ties.keys()) - checkpoint.metadata.keys()
             ):
-                raise OutputError(f"{target}: {printable(', '.join(sorted(wrong)))} were written wrongly; {advice}")
+                names = printable(", ".join(sorted(wrong)))
+                raise OutputError(f"{target}: {names} were written wrongly; {_advice(written, recorded)}")
     except CheckpointError as error:
-        raise OutputError(f"{target}: cannot be read back: {error}; {advice}") from error
+        raise OutputError(f"{target}: cannot be read back: {error}; {_advice(written, recorded)}") from error
+
+
+def _advice(written: Path, recorded: Recorded | None) -> str:
+    """Whose fault it is that a file is not what it was meant to be, as far as that can be told."""
+    if recorded is not None and not recorded.is_in(written):
+        return "nothing was kept; the disk or the memory may be faulty, try another"
+    return "nothing was kept; the fault is this program's, please report it"
 
 
 def _read_header_by_the_library(written: Path) -> None:
@@ -227,23 +273,32 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested)
 
 
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
+def _components(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The dense tensors that a nested or sparse one is made of: of no type are there too few kernels for that."""
     import torch
 
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+    if tensor.is_nested:
+        return tensor.unbind()
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
 def digest(tensor: torch.Tensor, *, without_negative_zero: bool = False) -> bytes:
-    """SHA-256 of type, shape and values; of sparse and quantized tensors of what they stand for."""
+    """SHA-256 of type, shape and values; of a sparse tensor of its indices and values, as they are stored."""
     import torch
 
     hashed = hashlib.sha256()
-    if tensor.is_nested:
-        for part in tensor.unbind():
+    if tensor.is_nested or tensor.layout != torch.strided:
+        shape = () if tensor.is_nested else tuple(tensor.shape)
+        hashed.update(f"{tensor.dtype} {shape} {tensor.layout}".encode())
+        for part in _components(tensor):
             hashed.update(digest(part))
         return hashed.digest()
     hashed.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode())
-    values = _dense(tensor.int_repr() if tensor.is_quantized else tensor)
+    values = tensor.int_repr() if tensor.is_quantized else tensor
     if without_negative_zero:
         values = torch.where(values == 0, torch.zeros((), dtype=values.dtype), values)
     values = values.resolve_conj().resolve_neg().contiguous().reshape(-1)

@@ -139,6 +139,10 @@ def prune(
         stdout_console().print(prune_table(result))
     if result.analysis is not None:
         report_outcome(result.analysis)
+    if result.grew:
+        raise GoalNotReached(f"{path}: {result.advice}")
+    if result.advice is not None:
+        note(result.advice)
     if not result.changes:
         raise GoalNotReached(
             f"{path}: nothing to cut at these settings, so nothing was written; see the reasons above"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.weights import LayerOutcome
@@ -42,7 +42,7 @@ def compress(
     inplace: bool = ...,
     progress: Progress | None = ...,
     outcomes: list[LayerOutcome] | None = ...,
-) -> dict[str, torch.Tensor]: ...
+) -> dict[str, Any]: ...
 
 
 def compress(
@@ -53,7 +53,7 @@ def compress(
     inplace: bool = False,
     progress: Progress | None = None,
     outcomes: list[LayerOutcome] | None = None,
-) -> nn.Module | dict[str, torch.Tensor]:
+) -> nn.Module | dict[str, Any]:
     """Carry out a plan: a module gives a module of stock torch layers, everything else a state dict.
 
     Args:
@@ -95,4 +95,4 @@ def compress(
             tensors.update(dict.fromkeys(names, tensors[first]))
         if outcomes is not None:
             outcomes.extend(view.outcomes)
-        return {name: tensors[name] for name in view.tensors}
+        return {name: tensors[name] for name in view.tensors} | dict(view.home.extra)

@@ -27,7 +27,8 @@ class Dataset:
     Attributes:
         name: the set's name, or the directory or callable it came from.
         split: ``train`` or ``test``.
-        images: float32 inputs, (N, C, H, W) for images; a callable may yield other shapes (N, …).
+        images: float32 inputs, (N, C, H, W) for images; a callable may yield other shapes (N, …), and whole
+            numbers (tokens, indices), which stay such.
         labels: int64 class indices, (N,), each in [0, classes).
         classes: number of classes.
         notes: what the user should know (missing files, unusual sizes), one sentence each.

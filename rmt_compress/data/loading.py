@@ -146,4 +146,6 @@ def _as_batch(spec: str, batch: object) -> Any:
         raise DataError(
             f"data {spec}: labels must be integers of shape (N,), not {labels.dtype} of {tuple(labels.shape)}"
         )
-    return inputs.to(torch.float32), labels.to(torch.int64)
+    # Whole numbers are tokens or indices, which an embedding table takes; bytes are pixels.
+    named = inputs.dtype in (torch.int8, torch.int16, torch.int32, torch.int64)
+    return inputs if named else inputs.to(torch.float32), labels.to(torch.int64)

@@ -38,12 +38,40 @@ def sparsify_quantile(tensors: Sequence[torch.Tensor], share: float) -> list[tor
     return [tensor.masked_fill(mask.view(tensor.shape), 0) for tensor, mask in zip(tensors, masks, strict=True)]
 
 
+# Types that torch stores and does not compute with; of packed ones the bytes are counted.
+_COUNTED_AS = {
+    "uint16": torch.int16,
+    "uint32": torch.int32,
+    "uint64": torch.int64,
+    "bits8": torch.uint8,
+    "bits16": torch.int16,
+    "bits1x8": torch.uint8,
+    "bits2x4": torch.uint8,
+    "bits4x2": torch.uint8,
+    "float4_e2m1fn_x2": torch.uint8,
+}
+
+
 def count_nonzero(tensor: torch.Tensor) -> int:
     """Entries that are not 0, of a tensor of any type and layout."""
     if tensor.is_nested:
         return sum(count_nonzero(part) for part in tensor.unbind())
+    if tensor.layout == torch.sparse_coo:
+        # Entries of one place add up.
+        values = _counted(tensor._values())
+        whole = torch.sparse_coo_tensor(tensor._indices(), values, tensor.shape, check_invariants=True)
+        return int(torch.count_nonzero(whole.coalesce().values()))
+    if tensor.layout != torch.strided:
+        tensor = tensor.values()
+    return int(torch.count_nonzero(_counted(tensor)))
+
+
+def _counted(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers that are zero where those of `tensor` are, in a type that torch counts and adds."""
     if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    if tensor.is_floating_point() and tensor.itemsize == 1:
-        tensor = tensor.float()  # torch counts every 8-bit float
-    return int(torch.count_nonzero(tensor if tensor.layout == torch.strided else tensor.to_dense()))
+        return tensor.dequantize()
+    if tensor.is_floating_point() and tensor.itemsize == 1 and tensor.dtype != torch.float4_e2m1fn_x2:
+        return tensor.float()  # torch counts every 8-bit float
+    if (other := _COUNTED_AS.get(str(tensor.dtype).removeprefix("torch."))) is not None:
+        return tensor.view(other)
+    return tensor.to(torch.complex64) if tensor.dtype == torch.complex32 else tensor

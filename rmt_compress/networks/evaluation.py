@@ -7,9 +7,18 @@ from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.state_dicts import find_ties
 from rmt_compress.errors import EvaluationError, SettingsError
+from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.loading import load_model
-from rmt_compress.networks.measurement import count_macs, evaluation_mode, first_inputs, measure_latency, placement
+from rmt_compress.networks.measurement import (
+    as_inputs,
+    count_macs,
+    evaluation_mode,
+    first_inputs,
+    measure_latency,
+    placement,
+)
 from rmt_compress.progress import Progress
 from rmt_compress.wording import one_line, times
 
@@ -61,7 +70,8 @@ class Evaluation:
     Attributes:
         path: its file; None for a live model.
         score: how it answers.
-        parameters: entries of its parameters, shared ones once; buffers are not counted.
+        parameters: entries of its parameters, shared ones once; buffers are not counted, see
+            `rmt_compress.layers.counting`.
         nonzeros: those that are not 0.
         bytes: on disk; None for a live model.
         macs: multiply-adds of the Linear and convolution layers for one sample.
@@ -158,7 +168,7 @@ def score(
     lowest = highest = predicted = None
     with evaluation_mode(model), torch.inference_mode():
         for inputs, classes in dataset.batches(batch_size):
-            outputs = _logits(model, inputs.to(device, dtype), dataset, name).double()
+            outputs = _logits(model, as_inputs(inputs, device, dtype), dataset, name).double()
             labels = classes.to(device)
             right = outputs.gather(1, labels[:, None])
             answers = outputs.argmax(1)
@@ -195,6 +205,8 @@ def _evaluate(
     latency: bool,
     progress: Progress | None,
 ) -> list[Evaluation]:
+    from rmt_compress.layers.zeroing import count_nonzero
+
     total = len(dataset) * len(models)
     names = [None if path is None else str(getattr(path, "path", path)) for path in paths]
     scores = []
@@ -213,13 +225,33 @@ def _evaluate(
         Evaluation(
             path=name,
             score=outcome,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            nonzeros=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
+            parameters=sum(tensor.numel() for tensor in _parameters(model)),
+            nonzeros=sum(count_nonzero(tensor) for tensor in _parameters(model)),
             bytes=None if path is None else file_size(path),
             macs=count_macs(model, first_inputs(model, dataset, 1)),
             latency_ms=timing,
         )
         for model, path, name, outcome, timing in zip(models, paths, names, scores, timings, strict=True)
+    ]
+
+
+def _parameters(model: nn.Module) -> list[torch.Tensor]:
+    """What is counted of a network: what would be counted of a file of it."""
+    import torch
+
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
+    if isinstance(model, GraphNetwork):
+        state: dict[str, torch.Tensor] = {**dict(model.named_parameters())}
+        ties = model.checkpoint.ties
+    else:
+        state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
+        ties = find_ties(state)
+    others = {other for names in ties.values() for other in names}
+    return [
+        tensor
+        for name, tensor in state.items()
+        if name not in others and not is_buffer(name, str(tensor.dtype).removeprefix("torch."))
     ]
 
 

@@ -96,7 +96,12 @@ def first_inputs(model: nn.Module, dataset: Dataset, count: int) -> torch.Tensor
     import torch
 
     device, dtype = placement(model)
-    return dataset.images[torch.arange(count) % len(dataset)].to(device, dtype)
+    return as_inputs(dataset.images[torch.arange(count) % len(dataset)], device, dtype)
+
+
+def as_inputs(batch: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """A batch on the device of a model and in its float type; whole numbers, which name things, stay such."""
+    return batch.to(device, dtype) if batch.is_floating_point() else batch.to(device)
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:

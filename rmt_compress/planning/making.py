@@ -102,6 +102,14 @@ def may_sparsify(layer: Layer) -> bool:
     )
 
 
+def _above(error: float, threshold: float) -> str:
+    """A fit error with as many digits as show that it is above the threshold, three at least."""
+    for digits in range(3, 17):
+        if float(f"{error:.{digits}f}") > threshold:
+            return f"{error:.{digits}f}"
+    return repr(error)
+
+
 def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, int | None, str]:
     if not isinstance(analysis, AnalyzedLayer):
         return "skipped", None, analysis.reason
@@ -111,10 +119,14 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
     if settings.gof_conv is not None and KINDS[layer.kind].convolution:
         gof = settings.gof_conv
     if rule.from_spikes and fit.gof > gof:
-        return "kept", None, f"fit error {fit.gof:.3f} is above {gof:g}: its bulk is no noise"
+        return "kept", None, f"fit error {_above(fit.gof, gof)} is above {gof:g}: its bulk is no noise"
     rank = rule.keep(analysis, amount)
     rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
-    because = f"{fit.spikes} spikes, {rank - fit.spikes} of the bulk kept" if rule.from_spikes else settings.rule
+    because = (
+        f"{fit.spikes} spike{'s' * (fit.spikes != 1)}, {rank - fit.spikes} of the bulk kept"
+        if rule.from_spikes
+        else settings.rule
+    )
     before, after = layer.parameters, split_parameters(*analysis.matrix, rank)
     refusal = split_refusal(layer)
     if refusal is None and after >= before:

@@ -11,7 +11,9 @@ from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis
+    from rmt_compress.checkpoints.beside import Beside
     from rmt_compress.networks.evaluation import Evaluation
+    from rmt_compress.plan import Layout
 
 
 SCHEMA = "rmt-compress/prune/1"
@@ -33,6 +35,13 @@ class PruneResult:
         before: the source's evaluation; None without data.
         after: the output's evaluation; None without data.
         written: further files, (what they are, paths).
+        layout: of the output.
+        dry_run: whether nothing was to be written.
+        buffers: names of the tensors that are no parameters.
+        left_out: what the source holds beside its weights and the output does not, (name, kind).
+        weights_in: bytes of the source's tensors.
+        weights_out: bytes of the output's; None where they are not known.
+        advice: what to do where next to nothing was saved; None where enough was.
     """
 
     source: str
@@ -46,6 +55,13 @@ class PruneResult:
     before: Evaluation | None = None
     after: Evaluation | None = None
     written: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    layout: Layout = "factorized"
+    dry_run: bool = False
+    buffers: frozenset[str] = frozenset()
+    left_out: tuple[Beside, ...] = ()
+    weights_in: int = 0
+    weights_out: int | None = None
+    advice: str | None = None
 
     @property
     def changes(self) -> bool:
@@ -53,14 +69,31 @@ class PruneResult:
         return any(decision.changes for decision in self.plan.layers)
 
     @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Bytes before and after, like with like: of weights alone where something beside them was left out."""
+        if self.bytes_out is None:
+            return None
+        if self.left_out and self.weights_out is not None:
+            return self.weights_in, self.weights_out
+        return self.bytes_in, self.bytes_out
+
+    @property
+    def grew(self) -> bool:
+        """Whether two layers for one have made the file larger than it was."""
+        return self.layout == "factorized" and self.sizes is not None and self.sizes[1] > self.sizes[0]
+
+    @property
     def totals(self) -> dict[str, Any]:
         """Counts over all tensors; what is left is None where nothing was written."""
         actions = [decision.action for decision in self.plan.layers]
-        done = self.outcomes
+        done = [outcome for outcome in self.outcomes if outcome.tensor not in self.buffers]
+        entries = {decision.tensor: math.prod(decision.shape) for decision in self.plan.layers}
+        buffers = sum(count for tensor, count in entries.items() if tensor in self.buffers)
         return {
-            "parameters": sum(math.prod(decision.shape) for decision in self.plan.layers),
+            "parameters": sum(entries.values()) - buffers,
             "parameters_after": sum(outcome.parameters_after for outcome in done) if done else None,
             "nonzeros": sum(outcome.nonzeros for outcome in done) if done else None,
+            "buffers": buffers,
             "layers_analyzed": len(self.analysis.analyzed) if self.analysis else None,
             "layers_skipped": actions.count("skipped"),
             "layers_factorized": actions.count("factorized"),
@@ -68,6 +101,8 @@ class PruneResult:
             "layers_kept": actions.count("kept"),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
+            "weight_bytes_in": self.weights_in,
+            "weight_bytes_out": self.weights_out,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +120,8 @@ class PruneResult:
             "settings": {**report.get("settings", {}), **self.plan.settings},
             "layers": layers,
             "totals": self.totals,
+            "left_out": [entry._asdict() for entry in self.left_out],
+            "advice": self.advice,
             "written": {what: list(paths) for what, paths in self.written},
         }
         if self.before is not None and self.after is not None:

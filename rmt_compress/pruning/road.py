@@ -10,16 +10,19 @@ from rmt_compress.analysis.run import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.formats import state_dict_formats
-from rmt_compress.checkpoints.writers import stays_a_graph
+from rmt_compress.checkpoints.keys import MANIFEST_KEY
+from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.checking import check_plan
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
+from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size
 from rmt_compress.outputs import check_output, replacing
 from rmt_compress.plan import Plan
 from rmt_compress.planning.making import plan_with
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
+from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.saving.folders import CONFIG, check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
@@ -105,9 +108,11 @@ def prune(
         elif not dry_run:
             _check_file_output(checkpoint, target, layout, runs=data is not None)
             check_output(target, force=force, inputs=checkpoint.files)
+        if not dry_run:
+            check_extra_state(opened, target)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
-        carried = _carried(opened, target) if carry_over else None
+        carried = _carried(opened, target, layout) if carry_over else None
         measurement: Measurement | None = None
         if data is not None:
             from rmt_compress.pruning import measuring
@@ -115,6 +120,12 @@ def prune(
             measuring.check_sweep(target, source=path, force=force)
             measurement = measuring.Measurement(opened, data, arch, folded=fold_batchnorm, trust=trust)
         result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+        left_out = [
+            entry
+            for entry in opened.beside
+            if carried is None or not any(f"{entry.name}.".startswith(f"{key}.") for key in carried.entries)
+        ]
+        result = replace(result, layout=layout, dry_run=dry_run, left_out=tuple(left_out))
         if save_plan is not None:
             with replacing(save_plan) as temporary:
                 temporary.write_text(result.plan.to_json(), encoding="utf-8")
@@ -128,8 +139,10 @@ def prune(
         output=str(target),
         outcomes=view.outcomes,
         bytes_out=file.bytes,
+        weights_out=file.weights,
         notes=(*result.notes, *file.notes, *(_carried_notes(carried) if carried else ())),
     )
+    result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
     return result if measurement is None else measurement.of(result, target, progress)
 
 
@@ -143,12 +156,21 @@ def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, 
         raise SettingsError([f"{target}: {alone}"])
 
 
-def _carried(checkpoint: Checkpoint, target: Path) -> Carried:
-    """What the file holds beside its weights, if the output can hold it."""
+def _carried(checkpoint: Checkpoint, target: Path, layout: Layout) -> Carried:
+    """What the file holds beside its weights, but for what stands where a file of `layout` has things of its own."""
     written = state_dict_formats().get(target.suffix)
     if written is None or not written.has_room or checkpoint.has_graph:
         raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")
-    return checkpoint.carried()
+    carried = checkpoint.carried()
+    if layout == "dense":
+        return carried
+    from rmt_compress.checkpoints.beside import Carried
+
+    own = [key for key in ("state_dict", MANIFEST_KEY) if key in carried.entries]
+    return Carried(
+        {key: entry for key, entry in carried.entries.items() if key not in (*own, "metadata")},
+        (*carried.left, *((key, "the compressed weights stand there") for key in own)),
+    )
 
 
 def _carried_notes(carried: Carried) -> list[str]:
@@ -172,7 +194,10 @@ def _decided(
     else:
         analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
         plan = plan_with(analysis, plan or PlanSettings())
+    ties = {other for others in checkpoint.ties.values() for other in others}
     return PruneResult(
+        buffers=frozenset(layer.tensor for layer in checkpoint.layers() if is_buffer(layer.stored, layer.dtype)),
+        weights_in=sum(info.nbytes for name, info in checkpoint.tensors.items() if name not in ties),
         source=str(path),
         output=None,
         analysis=analysis,

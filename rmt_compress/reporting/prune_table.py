@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmt_compress.reporting.blanks import blank_table
-from rmt_compress.wording import printable, times
+from rmt_compress.wording import listed, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -26,7 +26,8 @@ def prune_table(result: PruneResult) -> Group:
 def _layers(result: PruneResult) -> Table:
     from rich.text import Text
 
-    table = blank_table(f"{result.source} → {result.output or 'nothing written (--dry-run)'}")
+    nothing = "nothing written (--dry-run)" if result.dry_run else "nothing written"
+    table = blank_table(f"{result.source} → {result.output or nothing}")
     table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
     table.add_column("shape", no_wrap=True)
     table.add_column("action", no_wrap=True)
@@ -58,17 +59,21 @@ def _totals(result: PruneResult) -> RenderableType:
             f" {totals['nonzeros']:,} of {totals['parameters']:,} weights are left "
             f"({totals['nonzeros'] / max(1, totals['parameters']):.1%})"
         )
-    if result.bytes_out is not None:
-        ratio = result.bytes_in / max(1, result.bytes_out)
+    if result.sizes is not None:
+        before, after = result.sizes
+        ratio = before / max(1, after)
+        what = "bytes of weights" if result.left_out else "bytes"
         lines.append(
-            f" {result.bytes_in:,} → {result.bytes_out:,} bytes: "
-            + (f"{ratio:.1f} times smaller" if ratio >= 1.05 else "not smaller")
+            f" {before:,} → {after:,} {what}: " + (f"{ratio:.1f} times smaller" if ratio >= 1.05 else "not smaller")
         )
+    if result.left_out and result.bytes_out is not None:
+        named = listed((printable(f"{entry.name} ({entry.kind})") for entry in result.left_out), 6)
+        lines.append(f" {result.bytes_in:,} → {result.bytes_out:,} bytes on the disk, with {named} left out")
     if result.before is not None and result.after is not None:
-        before, after = result.before.score, result.after.score
+        old, new = result.before.score, result.after.score
         lines.append(
-            f" accuracy {before.accuracy:.2%} → {after.accuracy:.2%} on {after.samples:,} test samples"
-            f" ({100 * (after.accuracy - before.accuracy):+.2f} points)"
+            f" accuracy {old.accuracy:.2%} → {new.accuracy:.2%} on {new.samples:,} test samples"
+            f" ({100 * (new.accuracy - old.accuracy):+.2f} points)"
         )
     lines.extend(f" {what}: {', '.join(paths)}" for what, paths in result.written)
     return Text("\n".join(lines))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
+from rmt_compress.layers.counting import is_buffer
 from rmt_compress.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class LayerDescription:
     nonzeros: int
     sparse: bool
 
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is no parameter, see `rmt_compress.layers.counting`."""
+        return is_buffer(self.tensors[0], self.dtype)
+
 
 @dataclass(frozen=True)
 class Description:
@@ -78,18 +84,23 @@ class Description:
 
     @property
     def parameters_before(self) -> int:
-        """Entries of all tensors of the original network."""
-        return sum(layer.parameters_before for layer in self.layers)
+        """Entries of all tensors of the original network but buffers."""
+        return sum(layer.parameters_before for layer in self.layers if not layer.is_buffer)
 
     @property
     def parameters(self) -> int:
-        """Entries of all tensors stored, zeros included."""
-        return sum(layer.parameters for layer in self.layers)
+        """Entries of all tensors stored but buffers, zeros included."""
+        return sum(layer.parameters for layer in self.layers if not layer.is_buffer)
+
+    @property
+    def buffers(self) -> int:
+        """Entries of the buffers."""
+        return sum(layer.parameters for layer in self.layers if layer.is_buffer)
 
     @property
     def nonzeros(self) -> int:
-        """Entries that are not 0."""
-        return sum(layer.nonzeros for layer in self.layers)
+        """Parameters that are not 0."""
+        return sum(layer.nonzeros for layer in self.layers if not layer.is_buffer)
 
     def to_json(self) -> dict[str, Any]:
         """The object of `show --json`."""
@@ -110,6 +121,7 @@ class Description:
                 "parameters_before": self.parameters_before,
                 "parameters": self.parameters,
                 "nonzeros": self.nonzeros,
+                "buffers": self.buffers,
                 "bytes": self.bytes,
             },
         }

@@ -1,10 +1,11 @@
 """Folders as Hugging Face's libraries write them, compressed into a folder of the same kind.
 
-Beside the weights such a folder holds what makes them usable: ``config.json``, the tokenizer, a model card. These
-are copied. Weights in layout ``dense`` keep names and shapes, so that ``from_pretrained`` loads the new folder like
-the old one. In layout ``factorized`` they are called ``factorized.safetensors``, not ``model.safetensors``:
-``from_pretrained`` would take the layers it does not find for new ones and fill them with random numbers; so it
-says that there are no weights, and docs/huggingface.md has the ten lines that load them.
+Beside the weights such a folder holds what makes them usable: ``config.json``, the tokenizer, a model card, the
+subfolders of a sentence-transformer's further modules. These are copied. Weights in layout ``dense`` keep names
+and shapes, so that ``from_pretrained`` loads the new folder like the old one. In layout ``factorized`` they are
+called ``factorized.safetensors``, not ``model.safetensors``: ``from_pretrained`` would take the layers it does not
+find for new ones and fill them with random numbers; so it says that there are no weights, and docs/huggingface.md
+has the ten lines that load them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.formats import weight_suffixes
@@ -23,6 +24,7 @@ from rmt_compress.checkpoints.views import View
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
 from rmt_compress.progress import Progress, counter
+from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +42,12 @@ CONFIG = "config.json"
 # Weights in formats that are not read, beside those that are: a copy would be of another model.
 _FOREIGN_SUFFIXES = (".h5", ".msgpack", ".gguf", ".ggml", ".ot", ".tflite", ".mlmodel", ".npz")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w*")
+
+# sentence-transformers' list of the parts of a model, each with the subfolder it is in.
+_MODULES = "modules.json"
+
+# A subfolder that nothing names and that holds no weights is copied up to this many bytes.
+_SMALL_FOLDER = 64 * 2**20
 
 
 def source_folder(path: Path) -> Path | None:
@@ -99,8 +107,8 @@ def write_folder(
     view.metadata = {key: text for key, text in view.metadata.items() if key != "total_size"}
     others = {name for names in view.ties.values() for name in names}
     stored = [info for name, info in view.tensors.items() if name not in others]
-    beside = _files_beside(folder)
-    needed = sum(info.nbytes for info in stored) + sum(file.stat().st_size for file in beside)
+    beside, left = _files_beside(folder)
+    needed = sum(info.nbytes for info in stored) + sum((folder / file).stat().st_size for file in beside)
     check_room(target, needed)
     shards = _shards(stored, max_shard)
     stem = "model" if view.layout == "dense" else "factorized"
@@ -108,7 +116,8 @@ def write_folder(
     written = []
     with replacing_folder(target) as temporary:
         for file in beside:
-            shutil.copyfile(file, temporary / file.name)
+            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, temporary / file)
         for number, shard in enumerate(shards, start=1):
             name = stem if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}"
             written.append(
@@ -127,6 +136,7 @@ def write_folder(
         sum(file.bytes for file in written),
         {name: count for file in written for name, count in file.nonzeros.items()},
         tuple(name for file in written for name in file.sparse),
+        notes=(printable(f"not copied, links out of the folder: {listed(map(str, left))}"),) if left else (),
     )
 
 
@@ -163,16 +173,47 @@ def _write_index(
     path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _files_beside(folder: Path) -> list[Path]:
-    """What is copied: the folder's own files that are no weights and no index of such; hidden ones are not."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file()
-        and not file.name.startswith(".")
-        and not file.name.endswith(".index.json")
-        and file.suffix not in (*weight_suffixes(), *_FOREIGN_SUFFIXES)
+def _files_beside(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What is copied, relative to the folder, and the links that are not as they lead out of it.
+
+    Its own files that are no weights and no index of such; a subfolder that ``modules.json`` names, whole; any
+    other that is small and holds no weights. Nothing hidden, and no folder that is a link.
+    """
+    files = [path for path in folder.iterdir() if path.is_file() and not _is_weights(path)]
+    named = _named_folders(folder)
+    for subfolder in folder.iterdir():
+        if not subfolder.is_dir() or subfolder.is_symlink() or subfolder.name.startswith("."):
+            continue
+        inner = [path for path in subfolder.rglob("*") if path.is_file()]
+        small = sum(path.stat().st_size for path in inner) <= _SMALL_FOLDER
+        if subfolder.name in named or (small and not any(map(_is_weights, inner))):
+            files += inner
+    shown = sorted(
+        path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    allowed = [folder.resolve()]
+    if folder.absolute().parent.name == "snapshots":
+        # In the cache of huggingface_hub every file is a link to where its content lies.
+        allowed.append((folder.absolute().parent.parent / "blobs").resolve())
+    inside = {path: any(path.resolve().is_relative_to(place) for place in allowed) for path in shown}
+    relative = [(path.relative_to(folder), inside[path]) for path in shown]
+    return [path for path, stays in relative if stays], [path for path, stays in relative if not stays]
+
+
+def _is_weights(path: Path) -> bool:
+    return path.name.endswith(".index.json") or path.suffix in (*weight_suffixes(), *_FOREIGN_SUFFIXES)
+
+
+def _named_folders(folder: Path) -> set[str]:
+    """The folder's own subfolders that its ``modules.json`` asks for."""
+    try:
+        modules = json.loads((folder / _MODULES).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    paths = (
+        [module.get("path") for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    )
+    return {PurePosixPath(path).parts[0] for path in paths if isinstance(path, str) and PurePosixPath(path).parts}
 
 
 def _shards(infos: Iterable[TensorInfo], limit: int) -> list[list[TensorInfo]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.beside import is_extra_state
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.manifest import FactorizedLayer
 from rmt_compress.checkpoints.views import DenseView
@@ -48,7 +49,8 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
             )
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
         retold = _check_fits(checkpoint, layers, model)
-        state = {name: checkpoint.read(name) for name in checkpoint.tensors}
+        state: dict[str, Any] = {name: checkpoint.read(name) for name in checkpoint.tensors}
+        state |= checkpoint.home.extra
     for layer, own in retold:
         # Read as stored the plain way from a file that could not tell; the factors change their roles.
         down, up = factor_matrices(layer.kind, Factors(state[layer.down], state[layer.up]))
@@ -68,8 +70,10 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
     return model
 
 
-def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tensor]:
+def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, Any]:
     """The tensors of a file under their original names, with their original shapes and types.
+
+    Beside them stands what modules keep of their own (`torch.nn.Module.get_extra_state`), for `load_state_dict`.
 
     Factors are multiplied (in float32, in float64 for float64 factors), sparse tensors decoded. Names of one
     shared tensor get one tensor. Any other checkpoint is read as it is.
@@ -88,7 +92,7 @@ def load_dense(source: str | PathLike[str] | Checkpoint) -> dict[str, torch.Tens
             if first not in state:
                 state[first] = view.read(first)
             state[name] = state[first]
-    return {name: state[name] for name in view.tensors}
+    return {name: state[name] for name in view.tensors} | dict(view.home.extra)
 
 
 def _check_fits(
@@ -104,14 +108,15 @@ def _check_fits(
     original = DenseView(checkpoint)
     shared = {frozenset((first, *others)) for first, others in given.ties.items()}
     problems = []
+    wanted, stored = ({*source.tensors, *source.home.extra} for source in (given, original))
     missing = [
         name
-        for name in given.tensors
-        if name not in original.tensors
+        for name in (*given.tensors, *given.home.extra)
+        if name not in stored
         # Of a shared tensor one name is enough.
         and not any(name in names and names & original.tensors.keys() for names in shared)
     ]
-    extra = [name for name in original.tensors if name not in given.tensors]
+    extra = [name for name in (*original.tensors, *original.home.extra) if name not in wanted]
     if missing:
         problems.append(f"the file lacks {listed(missing)}")
     if extra:
@@ -119,7 +124,8 @@ def _check_fits(
     problems += [
         f"{name} is {times(info.shape)} in the file, {times(given.tensors[name].shape)} in the model"
         for name, info in original.tensors.items()
-        if name in given.tensors and info.shape != given.tensors[name].shape
+        # What modules keep of their own may change its shape.
+        if name in given.tensors and info.shape != given.tensors[name].shape and not is_extra_state(name)
     ]
     kinds = {name: layer for layer in given.layers() for name in (layer.tensor, *layer.aliases)}
     retold = []

@@ -209,6 +209,45 @@ def test_damaged_layer_is_left_alone(run, tmp_path):
     assert "good.down.weight" in state or "good.down.weight.bits" in state
 
 
+def test_a_plan_that_changes_nothing_is_no_dry_run(run, tmp_path):
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    assert "--dry-run" not in run("prune", "a.safetensors").stdout
+    torch.manual_seed(0)
+    save_file({"a.weight": torch.randn(128, 64)}, tmp_path / "b.safetensors")
+    assert "--dry-run" in run("prune", "b.safetensors", "--dry-run").stdout
+
+
+def structured(rows, columns):
+    """A matrix whose singular values fall evenly: nothing of it is noise."""
+    left, _ = torch.linalg.qr(torch.randn(rows, columns))
+    right, _ = torch.linalg.qr(torch.randn(columns, columns))
+    return left @ torch.diag(torch.linspace(3, 0.01, columns) ** 3) @ right
+
+
+def test_next_to_nothing_saved_is_said_with_what_saves_more(run, tmp_path):
+    torch.manual_seed(0)
+    state = {"big.weight": structured(600, 400), "small.weight": torch.randn(64, 64)}
+    save_file(state, tmp_path / "model.safetensors")
+    result = run("prune", "model.safetensors", "-o", "small.safetensors")
+    assert result.returncode == 0, result.stderr
+    line = next(line for line in result.stderr.splitlines() if "to save more" in line)
+    command = line[line.index("rmt-compress ") :].partition(" (")[0].split()[1:]
+    again = run(*command, "--json")
+    assert again.returncode == 0, again.stderr
+    totals = json.loads(again.stdout)["totals"]
+    assert totals["nonzeros"] < 0.95 * totals["parameters"]
+    assert totals["bytes_out"] < (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_a_file_that_grew_is_no_success(run, tmp_path):
+    torch.manual_seed(0)
+    save_file({"a.weight": torch.randn(40, 32).half()}, tmp_path / "tiny.safetensors")
+    result = run("prune", "tiny.safetensors", "-o", "small.safetensors", "--sparsify", "0", "--keep-bulk", "0.5")
+    assert result.returncode == 1
+    assert "bytes larger than before" in result.stderr
+    assert (tmp_path / "small.safetensors").exists()
+
+
 def test_bad_data_and_architecture(run, tmp_path):
     assert "fantasy" in one_error_line(run("prune", DIGITS, "-o", "s.safetensors", "--data", "fantasy"))
     wrong = run("prune", DIGITS, "-o", "s.safetensors", "--data", "digits", "--arch", "mlp:64,100,10")

@@ -60,11 +60,9 @@ def test_json(run, tmp_path, source, name):
     assert fc["nonzeros"] == sum(int(factor.count_nonzero()) for factor in factors) < fc["parameters"]
     assert layers["head"]["action"] == "kept"
     totals = report["totals"]
-    state = small.state_dict()
-    assert totals["parameters"] == sum(tensor.numel() for tensor in state.values())
-    assert totals["parameters_before"] == sum(
-        tensor.numel() for tensor in compressed.network().state_dict().values()
-    )
+    assert totals["parameters"] == sum(parameter.numel() for parameter in small.parameters())
+    assert totals["parameters_before"] == sum(parameter.numel() for parameter in compressed.network().parameters())
+    assert totals["buffers"] == sum(buffer.numel() for buffer in small.buffers())
     assert totals["bytes"] == (tmp_path / name).stat().st_size
 
 

@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmt_compress.checkpoints.beside import Carried
-from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.state_dicts import kind_of
-
-# Where a file of this package keeps its own things.
-_OWN = ("state_dict", MANIFEST_KEY, "metadata")
 
 
 def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:
@@ -31,12 +27,9 @@ def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:
     for key, entry in rest.items():
         if not isinstance(key, str):
             left.append((str(key), "its key is no text"))
-        elif key in _OWN:
-            if key != "metadata":
-                left.append((key, "the compressed weights stand there"))
         elif kind_of(entry) == "optimizer state" or "optim" in key.lower():
             left.append((key, "the state of an optimizer does not fit other weights"))
-        elif check and not _loads(entry):
+        elif check and not loads_as_plain(entry):
             left.append((key, "it cannot be loaded without running code"))
         else:
             entries[key] = entry
@@ -50,7 +43,8 @@ def _without(entry: Mapping[Any, Any], trail: tuple[str, ...]) -> dict[Any, Any]
     return {**rest, trail[0]: inner} if inner else rest
 
 
-def _loads(entry: object) -> bool:
+def loads_as_plain(entry: object) -> bool:
+    """Whether torch's weights-only reader gives back what is saved of an object."""
     import torch
 
     buffer = io.BytesIO()

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Checkpoint
-from rmt_compress.checkpoints.beside import Carried
+from rmt_compress.checkpoints.beside import Carried, Home
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.pytorch.carrying import carry
+from rmt_compress.checkpoints.pytorch.own_record import read_record
 from rmt_compress.checkpoints.pytorch.torch_reader import TorchReader
 from rmt_compress.checkpoints.state_dicts import (
     common_prefix,
@@ -64,11 +65,27 @@ class TorchFile(Checkpoint):
         found = find_state_dict(saved, str(reader.path), weights)
         if reader.record_sizes is not None:
             _check_storages(found.tensors, reader.record_sizes, reader.path)
-        self._trail = found.trail
-        self.metadata = _texts(saved) if found.trail else {}
+        self._trail = found.home.trail
+        self.metadata = _texts(saved) if self._trail else {}
+        versions = dict(found.home.versions)
+        own_record = versions.pop(MANIFEST_KEY, None)
         compressed = MANIFEST_KEY in self.metadata
         # What this package wrote has its prefixes taken off, or means them.
         self._prefix = common_prefix(list(found.tensors)) if strip_prefixes and not compressed else ""
+        if own_record is not None:
+            compressed = True
+            texts, self._prefix = read_record(own_record, list(found.tensors), path=self.path)
+            self.metadata |= texts
+        self.home = Home(
+            self._trail,
+            self._prefix,
+            {
+                f"{path}."[len(self._prefix) : -1]: record
+                for path, record in versions.items()
+                if f"{path}.".startswith(self._prefix)
+            },
+            {name.removeprefix(self._prefix): entry for name, entry in found.home.extra.items()},
+        )
         shown = {name.removeprefix(self._prefix): tensor for name, tensor in found.tensors.items()}
         self._tensors = {name: describe(name, tensor) for name, tensor in shown.items()}
         self._ties = find_ties(shown)
@@ -94,8 +111,8 @@ class TorchFile(Checkpoint):
             tensor = self._state[self._prefix + name].detach()
             if tensor.is_meta:
                 raise CheckpointError(f"{self.path}: {name} was saved without values (meta device)")
-            # A dense copy of an expanded view could be of any size.
-            copy = tensor if is_expanded(tensor) else tensor.clone()
+            # A dense copy of an expanded view could be of any size; of some quantized tensors torch makes none.
+            copy = tensor if is_expanded(tensor) or _is_uncopyable(tensor) else tensor.clone()
             self._touched += info.nbytes
             if self._reader.mapped and self._touched > _MAX_TOUCHED:
                 self._drop()
@@ -143,6 +160,12 @@ def open_torch_file(
         if (found := find_module(saved, weights)) is not None:
             return PickledModuleFile(reader, *found)
     return TorchFile(reader, saved, strip_prefixes=strip_prefixes, weights=weights)
+
+
+def _is_uncopyable(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.is_quantized and tensor.qscheme() == torch.per_channel_affine_float_qparams
 
 
 def _check_storages(tensors: Mapping[str, torch.Tensor], record_sizes: Counter[int], path: Path) -> None:

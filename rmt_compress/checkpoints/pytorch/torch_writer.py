@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rmt_compress.checkpoints.contents import Contents
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
+from rmt_compress.checkpoints.pytorch.carrying import loads_as_plain
+from rmt_compress.checkpoints.pytorch.own_record import write_record
 from rmt_compress.errors import OutputError
 from rmt_compress.wording import printable
 
@@ -23,6 +26,13 @@ class TorchWriter:
     """A state dict held in memory until the end, as torch writes it in one go; see `StateDictWriter`."""
 
     def __init__(self, target: Path, contents: Contents) -> None:
+        for name, entry in contents.home.extra.items():
+            if not loads_as_plain(entry):
+                raise OutputError(
+                    f"{target}: {printable(name)}, state of a module's own ({type(entry).__name__}), could not be "
+                    "loaded again without running code; let its get_extra_state return plain values or tensors, "
+                    "and save the source again"
+                )
         self._target = target
         self._contents = contents
         self._state: dict[str, torch.Tensor] = {}
@@ -45,18 +55,28 @@ class TorchWriter:
         self._state[name] = tensor
 
     def finish(self, sparse: Sequence[str]) -> None:
-        """Write everything: a plain state dict, or one with the manifest and the metadata beside it."""
+        """Write everything: a plain state dict, or one with the manifest and the metadata in it or beside it."""
         import torch
 
-        ties = self._contents.ties.items()
+        contents, home = self._contents, self._contents.home
+        ties = contents.ties.items()
         self._state.update((other, self._state[kept]) for other, kept in ties if kept in self._state)
-        content: dict[str, Any] = self._state
-        if (manifest := self._contents.manifest_text(sparse)) is not None:
+        prefix = home.prefix if contents.at_home else ""
+        state: Any = OrderedDict((prefix + name, entry) for name, entry in {**self._state, **home.extra}.items())
+        state._metadata = {
+            f"{prefix}{path}".removesuffix("."): dict(noted) for path, noted in home.versions.items()
+        }
+        content: Mapping[str, Any] = state
+        manifest = contents.manifest_text(sparse)
+        if manifest is not None and contents.at_home:
+            state._metadata[MANIFEST_KEY] = write_record(manifest, contents.metadata, prefix)
+            content = _placed(state, home.trail, contents.carried)
+        elif manifest is not None:
             content = {
-                **self._contents.carried,
-                "state_dict": self._state,
+                **contents.carried,
+                "state_dict": state,
                 MANIFEST_KEY: manifest,
-                "metadata": dict(self._contents.metadata),
+                "metadata": dict(contents.metadata),
             }
         try:
             torch.save(content, self._file)
@@ -68,3 +88,12 @@ class TorchWriter:
     def close(self) -> None:
         """Let go of the tensors."""
         self._state.clear()
+
+
+def _placed(state: Mapping[str, Any], trail: Sequence[str], carried: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is carried, with the state dict in it where the keys lead."""
+    if not trail:
+        return state
+    inner = carried.get(trail[0])
+    rest = _placed(state, trail[1:], inner if isinstance(inner, Mapping) else {})
+    return {**carried, trail[0]: rest}
