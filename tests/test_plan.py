@@ -217,7 +217,6 @@ def test_json_round_trip(state, tmp_path):
         "action": "factorized",
         "rank": 12,
         "sparsify": 0.01,
-        "sparsity": None,
         "reason": "rank 12 of 100: 3 spikes, 9 of the bulk kept",
     }
     check_plan(plan, layers_of(state))

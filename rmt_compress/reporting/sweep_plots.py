@@ -44,7 +44,7 @@ def _draw_ranks(figure: Figure, sweep: Sweep) -> None:
         _plot(axes, curve, [point.amount for point in curve.points], color, label, annotate=True)
     _finish(axes, sweep, "singular values kept (the largest)")
     title = f"layer {sweep.curves[0].name}" if len(sweep.curves) == 1 else "one layer at a time, the others whole"
-    axes.set_title(f"{_asked(sweep)}: {title}")
+    axes.set_title(f"{_asked(sweep)}:\n{title}")
 
 
 def _draw_shares(figure: Figure, sweep: Sweep) -> None:

@@ -42,6 +42,8 @@ def rule_and_number(text: str) -> tuple[RankRule, float | None]:
     Raises:
         ValueError: no such rule, or a number that does not suit it.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"the rule must be text, {usage()}, got {text!r}")
     name, _, written = text.partition(":")
     rule = RULES.get(name)
     try:
