@@ -43,6 +43,14 @@ def blank_figure(width: float, height: float, asked_by: str) -> Figure:
     return figure
 
 
+def said_in_figure(text: str, width: int) -> str:
+    """A text for a title or a legend: on lines of `width` characters, a stranger's dollar signs no formula."""
+    import textwrap
+
+    lines = (textwrap.fill(line, width) for line in text.split("\n"))
+    return "\n".join(printable(line) for every in lines for line in every.split("\n")).replace("$", r"\$")
+
+
 def write_figure(figure: Figure, target: Path) -> None:
     """Write a PNG file.
 

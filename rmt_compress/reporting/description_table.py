@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.reporting.layer_names import network_order
 from rmt_compress.reporting.layer_table import Column, LayerTable
-from rmt_compress.wording import printable, times
+from rmt_compress.wording import listed, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -35,10 +35,13 @@ def contents(description: Description) -> Group:
     if vectors:
         count = sum(layer.parameters for layer in vectors)
         parts.append(Text(f" and {len(vectors)} biases and other vectors of {count:,} parameters together"))
-    reasons = [layer for layer in matrices if layer.reason]
+    reasons: dict[str, list[str]] = {}
+    for layer in matrices:
+        if layer.reason:
+            reasons.setdefault(layer.reason, []).append(printable(layer.name))
     parts.extend(
-        Text.assemble((f" {printable(layer.name)}: ", "dim"), printable(layer.reason))
-        for layer in reasons[:_REASONS]
+        Text.assemble((f" {listed(names, 5)}: ", "dim"), printable(reason))
+        for reason, names in list(reasons.items())[:_REASONS]
     )
     if len(reasons) > _REASONS:
         parts.append(Text(f" … and {len(reasons) - _REASONS} more reasons (--json)"))

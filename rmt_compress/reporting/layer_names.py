@@ -41,14 +41,14 @@ def common_prefix(names: Sequence[str]) -> str:
 def names_in(width: int, names: Sequence[str]) -> tuple[str, list[str]]:
     """Names that fit into `width` characters and still differ, and the prefix that they lack.
 
-    Whole where they fit; else without their common prefix; else with an ellipsis for the middle of each; else with
-    one in every word between the ends, so that the numbers of blocks stay. Where even these are alike or too long,
-    the names come whole, to be written on several lines.
+    Whole where they fit; else without their common prefix; else with the words between the first and the last
+    shortened, so that the numbers of blocks stay; else with an ellipsis for the middle of each. Where even these
+    are alike or too long, the names come without their prefix, to be written on several lines.
     """
     prefix = common_prefix(names)
     rest = [name.removeprefix(prefix) for name in names]
-    ways = [("", list(names)), (prefix, rest), (prefix, [_without_middle(name, width) for name in rest])]
-    ways += [(prefix, [_short_words(name, width, letters) for name in rest]) for letters in range(8, 0, -1)]
+    ways = [("", list(names)), (prefix, rest)]
+    ways += [(prefix, [shorten(name, width) for name in rest]) for shorten in (_short_words, _without_middle)]
     for missing, shown in ways:
         if max(map(len, shown), default=0) <= width and len(set(shown)) == len(set(names)):
             return missing, shown
@@ -63,12 +63,16 @@ def _without_middle(name: str, width: int) -> str:
     return f"{name[: width - end - 1]}…{name[len(name) - end :]}"
 
 
-def _short_words(name: str, width: int, letters: int) -> str:
-    if len(name) <= width:
-        return name
-    first, *middle, last = name.split(".") if name.count(".") > 1 else (*name.split("."), "")
-    short = [part if part.isdecimal() or len(part) <= letters + 1 else f"{part[:letters]}…" for part in middle]
-    return ".".join([first, *short, last]).rstrip(".")
+def _short_words(name: str, width: int) -> str:
+    first, *middle, last = name.split(".") if name.count(".") > 1 else (name,) * 2
+    shown = name
+    for letters in range(12, 0, -1):
+        if len(shown) <= width or not middle:
+            break
+        keep = letters + 1
+        short = [part if part[:1].isdecimal() or len(part) <= keep else f"{part[:letters]}…" for part in middle]
+        shown = ".".join([first, *short, last])
+    return shown
 
 
 def block(name: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NAME_SHARE = 3
 _NAME_LEAST = 16
 # What a column of words is to have before others give way to it.
-_WORDS_LEAST = 24
+_WORDS_LEAST = 32
 
 
 class Column(NamedTuple):
@@ -63,26 +63,30 @@ class LayerTable:
 
         names = [printable(name) for name in self.names]
         kept = self._kept(names, options.max_width)
-        prefix, shown = names_in(self._room(kept, options.max_width), names)
+        room = self._room(kept, options.max_width)
+        prefix, shown = names_in(room, names)
         if self.title:
             yield Text(printable(self.title), style="italic")
         if prefix:
             yield Text(f" every name begins with {prefix}", style="dim")
-        yield self._table(shown, kept, ascii_only=options.ascii_only)
-        if len(kept) < len(self.columns):
-            gone = [
-                (column.plain if options.ascii_only else "") or column.heading
-                for index, column in enumerate(self.columns)
-                if index not in kept
-            ]
-            text = ", ".join(" ".join(heading.split()) for heading in gone)
+        yield self._table(shown, kept, room, ascii_only=options.ascii_only)
+        if gone := [index for index in self._filled() if index not in kept]:
+            text = ", ".join(" ".join(self._heading(index, options.ascii_only).split()) for index in gone)
             yield Text(f" no room here for: {text} (a wider terminal or --json shows all)\n", style="dim")
+
+    def _heading(self, index: int, ascii_only: bool) -> str:
+        column = self.columns[index]
+        return (column.plain if ascii_only else "") or column.heading
+
+    def _filled(self) -> list[int]:
+        """The columns that say something of a layer at least."""
+        return [index for index in range(len(self.columns)) if any(str(row[index]) for row in self.rows)]
 
     def _kept(self, names: Sequence[str], width: int) -> list[int]:
         """Which columns there is room for, the names having theirs."""
         shortest = max((len(name) for name in names_in(1, names)[1]), default=0)
         enough = min(shortest, max(_NAME_LEAST, width // _NAME_SHARE))
-        kept = list(range(len(self.columns)))
+        kept = self._filled()
         for least in sorted({column.importance for column in self.columns})[:-1]:
             if self._room(kept, width) >= enough:
                 break
@@ -102,15 +106,17 @@ class LayerTable:
         widest = max(cells, default=0)
         return max(heading, min(widest, _WORDS_LEAST) if column.words else widest)
 
-    def _table(self, shown: Sequence[str], kept: Sequence[int], *, ascii_only: bool) -> Table:
+    def _table(self, shown: Sequence[str], kept: Sequence[int], room: int, *, ascii_only: bool) -> Table:
         from rich.text import Text
 
         table = blank_table()
-        table.add_column(self.first, overflow="fold", min_width=min(max(map(len, shown), default=0), _NAME_LEAST))
+        # Rich would take room from the names for columns of words, were they allowed to wrap.
+        fit = max(map(len, shown), default=0) <= room
+        table.add_column(self.first, overflow="fold", no_wrap=fit, max_width=None if fit else max(room, 1))
         for index in kept:
             column = self.columns[index]
             table.add_column(
-                (column.plain if ascii_only else "") or column.heading,
+                self._heading(index, ascii_only),
                 justify="right" if column.right and not column.words else "left",
                 no_wrap=not column.words,
                 overflow="fold",
