@@ -6,6 +6,8 @@ off. One that nobody has locked is what a killed run has left, and goes when the
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
 import shutil
@@ -17,12 +19,17 @@ from pathlib import Path
 
 from rmt_compress.errors import OutputError
 
+# Bytes; file systems take 255, and to the hidden file's name a suffix and a dozen letters are added.
+_LONG_NAME = 200
+_SHORT_NAME = 120
+
 
 def check_output(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuse an output that would overwrite an input, or an existing file unless forced.
 
     To be called before any work is done.
     """
+    _check_name(target)
     for source in inputs:
         if target.exists() and source.exists() and target.samefile(source):
             raise OutputError(f"{target}: the output is the input; give another name")
@@ -38,6 +45,7 @@ def check_output(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) ->
 
 def check_output_folder(target: Path, *, force: bool) -> None:
     """Refuse a folder of outputs that is a file, or that holds something already unless forced."""
+    _check_name(target)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target}: is a file; give the name of a folder")
     if target.is_dir() and not force and any(target.iterdir()):
@@ -53,6 +61,7 @@ def check_new_folder(target: Path, *, force: bool, known_by: str, keep: tuple[Pa
         known_by: a file without which a folder is never replaced, forced or not.
         keep: folders that must neither be the target nor lie in it, nor hold it.
     """
+    _check_name(target)
     here = target.resolve()
     for folder in keep:
         other = folder.resolve()
@@ -82,7 +91,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     A folder that is there is set aside first, put back if the renaming fails, and removed in the end.
     """
     try:
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_hidden(target)))
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
     aside = temporary.with_name(f"{temporary.name}.old")
@@ -111,7 +120,7 @@ def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; renamed onto it when the block ends well, removed when it does not."""
     try:
         _remove_leftovers(target)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=_hidden(target), suffix=target.suffix)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
     temporary = Path(name)
@@ -135,9 +144,34 @@ def replacing(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _check_name(target: Path) -> None:
+    """Refuse a name that the file system does not take.
+
+    Raises:
+        OutputError: saying how long it is.
+    """
+    try:
+        target.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            length = len(os.fsencode(target.name))
+            raise OutputError(
+                f"{target}: the name is too long for this file system, {length} bytes; give a shorter one (-o)"
+            ) from error
+
+
+def _hidden(target: Path) -> str:
+    """What the hidden files for `target` begin with; a long name shortened, since more follows."""
+    name = target.name
+    if len(os.fsencode(name)) > _LONG_NAME:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        name = os.fsencode(name)[:_SHORT_NAME].decode("utf-8", "ignore") + f"-{digest}"
+    return f".{name}."
+
+
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed runs of this user have left of `target`."""
-    leftover = re.compile(rf"{re.escape(f'.{target.name}.')}[a-z0-9_]{{8}}{re.escape(target.suffix)}")
+    leftover = re.compile(rf"{re.escape(_hidden(target))}[a-z0-9_]{{8}}{re.escape(target.suffix)}")
     for path in target.parent.iterdir():
         if leftover.fullmatch(path.name) is None:
             continue

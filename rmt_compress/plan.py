@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,8 +74,15 @@ class Plan(BaseModel):
         return fields
 
     def to_json(self) -> str:
-        """The plan as indented JSON text."""
-        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+        """The plan as JSON text to be edited by hand: a line per setting and per layer, without what is not set."""
+        fields = self.model_dump(mode="json", by_alias=True)
+        layers = [
+            json.dumps({key: value for key, value in layer.items() if value is not None}, ensure_ascii=False)
+            for layer in fields.pop("layers")
+        ]
+        head = json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        lines = ",\n    ".join(layers)
+        return f'{head},\n  "layers": [' + (f"\n    {lines}\n  ]" if layers else "]") + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "the plan") -> Plan:

@@ -10,6 +10,19 @@ def times(shape: Sequence[int], *, scalar: str = "a scalar") -> str:
     return "×".join(map(str, shape)) or scalar
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 layer``, ``2 layers``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``; did you mean mnist?``, or nothing where nothing known is written nearly so."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(given.lower(), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def listed(items: Iterable[str], limit: int = 8) -> str:
     """The first `limit` items with commas between, and how many more there are."""
     items = list(items)

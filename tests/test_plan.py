@@ -217,7 +217,6 @@ def test_json_round_trip(state, tmp_path):
         "action": "factorized",
         "rank": 12,
         "sparsify": 0.01,
-        "sparsity": None,
         "reason": "rank 12 of 100: 3 spikes, 9 of the bulk kept",
     }
     check_plan(plan, layers_of(state))
@@ -320,3 +319,20 @@ def test_a_layer_named_by_its_other_name(state):
 
 def test_a_plan_may_know_a_transposed_convolution(state):
     check_plan(edited(state, "conv.weight", kind="conv_transpose2d"), layers_of(state))
+
+
+def test_the_text_of_a_plan_is_made_to_be_edited(state):
+    """A line per layer, without what is not set; the layout of older texts is read as before."""
+    plan = make_plan(analyze(state))
+    text = plan.to_json()
+    assert "null" not in text.partition('"layers"')[2]
+    lines = text.partition('"layers": [')[2].strip().splitlines()[: len(plan.layers)]
+    assert [json.loads(line.strip().rstrip(","))["name"] for line in lines] == [each.name for each in plan.layers]
+    assert Plan.from_json(json.dumps(plan.model_dump(mode="json", by_alias=True), indent=2)) == plan
+    empty = Plan(layers=())
+    assert Plan.from_json(empty.to_json()) == empty
+
+
+def test_a_rule_that_is_no_text_is_refused_in_one_line(state):
+    with pytest.raises(SettingsError, match="the rule must be text, bema"):
+        make_plan(analyze(state), rule=lambda layer: 3)

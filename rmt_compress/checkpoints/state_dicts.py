@@ -25,8 +25,8 @@ _ADVICE = "save the weights alone: torch.save(model.state_dict(), …)"
 class StateDict:
     """The weights found in an object, as they stand in it, and the keys that lead to them.
 
-    `home` are the keys that lead to them and the entries beside them that belong to them; `notes` say what was chosen
-    and what was left alone, one sentence each; `beside` is what else the object holds.
+    `home` are the keys that lead to them and the entries beside them that belong to them; `notes` say what was
+    chosen and what was left alone, one sentence each; `beside` is what else the object holds.
     """
 
     tensors: Mapping[str, torch.Tensor]

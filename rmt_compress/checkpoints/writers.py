@@ -76,7 +76,7 @@ def check_suffix(target: Path) -> None:
         OutputError: listing the suffixes.
     """
     *others, last = formats = state_dict_formats()
-    if target.suffix not in formats:
+    if target.suffix.lower() not in formats:
         raise OutputError(f"{target}: the name must end in {', '.join(others)} or {last}")
 
 
@@ -86,7 +86,7 @@ def stays_a_graph(checkpoint: Checkpoint, target: Path, layout: Layout) -> bool:
     Raises:
         OutputError: it could be neither; saying which names it could have.
     """
-    if target.suffix in checkpoint.suffixes and checkpoint.holds(layout):
+    if target.suffix.lower() in checkpoint.suffixes and checkpoint.holds(layout):
         return True
     if checkpoint.has_graph and checkpoint.holds("factorized"):
         raise OutputError(
@@ -94,7 +94,7 @@ def stays_a_graph(checkpoint: Checkpoint, target: Path, layout: Layout) -> bool:
             f"name must end in {' or '.join(checkpoint.suffixes)} (rmt-compress export writes its tensors as a "
             "state dict)"
         )
-    if checkpoint.has_graph and target.suffix not in state_dict_formats():
+    if checkpoint.has_graph and target.suffix.lower() not in state_dict_formats():
         raise OutputError(
             f"{target}: {checkpoint.format} keeps every layer in one piece, and no state dict has such a name: add "
             "--layout dense, or name a .safetensors or .pt file"
@@ -143,7 +143,7 @@ def write_checkpoint(
     outline = {name: info for name, info in view.tensors.items() if name not in ties}
     sparse = sparse and manifest is not None and manifest.layout == "factorized"
     contents = Contents(outline, ties, texts, carried or {}, manifest, sparse, view.home)
-    writer: StateDictWriter = resolve_name(state_dict_formats()[target.suffix].writer)(target, contents)
+    writer: StateDictWriter = resolve_name(state_dict_formats()[target.suffix.lower()].writer)(target, contents)
     check_room(target, writer.room)
 
     digests: dict[str, bytes] = {}
@@ -229,7 +229,7 @@ def compare(
         OutputError: naming the first tensor that is not what it was.
     """
     try:
-        if written.suffix == ".safetensors":
+        if written.suffix.lower() == ".safetensors":
             _read_header_by_the_library(written)
         with open_file(written, strip_prefixes=False, weights=weights) as checkpoint:
             for name, expected in digests.items():

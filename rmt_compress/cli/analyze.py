@@ -11,13 +11,15 @@ from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
+    next_step,
     note,
     print_json,
+    print_result,
     progress_bar,
-    stdout_console,
     warning,
 )
 from rmt_compress.cli.options import (
+    Group,
     Trust,
     Weights,
     force_option,
@@ -46,6 +48,7 @@ def analyze(
     *,
     settings: AnalysisSettings,
     sort: Annotated[Sort, typer.Option(help="Order of the table's rows.")] = "order",
+    group: Group = False,
     as_json: Annotated[bool, json_option()] = False,
     csv: Annotated[Path | None, optional("Write the layers as CSV too.", "FILE")] = None,
     plots: Annotated[Path | None, optional("Draw one PNG per layer into this folder.", "DIR")] = None,
@@ -85,8 +88,10 @@ def analyze(
     if as_json:
         print_json(analysis.to_json())
     else:
-        stdout_console().print(analysis_table(analysis, sort=sort))
+        print_result(analysis_table(analysis, sort=sort, group=group))
     report_outcome(analysis)
+    if not as_json:
+        _advise(path, analysis)
 
 
 def report_outcome(analysis: Analysis) -> None:
@@ -101,3 +106,12 @@ def report_outcome(analysis: Analysis) -> None:
             f"{analysis.path}: none of its {len(analysis.layers)} tensors can be analysed; "
             "the reasons are listed above"
         )
+
+
+def _advise(path: Path, analysis: Analysis) -> None:
+    if not analysis.analyzed:
+        next_step("show", path, because="its factors are all it has")
+    elif any(layer.parameters_after < layer.parameters for layer in analysis.analyzed):
+        next_step("prune", path)
+    else:
+        next_step("sweep", path, "--data DATA", because="no layer is noise; what a cut would cost")

@@ -1,10 +1,12 @@
 """The `rmt-compress` program: its commands, and how errors become one line and an exit status.
 
-Exit status: 0 done; 1 the work was done but its goal was not reached; 2 bad usage or bad input.
+Exit status: 0 done; 1 the work was done but its goal was not reached; 2 bad usage or bad input; 3 the work was
+done, but its report could not be printed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -12,7 +14,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.analyze import analyze
-from rmt_compress.cli.console import GoalNotReached, error_line
+from rmt_compress.cli.console import GoalNotReached, StdoutLost, degrade_text, error_line
 from rmt_compress.cli.evaluate import evaluate
 from rmt_compress.cli.export import export
 from rmt_compress.cli.finetune import finetune
@@ -62,6 +64,7 @@ def root(
 def main() -> None:
     """Run the program on `sys.argv` and exit."""
     debug = "--debug" in sys.argv
+    degrade_text()
     try:
         app()
     except RmtCompressError as error:
@@ -73,6 +76,22 @@ def main() -> None:
         error_line(str(outcome))
         sys.exit(1)
     except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone; closing the stream again at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe (`| head`) has gone.
+        _close_stdout()
         sys.exit(1)
+    except StdoutLost as outcome:
+        _close_stdout()
+        error_line(str(outcome))
+        sys.exit(3)
+    except OSError as error:
+        # Help and version are printed by typer.
+        if debug or error.errno != errno.ENOSPC:
+            raise
+        _close_stdout()
+        error_line(f"{error.strerror}: standard output is full, or the disk of a temporary file")
+        sys.exit(2)
+
+
+def _close_stdout() -> None:
+    """Throw away what could not be printed: closing the stream again at exit must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

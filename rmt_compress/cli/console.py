@@ -2,77 +2,175 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rmt_compress.errors import CheckpointError
+from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from rmt_compress.progress import Progress
 
-TABLE_WIDTH = 100
+# In a pipe or a file nothing is shortened: as wide as any line may be.
+_PIPE_WIDTH = 100_000
+
+# What stands for the characters of our own texts where they cannot be printed; of the same width, for tables.
+_PLAIN = str.maketrans({"×": "x", "–": "-", "—": "-", "─": "-", "→": ">", "…": "~", "²": "2", "₊": "+", "±": "~"})
+_PLAIN |= str.maketrans({"σ": "s", "ξ": "x", "\u0302": "", "’": "'", "·": ".", "≤": "<", "≥": ">"})
 
 
 class GoalNotReached(Exception):  # noqa: N818 - an outcome, not an error
     """The work was done, but not what it was done for; exit status 1."""
 
 
+class StdoutLost(Exception):  # noqa: N818 - an outcome, not an error
+    """The work was done, but its report could not be printed; exit status 3."""
+
+
 def error_line(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message holds."""
-    stderr_console().print(f"[bold red]error:[/] {_escape(' '.join(message.split()))}", soft_wrap=True)
+    _said("error:", "bold red", " ".join(message.split()))
 
 
 def note(message: str) -> None:
     """Print a remark on stderr."""
-    stderr_console().print(f"[dim]note:[/] {_escape(message)}", soft_wrap=True)
+    _said("note:", "dim", message)
 
 
 def warning(message: str) -> None:
     """Print a warning on stderr."""
-    stderr_console().print(f"[yellow]warning:[/] {_escape(message)}", soft_wrap=True)
+    _said("warning:", "yellow", message)
+
+
+def next_step(*words: str | Path, because: str = "") -> None:
+    """Print on stderr what one would do next: a command, its words quoted where a shell needs it."""
+    command = " ".join(word if isinstance(word, str) else shlex.quote(str(word)) for word in words)
+    _said("next:", "dim", f"rmt-compress {command}{f'  # {because}' if because else ''}")
+
+
+def _said(what: str, style: str, message: str) -> None:
+    from rich.text import Text
+
+    stderr_console().print(Text.assemble((what, style), " ", printable(message, limit=100_000)), soft_wrap=True)
 
 
 def stdout_console() -> Console:
-    """The console for results: as wide as the terminal, and 100 columns where there is none."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
-
-
-def print_json(report: object) -> None:
-    """Print one JSON value on stdout, on its own."""
-    json.dump(report, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    """The console for results: as wide as the terminal, and as wide as need be where there is none."""
+    return _console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def stderr_console() -> Console:
     """The console for everything that is no result."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that takes every text as it is: file and layer names are a stranger's, their brackets no markup.
+
+    Styles are given with `rich.text.Text`.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def print_result(result: RenderableType, *, written: Path | str | None = None) -> None:
+    """Print a table or a line on stdout.
+
+    Args:
+        result: what to print.
+        written: the file or folder that this run has written.
+
+    Raises:
+        StdoutLost: it cannot be printed.
+    """
+    console = stdout_console()
+    collected = console.file = _LikeStdout()
+    console.print(result, soft_wrap=isinstance(result, str))
+    # Cells are padded to the width of their column, the last one of a line too.
+    _print(re.sub(r"[ ]+(?=\n)", "", collected.getvalue()), written)
+
+
+def print_json(report: object, *, written: Path | str | None = None) -> None:
+    """Print one JSON value on stdout, on its own; `written` as for `print_result`.
+
+    Raises:
+        StdoutLost: it cannot be printed.
+    """
+    ascii_only = not _is_unicode(sys.stdout)
+    _print(json.dumps(report, indent=2, ensure_ascii=ascii_only, allow_nan=False) + "\n", written)
+
+
+class _LikeStdout(io.StringIO):
+    """Collects what is printed, and passes for standard output where rich looks what that can show."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stdout.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+    def fileno(self) -> int:
+        return sys.stdout.fileno()
+
+
+def _print(text: str, written: Path | str | None) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        done = f"; {written} has been written all the same" if written is not None else ""
+        raise StdoutLost(f"the report cannot be printed: {error.strerror}{done}") from error
+
+
+def degrade_text() -> None:
+    """Let both streams print what they can of every text, whatever their encoding."""
+    codecs.register_error("rmt-compress", _plain_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rmt-compress")
+
+
+def _plain_characters(error: UnicodeError) -> tuple[str, int]:
+    """A codec's error handler: our own characters become ASCII, others escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def _is_unicode(stream: TextIO) -> bool:
+    return (stream.encoding or "utf-8").lower().startswith("utf")
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """A bar on stderr that disappears when done; nothing where stderr is no terminal."""
-    console = stderr_console()
-    if not console.is_terminal:
+    """A bar on stderr that disappears when done; nothing where stderr is no terminal, colours forced or not."""
+    if not sys.stderr.isatty():
         yield lambda _done, _total, _name: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr_console(), transient=True) as bar:
         task = bar.add_task(description, total=None)
 
         def advance(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{description} {_escape(name)}")
+            bar.update(task, completed=done, total=total, description=f"{description} {printable(name, limit=60)}")
 
         yield advance
 
@@ -92,7 +190,7 @@ def checkpoint_or_only_one_here(checkpoint: Path | None) -> Path:
     found = sorted(
         path.name
         for path in Path().iterdir()
-        if path.suffix in suffixes and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     )
     if not found:
         raise CheckpointError(
@@ -103,9 +201,3 @@ def checkpoint_or_only_one_here(checkpoint: Path | None) -> Path:
         raise CheckpointError(f"no checkpoint given, and the current folder holds several: {', '.join(found)}")
     note(f"no checkpoint given, taking {found[0]}")
     return Path(found[0])
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.console import note, print_json, progress_bar, stdout_console
+from rmt_compress.cli.console import next_step, note, print_json, print_result, progress_bar
 from rmt_compress.cli.options import (
     Arch,
     Data,
@@ -20,6 +20,7 @@ from rmt_compress.cli.options import (
     opened,
     optional,
 )
+from rmt_compress.errors import SettingsError
 
 SCHEMA = "rmt-compress/evaluation/1"
 
@@ -29,6 +30,12 @@ def evaluate(
     data: Data,
     arch: Arch = None,
     against: Annotated[Path | None, optional("A second checkpoint to set beside it.", "ORIGINAL")] = None,
+    against_arch: Annotated[
+        str | None,
+        optional(
+            "The network of ORIGINAL; by default that of --arch, where the file has no graph of its own.", "SPEC"
+        ),
+    ] = None,
     limit: Limit = None,
     batch_size: Annotated[int, batch_size_option(" while scoring")] = 64,
     device: Device = "cpu",
@@ -49,8 +56,16 @@ def evaluate(
 
     checkpoint = opened(model, trust=trust, weights=weights)
     original_checkpoint = None if against is None else opened(against, trust=trust)
-    first = load_model(checkpoint, arch=arch)
-    second = None if original_checkpoint is None else load_model(original_checkpoint, arch=arch)
+    if original_checkpoint is None:
+        if against_arch is not None:
+            raise SettingsError(["--against-arch is the network of --against ORIGINAL: give that too"])
+        first, second = load_model(checkpoint, arch=arch), None
+    else:
+        # One --arch is for the side that needs it: a graph brings its own network, and takes none.
+        both_graphs = checkpoint.has_graph and original_checkpoint.has_graph
+        first = load_model(checkpoint, arch=None if checkpoint.has_graph and not both_graphs else arch)
+        theirs = against_arch or (None if original_checkpoint.has_graph else arch)
+        second = load_model(original_checkpoint, arch=theirs)
     dataset = load_data(data, split="test", allow_partial=True)
     for text in dataset.notes:
         note(text)
@@ -71,7 +86,11 @@ def evaluate(
                 progress=progress,
             )
     if not as_json:
-        stdout_console().print(evaluation_table(dataset, result, original))
+        print_result(evaluation_table(dataset, result, original))
+        if checkpoint.manifest is None and original is None:
+            next_step("prune", model)
+        else:
+            next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
     report = {
         "schema": SCHEMA,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.console import progress_bar, stdout_console
+from rmt_compress.cli.console import next_step, print_result, progress_bar
 from rmt_compress.cli.options import Trust, Weights, force_option, opened, optional
 from rmt_compress.errors import SettingsError
 
@@ -55,7 +55,8 @@ def export(
     line = f"{exported.path}: {exported.format}, {exported.bytes:,} bytes"
     if exported.difference is not None:
         line += f"; onnxruntime differs from torch by {exported.difference:.1e} at most"
-    stdout_console().print(line, markup=False, soft_wrap=True)
+    print_result(line, written=exported.path)
+    next_step("show", exported.path)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

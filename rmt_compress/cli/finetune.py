@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rmt_compress.analysis.settings import NOISE_AND_CUTS
-from rmt_compress.cli.console import GoalNotReached, note, print_json, stdout_console
+from rmt_compress.cli.console import GoalNotReached, next_step, note, print_json, print_result
 from rmt_compress.cli.options import (
     ARCH_HELP,
     DATA_HELP,
@@ -106,7 +107,7 @@ def finetune(
             )
     except KeyboardInterrupt:
         if leads():
-            note("stopped; the state after the last whole epoch is kept: the same command with --resume goes on")
+            note(_what_is_kept(checkpoint, output, data))
         raise SystemExit(130) from None
     if not leads():
         return
@@ -117,12 +118,28 @@ def finetune(
 
         note(f"drew {write_training_plots(result.runs, plots)}")
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json(), written=result.output)
     else:
-        stdout_console().print(finetune_table(result))
+        print_result(finetune_table(result), written=result.output)
     note(f"wrote {result.output} ({result.bytes:,} bytes) and its log {result.log}")
     if result.goal_missed:
         raise GoalNotReached(result.goal_missed)
+    if not as_json and result.output is not None:
+        beside: tuple[str | Path, ...] = () if checkpoint is None else ("--against", checkpoint)
+        next_step("evaluate", result.output, *beside, "--data", Path(data))
+
+
+def _what_is_kept(checkpoint: Path | None, output: Path | None, data: str) -> str:
+    """What a run that was stopped has left."""
+    from rmt_compress.training.finetuning import default_output, state_path
+
+    target = output or default_output(checkpoint, data)
+    # Each run of several has a state of its own.
+    first = state_path(target)
+    states = [*first.parent.glob(f"{escape(target.stem)}.*training.pt")]
+    if not states:
+        return "stopped before the first epoch was whole: nothing is kept, and the same command begins anew"
+    return f"stopped; {states[0].name} keeps the last whole epoch: the same command with --resume goes on"
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

@@ -56,6 +56,16 @@ Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over t
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]
 
 
+Group = Annotated[
+    bool,
+    typer.Option(
+        "--group",
+        help="One row for layers whose names differ in the number of their block only, with the range of their "
+        "values. The table only.",
+    ),
+]
+
+
 def batch_size_option(when: str = "") -> Any:
     """How many samples are asked together."""
     return typer.Option(help=f"Samples at once{when}.", min=1)

@@ -12,12 +12,14 @@ from rmt_compress.cli.analyze import report_outcome
 from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
+    next_step,
     note,
     print_json,
+    print_result,
     progress_bar,
-    stdout_console,
 )
 from rmt_compress.cli.options import (
+    Group,
     Trust,
     Weights,
     force_option,
@@ -93,6 +95,7 @@ def prune(
             "no longer fits and is left out.",
         ),
     ] = False,
+    group: Group = False,
     dry_run: Annotated[bool, switch("--dry-run", "Decide and report, write nothing.")] = False,
     as_json: Annotated[bool, json_option()] = False,
     force: Annotated[bool, force_option("output files that exist")] = False,
@@ -134,9 +137,9 @@ def prune(
     for text in result.notes:
         note(text)
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json(), written=result.output)
     else:
-        stdout_console().print(prune_table(result))
+        print_result(prune_table(result, group=group), written=result.output)
     if result.analysis is not None:
         report_outcome(result.analysis)
     if result.grew:
@@ -147,3 +150,12 @@ def prune(
         raise GoalNotReached(
             f"{path}: nothing to cut at these settings, so nothing was written; see the reasons above"
         )
+    if as_json:
+        return
+    if result.output is None:
+        kept = () if save_plan is None else ("--plan", save_plan)
+        next_step("prune", path, *kept, because="the same options without --dry-run")
+    elif Path(result.output).is_dir() or data is not None:
+        next_step("show", Path(result.output))
+    else:
+        next_step("evaluate", Path(result.output), "--against", path, "--data DATA")

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from rmt_compress.cli.console import checkpoint_or_only_one_here, note, print_json, progress_bar, stdout_console
+from rmt_compress.cli.console import (
+    checkpoint_or_only_one_here,
+    next_step,
+    note,
+    print_json,
+    print_result,
+    progress_bar,
+)
 from rmt_compress.cli.options import Trust, Weights, json_option, opened
 
 
@@ -40,4 +47,8 @@ def show(
     else:
         from rmt_compress.reporting.description_table import contents
 
-        stdout_console().print(contents(description))
+        print_result(contents(description))
+        if description.manifest is None:
+            next_step("analyze", path)
+        else:
+            next_step("evaluate", path, "--data DATA")

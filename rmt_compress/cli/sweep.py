@@ -12,10 +12,11 @@ from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.cli.console import (
     GoalNotReached,
     checkpoint_or_only_one_here,
+    next_step,
     note,
     print_json,
+    print_result,
     progress_bar,
-    stdout_console,
 )
 from rmt_compress.cli.options import (
     Arch,
@@ -110,12 +111,14 @@ def sweep(
         folder.mkdir(exist_ok=True)
         write_sweep(sweeps[-1], folder / kind)
         if not as_json:
-            stdout_console().print(sweep_table(sweeps[-1]))
+            print_result(sweep_table(sweeps[-1]), written=folder / f"{kind}.csv")
     if as_json:
         report = {"schema": "rmt-compress/sweeps/1", "sweeps": [each.to_json() for each in sweeps]}
-        print_json(report)
+        print_json(report, written=folder)
     pictures = ", ".join(f"{kind}.png" for kind in kinds)
     note(f"{pictures}, and the same as .csv and .json, are in {folder}")
+    if not as_json:
+        next_step("prune", path)
 
 
 def _check_outputs(folder: Path, kinds: Sequence[str], *, force: bool, source: Path) -> None:

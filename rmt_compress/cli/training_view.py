@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,20 +40,20 @@ def training_listeners(tensorboard: Path | None) -> Iterator[Listeners]:
 
     def tell(event: Event) -> None:
         if line := event_line(event):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         if board is not None:
             board(event)
 
     def begin(name: str) -> None:
         if name:
-            console.print(name, style="bold", markup=False)
+            console.print(name, style="bold")
 
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield Listeners(run=begin, event=tell)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("Training", total=None)
 

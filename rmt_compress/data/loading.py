@@ -14,7 +14,7 @@ from rmt_compress.data.image_folder import is_image_folder, read_image_folder
 from rmt_compress.data.named_sets import NAMED_SETS, locate
 from rmt_compress.errors import DataError, MissingDependencyError
 from rmt_compress.object_reference import is_reference, load_callable
-from rmt_compress.wording import one_line
+from rmt_compress.wording import did_you_mean, one_line
 
 KNOWN_SETS = (*NAMED_SETS, "digits")
 
@@ -62,7 +62,8 @@ def load_data(spec: str, *, split: Split, allow_partial: bool = False) -> Datase
     if is_reference(spec):
         return _load_callable(spec, split)
     raise DataError(
-        f"no data set and no directory is called {spec!r}; known sets are {', '.join(KNOWN_SETS)}; otherwise "
+        f"no data set and no directory is called {spec!r}{did_you_mean(spec, KNOWN_SETS)}; known sets are "
+        f"{', '.join(KNOWN_SETS)}; otherwise "
         "name a directory with IDX files, CIFAR-10 batches or image folders, or package.module:callable"
     )
 

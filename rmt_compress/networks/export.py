@@ -81,16 +81,16 @@ def export(
         MissingDependencyError: ONNX without onnx, onnxscript and onnxruntime.
     """
     path = Path(target)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         with open_checkpoint(source) as checkpoint:
             return _export_onnx(checkpoint, path, arch, input_shape)
-    if path.suffix not in state_dict_formats():
+    if path.suffix.lower() not in state_dict_formats():
         raise OutputError(f"{path}: the name must end in {', '.join(state_dict_formats())} or .onnx")
     if input_shape is not None or arch is not None:
         raise SettingsError([f"{path}: architecture and input shape are for .onnx files only"])
     with DenseView(open_checkpoint(source)) as view:
         written = write_checkpoint(view, path, progress=progress)
-    return Exported(path, "safetensors" if path.suffix == ".safetensors" else "state dict", written.bytes)
+    return Exported(path, "safetensors" if path.suffix.lower() == ".safetensors" else "state dict", written.bytes)
 
 
 def check_onnx_installed() -> None:
@@ -109,7 +109,7 @@ def _export_onnx(
     from rmt_compress.networks.loading import architecture_of, load_model
 
     source = checkpoint.path
-    if target.suffix in checkpoint.suffixes:
+    if target.suffix.lower() in checkpoint.suffixes:
         raise SettingsError([f"{source}: is a graph in this very format already ({checkpoint.format}): copy it"])
     if checkpoint.why_no_onnx is not None:
         raise CheckpointError(

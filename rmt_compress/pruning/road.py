@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.run import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.formats import state_dict_formats
+from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
@@ -34,9 +35,15 @@ if TYPE_CHECKING:
     from rmt_compress.plan import Layout
     from rmt_compress.pruning.measuring import Measurement
 
+# Of pickles of weights, beside those that files are written under.
+_OTHER_SUFFIXES = (".th", ".tar", ".pkl", ".pickle", ".p", ".t7", ".model", ".weights", ".ckp", ".params")
+
 
 def default_output(source: Path) -> Path:
     """The source's name with ``.pruned`` before its suffix.
+
+    A suffix that no file is written under gives way: to ``.pth`` of a ``.pth.tar``, to small letters of
+    ``.SAFETENSORS``, else to ``.pt``.
 
     Of a folder or an index it lies beside the folder: a safetensors file, or where the folder is a Hugging Face
     model, with a ``config.json``, another folder, ``…-pruned``.
@@ -45,7 +52,26 @@ def default_output(source: Path) -> Path:
         folder = folder.resolve()
         name = f"{folder.name}-pruned" if (folder / CONFIG).is_file() else f"{folder.name}.pruned.safetensors"
         return folder.parent / name
-    return source.with_name(f"{source.stem}.pruned{source.suffix}")
+    stem, suffix = source.stem, source.suffix.lower()
+    if suffix == ".tar" and Path(stem).suffix.lower() in weight_suffixes():
+        stem, suffix = Path(stem).stem, Path(stem).suffix.lower()
+    if suffix not in weight_suffixes():
+        # What is no suffix of weights ("v1.5", "checkpoint_12") is part of the name.
+        stem, suffix = (stem if suffix in _OTHER_SUFFIXES else source.name), ".pt"
+    ending = f".pruned{suffix}"
+    # As long as a name may be on most file systems.
+    room = 255 - len(ending)
+    return source.with_name(os.fsencode(stem)[:room].decode("utf-8", "ignore") + ending)
+
+
+def _default_target(source: Path, checkpoint: Checkpoint, layout: Layout) -> Path:
+    """`default_output`, of a file under a suffix of what is going to be written."""
+    target = default_output(source)
+    if source_folder(source) is not None:
+        return target
+    if checkpoint.suffixes and checkpoint.holds(layout):
+        return target if target.suffix in checkpoint.suffixes else target.with_suffix(checkpoint.suffixes[0])
+    return target if target.suffix in state_dict_formats() else target.with_suffix(".safetensors")
 
 
 def prune(
@@ -94,10 +120,8 @@ def prune(
     """
     path = Path(source)
     with open_checkpoint(path, trust=trust, weights=weights) as opened:
-        target = default_output(path) if output is None else Path(output)
+        target = _default_target(path, opened, layout) if output is None else Path(output)
         folder = path if is_folder_output(path, target) else None
-        if output is None and not opened.holds(layout) and target.suffix not in state_dict_formats():
-            target = target.with_suffix(".safetensors")
         if opened.manifest is not None:
             again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
             why = "is compressed already; prune the original"
@@ -157,8 +181,8 @@ def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, 
 
 
 def _carried(checkpoint: Checkpoint, target: Path, layout: Layout) -> Carried:
-    """What the file holds beside its weights, but for what stands where a file of `layout` has things of its own."""
-    written = state_dict_formats().get(target.suffix)
+    """What the file holds beside its weights, without what stands where a file of `layout` has its own things."""
+    written = state_dict_formats().get(target.suffix.lower())
     if written is None or not written.has_room or checkpoint.has_graph:
         raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")
     carried = checkpoint.carried()

@@ -6,16 +6,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rmt_compress.reporting.blanks import blank_table
-from rmt_compress.wording import printable, times
+from rmt_compress.reporting.layer_names import block, blocks_named, network_order, span
+from rmt_compress.reporting.layer_table import Column, LayerTable
+from rmt_compress.wording import counted, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
-    from rich.table import Table
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis
 
-VERDICT_STYLES = {"noise": "green", "mixed": "yellow", "structured": "red"}
+# What does not fit is the healthy case: no red.
+VERDICT_STYLES = {"noise": "green", "mixed": "yellow", "structured": "blue"}
+_NO_FIT_STYLE = "blue"
+
+_COLUMNS = (
+    Column("matrix", 4),
+    Column("σ̂²", 1, plain="sigma2"),
+    Column("edge s₊", 2, plain="edge s+"),
+    Column("fit error", 9),
+    Column("(noise)", 3),
+    Column("spikes", 8),
+    Column("bulk\nenergy", 5),
+    Column("verdict", 10, right=False),
+    Column("left if\ncut", 6),
+)
+_GROUP_COLUMNS = (
+    Column("", 11),
+    Column("matrix", 4),
+    Column("fit error", 9),
+    Column("worst fit", 3, right=False),
+    Column("spikes", 8),
+    Column("bulk\nenergy", 5),
+    Column("verdict", 10, right=False),
+    Column("left if\ncut", 6),
+)
 
 Sort = Literal["order", "name", "gof", "spikes", "energy", "size", "saving"]
 
@@ -29,27 +53,30 @@ _SORT_KEYS: dict[Sort, Callable[[AnalyzedLayer], Any]] = {
 }
 
 
-def analysis_table(analysis: Analysis, *, sort: Sort = "order") -> Group:
+def analysis_table(analysis: Analysis, *, sort: Sort = "order", group: bool = False) -> Group:
     """The table of layers, why others were skipped, and the totals.
 
     Args:
         analysis: what to show.
-        sort: ``order`` (as in the checkpoint), ``name``, ``gof`` (best fit first), ``spikes`` (most first),
-            ``energy`` (largest bulk share first), ``size`` or ``saving`` (largest first).
+        sort: ``order`` (of the network, as far as names tell it), ``name``, ``gof`` (best fit first), ``spikes``
+            (most first), ``energy`` (largest bulk share first), ``size`` or ``saving`` (largest first).
+        group: whether layers whose names differ in the number of their block make one row.
     """
     from rich.console import Group
 
-    layers = list(analysis.analyzed)
+    layers = [analysis.analyzed[i] for i in network_order([layer.name for layer in analysis.analyzed])]
     if sort != "order":
         layers.sort(key=_SORT_KEYS[sort])
     parts: list[RenderableType] = []
     if layers:
-        parts.append(_layer_table(layers, title=f"{analysis.path or 'model'} ({analysis.format})"))
+        title = f"{analysis.path or 'model'} ({analysis.format})"
+        parts.append(_group_table(layers, title) if group else _layer_table(layers, title))
     if analysis.factorized:
         parts.append(_factor_table(analysis))
-    parts.extend(_skipped_lines(analysis))
-    parts.append(_footer(analysis))
-    return Group(*parts)
+    skipped = _skipped_lines(analysis)
+    # The blank line below a table is its own.
+    blank = [""] if skipped or not parts else []
+    return Group(*parts, *skipped, *blank, _footer(analysis))
 
 
 def write_csv(analysis: Analysis, target: Path) -> None:
@@ -76,51 +103,87 @@ def _csv_value(value: object) -> object:
     return value
 
 
-def _layer_table(layers: list[AnalyzedLayer], *, title: str) -> Table:
+def _layer_table(layers: list[AnalyzedLayer], title: str) -> LayerTable:
     from rich.text import Text
 
-    table = blank_table(title)
-    # Rich takes room from the columns that may wrap: names give way to the numbers.
-    table.add_column("layer", max_width=28)
-    for heading in ("matrix", "σ̂²", "edge s₊", "fit error", "(noise)", "spikes", "bulk\nenergy"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("left if\ncut", justify="right", no_wrap=True)
+    rows: list[list[Text | str]] = []
     for layer in layers:
-        fit, verdict = layer.fit, layer.verdict
-        table.add_row(
-            Text(_names(layer), no_wrap=True, overflow="ellipsis"),
-            times(layer.matrix),
-            f"{fit.sigma2:.3g}",
-            f"{fit.edge:.3g}",
-            Text(f"{fit.gof:.3f}", style="" if layer.fits else "red"),
-            Text(f"{layer.gof_null:.3f}", style="dim"),
-            f"{fit.spikes}/{fit.p}",
-            f"{layer.bulk_energy:.0%}",
-            Text(verdict, style=VERDICT_STYLES[verdict]),
-            f"{layer.parameters_after / layer.parameters:.0%}",
+        fit = layer.fit
+        rows.append(
+            [
+                times(layer.matrix),
+                f"{fit.sigma2:.3g}",
+                f"{fit.edge:.3g}",
+                Text(f"{fit.gof:.3f}", style="" if layer.fits else _NO_FIT_STYLE),
+                Text(f"{layer.gof_null:.3f}", style="dim"),
+                f"{fit.spikes}/{fit.p}",
+                f"{layer.bulk_energy:.0%}",
+                Text(layer.verdict, style=VERDICT_STYLES[layer.verdict]),
+                f"{layer.parameters_after / layer.parameters:.0%}",
+            ]
         )
-    return table
+    return LayerTable(title, [_names(layer) for layer in layers], _COLUMNS, rows)
 
 
-def _factor_table(analysis: Analysis) -> Table:
+def _group_table(layers: list[AnalyzedLayer], title: str) -> LayerTable:
+    """A row for all layers of one size whose names differ in the number of their block."""
     from rich.text import Text
 
-    table = blank_table("already factorized")
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=56)
-    for heading in ("matrix", "rank", "effective rank", "largest s", "smallest s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for layer in analysis.factorized:
-        values = layer.singular_values
-        table.add_row(
-            Text(_names(layer)),
-            times(layer.matrix),
-            f"{len(values)}",
-            f"{layer.effective_rank:.3g}",
-            f"{values[0]:.3g}",
-            f"{values[-1]:.3g}",
+    groups: dict[tuple[str, tuple[int, int]], list[AnalyzedLayer]] = {}
+    for layer in layers:
+        groups.setdefault((block(layer.name), layer.matrix), []).append(layer)
+    rows: list[list[Text | str]] = []
+    for (_, matrix), members in groups.items():
+        verdicts = [layer.verdict for layer in members]
+        worst = max(members, key=lambda layer: layer.fit.gof)
+        before, after = (sum(values) for values in zip(*map(_sizes, members), strict=True))
+        found = [verdict for verdict in VERDICT_STYLES if verdict in verdicts]
+        rows.append(
+            [
+                f"{len(members)}×",
+                times(matrix),
+                Text(span(f"{layer.fit.gof:.3f}" for layer in members), style="" if worst.fits else _NO_FIT_STYLE),
+                _numbers_of(worst.name) if len(members) > 1 else "",
+                f"{span(str(layer.fit.spikes) for layer in members)}/{worst.fit.p}",
+                span(f"{layer.bulk_energy:.0%}" for layer in members),
+                Text("\n").join(
+                    Text(
+                        verdict if len(found) == 1 else f"{verdicts.count(verdict)} {verdict}",
+                        style=VERDICT_STYLES[verdict],
+                    )
+                    for verdict in found
+                ),
+                f"{after / before:.0%}",
+            ]
         )
-    return table
+    names = [blocks_named([layer.name for layer in members]) for members in groups.values()]
+    return LayerTable(title, names, _GROUP_COLUMNS, rows, first="layers")
+
+
+def _sizes(layer: AnalyzedLayer) -> tuple[int, int]:
+    return layer.parameters, layer.parameters_after
+
+
+def _numbers_of(name: str) -> str:
+    """Which block a layer is in: ``17``, ``3.5`` of an expert in a block."""
+    return ".".join(part for part in name.split(".") if part.isdecimal())
+
+
+def _factor_table(analysis: Analysis) -> LayerTable:
+    columns = [Column("matrix", 3), Column("rank", 5), Column("effective rank", 4)]
+    columns += [Column("largest s", 2), Column("smallest s", 1)]
+    layers = [analysis.factorized[i] for i in network_order([layer.name for layer in analysis.factorized])]
+    rows = [
+        [
+            times(layer.matrix),
+            f"{len(layer.singular_values)}",
+            f"{layer.effective_rank:.3g}",
+            f"{layer.singular_values[0]:.3g}",
+            f"{layer.singular_values[-1]:.3g}",
+        ]
+        for layer in layers
+    ]
+    return LayerTable("already factorized", [_names(layer) for layer in layers], columns, rows)
 
 
 def _names(layer: LayerAnalysis) -> str:
@@ -128,8 +191,6 @@ def _names(layer: LayerAnalysis) -> str:
 
 
 def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
-    from rich.text import Text
-
     from rmt_compress.analysis.records import AnalyzedPair
 
     groups: dict[str, list[str]] = {}
@@ -139,13 +200,21 @@ def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
             continue
         # Biases and norms would fill the screen; they are named when there is nothing else to say.
         if layer.kind != "vector" or not analysis.analyzed:
-            groups.setdefault(layer.reason, []).append(_names(layer))
-    every = not analysis.analyzed
-    lines: list[RenderableType] = []
-    for reason, names in groups.items():
-        shown = names if every or len(names) <= 6 else [*names[:5], f"and {len(names) - 5} more"]
-        lines.append(Text.assemble((" skipped ", "dim"), ", ".join(shown), (f": {reason}", "dim")))
-    return lines
+            # Who leaves layers out knows which.
+            names = groups.setdefault(layer.reason, [])
+            names.append("" if layer.left_out and analysis.analyzed else _names(layer))
+    return [
+        skipped_line(reason, names, every=not analysis.analyzed and any(names)) for reason, names in groups.items()
+    ]
+
+
+def skipped_line(reason: str, names: list[str], *, every: bool = False) -> RenderableType:
+    """Why layers were skipped, some of them named, or all; only their number where they have no names here."""
+    from rich.text import Text
+
+    shown = names if every or len(names) <= 6 else [*names[:5], f"and {len(names) - 5} more"]
+    said = ", ".join(shown) if any(names) else counted(len(names), "layer")
+    return Text.assemble((" skipped ", "dim"), said, (f": {printable(reason)}", "dim"))
 
 
 def _footer(analysis: Analysis) -> RenderableType:
@@ -156,7 +225,7 @@ def _footer(analysis: Analysis) -> RenderableType:
     matrices = len(analysis.skipped) - len(vectors) - 2 * len(analysis.factorized)
     analyzed = "1 layer" if len(analysis.analyzed) == 1 else f"{len(analysis.analyzed)} layers"
     others = "1 bias or other vector" if len(vectors) == 1 else f"{len(vectors)} biases and other vectors"
-    counts = f"\n {analyzed} analysed, {matrices} skipped, {others}"
+    counts = f" {analyzed} analysed, {matrices} skipped, {others}"
     if analysis.factorized:
         counts += f", {len(analysis.factorized)} factorized already"
     if not analysis.analyzed:

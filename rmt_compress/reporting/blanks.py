@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.errors import MissingDependencyError
 from rmt_compress.outputs import replacing
+from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
 
 
 def blank_table(title: str | None = None) -> Table:
-    """A table without columns or rows."""
-    from rich import box
+    """A table without columns or rows; the title is a stranger's text."""
+    from rich.box import SIMPLE_HEAD, Box
     from rich.table import Table
+    from rich.text import Text
 
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    # Rich would put frames of + and | about it where its line cannot be printed; that becomes hyphens instead.
+    box = Box(str(SIMPLE_HEAD), ascii=True)
+    said = None if title is None else Text(printable(title))
+    return Table(title=said, title_justify="left", box=box, padding=(0, 0, 0, 1))
 
 
 def blank_figure(width: float, height: float, asked_by: str) -> Figure:
@@ -32,6 +37,14 @@ def blank_figure(width: float, height: float, asked_by: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def said_in_figure(text: str, width: int) -> str:
+    """A text for a title or a legend: on lines of `width` characters, a stranger's dollar signs no formula."""
+    import textwrap
+
+    lines = (textwrap.fill(line, width) for line in text.split("\n"))
+    return "\n".join(printable(line) for every in lines for line in every.split("\n")).replace("$", r"\$")
 
 
 def write_figure(figure: Figure, target: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rmt_compress.reporting.blanks import blank_table
-from rmt_compress.wording import printable, times
+from rmt_compress.reporting.layer_names import network_order
+from rmt_compress.reporting.layer_table import Column, LayerTable
+from rmt_compress.wording import listed, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from rmt_compress.saving.description import Description, LayerDescription
 
@@ -33,10 +35,13 @@ def contents(description: Description) -> Group:
     if vectors:
         count = sum(layer.parameters for layer in vectors)
         parts.append(Text(f" and {len(vectors)} biases and other vectors of {count:,} parameters together"))
-    reasons = [layer for layer in matrices if layer.reason]
+    reasons: dict[str, list[str]] = {}
+    for layer in matrices:
+        if layer.reason:
+            reasons.setdefault(layer.reason, []).append(printable(layer.name))
     parts.extend(
-        Text.assemble((f" {printable(layer.name)}: ", "dim"), printable(layer.reason))
-        for layer in reasons[:_REASONS]
+        Text.assemble((f" {listed(names, 5)}: ", "dim"), printable(reason))
+        for reason, names in list(reasons.items())[:_REASONS]
     )
     if len(reasons) > _REASONS:
         parts.append(Text(f" … and {len(reasons) - _REASONS} more reasons (--json)"))
@@ -70,34 +75,26 @@ def _origin(description: Description) -> Table:
     return table
 
 
-def _table(layers: list[LayerDescription], *, compressed: bool) -> Table:
-    from rich.text import Text
-
-    table = blank_table()
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
+def _table(layers: list[LayerDescription], *, compressed: bool) -> LayerTable:
+    columns = [Column("shape", 5), Column("type", 1, right=False), Column("parameters", 4), Column("non-zeros", 3)]
     if compressed:
-        table.add_column("action", no_wrap=True)
-    table.add_column("shape", justify="right", no_wrap=True)
-    if compressed:
-        table.add_column("rank", justify="right")
-        table.add_column("stored as", justify="right")
-    table.add_column("type", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    table.add_column("non-zeros", justify="right")
+        columns[1:1] = [Column("rank", 6), Column("stored as", 2)]
+        columns.insert(0, Column("action", 7, right=False))
+    layers = [layers[index] for index in network_order([layer.name for layer in layers])]
+    rows: list[list[Text | str]] = []
     for layer in layers:
-        row: list[RenderableType] = [
-            Text(printable(layer.name)),
+        row: list[Text | str] = [
             times(layer.shape, scalar="scalar"),
             layer.dtype,
             f"{layer.parameters:,}",
+            f"{_share(layer.nonzeros, layer.parameters)}{' (bitmask)' if layer.sparse else ''}",
         ]
         if compressed:
-            row.insert(1, layer.action or "not in the plan")
-            row.insert(3, str(layer.rank or ""))
-            row.insert(4, " + ".join(map(times, layer.factors)) if layer.factors else "as it was")
-        row.append(f"{_share(layer.nonzeros, layer.parameters)}{' (bitmask)' if layer.sparse else ''}")
-        table.add_row(*row)
-    return table
+            stored = " + ".join(map(times, layer.factors)) if layer.factors else "as it was"
+            row[1:1] = [str(layer.rank or ""), stored]
+            row.insert(0, layer.action or "not in the plan")
+        rows.append(row)
+    return LayerTable("", [layer.name for layer in layers], columns, rows)
 
 
 def _totals(description: Description) -> list[str]:

@@ -29,7 +29,7 @@ def evaluation_table(dataset: Dataset, model: Evaluation, against: Evaluation | 
     table.add_column("")
     for network in networks:
         name = printable(Path(network.path).name if network.path else "model")
-        table.add_column(Text(name), justify="right", no_wrap=True, overflow="ellipsis", max_width=30)
+        table.add_column(Text(name), justify="right", overflow="fold")
     if against is not None:
         table.add_column("change", justify="right", no_wrap=True)
 

@@ -4,49 +4,90 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rmt_compress.reporting.blanks import blank_table
+from rmt_compress.analysis.records import SkippedLayer
+from rmt_compress.reporting.analysis_table import skipped_line
+from rmt_compress.reporting.layer_names import block, blocks_named, network_order, sentence, sentences_merged
+from rmt_compress.reporting.layer_table import Column, LayerTable
 from rmt_compress.wording import listed, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
-    from rich.table import Table
 
+    from rmt_compress.plan import LayerDecision
     from rmt_compress.pruning.result import PruneResult
 
 _ACTION_STYLES = {"factorized": "green", "truncated": "yellow", "kept": "", "skipped": "dim"}
 
 
-def prune_table(result: PruneResult) -> Group:
-    """The layers with what was done to each and why, then sizes and, with data, accuracies."""
+_COLUMNS = (
+    Column("shape", 1, right=False),
+    Column("action", 4, right=False),
+    Column("weights\nleft", 3),
+    Column("why", 2, words=True),
+)
+
+
+def prune_table(result: PruneResult, *, group: bool = False) -> Group:
+    """The layers with what was done to each and why, then sizes and, with data, accuracies.
+
+    Args:
+        result: what to show.
+        group: whether layers whose names differ in the number of their block, and that met with the same, make one
+            row.
+    """
     from rich.console import Group
 
-    return Group(_layers(result), _totals(result))
+    return Group(_layers(result, group), *_skipped(result), _totals(result))
 
 
-def _layers(result: PruneResult) -> Table:
+def _layers(result: PruneResult, group: bool) -> LayerTable:
     from rich.text import Text
 
-    nothing = "nothing written (--dry-run)" if result.dry_run else "nothing written"
-    table = blank_table(f"{result.source} → {result.output or nothing}")
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=28)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("action", no_wrap=True)
-    table.add_column("weights left", justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
     outcomes = {outcome.tensor: outcome for outcome in result.outcomes}
-    for decision in result.plan.layers:
-        if decision.kind == "vector":
-            continue
-        outcome = outcomes.get(decision.tensor)
-        left = "" if outcome is None else f"{outcome.nonzeros / max(1, outcome.parameters):.1%}"
-        table.add_row(
-            Text(printable(decision.name)),
-            times(decision.shape, scalar=""),
-            Text(decision.action, style=_ACTION_STYLES[decision.action]),
-            left,
-            Text(printable(decision.reason), style="dim" if decision.action == "skipped" else ""),
+    decisions = [decision for decision in result.plan.layers if _has_a_row(decision)]
+    groups: dict[tuple[object, ...], list[LayerDecision]] = {}
+    for index in network_order([decision.name for decision in decisions]):
+        each = decisions[index]
+        like = (block(each.name), each.shape, each.action, sentence(each.reason)) if group else (each.tensor,)
+        groups.setdefault(like, []).append(each)
+    rows: list[list[Text | str]] = []
+    for members in groups.values():
+        first = members[0]
+        done = [outcomes[each.tensor] for each in members if each.tensor in outcomes]
+        before, nonzeros = sum(each.parameters for each in done), sum(each.nonzeros for each in done)
+        rows.append(
+            [
+                times(first.shape, scalar=""),
+                Text(first.action, style=_ACTION_STYLES[first.action]),
+                f"{nonzeros / max(1, before):.1%}" if done else "",
+                Text(printable(sentences_merged([each.reason for each in members]))),
+            ]
         )
-    return table
+    names = [
+        blocks_named([each.name for each in members]) + (f" {len(members)}×" if len(members) > 1 else "")
+        for members in groups.values()
+    ]
+    nothing = "nothing written (--dry-run)" if result.dry_run else "nothing to cut"
+    title = f"{result.source} → {result.output or nothing}"
+    return LayerTable(title, names, _COLUMNS, rows, first="layers" if group else "layer")
+
+
+def _has_a_row(decision: LayerDecision) -> bool:
+    return decision.kind != "vector" and (decision.action != "skipped" or decision.changes)
+
+
+def _skipped(result: PruneResult) -> list[RenderableType]:
+    """What was not looked at, by reason."""
+    layers = {layer.tensor: layer for layer in (result.analysis.skipped if result.analysis else ())}
+    groups: dict[str, list[str]] = {}
+    for decision in result.plan.layers:
+        if decision.kind == "vector" or _has_a_row(decision):
+            continue
+        layer = layers.get(decision.tensor)
+        # Who leaves layers out knows which.
+        unnamed = isinstance(layer, SkippedLayer) and layer.left_out
+        groups.setdefault(decision.reason, []).append("" if unnamed else printable(decision.name))
+    return [skipped_line(reason, names) for reason, names in groups.items()]
 
 
 def _totals(result: PruneResult) -> RenderableType:

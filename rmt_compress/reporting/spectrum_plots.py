@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rmt_compress.errors import OutputError
-from rmt_compress.reporting.blanks import blank_figure, write_figure
+from rmt_compress.reporting.blanks import blank_figure, said_in_figure, write_figure
 from rmt_compress.spectrum import marchenko_pastur
 from rmt_compress.wording import times
 
@@ -55,10 +55,11 @@ def layer_figure(layer: AnalyzedLayer) -> Figure:
     _draw_distribution(right, layer, eigenvalues)
     for axes in (left, right):
         axes.locator_params(axis="x", nbins=5)  # numbers of many digits would run into each other
-    figure.suptitle(
+    title = (
         f"{layer.name}  ({times(layer.matrix)}):  {layer.verdict}, fit error {fit.gof:.3f} "
         f"(noise of this size: {layer.gof_null:.3f}), {fit.spikes} spikes of {fit.p}"
     )
+    figure.suptitle(said_in_figure(title, 110))
     return figure
 
 

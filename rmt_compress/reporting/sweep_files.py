@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.outputs import check_output, replacing
-from rmt_compress.reporting.blanks import blank_table, write_figure
+from rmt_compress.reporting.blanks import write_figure
+from rmt_compress.reporting.layer_table import Column, LayerTable
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -73,27 +74,25 @@ def sweep_table(sweep: Sweep) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    table = blank_table()
     names = {"rank": "layer", "share": "rule", "sparsity": "zeroed"}
-    table.add_column(names[sweep.kind], overflow="ellipsis", no_wrap=True, max_width=24)
-    table.add_column("predicted", justify="right")
-    for loss in LOSSES:
+    columns = [Column("predicted", len(LOSSES))]
+    for index, loss in enumerate(LOSSES):
         points = 100 * loss
-        table.add_column(f"within {points:g} point{'s' * (points > 1)}", justify="right")
+        columns.append(Column(f"within {points:g} point{'s' * (points > 1)}", index))
+    rows = []
     for curve in sweep.curves:
         smallest = [curve.smallest_within(loss, sweep.accuracy) for loss in LOSSES]
         predicted = curve.predicted
         cell = f"{_size(sweep, predicted)} → {predicted.accuracy:.2%}" if predicted else "–"
-        table.add_row(
-            Text(printable(curve.name)), cell, *(_size(sweep, point) if point else "–" for point in smallest)
-        )
+        rows.append([cell, *(_size(sweep, point) if point else "–" for point in smallest)])
+    table = LayerTable("", [curve.name for curve in sweep.curves], columns, rows, first=names[sweep.kind])
     title = f"{TITLES[sweep.kind]} ({sweep.accuracy:.2%} as it is, {sweep.samples:,} samples of {sweep.data})"
     units = (
         " Singular values kept; predicted: the spikes.\n"
         if sweep.kind == "rank"
         else " Share of all parameters that are left and not 0; predicted: the spikes alone, nothing zeroed.\n"
     )
-    return Group(Text(title, style="italic"), table, Text(units, style="dim"))
+    return Group(Text(printable(title), style="italic"), table, Text(units, style="dim"))
 
 
 def _size(sweep: Sweep, point: SweepPoint) -> str:

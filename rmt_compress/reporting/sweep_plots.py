@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.planning.rules import RULES
-from rmt_compress.reporting.blanks import blank_figure
+from rmt_compress.reporting.blanks import blank_figure, said_in_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _INK = "#1d3557"
 # The first colour is for what this project proposes.
 _COLORS = ("#c8553d", "#457b9d", "#8a9a5b", "#8d6a9f", "#d4a24c", "#6c757d")
+_TITLE_WIDTH = 56
+"""Characters of a title that fit above a panel."""
 _ZOOM = 3.0
 """Points of accuracy below the full one that the right panel of a share sweep shows."""
 
@@ -40,7 +42,7 @@ def _draw_ranks(figure: Figure, sweep: Sweep) -> None:
         _plot(axes, curve, [point.amount for point in curve.points], color, label, annotate=True)
     _finish(axes, sweep, "singular values kept (the largest)")
     title = f"layer {sweep.curves[0].name}" if len(sweep.curves) == 1 else "one layer at a time, the others whole"
-    axes.set_title(f"{_asked(sweep)}: {title}")
+    axes.set_title(said_in_figure(f"{_asked(sweep)}:\n{title}", _TITLE_WIDTH))
 
 
 def _draw_shares(figure: Figure, sweep: Sweep) -> None:
@@ -50,7 +52,7 @@ def _draw_shares(figure: Figure, sweep: Sweep) -> None:
             caption = RULES[curve.name].caption if curve.name in RULES else curve.name
             _plot(axes, curve, _shares(sweep, curve), color, caption)
         _finish(axes, sweep, "weights left, % of all", percent=True)
-    left.set_title(f"{_asked(sweep)}, no retraining")
+    left.set_title(said_in_figure(f"{_asked(sweep)}, no retraining", _TITLE_WIDTH))
     right.set_title(f"The same, the last {_ZOOM:g} points")
     full = 100 * sweep.accuracy
     right.set_ylim(full - _ZOOM, full + _ZOOM / 6)
@@ -74,7 +76,7 @@ def _draw_sparsity(figure: Figure, sweep: Sweep) -> None:
         _plot(right, curve, [point.amount for point in curve.points], color, curve.name)
     _finish(left, sweep, "weights left that are not 0, % of all", percent=True)
     _finish(right, sweep, "threshold ξ: smaller entries become 0", logarithmic=False)
-    left.set_title(f"{_asked(sweep)}, no retraining")
+    left.set_title(said_in_figure(f"{_asked(sweep)}, no retraining", _TITLE_WIDTH))
     right.set_title("The same against the threshold")
     right.get_legend().remove()
     right.set_ylabel("")
@@ -84,7 +86,15 @@ def _plot(axes: Axes, curve: SweepCurve, x: list[float], color: str, label: str,
     y = [100 * point.accuracy for point in curve.points]
     ours = curve.predicted is not None
     style: dict[str, Any] = {"lw": 2.0 if ours else 1.5, "zorder": 3 if ours else 2}
-    axes.plot(x, y, "-o" if len(x) > 1 else "D", color=color, ms=4 if len(x) > 1 else 7, label=label, **style)
+    axes.plot(
+        x,
+        y,
+        "-o" if len(x) > 1 else "D",
+        color=color,
+        ms=4 if len(x) > 1 else 7,
+        label=said_in_figure(label, _TITLE_WIDTH),
+        **style,
+    )
     if curve.predicted is None:
         return
     at = x[curve.points.index(curve.predicted)]

@@ -46,13 +46,13 @@ class SweepCurve:
     predicted: SweepPoint | None = None
 
     def smallest_within(self, loss: float, full: float) -> SweepPoint | None:
-        """The smallest point such that it and all larger ones reach `full` − `loss`; None where none does."""
-        found = None
-        for point in reversed(self.points):
-            if point.accuracy < full - loss - 1e-12:
-                break
-            found = point
-        return found
+        """The smallest point that reaches `full` − `loss`; None where none does.
+
+        A larger one may miss it: accuracy on a finite sample is noisy, and a network that was tried and is good
+        enough is not made worse by its neighbours.
+        """
+        enough = (point for point in self.points if point.accuracy >= full - loss - 1e-12)
+        return min(enough, key=lambda point: point.weights, default=None)
 
 
 @dataclass(frozen=True)

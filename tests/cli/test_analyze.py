@@ -33,7 +33,7 @@ def checkpoint(tmp_path):
 def test_table(run, checkpoint):
     result = run("analyze", checkpoint)
     assert result.returncode == 0
-    assert result.stderr == ""
+    assert result.stderr == f"next: rmt-compress prune {checkpoint}\n"
     assert all(len(line) <= 100 for line in result.stdout.splitlines())
     assert "fc1" in result.stdout
     assert "noise" in result.stdout

@@ -28,7 +28,7 @@ def small(tmp_path):
 def test_one_network(run):
     result = run("evaluate", DIGITS, "--data", "digits")
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert result.stderr == f"next: rmt-compress prune {DIGITS}\n"
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     assert "360 test samples of digits" in result.stdout

@@ -62,7 +62,7 @@ def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
     small, path = small_cnn
     result = run("export", path, "-o", "small.onnx")
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert result.stderr == "next: rmt-compress show small.onnx\n"
     assert result.stdout.startswith("small.onnx: onnx")
     graph = onnx.load(tmp_path / "small.onnx")
     onnx.checker.check_model(graph, full_check=True)

@@ -21,7 +21,7 @@ def test_table(run, tmp_path, source):
     compressed.write(tmp_path / "small.safetensors", source=source, sparsify=0.02)
     result = run("show", "small.safetensors")
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert result.stderr == "next: rmt-compress evaluate small.safetensors --data DATA\n"
     assert "\x1b[" not in result.stdout
     assert all(len(line) <= 100 for line in result.stdout.splitlines())
     for text in (

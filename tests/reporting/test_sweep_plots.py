@@ -44,3 +44,15 @@ def test_the_right_panel_of_a_share_sweep_shows_the_last_points():
 
 def test_nothing_near_the_full_accuracy_is_no_error():
     sweep_figure(made("share", SweepCurve("ratio", POINTS[:1]))).draw_without_rendering()
+
+
+@pytest.mark.parametrize("kind", ["rank", "share", "sparsity"])
+def test_titles_are_inside_the_picture(kind):
+    curves = [SweepCurve("model.encoder.layers.11.$mlp", POINTS, POINTS[0]), SweepCurve("b", POINTS)]
+    sweep = Sweep(kind, "model.pt", "a long name of a data set/" * 3, 10_000, 1000, 0.9, tuple(curves))
+    figure = sweep_figure(sweep)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        box = axes.title.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1

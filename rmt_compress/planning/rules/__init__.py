@@ -38,6 +38,8 @@ def usage() -> str:
 
 def rule_and_number(text: str) -> tuple[RankRule, float | None]:
     """The rule written so, and its number, if any; a `ValueError` where there is no such rule or number."""
+    if not isinstance(text, str):
+        raise ValueError(f"the rule must be text, {usage()}, got {text!r}")
     name, _, written = text.partition(":")
     rule = RULES.get(name)
     try:
