@@ -47,7 +47,7 @@ FILES = {
     "$others": "{kinds.safetensors,kinds.pt,mlp.bf16.safetensors,mlp.f16.pt,torch.onnx,lstm.onnx,lstm.pt2}",
     "$bad": "{missing.pt,empty.pt,text.pt,text.safetensors,cut.safetensors,cut.pt,lfs.safetensors,cut.onnx,"
     "nan.safetensors,vectors.safetensors,nofolder,nets.py,shards/config.json,badindex}",
-    "$tune": "finetune --data digits --arch mlp:64,96,64,10 --samples 400",
+    "$tune": "finetune --data digits --arch mlp:64,96,64,10 --samples 400 --epochs 2 --prune-every 1",
 }
 CASES = """
 {,-h,--help,--version,nosuch,--nosuch,analyze --nosuch,prune a b}
@@ -67,15 +67,17 @@ analyze ; prune ; show
 {analyze,analyze --json,show,show --json,prune,export -o out.pt} $bad
 analyze mlp.pt {--alpha 0.7,--alpha 0.7 --beta 2 --gof -1,--min-size 1,--sort nosuch,--include nosuch*,--jobs 0}
 {analyze --json,show,prune -o small} lm
-{analyze,prune --arch network:Net --fold-batchnorm --dry-run} resnet.pt
-prune $samples {-o small.safetensors,--dry-run --json,-o small.pt --sparsify 0.02} ; show small.{safetensors,pt}
+{analyze,prune --arch network:Net --fold-batchnorm --dry-run} resnet.pt ; # network.py
+prune $samples {--dry-run --json,-o s.pt ; show s.pt,-o s.pth --sparsify 0.02 --json ; show s.pth}
 prune {$mlps,$convs} --trust {,--json,--layout dense,--sparsify 0.05,--when-not-smaller truncate --gof 1}
 prune $others {,--json,--layout dense,--when-not-smaller truncate --gof 1 --min-size 8,--rule ratio:0.1 --gof 1}
 prune mlp.{whole,jit}.pt
+prune lstm.{pt,onnx,pt2,whole.pt} --trust --gof 1 --rule rank:4 {,--layout dense --when-not-smaller truncate}
 prune mlp.safetensors -o s.pt {--gof 0.001,--gof 1 --gof-conv 0.01,--keep-bulk 0.3,--quantiles paper} --json
 prune mlp.pt -o s.safetensors --rule {energy:0.9,gd14,ratio:0.25,rank:7,rank:5000} --gof 1 {,--json}
-prune mlp.pt -o s.pt {--sparsity 0.5,--sparsity 0.9 --sparsify 0.1,--rank-multiple 16,--alpha 0.1,--beta 0.3}
-prune {mlp,conv}.pt -o s.safetensors {--include 1.* --include conv,--exclude *3*,--min-size 70,--jobs 1}
+prune mlp.pt -o s.pt {--sparsity 0.5,--sparsity 0.9 --sparsify 0.1,--rank-multiple 16,--alpha 0.1} ; show s.pt
+prune {mlp.pt --include 1*,conv.pt --include *conv --include f*,mlp.pt --exclude *3*,kinds.pt --min-size 45} -o s.pt
+prune {mlp,conv}.pt -o s.safetensors {--include 1.* --include conv,--min-size 70,--jobs 1}
 prune mlp.pt --sparsity 0.9 --layout dense -o s.{safetensors,pt} ; show s.{safetensors,pt} --json
 prune {kinds.pt,conv.onnx,hf} --save-plan p.json --dry-run --gof 1 ; prune {kinds.pt,conv.onnx,hf} --plan p.json
 prune mlp.pt --save-plan p.json -o a.pt ; prune mlp.pt --plan p.json -o b.pt --json ; prune conv.pt --plan p.json
@@ -83,12 +85,13 @@ prune mlp.pt --plan {nosuch.json,nets.py,wrong.json} ; prune mlp.pt --plan wrong
 prune mlp.ckpt {--carry-over -o s.{pt,safetensors},--weights ema,--carry-over --weights ema -o s.ckpt}
 prune mlp.pt -o a.pt ; prune mlp.pt -o a.pt ; prune mlp.pt -o a.pt --force ; prune a.pt -o b.pt ; prune a.pt -o a.pt
 prune mlp.pt {-o out.txt,-o no/such.pt,-o mlp.pt,-o mlp.pt --force,--carry-over,-o hf,--save-plan nets.py}
-prune {hf,shards} {-o small,-o small --layout dense,-o small.safetensors,-o small.pt} ; show small
+prune {hf,shards} {-o small,-o small --layout dense --json,-o small.safetensors,-o small.pt} ; show small
 prune mlp.pt --rule {nosuch,energy:2,ratio:-1,rank:x,bema:1} ; prune mlp.pt --layout nosuch
-prune mlp.pt --keep-bulk 2 --gof -1 --sparsity 3 --sparsify -1 --alpha 0.9 --rule nosuch
+prune mlp.pt --keep-bulk 2 --gof -1 --alpha 0.9 --rule x ; prune mlp.pt --keep-bulk 2 --sparsity 3 --rule x
 prune conv.pt --fold-batchnorm {,--arch nets:Conv,--arch nets:Conv --json -o s.safetensors,--arch nets:nosuch}
-prune {digits_mlp.safetensors,mlp.pt,mlp.onnx,mlp.pt2} --data digits --arch mlp:64,96,80,10 {,--json} --gof 1
-prune conv.{pt,onnx} --arch nets:Conv --data nets:batches -o small
+prune {digits_mlp.safetensors,mlp.pt --arch nets:mlp,mlp.onnx,mlp.pt2} --data digits --gof 1 {,--json}
+prune {digits_mlp.safetensors,mlp.pt,mlp.onnx} --data digits --arch mlp:64,96,80,10
+prune {conv.pt --arch nets:Conv -o small.pt,conv.onnx -o small.onnx} --data nets:batches
 prune {conv.pt --data nets:batches,mlp.pt --data nosuch,mlp.pt --data nets.py,mlp.pt --arch nosuch:1}
 show {$samples,$mlps,$convs,$others} --trust {,--json}
 show mlp.ckpt --weights ema ; show mlp.whole.pt ; show mlp.jit.pt
@@ -101,30 +104,31 @@ export mlp.pt {,-o out.txt,-o mlp.pt,-o nets.py,-o mlp.pt --force,-o out.onnx,-o
 sweep digits_mlp.safetensors --data digits --limit 60 --points 3 --what {rank,share,sparsity,all} {,--json}
 sweep digits_mlp.safetensors --data digits --limit 60 --points 2 --layer fc2 --rules bema,gd14 -o out --gof 1
 sweep mlp.{onnx,pt2,whole.pt} --trust --data digits --limit 60 --points 2
-sweep mlp.pt {,--data digits,--data digits --arch nets:mlp --layer no,--data digits --rules x,--data no} --points 2
+sweep mlp.pt {,--data digits,--data digits --arch nets:mlp {--layer no,--rules x,--what x},--data no} --points 2
 sweep {mlp.pt,mlp.ckpt --weights ema} --arch nets:mlp --data digits --limit 50 --points 2 -o out --json
 sweep conv.pt --arch nets:Conv --data nets:batches --points 2 -o out --batch-size 16 ; sweep conv.pt --data x -o out
-evaluate {digits_mlp.safetensors,mlp.onnx,mlp.pt2,mlp.whole.pt --trust,mlp.jit.pt} --data digits --limit 9 {,--json}
-evaluate mlp.pt --data {digits,nosuch,nets:nosuch} {,--arch mlp:1\\,2,--device nosuch,--arch nosuch,--limit 0}
+evaluate {digits_mlp.safetensors,mlp.{onnx,pt2},mlp.{whole,jit}.pt --trust} --data digits --limit 9 {,--json}
+evaluate mlp.pt {,--arch mlp:1\\,2,--arch nets:mlp --device no,--arch nosuch,--limit 0,--arch nets:no} --data digits
+evaluate mlp.{pt,jit.pt} {--arch nets:mlp --data nosuch,--arch nets:mlp --data nets:nosuch,--data digits}
 evaluate mlp.pt --arch nets:mlp --data digits --batch-size 7 ; evaluate mnist_mlp.safetensors --data digits
 evaluate conv.pt --arch nets:Conv --data nets:batches ; evaluate {conv.pt,conv.onnx} --data nets:batches
 prune digits_mlp.safetensors -o s.pt ; evaluate s.pt --against digits_mlp.safetensors --data digits {,--json}
 prune mlp.onnx -o s.onnx ; evaluate s.onnx --against mlp.onnx --data digits
 evaluate mnist_mlp.safetensors --data mnist --limit 500 {,--json}
 evaluate fashion_mlp.safetensors --data fashion-mnist --limit 200 ; evaluate cifar10_cnn.pt --data cifar10 --limit 9
-$tune --epochs 2 --prune-every 1 -o t.safetensors {,--json,--plots out,--mode recursive,--keep-bulk 0.6\\,0 --gof 1}
-$tune --epochs 2 -o t.pt {--sparsify 0.01,--sparsify 0.001:0.02 --masks released,--sparsify-after 0.02,--no-prune}
-$tune --epochs 1 -o t.pt {--compare,--compare --json --seeds 0\\,1,--seeds 3\\,1,--optimizer adamw --l1 1e-5}
-$tune --epochs 2 -o t.pt {--schedule cosine --loss mse,--schedule step:0.5\\,1 --augment flip-shift --momentum 0.5}
-$tune --epochs 2 -o t.pt --prune-every 1 {--min-accuracy 0.5,--when-not-smaller truncate --gof 1,--max-seconds 1e-4}
-$tune --epochs 1 -o t.pt ; $tune --epochs 1 -o t.pt ; $tune --epochs 1 -o t.pt --resume ; $tune -o t.pt --resume
-$tune --epochs 1 -o t.pt --resume ; $tune --epochs 1 -o t.pt ; $tune --epochs 1 -o t.pt --force ; show t.pt --json
+$tune -o t.safetensors {,--json,--plots out,--mode recursive,--keep-bulk 0.6\\,0 --gof 1}
+$tune -o t.pt {--sparsify 0.01,--sparsify 0.001:0.02 --masks released,--sparsify-after 0.02,--no-prune} --json
+$tune -o t.pt {--compare,--compare --json --seeds 0\\,1,--seeds 3\\,1,--optimizer adamw --l1 1e-5}
+$tune -o t.pt {--schedule cosine --loss mse,--schedule step:0.5\\,1 --augment flip-shift --momentum 0.5}
+$tune -o t.pt {--min-accuracy 0.05,--min-accuracy 0.9,--when-not-smaller truncate --gof 1,--max-seconds 1e-4}
+$tune -o t.pt ; $tune -o t.pt ; $tune -o t.pt --resume ; $tune -o t.pt --epochs 3 --resume ; $tune --epochs 1
+$tune -o t.pt --resume ; $tune -o t.pt ; $tune -o t.pt --force ; show t.pt --json ; $tune --prune-every 5
 $tune --epochs 0 --lr -1 --keep-bulk x --schedule y --sparsify z ; $tune --seeds a,b ; $tune --mode no ; finetune
-finetune --data digits --epochs 1 --samples 200 ; finetune mlp.pt --data digits --epochs 1 -o t.pt
+finetune --data digits --epochs 2 --prune-every 1 --samples 99 ; finetune mlp.pt --data digits --epochs 1
 finetune digits_mlp.safetensors --data digits --epochs 2 --prune-every 1 --samples 300 {,--json,--rank-multiple 8}
 finetune mlp.{pt,ckpt} --arch nets:mlp --data digits --epochs 1 --samples 300 ; show mlp.tuned.{pt,ckpt}
 prune digits_mlp.safetensors -o s.pt ; finetune s.pt --data digits --epochs 1 --mode {recursive,recombine}
-finetune --arch cnn:1x8x8/32,p,48/40,10 --data digits --epochs 2 --samples 200 --gof 1 {,--gof-conv 0.01}
+finetune --arch cnn:1x8x8/32,p,48/40,10 --data digits --epochs 3 --samples 200 {--gof 1,--gof-conv 1 --gof 0.01}
 finetune {conv.onnx,conv.pt --arch nets:Conv,mlp.pt2} --data nets:batches --epochs 1 -o t.pt ; show t.pt
 python print(json.dumps(rmt.analyze('kinds.pt', min_size=8, embeddings=True).to_json()))
 python print(json.dumps(rmt.analyze(nets.lively(), quantiles='paper').to_json()))
@@ -135,7 +139,7 @@ python print(json.dumps(rmt.prune('mlp.pt', 's.pt').to_json()), tell(rmt.load('s
 python rmt.prune('conv.pt', 's.pt'); print(tell(rmt.load_dense('s.pt'))); print(rmt.load('s.pt', model=nets.Conv()))
 python print(tell(rmt.load_dense('mlp.pt')), *rmt.open_checkpoint('kinds.pt').layers(), sep='\\n')
 python print(tell(rmt.fold_batchnorm(nets.Conv().eval()))); print(sorted(rmt.__all__))
-python rmt.prune('mlp.pt', 's.pt', save_plan='p.json'); print(rmt.load_plan('p.json')); print(rmt.load('s.pt'))
+python rmt.prune('mlp.pt', 's.pt', save_plan=pathlib.Path('p.json')); print(rmt.load_plan('p.json'))
 python rmt.save(nets.lively(), 'a.safetensors'); print(rmt.open_checkpoint('a.safetensors').tensors)
 python rmt.analyze('nan.safetensors', alpha=3)
 python rmt.load('mlp.pt', model=nets.Conv())
@@ -185,7 +189,7 @@ def batches(split="train"):
 """The module ``nets`` in every folder, and the classes in the pickled modules."""
 
 LIBRARY_START = """
-import hashlib, json, torch, nets, rmt_compress as rmt  # mlp.pt
+import hashlib, json, pathlib, torch, nets, rmt_compress as rmt  # mlp.pt
 def tell(state):
     state = state.state_dict() if isinstance(state, torch.nn.Module) else state
     return {k: (t.shape, hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest()) for k, t in state.items()}
@@ -415,11 +419,11 @@ class Side(threading.Thread):
     """
 
     def __init__(self, checkout: Path, todo: list[str], inputs: Path, root: Path, data: Path | None) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         root.mkdir()
         self.results: dict[str, dict[str, bytes]] = {}
         self.seconds: dict[str, float] = {}
-        self._todo, self._inputs, self._root = todo, inputs, root
+        self._checkout, self._todo, self._inputs, self._root = checkout, todo, inputs, root
         env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         env |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
         env |= {"COLUMNS": "100", "TERM": "dumb", "PYTHONHASHSEED": "0", "PYTHONPATH": str(checkout), "TZ": "UTC"}
@@ -438,6 +442,9 @@ class Side(threading.Thread):
         """Run the cases in turn."""
         for case in self._todo:
             start = time.perf_counter()
+            if not (self._checkout / "rmt_compress").is_dir():
+                print(f"{self._checkout} has gone, and an installed rmt_compress would be run", file=sys.stderr)
+                break
             self.results[case] = self._left_by(case)
             self.seconds[case] = time.perf_counter() - start
         self._server.communicate()
@@ -523,8 +530,9 @@ def compare(sides: tuple[Side, Side], todo: list[str]) -> int:
     for case in todo:
         while not all(case in side.seconds for side in sides):
             time.sleep(0.05)
-            if not any(side.is_alive() for side in sides):
-                sys.exit("a side has died; see above")
+            # In this order: a side that has just come to its end has noted everything.
+            if any(not side.is_alive() and case not in side.seconds for side in sides):
+                sys.exit("a side has ended early; see above")
         old, new = (side.results.pop(case) for side in sides)
         found = [line for name in {**old, **new} for line in difference(name, old.get(name), new.get(name))]
         different += bool(found)
@@ -544,7 +552,7 @@ def main() -> None:
     named = Path(os.environ.get("RMT_COMPRESS_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
     data = named if named.is_dir() else None
     wanted = [case for case in cases() if any(fnmatch.fnmatch(case, glob) for glob in options.only or ["*"])]
-    with tempfile.TemporaryDirectory(prefix="same-") as folder:
+    with tempfile.TemporaryDirectory(prefix="same-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         try:
             old, new = (checkout(getattr(options, side), root / f"checkout-{side}") for side in ("old", "new"))
