@@ -132,15 +132,15 @@ finetune --arch cnn:1x8x8/32,p,48/40,10 --data digits --epochs 3 --samples 200 {
 finetune {conv.onnx,conv.pt --arch nets:Conv,mlp.pt2} --data nets:batches --epochs 1 -o t.pt ; show t.pt
 python print(json.dumps(rmt.analyze('kinds.pt', min_size=8, embeddings=True).to_json()))
 python print(json.dumps(rmt.analyze(nets.lively(), quantiles='paper').to_json()))
-python print(rmt.make_plan(rmt.analyze('conv.onnx'), gof=1, keep_bulk=0.2, sparsify=0.01))
+python print(told(rmt.make_plan(rmt.analyze('conv.onnx'), gof=1, keep_bulk=0.2, sparsify=0.01)))
 python m = rmt.compress(nets.lively(), rmt.make_plan(rmt.analyze('mlp.pt'), rule='rank:9')); print(m, tell(m))
-python m = nets.lively(); p = rmt.make_plan(rmt.analyze(m)); print(p, rmt.save(rmt.compress(m, p), 's.pt', plan=p))
+python m = nets.lively(); p = rmt.make_plan(rmt.analyze(m)); rmt.save(rmt.compress(m, p), 's.pt', plan=p)
 python print(json.dumps(rmt.prune('mlp.pt', 's.pt').to_json()), tell(rmt.load('s.pt', model=nets.mlp())))
 python rmt.prune('conv.pt', 's.pt'); print(tell(rmt.load_dense('s.pt'))); print(rmt.load('s.pt', model=nets.Conv()))
-python print(tell(rmt.load_dense('mlp.pt')), *rmt.open_checkpoint('kinds.pt').layers(), sep='\\n')
+python for f in ('mlp.pt', 'kinds.pt'): print([(x.name, x.kind, x.shape) for x in rmt.open_checkpoint(f).layers()])
 python print(tell(rmt.fold_batchnorm(nets.Conv().eval()))); print(sorted(rmt.__all__))
-python rmt.prune('mlp.pt', 's.pt', save_plan=pathlib.Path('p.json')); print(rmt.load_plan('p.json'))
-python rmt.save(nets.lively(), 'a.safetensors'); print(rmt.open_checkpoint('a.safetensors').tensors)
+python rmt.prune('mlp.pt', 's.pt', save_plan=pathlib.Path('p.json')); print(told(rmt.load_plan('p.json')))
+python rmt.save(nets.lively(), 'a.safetensors'); print(list(rmt.open_checkpoint('a.safetensors').tensors))
 python rmt.analyze('nan.safetensors', alpha=3)
 python rmt.load('mlp.pt', model=nets.Conv())
 python rmt.compress(nets.Conv(), rmt.make_plan(rmt.analyze('mlp.pt')))
@@ -193,6 +193,8 @@ import hashlib, json, pathlib, torch, nets, rmt_compress as rmt  # mlp.pt
 def tell(state):
     state = state.state_dict() if isinstance(state, torch.nn.Module) else state
     return {k: (t.shape, hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest()) for k, t in state.items()}
+def told(plan):
+    return json.dumps([plan.settings, [(d.name, d.action, d.rank, d.sparsify, d.reason) for d in plan.layers]])
 """
 
 
