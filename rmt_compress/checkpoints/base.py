@@ -13,6 +13,7 @@ from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.parametrized import compose
+from rmt_compress.layers.roles import NO_CONFIG, Config
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ class Checkpoint(ABC):
         notes: what was chosen or left out on opening, one sentence each, to be shown to the user.
         metadata: text entries the file carries beside its tensors.
         manifest: what a file compressed by this package says of itself; None for every other checkpoint.
+        config: what the ``config.json`` beside the file says of the shapes in it.
         beside: what else a training checkpoint holds; it is neither analysed nor compressed.
         has_graph: whether the file says how its tensors are used, so that it runs without model code.
         suffixes: the file names under which such a graph is written; none where there is none.
@@ -45,6 +47,7 @@ class Checkpoint(ABC):
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
     manifest: Manifest | None = None
+    config: Config = NO_CONFIG
     beside: tuple[Beside, ...] = ()
     has_graph: bool = False
     suffixes: tuple[str, ...] = ()
@@ -91,7 +94,8 @@ class Checkpoint(ABC):
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""
-        return infer_layers(self.tensors, self.ties)
+        stored = self.manifest.pairs if self.manifest else {}
+        return infer_layers(self.tensors, self.ties, stored=stored, config=self.config)
 
     @property
     def parameters(self) -> int:

@@ -36,6 +36,7 @@ class View(Checkpoint):
         self.notes = inner.notes
         self.beside = inner.beside
         self.metadata = inner.metadata
+        self.config = inner.config
 
     @property
     def files(self) -> tuple[Path, ...]:
