@@ -193,7 +193,10 @@ def test_trained_networks(name, expected):
 def test_every_layer_has_the_same_keys_and_its_own_kind_of_record(model):
     with torch.no_grad():
         model.noise.weight[0, 0] = float("nan")
-    state = model.state_dict() | {"pair.down.weight": torch.randn(8, 64), "pair.up.weight": torch.randn(96, 8)}
+    state = model.state_dict() | {
+        "pair.lora_A.weight": torch.randn(8, 64),
+        "pair.lora_B.weight": torch.randn(96, 8),
+    }
     analysis = rmt.analyze(state)
     kinds = {layer.name: type(layer) for layer in analysis.layers}
     assert kinds["mixed"] is kinds["structured"] is AnalyzedLayer

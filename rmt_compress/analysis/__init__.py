@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rmt_compress.analysis.one_layer import analyze_layer
-    from rmt_compress.analysis.records import Analysis, AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
+    from rmt_compress.analysis.records import (
+        Analysis,
+        AnalyzedLayer,
+        AnalyzedPair,
+        AnalyzedStack,
+        LayerAnalysis,
+        SkippedLayer,
+    )
     from rmt_compress.analysis.run import analyze
     from rmt_compress.analysis.settings import AnalysisSettings
 
@@ -14,6 +21,7 @@ __all__ = [
     "AnalysisSettings",
     "AnalyzedLayer",
     "AnalyzedPair",
+    "AnalyzedStack",
     "LayerAnalysis",
     "SkippedLayer",
     "analyze",

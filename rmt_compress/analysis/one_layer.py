@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.noise_models import noise_model
-from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, AnalyzedStack, LayerAnalysis, SkippedLayer
 from rmt_compress.analysis.settings import AnalysisSettings
-from rmt_compress.decomposition.products import product_singular_values
+from rmt_compress.decomposition.products import effective_rank, product_singular_values
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import FactorPair, Layer, as_matrix
-from rmt_compress.layers.pairs import pair_matrices
+from rmt_compress.layers.pairs import pair_products
 from rmt_compress.layers.splitting import is_weight
 
 if TYPE_CHECKING:
@@ -23,7 +25,26 @@ def analyze_layer(
     layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None
 ) -> LayerAnalysis:
     """Analyse one weight that is already in memory, of the layer's shape, on any device."""
+    if KINDS[layer.kind].stacked:
+        return _analyze_stack(layer, weight, settings, kernels)
     return LayerTask(layer, weight, settings, kernels).finish()
+
+
+def _analyze_stack(
+    layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None
+) -> LayerAnalysis:
+    """Every matrix of a stack by itself, and what they say together."""
+    experts = []
+    for number, matrix in enumerate(as_matrix(layer, weight).unbind(0)):
+        expert = replace(layer, name=f"{layer.name}[{number}]", kind="linear", shape=tuple(matrix.shape))
+        found = LayerTask(expert, matrix, settings, kernels).finish()
+        if not isinstance(found, AnalyzedLayer):
+            finite = not isinstance(found, SkippedLayer) or found.finite
+            return SkippedLayer(layer, f"expert {number}: {found.reason}", finite=finite)
+        experts.append(found)
+    most = max(experts, key=lambda expert: expert.fit.spikes)
+    fit = replace(most.fit, gof=max(expert.fit.gof for expert in experts))
+    return AnalyzedStack(layer, fit, most.singular_values, settings, experts=tuple(experts))
 
 
 class LayerTask:
@@ -69,7 +90,10 @@ def _is_mask(layer: Layer, weight: torch.Tensor) -> bool:
 def analyze_pair(layer: Layer, pair: FactorPair, down: torch.Tensor, up: torch.Tensor) -> LayerAnalysis:
     """What can be said of a product of two factors: how many of its directions it uses; it has no bulk to fit."""
     try:
-        return AnalyzedPair(layer, pair, product_singular_values(*pair_matrices(down, up)))
+        products = pair_products(down, up, stacked=pair.stacked)
+        found = [product_singular_values(*factors) for factors in products]
+        # Of a stack that expert is shown which uses the most of the rank that all have.
+        return AnalyzedPair(layer, pair, max(found, key=effective_rank))
     except spectrum.NonFiniteError:
         bad = sum(int((~factor.isfinite()).sum()) for factor in (down, up))
         return SkippedLayer(layer, f"{bad:,} of its factors' entries are NaN or Inf", finite=False)

@@ -12,7 +12,7 @@ from rmt_compress.decomposition.products import effective_rank
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.layers.kinds import LayerKind
 from rmt_compress.layers.layer import FactorPair, Layer
-from rmt_compress.layers.splitting import split_parameters, split_refusal
+from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.wording import times
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class LayerRecord:
             **dict.fromkeys(("reason", "sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_null")),
             **dict.fromkeys(("gof_p_value", "fits", "spikes", "bulk", "bulk_energy", "spectral_norm")),
             "factors": [layer.tensor, layer.pair.second] if layer.pair else None,
-            **dict.fromkeys(("effective_rank", "verdict")),
+            **dict.fromkeys(("effective_rank", "verdict", "experts")),
             "parameters": layer.parameters,
             "parameters_after": self.parameters_after,
         }
@@ -103,9 +103,23 @@ class AnalyzedLayer(LayerRecord):
         return self.layer.matrix
 
     @property
+    def matrices(self) -> tuple[AnalyzedLayer, ...]:
+        """What the spectrum says of each matrix in the layer: of one, unless it is a stack."""
+        return (self,)
+
+    @property
+    def spikes_shown(self) -> str:
+        """The number of spikes as text."""
+        return f"{self.fit.spikes}"
+
+    @property
     def fits(self) -> bool:
-        """Whether the fit error is at or below the threshold."""
-        return self.fit.gof <= self.settings.gof
+        """Whether the fit error is at or below the threshold of the analysis."""
+        return self.fits_at(self.settings.gof)
+
+    def fits_at(self, threshold: float) -> bool:
+        """Whether the fit error is at or below this threshold."""
+        return self.fit.gof <= threshold
 
     @property
     def bulk_energy(self) -> float:
@@ -135,7 +149,9 @@ class AnalyzedLayer(LayerRecord):
         """Weights left when the layer is cut to its spikes and split, where it fits and can be split into less."""
         if not self.fits or split_refusal(self.layer) is not None:
             return self.parameters
-        return min(self.parameters, split_parameters(*self.matrix, max(1, self.fit.spikes)))
+        if self.layer.why_in_place is not None:
+            return self.parameters
+        return min(self.parameters, self.layer.factor_parameters(max(1, self.fit.spikes)))
 
     def to_json(self) -> dict[str, Any]:
         """The layer's object in `analyze --json`."""
@@ -155,6 +171,76 @@ class AnalyzedLayer(LayerRecord):
             "spectral_norm": float(self.singular_values[0]),
             "verdict": self.verdict,
         }
+
+
+# What an expert's object in `analyze --json` has of a layer's.
+_OF_EXPERTS = (
+    *("sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_p_value", "fits", "spikes", "bulk"),
+    *("bulk_energy", "spectral_norm", "verdict"),
+)
+
+
+@dataclass(frozen=True)
+class AnalyzedStack(AnalyzedLayer):
+    """What the spectra say of a stack of matrices, all of which are cut to one rank.
+
+    Shown for the whole are the spikes and the edge of the expert that has the most, and so decides the rank; the
+    worst fit error; and the energy of all. It fits where every expert does, and is noise where every expert is.
+    Among many experts one of pure noise may pass the threshold: where that is below what the worst of so many
+    matrices of noise reaches in one case of twenty, the latter counts.
+
+    Attributes:
+        experts: each matrix by itself, in the order of the stack.
+    """
+
+    experts: tuple[AnalyzedLayer, ...] = ()
+
+    @property
+    def matrices(self) -> tuple[AnalyzedLayer, ...]:
+        """The experts."""
+        return self.experts
+
+    def fits_at(self, threshold: float) -> bool:
+        """Whether every expert fits as well as noise does."""
+        return self.fit.gof <= max(threshold, self.gof_null)
+
+    @property
+    def bulk_energy(self) -> float:
+        """Share of ‖W‖_F² of all experts in singular values at or below their edges."""
+        energies = [float((expert.singular_values**2).sum()) for expert in self.experts]
+        bulk = sum(own * expert.bulk_energy for own, expert in zip(energies, self.experts, strict=True))
+        return bulk / sum(energies)
+
+    @property
+    def verdict(self) -> Verdict:
+        """*structured*: an expert does not fit; *noise*: all are; *mixed*: the rest, where some have spikes."""
+        if not self.fits:
+            return "structured"
+        noise = all(1.0 - expert.bulk_energy <= NOISE_ENERGY for expert in self.experts)
+        return "noise" if noise else "mixed"
+
+    @property
+    def gof_null(self) -> float:
+        """95 % point of the worst fit error of as many matrices of pure noise."""
+        fit, settings = self.fit, self.settings
+        one = 0.95 ** (1 / len(self.experts))
+        return spectrum.fit_error_quantile(one, fit.p, fit.n, alpha=settings.alpha, quantiles=settings.quantiles)
+
+    @property
+    def gof_p_value(self) -> float:
+        """The chance that the worst of as many matrices of pure noise fits as badly or worse."""
+        return 1.0 - (1.0 - super().gof_p_value) ** len(self.experts)
+
+    @property
+    def spikes_shown(self) -> str:
+        """The fewest and the most of an expert, as text: ``3–5``."""
+        counts = [expert.fit.spikes for expert in self.experts]
+        return "–".join(map(str, sorted({min(counts), max(counts)})))
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer's object in `analyze --json`, with one for each expert in it."""
+        each = [expert.to_json() for expert in self.experts]
+        return super().to_json() | {"experts": [{key: expert[key] for key in _OF_EXPERTS} for expert in each]}
 
 
 @dataclass(frozen=True)

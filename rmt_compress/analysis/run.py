@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.records import Analysis, LayerAnalysis, SkippedLayer
@@ -11,6 +10,7 @@ from rmt_compress.analysis.settings import AnalysisSettings, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import Layer
+from rmt_compress.layers.treating import matches, treated
 from rmt_compress.progress import Progress
 from rmt_compress.wording import listed
 
@@ -29,6 +29,7 @@ def analyze(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_size: int = AnalysisSettings.min_size,
+    treat_as: Sequence[str] = (),
     embeddings: bool = False,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -44,6 +45,7 @@ def analyze(
         include: globs of layer names to analyse.
         exclude: globs of layer names to leave out.
         min_size: least min(rows, columns).
+        treat_as: ``KIND:GLOB`` for layers whose kind nothing else tells.
         embeddings: analyse embedding tables too.
         jobs: layers worked on at once; None for one per core, at most 8. Each holds one tensor
             in memory.
@@ -61,6 +63,7 @@ def analyze(
         include=tuple(include),
         exclude=tuple(exclude),
         min_size=min_size,
+        treat_as=tuple(treat_as),
         embeddings=embeddings,
     )
     return analyze_with(source, settings, jobs=jobs, progress=progress)
@@ -73,7 +76,7 @@ def analyze_with(
     from rmt_compress.checkpoints import open_checkpoint
 
     with open_checkpoint(source) as checkpoint:
-        layers = checkpoint.layers()
+        layers = treated(checkpoint.layers(), settings.treat_as)
         _check_globs(settings, layers)
         results = _analyze_layers(checkpoint, layers, settings, jobs, progress)
         return Analysis(
@@ -111,16 +114,11 @@ def _analyze_layers(
 
 
 def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
-    if settings.include and not any(_matches(layer, glob) for glob in settings.include):
+    if settings.include and not any(matches(layer, glob) for glob in settings.include):
         return "not among the included layers"
-    if any(_matches(layer, glob) for glob in settings.exclude):
+    if any(matches(layer, glob) for glob in settings.exclude):
         return "excluded"
     return None
-
-
-def _matches(layer: Layer, glob: str) -> bool:
-    # A name may have brackets in it (in_proj_weight[q]), which a glob reads as a choice of characters.
-    return any(name == glob or fnmatchcase(name, glob) for name in (layer.name, layer.tensor, *layer.aliases))
 
 
 def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:
@@ -129,7 +127,7 @@ def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:
     problems = [
         f"'{glob}' matches no layer; the layers are {known or 'none'}"
         for glob in (*settings.include, *settings.exclude)
-        if not any(_matches(layer, glob) for layer in layers)
+        if not any(matches(layer, glob) for layer in layers)
     ]
     if problems:
         raise SettingsError(problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rmt_compress.layers.treating import treatment_problem
 from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import setting
 
@@ -26,6 +27,8 @@ class AnalysisSettings:
         include: globs of layer names; when given, only these are analysed.
         exclude: globs of layer names that are left out.
         min_size: the least min(rows, columns) that is analysed.
+        treat_as: ``KIND:GLOB`` each: what the layers of such a name are, where nothing else says it; see
+            `rmt_compress.layers.treating`.
         embeddings: whether embedding tables are analysed too.
 
     Raises:
@@ -63,10 +66,17 @@ class AnalysisSettings:
     min_size: int = setting(
         32, "Skip weights with fewer rows or columns than this.", minimum=2, panel=NOISE_AND_CUTS
     )
+    treat_as: tuple[str, ...] = setting(
+        (),
+        "What a layer is that names and shapes leave open, such as stack:*.experts.* or skip:norm; repeatable.",
+        metavar="KIND:GLOB",
+        panel=NOISE_AND_CUTS,
+    )
     embeddings: bool = setting(False, "Analyse embedding tables too.")
 
     def __post_init__(self) -> None:
         problems = problems_of(self)
+        problems += [problem for text in self.treat_as if (problem := treatment_problem(text)) is not None]
         # A window needs two ranks whatever alpha: (1 − 2α)·p ≥ 3 leaves at least two whole numbers.
         if self.min_size < 2 or (0 < self.alpha < 0.5 and (1 - 2 * self.alpha) * self.min_size < 3):
             problems.append(

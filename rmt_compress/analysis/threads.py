@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rmt_compress.analysis.one_layer import LayerTask, analyze_layer, analyze_pair
 from rmt_compress.analysis.records import LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
 
 if TYPE_CHECKING:
@@ -109,10 +110,11 @@ def _work(layer: Layer) -> _Work:
     rows, columns = layer.matrix or (1, 1)
     if layer.pair is not None:  # two QR decompositions
         return _Work(0, 2 * layer.shape[0] ** 2 * (rows + columns))
+    stacked = layer.matrices
     p, n = min(rows, columns), max(rows, columns)
     # Half of a product of p·p·n. The 4/3·p³ of a tridiagonal reduction run at a fraction of a product's speed, its
     # eigenvalues take some p² slow steps more; 500·p² suits what was measured for p from 128 to 3000.
-    return _Work(p**2 * n / 2, 4 / 3 * p**3 + 500 * p**2)
+    return _Work(stacked * p**2 * n / 2, stacked * (4 / 3 * p**3 + 500 * p**2))
 
 
 def _analyze(
@@ -124,6 +126,8 @@ def _analyze(
 
 
 def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> Callable[[], LayerAnalysis]:
+    if KINDS[layer.kind].stacked:  # its Gram matrices are small ones
+        return partial(_analyze, layer, checkpoint, settings)
     tasks = [LayerTask(layer, checkpoint.weight(layer), settings)]
     tasks[0].form_gram()
     # Taken out of the list, the weight is given back as soon as its layer is done.

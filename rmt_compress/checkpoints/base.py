@@ -15,6 +15,7 @@ from rmt_compress.layers.counting import is_buffer
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.parametrized import compose
+from rmt_compress.layers.roles import NO_CONFIG, Config
 from rmt_compress.layers.splitting import beside
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Checkpoint(ABC):
         notes: what was chosen or left out on opening, one sentence each, to be shown to the user.
         metadata: text entries the file carries beside its tensors.
         manifest: what a file compressed by this package says of itself; None for every other checkpoint.
+        config: what the ``config.json`` beside the file says of the shapes in it.
         beside: what else a training checkpoint holds; it is neither analysed nor compressed.
         home: where in a file the tensors stood, and what belongs to them without being a tensor.
         has_graph: whether the file says how its tensors are used, so that it runs without model code.
@@ -52,6 +54,7 @@ class Checkpoint(ABC):
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
     manifest: Manifest | None = None
+    config: Config = NO_CONFIG
     beside: tuple[Beside, ...] = ()
     home: Home = Home()
     has_graph: bool = False
@@ -99,7 +102,8 @@ class Checkpoint(ABC):
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""
-        layers = infer_layers(self.tensors, self.ties)
+        stored = self.manifest.pairs if self.manifest else {}
+        layers = infer_layers(self.tensors, self.ties, stored=stored, config=self.config)
         own_state = self.home.extra.keys() | self.tensors.keys()
         return tuple(
             replace(layer, why_whole=_OWN_STATE)

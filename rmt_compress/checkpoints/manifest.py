@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS, factor_shapes
-from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
+from rmt_compress.layers.layer import FLOAT_DTYPES, FactorPair, TensorInfo
 from rmt_compress.layers.splitting import beside, is_weight, join_factors
 from rmt_compress.plan import Layout, Plan
 from rmt_compress.wording import printable, problems_listed, times
@@ -85,6 +85,13 @@ class FactorizedLayer(_Record):
         down, up = factor_shapes(self.kind, self.shape, self.rank)
         return (down[::-1], up[::-1]) if self.transposed else (down, up)
 
+    @property
+    def pair(self) -> FactorPair:
+        """The product that the two stand for."""
+        kind = KINDS[self.kind]
+        rows, columns = kind.matrix(self.shape) or (0, 0)
+        return FactorPair(self.name, self.up, rows, columns, kind.stacked)
+
     def join(self, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """The dense weight that the stored factors stand for; see `join_factors`."""
         if self.transposed:
@@ -141,6 +148,11 @@ class Manifest(_Record):
             if layer.bias != beside(layer.weight, "bias"):
                 raise ValueError(f"{layer.bias} is not the bias beside {layer.weight}")
         return self
+
+    @property
+    def pairs(self) -> dict[str, FactorPair]:
+        """Name of the first factor -> the pair, of every weight that is stored as two."""
+        return {layer.down: layer.pair for layer in self.factorized}
 
     def sentence(self) -> str:
         """What wrote the file and from what, for a user."""

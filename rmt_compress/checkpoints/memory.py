@@ -20,6 +20,8 @@ from rmt_compress.wording import printable
 if TYPE_CHECKING:
     import torch
 
+# As modules call the number of their experts.
+_EXPERTS = ("num_experts", "num_local_experts", "n_experts", "n_routed_experts")
 _PARAMETRIZED = "parametrized; to cut it, torch.nn.utils.parametrize.remove_parametrizations first"
 
 
@@ -86,7 +88,7 @@ class ModuleCheckpoint(Checkpoint):
 
         The two factors of a layer that was split are two layers here, which training may split again.
         """
-        layers = infer_layers(self.tensors, self.ties, pairs=False)
+        layers = infer_layers(self.tensors, self.ties, pairs=False, config=self.config)
         return tuple(self._as_its_module_says(layer) for layer in layers)
 
     def _describe(self, name: str, value: torch.Tensor) -> TensorInfo:
@@ -115,17 +117,32 @@ class ModuleCheckpoint(Checkpoint):
         name = next((name for name, kind in kinds.items() if kind not in (None, "embedding")), layer.tensor)
         kind = kinds[name]
         if kind is None:
-            return layer
+            return self._as_its_attributes_say(layer)
         owner, _ = self._owners[name]
         bias = beside(name, "bias") if is_weight(name) else layer.bias
         groups = getattr(owner, "groups", 1)
         return replace(
             layer,
             kind=kind,
+            by_class=True,
+            why_unknown=f"of class {type(owner).__name__}, no product or convolution"
+            if kind == "unknown"
+            else None,
             shared=all(self._owners[alias] == self._owners[layer.tensor] for alias in layer.aliases),
             groups=groups if isinstance(groups, int) else 1,
             bias=bias if bias in self._tensors else None,
         )
+
+    def _as_its_attributes_say(self, layer: Layer) -> Layer:
+        """Of a class that is none of torch's: a stack where the module counts its experts itself."""
+        owner, _ = self._owners[layer.stored]
+        counted = any(getattr(owner, count, None) == layer.shape[0] for count in _EXPERTS)
+        if layer.kind == "unknown" and layer.why_skipped is None and len(layer.shape) == 3 and counted:
+            layer = replace(layer, kind="stack", why_unknown=None)
+        if len(layer.shape) == 3 and layer.kind in ("stack", "unknown"):
+            why = f"its class {type(owner).__name__} reads the whole tensor and cannot run factors"
+            layer = replace(layer, why_in_place=why)
+        return layer
 
 
 def _own_state(module: torch.nn.Module) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.config_file import config_beside
 from rmt_compress.checkpoints.directories import is_shard, open_directory
 from rmt_compress.checkpoints.formats import open_file
 from rmt_compress.checkpoints.recognition import looks_like_index, signs_of, unreadable
@@ -43,6 +44,7 @@ def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None 
         return source
     if isinstance(source, str | PathLike):
         checkpoint = _open_path(Path(source), trust=trust, weights=weights)
+        checkpoint.config = config_beside(Path(source))
     else:
         checkpoint = _open_object(source, weights)
     if not checkpoint.tensors:

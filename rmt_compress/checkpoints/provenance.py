@@ -110,7 +110,7 @@ def _factorized(
     for decision in plan.layers:
         if decision.action != "factorized" or decision.rank is None:
             continue
-        names = factor_names(decision.tensor)
+        names = factor_names(decision.tensor, decision.kind)
         if names.down not in tensors or names.up not in tensors:
             raise PlanError(
                 f"the plan factorizes {decision.tensor}, but there is no {names.down} and {names.up}; compress "
@@ -118,7 +118,7 @@ def _factorized(
             )
         ends = [name for name in ties.get(names.down, ()) if f".{name}".endswith(".down.weight")]
         for weight in (decision.tensor, *(beside(module_path(name), "weight") for name in ends)):
-            names = factor_names(weight)
+            names = factor_names(weight, decision.kind)
             yield FactorizedLayer(
                 name=module_path(weight) or decision.name,
                 weight=weight,

@@ -33,6 +33,7 @@ class View(Checkpoint):
         self.beside = inner.beside
         self.home = inner.home
         self.metadata = inner.metadata
+        self.config = inner.config
 
     @property
     def files(self) -> tuple[Path, ...]:

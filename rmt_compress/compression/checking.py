@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rmt_compress.errors import PlanError
 from rmt_compress.layers.kinds import untransposed
 from rmt_compress.layers.layer import Layer
-from rmt_compress.layers.splitting import split_parameters, split_refusal, zeroing_refusal
+from rmt_compress.layers.splitting import split_refusal, zeroing_refusal
+from rmt_compress.layers.treating import retold
 from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.wording import problems_listed, times
 
@@ -24,6 +25,7 @@ def check_plan(plan: Plan, layers: Sequence[Layer], *, origin: str = "the plan")
     seen: set[str] = set()
     for decision in plan.layers:
         layer = known.get(decision.tensor)
+        layer = layer and retold(layer, decision.kind)
         if decision.tensor in seen:
             problems.append(f"{decision.tensor} is decided twice")
         elif decision.tensor in firsts:
@@ -62,6 +64,6 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
     if decision.action == "factorized":
         if (refusal := split_refusal(layer)) is not None:
             return refusal
-        if split_parameters(*layer.matrix, decision.rank) >= layer.parameters:
+        if layer.factor_parameters(decision.rank) >= layer.parameters:
             return f"a split at rank {decision.rank} would not be smaller"
     return None

@@ -19,7 +19,7 @@ from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import View
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.kinds import factor_shapes
+from rmt_compress.layers.kinds import KINDS, factor_shapes
 from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.splitting import Factors, beside, factor_names
 
@@ -199,7 +199,7 @@ class Compressed(View):
                 continue
             for weight in (step.layer.tensor, *step.layer.aliases):
                 try:
-                    down, up, up_bias = factor_names(weight)
+                    down, up, up_bias = factor_names(weight, step.layer.kind)
                 except ValueError as error:
                     raise CompressionError(
                         f"{error}, so that a state dict has no names for its factors; prune the file itself, which "
@@ -207,7 +207,7 @@ class Compressed(View):
                     ) from error
                 renamed[weight] = (down, up)
                 bias = beside(weight, "bias")
-                if bias in names:
+                if bias in names and not KINDS[step.layer.kind].stacked:
                     renamed[bias] = (up_bias,)
         names |= renamed
         new = [name for parts in names.values() for name in parts]

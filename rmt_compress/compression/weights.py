@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from rmt_compress.compression.checking import check_plan
-from rmt_compress.decomposition.bases import Basis, basis_called, plain
+from rmt_compress.decomposition.bases import Basis, basis_called, decompose_weight, plain
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import LayerKind
-from rmt_compress.layers.layer import Layer, as_matrix, as_weight
+from rmt_compress.layers.layer import Layer, as_weight
 from rmt_compress.layers.splitting import Factors, factor_tensors
 from rmt_compress.plan import Action, LayerDecision, Plan
 
@@ -68,6 +68,8 @@ class Step:
     @property
     def splits(self) -> bool:
         """Whether the weight becomes two."""
+        if self.layer.why_in_place is not None:
+            return False
         return self.layout == "factorized" and self.decision is not None and self.decision.action == "factorized"
 
     @property
@@ -81,7 +83,8 @@ class Step:
         """What becomes of the weight; see `compress_weight`."""
         if self.decision is None or not self.changes:
             return weight
-        return compress_weight(self.layer, self.decision, weight, layout=self.layout, basis=self.basis)
+        layout: Layout = "dense" if self.layer.why_in_place is not None else self.layout
+        return compress_weight(self.layer, self.decision, weight, layout=layout, basis=self.basis)
 
     def outcome(self, result: Factors | torch.Tensor) -> LayerOutcome:
         """The record of `result`."""
@@ -90,13 +93,16 @@ class Step:
         parts: Sequence[torch.Tensor] = result if isinstance(result, Factors) else [result]
         decision, layer = self.decision, self.layer
         action: Action = decision.action if decision else "kept"
+        reason = decision.reason if decision else "not in the plan"
+        if action == "factorized" and layer.why_in_place is not None:
+            reason += f"; in its own shape: {layer.why_in_place}"
         return LayerOutcome(
             name=layer.name,
             tensor=layer.tensor,
             kind=layer.kind,
             action="truncated" if action == "factorized" and not self.splits else action,
             rank=decision.rank if decision else None,
-            reason=decision.reason if decision else "not in the plan",
+            reason=reason,
             parameters=layer.parameters,
             parameters_after=sum(part.numel() for part in parts),
             nonzeros=sum(count_nonzero(part) for part in parts),
@@ -109,10 +115,10 @@ def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Ste
     check_plan(plan, layers)
     decisions = plan.by_tensor
     steps = [Step(layer, decisions.get(layer.tensor), layout, basis) for layer in layers]
-    # A plan may know of a transposed convolution what names and shapes of a file do not tell.
+    # A plan may know of a transposed convolution what names and shapes of a file do not tell, and what users say.
     return [
         replace(step, layer=replace(step.layer, kind=cast(LayerKind, step.decision.kind)))
-        if step.splits and step.decision
+        if step.decision and (step.splits or step.decision.rank is not None)
         else step
         for step in steps
     ]
@@ -149,7 +155,7 @@ def compress_weight(
     if decision.action in ("factorized", "truncated"):
         assert decision.rank is not None
         try:
-            found = basis(layer, as_matrix(layer, weight.detach()), decision.rank)
+            found = decompose_weight(basis, layer, weight.detach(), decision.rank)
         except NonFiniteError as error:
             raise CompressionError(
                 f"{layer.tensor}: holds NaN or Inf and cannot be cut to a rank; leave it out (exclude)"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from rmt_compress.errors import PlanError
+from rmt_compress.layers.kinds import KINDS
+from rmt_compress.layers.layer import as_matrix
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.decomposition.svd import Decomposition
+    from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
     from rmt_compress.layers.layer import Layer
 
 
@@ -26,6 +28,22 @@ def plain(layer: Layer, matrix: torch.Tensor, rank: int | None = None) -> Decomp
 
     del layer
     return decompose(matrix, rank)
+
+
+def decompose_weight(
+    basis: Basis, layer: Layer, weight: torch.Tensor, rank: int | None = None
+) -> Decomposition | StackedDecomposition:
+    """The directions of a weight of the layer's shape; of a stack those of each of its matrices.
+
+    Raises:
+        NonFiniteError: an entry is NaN or Inf.
+    """
+    from rmt_compress.decomposition.svd import StackedDecomposition
+
+    matrix = as_matrix(layer, weight)
+    if not KINDS[layer.kind].stacked:
+        return basis(layer, matrix, rank)
+    return StackedDecomposition(tuple(basis(layer, each, rank) for each in matrix.unbind(0)))
 
 
 BASES: dict[str, Basis] = {"plain": plain}

@@ -90,6 +90,26 @@ class Decomposition:
         return self.s[:rank].sqrt().to(self.u.dtype)
 
 
+@dataclass(frozen=True)
+class StackedDecomposition:
+    """Those of all matrices of a stack, which are cut to one rank so that the results are stacks again.
+
+    Attributes:
+        parts: of each matrix, in the order of the stack.
+    """
+
+    parts: tuple[Decomposition, ...]
+
+    def factors(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``down`` (matrices, rank, columns) and ``up`` (matrices, rows, rank); see `Decomposition.factors`."""
+        downs, ups = zip(*(part.factors(rank) for part in self.parts), strict=True)
+        return torch.stack(downs), torch.stack(ups)
+
+    def truncated(self, rank: int) -> torch.Tensor:
+        """The nearest matrices of this rank (matrices, rows, columns)."""
+        return torch.stack([part.truncated(rank) for part in self.parts])
+
+
 def decompose(matrix: torch.Tensor, rank: int | None = None) -> Decomposition:
     """The `rank` leading singular values and vectors of a matrix.
 

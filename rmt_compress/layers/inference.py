@@ -1,9 +1,9 @@
 """From named tensors alone to layers: which tensor is whose weight, and of what kind.
 
-A state dict says names and shapes, not modules. A 2-d weight is a Linear unless its name says embedding; 3-
-to 5-d weights are convolutions; a ConvTranspose, and a product stored (in, out), are told by their bias where the
-shapes leave no doubt, while the groups of a convolution are known to its module only. A tensor may hold several
-weights (`packed`), several tensors one (`parametrized`, `pairs`), and some are none (`quantized`).
+A state dict says names and shapes, not modules; what speaks for a role is in `roles`, and a tensor for whose role
+nothing speaks is kept. A ConvTranspose, and a product stored (in, out), are told by their bias where the shapes
+leave no doubt, while the groups of a convolution are known to its module only. A tensor may hold several weights
+(`packed`), several tensors one (`parametrized`, `pairs`), and some are none (`quantized`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from dataclasses import replace
 from rmt_compress.layers.kinds import LayerKind, convolution
 from rmt_compress.layers.layer import FactorPair, Layer, TensorInfo
 from rmt_compress.layers.packed import RECURRENT, unpacked
-from rmt_compress.layers.pairs import factor_pairs
+from rmt_compress.layers.pairs import NO_PAIRS, factor_pairs
 from rmt_compress.layers.parametrized import compositions, unknown_parametrization
 from rmt_compress.layers.quantized import quantized_part
+from rmt_compress.layers.roles import KEPT, KEPT_STACK, NO_CONFIG, Config, Evidence
 from rmt_compress.layers.splitting import beside, is_weight
-
-_EMBEDDING = re.compile(
-    r"(?:^|[._])(?:embed\w*|\w+_embeddings?|emb|wte|wpe|tok_emb|shared|relative_attention_bias)\.weight$",
-    re.I,
-)
-
-# A hostile file may have names of megabytes, over which this search would take for ever: their end is enough.
-_LONGEST = 256
 
 # The products of GPT-2, stored (in, out) by transformers' Conv1D; other code has Linears of the same names.
 _GPT2 = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
@@ -38,6 +31,8 @@ def infer_layers(
     *,
     pairs: bool = True,
     packed: bool = True,
+    stored: Mapping[str, FactorPair] = NO_PAIRS,
+    config: Config = NO_CONFIG,
 ) -> tuple[Layer, ...]:
     """Layers formed by `tensors`, one or several per tensor, in their order; together they cover every entry.
 
@@ -47,10 +42,12 @@ def infer_layers(
         pairs: whether two factors form one layer, their product; else they are layers like any other.
         packed: whether what one tensor packs, or several compose, forms layers of its own; else every tensor is
             one layer.
+        stored: name of the first factor -> the pair, of the pairs that a manifest tells of.
+        config: what stands beside the weights.
     """
     ties = ties or {}
     repeated = {name for others in ties.values() for name in others}
-    inference = _Inference(tensors, factor_pairs(tensors) if pairs else {})
+    inference = _Inference(tensors, {**factor_pairs(tensors), **stored} if pairs else {}, config)
     return tuple(
         layer
         for name, info in tensors.items()
@@ -62,8 +59,9 @@ def infer_layers(
 class _Inference:
     """What has to be known of all tensors to tell what one of them is."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], pairs: Mapping[str, FactorPair]) -> None:
+    def __init__(self, tensors: Mapping[str, TensorInfo], pairs: Mapping[str, FactorPair], config: Config) -> None:
         self._tensors = tensors
+        self._evidence = Evidence(tensors, config)
         self._compositions = compositions(tensors)
         self._composed = {
             part: whole for whole, composition in self._compositions.items() for part in composition.parts
@@ -95,7 +93,7 @@ class _Inference:
         name = info.name.removesuffix(".weight")
         bias = _bias(info.name)
         bias_length = self._bias_length(info)
-        kind = _kind(info, aliases, bias_length)
+        kind, unknown = self._kind(info, aliases, bias_length)
         if kind == "linear" and self._gpt2_is_transposed and _GPT2.search(info.name):
             kind = "linear_transposed"
         return Layer(
@@ -108,7 +106,35 @@ class _Inference:
             aliases=aliases,
             why_whole=_read_from_outside(name, self._tensors) or _unsuited_bias(info, kind, bias_length),
             why_skipped=info.why_skipped or self._part_of_another(info.name),
+            why_unknown=unknown,
         )
+
+    def _kind(
+        self, info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None
+    ) -> tuple[LayerKind, str | None]:
+        """The kind of a layer, and why it is not known."""
+        dimensions = len(info.shape)
+        if dimensions < 2:
+            return "vector", None
+        if (reason := self._evidence.why_no_layer(info)) is not None:
+            return "unknown", reason
+        # nn.Linear has a bias as long as its weight has rows; only in a transposed convolution, and in a product
+        # stored (in, out), does it follow the second axis.
+        transposed = bias_length == info.shape[1] != info.shape[0]
+        if dimensions == 3 and self._evidence.is_stack(info):
+            return "stack", None
+        if dimensions > 2:
+            kind = convolution(dimensions, transposed=transposed)
+            if kind is None:
+                return "unknown", None
+            if self._evidence.is_convolution(info, transposed=transposed):
+                return kind, None
+            return "unknown", KEPT_STACK if dimensions == 3 else KEPT
+        if RECURRENT.search(info.name):
+            return "recurrent", None
+        if self._evidence.is_embedding(info, aliases):
+            return "embedding", None
+        return "linear_transposed" if transposed else "linear", None
 
     def _bias_length(self, info: TensorInfo) -> int | None:
         bias = self._tensors.get(_bias(info.name) or "")
@@ -157,20 +183,3 @@ def _unsuited_bias(info: TensorInfo, kind: LayerKind, bias_length: int | None) -
 
 def _bias(tensor: str) -> str | None:
     return beside(tensor, "bias") if is_weight(tensor) else None
-
-
-def _kind(info: TensorInfo, aliases: tuple[str, ...], bias_length: int | None) -> LayerKind:
-    dimensions = len(info.shape)
-    if dimensions < 2:
-        return "vector"
-    # nn.Linear has a bias as long as its weight has rows; only in a transposed convolution, and in a product stored
-    # (in, out), does it follow the second axis.
-    transposed = bias_length == info.shape[1] != info.shape[0]
-    if dimensions > 2:
-        return convolution(dimensions, transposed=transposed) or "unknown"
-    if RECURRENT.search(info.name):
-        return "recurrent"
-    # A table tied to an output head is a Linear as well, and its matrix acts as one.
-    if all(_EMBEDDING.search(name[-_LONGEST:]) for name in (info.name, *aliases)):
-        return "embedding"
-    return "linear_transposed" if transposed else "linear"

@@ -2,7 +2,8 @@
 
 A Linear or Conv weight is read as (outputs, inputs × kernel) = up · down; a ConvTranspose weight, stored as
 (inputs, outputs, kernel…), as (inputs, outputs × kernel): its rows are inputs, and the factors swap their roles. A
-product stored (inputs, outputs) is read as the Linear that computes the same.
+product stored (inputs, outputs) is read as the Linear that computes the same. A stack, the same layer of all
+experts of a mixture in one tensor, is many matrices of one shape: its last two axes, whichever the outputs are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ LayerKind = Literal[
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "stack",
     "recurrent",
     "embedding",
     "factors",
@@ -44,6 +46,7 @@ class Kind:
         rows: the axes that are the rows of its matrix, the others being the columns; empty where it is no matrix.
         outputs: the axis of the outputs; of a kind that splits, the other of the first two is that of the inputs.
         convolution: whether the axes behind the first two are those of a kernel.
+        stacked: whether its first axis counts matrices, each of which is a weight of its own.
         splits: whether it is a product or a convolution, which two stock layers can do as well.
         zeroes: whether entries of its weight may be zeroed.
         plain: what names and shapes take it for: that a weight is stored transposed often only a module knows.
@@ -56,6 +59,7 @@ class Kind:
     rows: tuple[int, ...] = (0,)
     outputs: int = 0
     convolution: bool = False
+    stacked: bool = False
     splits: bool = False
     zeroes: bool = True
     plain: LayerKind | None = None
@@ -67,19 +71,28 @@ class Kind:
         return bool(self.rows) and self.outputs not in self.rows
 
     def matrix(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        """(rows, columns) of the matrix that a weight of `shape` is read as; None where it is no matrix."""
+        """(rows, columns) of the matrix that a weight of `shape` is read as; None where it is no matrix.
+
+        Of a stack those of each of its matrices.
+        """
         if not self.rows or len(shape) < 2:
             return None
+        if self.stacked:
+            return shape[-2], shape[-1]
         rows = math.prod(shape[axis] for axis in self.rows)
         return rows, math.prod(shape[axis] for axis in self._columns(len(shape)))
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight as its matrix, a view where the memory layout allows."""
+        """The weight as its matrix, a view where the memory layout allows; a stack as it is, its matrices first."""
+        if self.stacked:
+            return weight
         turned = weight.permute(*self.rows, *self._columns(weight.dim()))
         return turned.flatten(len(self.rows)).flatten(0, -2)
 
     def as_weight(self, matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """The matrix as a contiguous weight of `shape`; undoes `as_matrix`."""
+        if self.stacked:
+            return matrix.reshape(*shape).contiguous()
         order = (*self.rows, *self._columns(len(shape)))
         back = sorted(range(len(order)), key=order.__getitem__)
         return matrix.reshape([shape[axis] for axis in order]).permute(back).contiguous()
@@ -99,6 +112,8 @@ _ROWS = (
     Kind("conv_transpose1d", ("ConvTranspose1d",), 3, outputs=1, convolution=True, splits=True, plain="conv1d"),
     Kind("conv_transpose2d", ("ConvTranspose2d",), 4, outputs=1, convolution=True, splits=True, plain="conv2d"),
     Kind("conv_transpose3d", ("ConvTranspose3d",), 5, outputs=1, convolution=True, splits=True, plain="conv3d"),
+    # (experts, out, in) or (experts, in, out): the product of two factors is of the same order.
+    Kind("stack", axes=3, rows=(1,), outputs=1, stacked=True, splits=True),
     Kind("recurrent", _RECURRENT, attribute="weight_*"),
     Kind("embedding", ("Embedding", "EmbeddingBag"), zeroes=False),
     # The first of two tensors whose product is the weight: what matrix that is, the pair says.
@@ -134,13 +149,14 @@ def factor_shapes(kind: str, shape: Sequence[int], rank: int) -> tuple[tuple[int
     """Shapes of the weights ``down`` and ``up`` that stand for a weight of `shape`.
 
     Args:
-        kind: ``linear``, ``linear_transposed``, ``conv1d`` … ``conv_transpose3d``.
-        shape: of the original weight: (out, in), (out, in, k…) or, transposed, (in, out), (in, out, k…).
+        kind: ``linear``, ``linear_transposed``, ``conv1d`` … ``conv_transpose3d``, ``stack``.
+        shape: of the original weight: (out, in), (out, in, k…) or, transposed, (in, out), (in, out, k…); of a stack
+            (experts, rows, columns).
         rank: number of singular values kept, r.
 
     Returns:
         linear, transposed or not, (r, in) and (out, r); conv (r, in, k…) and (out, r, 1…); transposed conv
-        (r, in, 1…) and (r, out, k…).
+        (r, in, 1…) and (r, out, k…); stack (experts, r, columns) and (experts, rows, r).
 
     Raises:
         ValueError: the kind has no factors, or the shape does not suit it.
@@ -148,6 +164,8 @@ def factor_shapes(kind: str, shape: Sequence[int], rank: int) -> tuple[tuple[int
     row = KINDS.get(kind)
     if row is None or not row.splits or len(shape) != row.axes:
         raise ValueError(f"a {kind} weight of {len(shape)} dimensions has no factors")
+    if row.stacked:
+        return (shape[0], rank, shape[2]), (shape[0], shape[1], rank)
     outputs, inputs, kernel = shape[row.outputs], shape[1 - row.outputs], tuple(shape[2:])
     ones = (1,) * len(kernel)
     if row.swaps:

@@ -66,12 +66,14 @@ class FactorPair(NamedTuple):
         second: name of the factor that is applied last; the layer's own tensor is the first.
         rows: of the product.
         columns: of the product.
+        stacked: whether they make many products of this shape, the first axis of both counting them.
     """
 
     name: str
     second: str
     rows: int
     columns: int
+    stacked: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Layer:
         name: the module path (``fc1``) when the tensor is ``fc1.weight``, else the tensor's own name.
         tensor: the tensor's full name in the checkpoint; of one of several matrices in it with a label behind
             (``attn.in_proj_weight[q]``). No two layers of a checkpoint have the same.
-        kind: what the layer computes; ``vector`` for 0-/1-d tensors, ``unknown`` for other shapes; ``factors``
-            for the first of two tensors whose product is the weight;
+        kind: what the layer computes; ``stack`` for many matrices of one shape; ``vector`` for 0-/1-d tensors,
+            ``unknown`` for other shapes; ``factors`` for the first of two tensors whose product is the weight;
             ``linear_transposed`` for a product whose tensor is (in, out): GPT-2's Conv1D, ONNX's MatMul.
         shape: the tensor's shape, or that of the part.
         dtype: torch's name of the element type, without the ``torch.`` prefix.
@@ -94,9 +96,12 @@ class Layer:
         why_whole: why the weight must stay in one piece, where the checkpoint knows.
         why_fixed: why the weight can be analysed but not changed at all.
         why_skipped: why the checkpoint itself says the tensor is not to be read as a weight.
+        why_unknown: why nothing says what the layer computes, of kind ``unknown`` only.
+        why_in_place: why a weight that is cut keeps its shape, where what reads it cannot run two factors.
         part: which rows of which tensor the weight is, where a tensor holds several.
         composition: how the weight is computed, where it is stored as several tensors.
         pair: the product that this weight is a factor of.
+        by_class: whether the kind is that of the module's class, so that it is not inferred.
         in_graph: whether kind and groups are those of a graph that uses the tensor, so that nothing is guessed from
             its name and shape.
     """
@@ -113,9 +118,12 @@ class Layer:
     why_whole: str | None = None
     why_fixed: str | None = None
     why_skipped: str | None = None
+    why_unknown: str | None = None
+    why_in_place: str | None = None
     part: Part | None = None
     composition: Composition | None = None
     pair: FactorPair | None = None
+    by_class: bool = False
     in_graph: bool = False
 
     @property
@@ -135,10 +143,25 @@ class Layer:
 
     @property
     def matrix(self) -> tuple[int, int] | None:
-        """Shape (rows, columns) of the matrix the weight is read as; None where it is no matrix."""
+        """Shape (rows, columns) of the matrix, or of each matrix, the weight is read as; None where it is none."""
         if self.pair is not None:
             return self.pair.rows, self.pair.columns
         return KINDS[self.kind].matrix(self.shape)
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices the weight is: one, or of a stack one per expert."""
+        return self.shape[0] if KINDS[self.kind].stacked else 1
+
+    def factor_parameters(self, rank: int) -> int:
+        """Entries of the two factors of this rank; the split is worth it when they are fewer than `parameters`.
+
+        Raises:
+            ValueError: the layer is read as no matrix.
+        """
+        if self.matrix is None:
+            raise ValueError(f"{self.tensor}: a {self.kind} tensor is read as no matrix")
+        return self.matrices * rank * sum(self.matrix)
 
     def skip_reason(self, *, min_size: int = 1, embeddings: bool = False) -> str | None:
         """Why this layer cannot or should not be analysed, from its description alone; None if it can be.
@@ -157,7 +180,7 @@ class Layer:
             return None
         matrix = self.matrix
         if matrix is None:
-            return f"a {len(self.shape)}-d tensor of no known layer kind"
+            return self.why_unknown or f"a {len(self.shape)}-d tensor of no known layer kind"
         if self.groups > 1:
             return f"a convolution of {self.groups} groups: each group is a matrix of its own"
         if self.kind == "embedding" and not embeddings:
@@ -169,6 +192,8 @@ class Layer:
 
 def as_matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
     """Weight tensor of `layer` as its (rows, columns) matrix, a view where the memory layout allows.
+
+    Of a stack it is (experts, rows, columns).
 
     Raises:
         ValueError: the layer is read as no matrix.

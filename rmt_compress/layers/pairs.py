@@ -3,21 +3,22 @@
     PEFT        q_proj.lora_A.weight (r, in), q_proj.lora_B.weight (out, r), with or without the adapter's name
     kohya       …lora_down.weight, …lora_up.weight
     diffusers   …_lora.down.weight, …_lora.up.weight
-    this tool   fc1.down.weight, fc1.up.weight; of convolutions one factor has the kernel, the other is 1×1
+    this tool   fc1.down.weight, fc1.up.weight, where the manifest of a file tells of them; of convolutions one
+                factor has the kernel, the other is 1×1
+
+Layers that are only called ``down`` and ``up`` are no pair: a bottleneck has the same names and something between.
 
 A product of rank r has no bulk of its own for Marchenko–Pastur to describe; what can be asked is how many of its r
 directions it uses. The singular values come from the r × r product of the two triangular factors: the large matrix
-is never formed. A bottleneck with something between its layers may bear the names ``down`` and ``up`` as well:
-where there is a bias after the first, or another tensor beside them, they are not taken for a pair.
+is never formed.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rmt_compress.layers.layer import FactorPair
@@ -30,20 +31,19 @@ if TYPE_CHECKING:
 
 # (first factor, second factor in its place)
 _FIRST = re.compile(
-    r"^(?P<path>.*?)(?P<stem>(?:^|(?<=[._]))(?:lora_A|lora_down|down))(?P<adapter>(?:\.\w+)?)\.weight$"
+    r"^(?P<path>.*?)(?P<stem>(?:^|(?<=[._]))(?:lora_A|lora_down)|(?<=lora\.)down)(?P<adapter>(?:\.\w+)?)\.weight$"
 )
 _SECOND = {"lora_A": "lora_B", "lora_down": "lora_up", "down": "up"}
 
+NO_PAIRS: Mapping[str, FactorPair] = MappingProxyType({})
+
 
 def factor_pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, FactorPair]:
-    """Name of the first factor -> the pair, for every pair whose shapes fit together."""
+    """Name of the first factor -> the pair, for every pair of an adapter's names whose shapes fit together."""
     pairs = {}
-    names = sorted(tensors)
     for name, info in tensors.items():
         match = _FIRST.match(name)
         if match is None or (match["adapter"] and match["stem"] != "lora_A"):
-            continue
-        if match["stem"] == "down" and _is_crowded(match["path"], names):
             continue
         second = f"{match['path']}{_SECOND[match['stem']]}{match['adapter']}.weight"
         if second not in tensors or beside(name, "bias") in tensors:
@@ -54,19 +54,6 @@ def factor_pairs(tensors: Mapping[str, TensorInfo]) -> dict[str, FactorPair]:
         path = match["path"].rstrip("._") or match["stem"]
         pairs[name] = FactorPair(f"{path}{match['adapter']}", second, *matrix)
     return pairs
-
-
-def _is_crowded(path: str, names: Sequence[str]) -> bool:
-    """Whether more than ``down`` and ``up`` is below `path`, which ends in a dot; `names` are sorted.
-
-    A norm between two layers makes them no product.
-    """
-    for name in islice(names, bisect_left(names, path), None):
-        if not name.startswith(path):
-            break
-        if not name.startswith((f"{path}down.", f"{path}up.")):
-            return True
-    return False
 
 
 def _product_shape(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, int] | None:
@@ -94,6 +81,15 @@ def pair_matrices(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tens
     rank = first.shape[0]
     plain = _is_plain(rank, tuple(second.shape))
     return first.reshape(rank, -1), second.reshape(-1, rank) if plain else second.reshape(rank, -1).T
+
+
+def pair_products(
+    first: torch.Tensor, second: torch.Tensor, *, stacked: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The factors of every product that two tensors make: of one, see `pair_matrices`, or of each in a stack."""
+    if not stacked:
+        return [pair_matrices(first, second)]
+    return list(zip(first.unbind(0), second.unbind(0), strict=True))
 
 
 def _is_plain(rank: int, second: tuple[int, ...]) -> bool:

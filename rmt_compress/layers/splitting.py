@@ -41,23 +41,21 @@ class Factors(NamedTuple):
     up: torch.Tensor
 
 
-def split_parameters(rows: int, columns: int, rank: int) -> int:
-    """Entries of the two factors; the split is worth it when this is below rows·columns."""
-    return rank * (rows + columns)
-
-
 def split_refusal(layer: Layer) -> str | None:
-    """Why a layer cannot become two stock layers, whatever the rank; None if it can."""
+    """Why a layer cannot become two stock layers, whatever the rank; None if it can.
+
+    A stack cannot become layers but two thinner stacks, which `load_dense` multiplies again.
+    """
     if (refusal := layer.why_fixed or layer.why_whole) is not None:
         return refusal
     kind = KINDS[layer.kind]
     if not kind.splits:
         return f"a weight of kind {layer.kind} cannot be split into two stock layers"
-    if layer.tied:
+    if layer.tied or (kind.stacked and layer.aliases):
         return f"tied to {', '.join(layer.aliases)}: a split would untie it"
     if layer.groups > 1:
         return f"a convolution of {layer.groups} groups"
-    if layer.in_graph:
+    if layer.in_graph or kind.stacked:
         return None
     if not is_weight(layer.tensor):
         return "not the weight of a layer of its own, but part of a larger one"
@@ -82,26 +80,36 @@ def beside(tensor: str, name: str) -> str:
     return f"{path}{dot}{name}"
 
 
-def factor_names(tensor: str) -> FactorNames:
+def factor_names(tensor: str, kind: str = "linear") -> FactorNames:
     """Names of the factors of a weight: ``fc1.weight`` -> ``fc1.down.weight``, ``fc1.up.weight``, ``fc1.up.bias``.
+
+    A stack often is a parameter of another name: ``gate_up_proj`` -> ``gate_up_proj.down.weight``; its bias stays
+    where it is.
 
     Raises:
         ValueError: no name of a layer's weight.
     """
+    if kind in KINDS and KINDS[kind].stacked and not is_weight(tensor):
+        tensor = f"{tensor}.weight"
     if not is_weight(tensor):
         raise ValueError(f"{tensor} is not the weight of a layer of its own")
     return FactorNames(*(beside(tensor, name) for name in ("down.weight", "up.weight", "up.bias")))
 
 
 def factor_tensors(layer: Layer, down: torch.Tensor, up: torch.Tensor) -> Factors:
-    """The weights of the two layers from the factors of the matrix, `down` (r, columns) and `up` (rows, r)."""
-    shapes = factor_shapes(layer.kind, layer.shape, down.shape[0])
+    """The weights of the two layers from the factors of the matrix, `down` (r, columns) and `up` (rows, r).
+
+    Of a stack they are (experts, r, columns) and (experts, rows, r).
+    """
+    shapes = factor_shapes(layer.kind, layer.shape, down.shape[-2])
     parts = (up.T, down) if KINDS[layer.kind].swaps else (down, up)
     return Factors(*(part.reshape(shape).contiguous() for part, shape in zip(parts, shapes, strict=True)))
 
 
 def factor_matrices(kind: str, factors: Factors) -> tuple[torch.Tensor, torch.Tensor]:
     """``down`` (r, columns) and ``up`` (rows, r), whose product up·down is the matrix; undoes `factor_tensors`."""
+    if KINDS[kind].stacked:
+        return factors.down, factors.up
     rank = factors.down.shape[0]
     if KINDS[kind].swaps:
         return factors.up.reshape(rank, -1), factors.down.reshape(rank, -1).T
@@ -116,7 +124,8 @@ def join_factors(kind: str, shape: Sequence[int], down: torch.Tensor, up: torch.
     """
     import torch
 
-    rank = down.shape[0] if down.dim() else 0
+    stacked = kind in KINDS and KINDS[kind].stacked
+    rank = down.shape[-2 if stacked else 0] if down.dim() > 1 else 0
     if (tuple(down.shape), tuple(up.shape)) != factor_shapes(kind, shape, rank):
         raise ValueError(f"factors {tuple(down.shape)} and {tuple(up.shape)} do not make {tuple(shape)}")
     if down.dtype != up.dtype:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
-from rmt_compress.layers.splitting import split_parameters, split_refusal, zeroing_refusal
+from rmt_compress.layers.splitting import split_refusal, zeroing_refusal
 from rmt_compress.plan import Action, LayerDecision, Plan
 from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
 
@@ -110,6 +110,13 @@ def _above(error: float, threshold: float) -> str:
     return repr(error)
 
 
+def may_truncate(layer: Layer) -> bool:
+    """Whether a weight may be cut in its own shape: no tied or fixed one, and a layer's weight by name or class."""
+    return not (layer.tied or layer.why_fixed) and (
+        layer.in_graph or layer.by_class or layer.kind in ("recurrent", "stack") or layer.stored.endswith("weight")
+    )
+
+
 def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, int | None, str]:
     if not isinstance(analysis, AnalyzedLayer):
         return "skipped", None, analysis.reason
@@ -118,7 +125,7 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
     gof = analysis.settings.gof if settings.gof is None else settings.gof
     if settings.gof_conv is not None and KINDS[layer.kind].convolution:
         gof = settings.gof_conv
-    if rule.from_spikes and fit.gof > gof:
+    if rule.from_spikes and not analysis.fits_at(gof):
         return "kept", None, f"fit error {_above(fit.gof, gof)} is above {gof:g}: its bulk is no noise"
     rank = rule.keep(analysis, amount)
     rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
@@ -127,12 +134,16 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         if rule.from_spikes
         else settings.rule
     )
-    before, after = layer.parameters, split_parameters(*analysis.matrix, rank)
+    if len(analysis.matrices) > 1:
+        because += f"; the most that one of {len(analysis.matrices)} experts needs"
+    before, after = layer.parameters, layer.factor_parameters(rank)
     refusal = split_refusal(layer)
     if refusal is None and after >= before:
         refusal = f"a split at rank {rank} would not be smaller ({after:,} of {before:,} parameters)"
+    if refusal is None and layer.why_in_place is not None:
+        return "truncated", rank, f"rank {rank} of {fit.p} in its own shape: {because}; {layer.why_in_place}"
     if refusal is None:
         return "factorized", rank, f"rank {rank} of {fit.p}: {because}"
-    if settings.when_not_smaller == "truncate" and rank < fit.p and not (layer.tied or layer.why_fixed):
+    if settings.when_not_smaller == "truncate" and rank < fit.p and may_truncate(layer):
         return "truncated", rank, f"rank {rank} of {fit.p} in its own shape: {refusal}"
     return "kept", None, refusal

@@ -62,5 +62,5 @@ class RankRule:
         return f"{self.name}:{number!r}" if self.number else self.name
 
     def keep(self, layer: AnalyzedLayer, number: float) -> int:
-        """Number of singular values it keeps, between 1 and all."""
-        return max(1, min(self.rank(layer, number), layer.fit.p))
+        """Number of singular values it keeps, between 1 and all; of a stack the most that any expert needs."""
+        return max(max(1, min(self.rank(matrix, number), matrix.fit.p)) for matrix in layer.matrices)

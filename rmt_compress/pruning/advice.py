@@ -6,7 +6,6 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmt_compress.layers.splitting import split_parameters
 from rmt_compress.planning.making import plan_with
 
 if TYPE_CHECKING:
@@ -43,12 +42,11 @@ def _option(result: PruneResult, settings: PlanSettings) -> str:
     if result.analysis is not None:
         for rule in _RULES:
             plan = plan_with(result.analysis, replace(settings, rule=rule, keep_bulk=0.0))
-            matrices = {layer.tensor: layer.matrix for layer in result.analysis.analyzed}
+            layers = {layer.tensor: layer.layer for layer in result.analysis.analyzed}
             saved = sum(
-                rows * columns - split_parameters(rows, columns, decision.rank or 0)
+                layers[decision.tensor].parameters - layers[decision.tensor].factor_parameters(decision.rank or 0)
                 for decision in plan.layers
                 if decision.action == "factorized"
-                for rows, columns in [matrices[decision.tensor]]
             )
             if saved >= 2 * _ENOUGH_SAVED * result.totals["parameters"]:
                 return f"--rule {rule}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.run import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
@@ -25,7 +26,7 @@ from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.result import PruneResult
-from rmt_compress.saving.folders import CONFIG, check_folder_output, is_folder_output, source_folder
+from rmt_compress.saving.folders import check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import printable
 

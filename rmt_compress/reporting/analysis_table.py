@@ -98,6 +98,8 @@ def write_csv(analysis: Analysis, target: Path) -> None:
 
 def _csv_value(value: object) -> object:
     if isinstance(value, list):
+        if value and isinstance(value[0], dict):
+            return len(value)
         separator = " " if value and isinstance(value[0], str) else "x"
         return separator.join(map(str, value))
     return value
@@ -111,12 +113,12 @@ def _layer_table(layers: list[AnalyzedLayer], title: str) -> LayerTable:
         fit = layer.fit
         rows.append(
             [
-                times(layer.matrix),
+                times(layer.layer.shape if len(layer.matrices) > 1 else layer.matrix),
                 f"{fit.sigma2:.3g}",
                 f"{fit.edge:.3g}",
                 Text(f"{fit.gof:.3f}", style="" if layer.fits else _NO_FIT_STYLE),
                 Text(f"{layer.gof_null:.3f}", style="dim"),
-                f"{fit.spikes}/{fit.p}",
+                f"{layer.spikes_shown}/{fit.p}",
                 f"{layer.bulk_energy:.0%}",
                 Text(layer.verdict, style=VERDICT_STYLES[layer.verdict]),
                 f"{layer.parameters_after / layer.parameters:.0%}",

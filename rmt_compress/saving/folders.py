@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 MAX_SHARD = 5_000_000_000
 """Bytes of weights in one file, unless a single tensor is larger."""
-
-CONFIG = "config.json"
-"""What every folder of a model in Hugging Face's libraries has."""
 
 # Weights in formats that are not read, beside those that are: a copy would be of another model.
 _FOREIGN_SUFFIXES = (".h5", ".msgpack", ".gguf", ".ggml", ".ot", ".tflite", ".mlmodel", ".npz")

@@ -32,7 +32,8 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
         source: a file written by `save`, or any other checkpoint of the model; or such a file opened.
         model: as it was before compression. It is changed in place: every layer that the file holds as two
             becomes ``nn.Sequential(OrderedDict(down=…, up=…))`` with the layer's own stride, padding and so on; a
-            layer that stands in several places stays one. Values take the types of the model's parameters.
+            layer that stands in several places stays one. The factors of a stack of experts are multiplied, since
+            its class reads the whole tensor. Values take the types of the model's parameters.
 
     Returns:
         `model`; where `model` itself is the layer that was split, the two layers.
@@ -57,8 +58,13 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
         if KINDS[own.kind].rows != KINDS[layer.kind].rows:
             down, up = up.T, down.T
         state[layer.down], state[layer.up] = factor_tensors(own, down, up)
+    for layer in layers:
+        if KINDS[layer.kind].stacked:  # which no class can run as two
+            state[layer.weight] = layer.join(state.pop(layer.down), state.pop(layer.up))
     whole = set(model.modules())
     for layer in layers:
+        if KINDS[layer.kind].stacked:
+            continue
         place = module_path(layer.weight)
         module = model.get_submodule(place)
         if module not in whole:
@@ -136,6 +142,8 @@ def _check_fits(
         if untransposed(own.kind) != untransposed(layer.kind) or own.groups > 1:
             way_out = f"; prune it again with --exclude {layer.name}" if own.groups > 1 else ""
             problems.append(f"{layer.weight} was split as {layer.kind}, in the model it is {_kind(own)}{way_out}")
+            continue
+        if KINDS[layer.kind].stacked:
             continue
         module = model.get_submodule(module_path(layer.weight))
         if (refusal := module_refusal(module)) is not None:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rmt_compress.decomposition.bases import basis_called
+from rmt_compress.decomposition.bases import basis_called, decompose_weight
 from rmt_compress.errors import CompressionError, SettingsError
-from rmt_compress.layers.layer import as_matrix, as_weight
-from rmt_compress.layers.splitting import split_parameters, split_refusal
+from rmt_compress.layers.layer import as_weight
+from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.networks.evaluation import BATCH_SIZE, score
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer
     from rmt_compress.data import Dataset
-    from rmt_compress.decomposition.svd import Decomposition
+    from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
 
 POINTS = 10
 """Trials per curve, about."""
@@ -60,7 +60,7 @@ class SweepTarget:
         self._weights = dict(model.named_parameters(remove_duplicate=False))
         self._parts = {layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
         self._basis = basis_called(basis)
-        self._decompositions: dict[str, Decomposition] = {}
+        self._decompositions: dict[str, Decomposition | StackedDecomposition] = {}
         for layer in analysis.analyzed:
             if layer.layer.why_fixed or layer.layer.stored not in self._weights:
                 raise CompressionError(
@@ -92,13 +92,13 @@ class SweepTarget:
         everything = sum(int(each.count_nonzero()) for each in self.model.parameters())
         return everything - sum(int(each.count_nonzero()) for each in inside)
 
-    def decomposition(self, layer: AnalyzedLayer) -> Decomposition:
+    def decomposition(self, layer: AnalyzedLayer) -> Decomposition | StackedDecomposition:
         """All singular values and vectors of a layer in the target's basis, computed once."""
         name = layer.tensor
         if name not in self._decompositions:
             weight = self.weight(name)
             assert weight is not None
-            self._decompositions[name] = self._basis(layer.layer, as_matrix(layer.layer, weight))
+            self._decompositions[name] = decompose_weight(self._basis, layer.layer, weight)
         return self._decompositions[name]
 
     def truncated(self, layer: AnalyzedLayer, rank: int) -> torch.Tensor:
@@ -139,9 +139,9 @@ class SweepTarget:
 
 def saving(layer: AnalyzedLayer, rank: int) -> int:
     """Parameters won by splitting a layer at this rank; 0 where it cannot be split or would grow."""
-    if split_refusal(layer.layer) is not None:
+    if split_refusal(layer.layer) is not None or layer.layer.why_in_place is not None:
         return 0
-    return max(0, layer.parameters - split_parameters(*layer.matrix, rank))
+    return max(0, layer.parameters - layer.layer.factor_parameters(rank))
 
 
 def check_points(points: int) -> None:

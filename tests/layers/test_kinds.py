@@ -47,7 +47,8 @@ def test_weights_come_back_from_their_matrices(kind):
         return
     weight = torch.randn(shape)
     matrix = record.as_matrix(weight)
-    assert matrix.shape == record.matrix(shape)
+    # Of a stack they are as many as its first axis says.
+    assert matrix.shape == (*shape[: record.stacked], *record.matrix(shape))
     assert matrix.data_ptr() == weight.data_ptr()
     back = record.as_weight(matrix.clone(), shape)
     assert back.is_contiguous()

@@ -18,7 +18,6 @@ from rmt_compress.layers.splitting import (
     factor_names,
     factor_tensors,
     join_factors,
-    split_parameters,
     split_refusal,
 )
 
@@ -261,7 +260,7 @@ def test_names_of_factors():
 
 
 def test_parameters_of_a_split():
-    assert split_parameters(30, 50, 4) == sum(
+    assert Layer("a", "a.weight", "linear", (30, 50), "float32").factor_parameters(4) == sum(
         p.numel() for p in split(nn.Linear(50, 30, bias=False), 4).parameters()
     )
 

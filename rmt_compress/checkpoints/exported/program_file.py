@@ -190,6 +190,7 @@ class ExportedProgramFile(GraphCheckpoint):
             bias=by_value.get(biases.pop() or "") if len(biases) == 1 else None,
             groups=max(use.groups for use in uses),
             why_whole=whole,
+            why_unknown=None,
             in_graph=True,
         )
 

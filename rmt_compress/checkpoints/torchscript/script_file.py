@@ -196,7 +196,8 @@ class TorchScriptFile(GraphCheckpoint):
         kind = kind_of({owner.kind.rpartition(".")[2]}, owner.attribute)
         if kind is None:
             return layer
-        return replace(layer, kind=kind, groups=owner.known.groups if owner.known else 1)
+        groups = owner.known.groups if owner.known else 1
+        return replace(layer, kind=kind, groups=groups, by_class=True, why_unknown=None)
 
 
 class TorchScriptEditor:
