@@ -80,7 +80,8 @@ class PruneResult:
     @property
     def grew(self) -> bool:
         """Whether two layers for one have made the file larger than it was."""
-        return self.layout == "factorized" and self.sizes is not None and self.sizes[1] > self.sizes[0]
+        split = any(outcome.action == "factorized" for outcome in self.outcomes)
+        return split and self.sizes is not None and self.sizes[1] > self.sizes[0]
 
     @property
     def totals(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_table(run, tmp_path, source):
         "gof=0.1",
         "5×1200 + 40×5",
         "(bitmask)",
-        "fc: so the test wants it",
+        ", fc, head: so the test wants it",
         "biases and other vectors",
     ):
         assert text in result.stdout

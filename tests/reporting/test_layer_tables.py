@@ -91,7 +91,7 @@ def test_what_distinguishes_is_shown():
     assert (prefix, shown[0]) == ("bert.encoder.layer.", "0.attention.self.query")
     _, shown = names_in(18, BERT)
     assert shown[4] == "1.attent….self.key"
-    assert names_in(28, T5)[1][4] == "encoder.bl….1.la….0.Se….q"
+    assert names_in(28, T5)[1][4] == "encoder.blo….1.lay….0.Sel….q"
 
 
 def test_folded_names_and_sentences():
