@@ -54,11 +54,12 @@ def _layers(result: PruneResult, group: bool) -> LayerTable:
     for members in groups.values():
         first = members[0]
         done = [outcomes[each.tensor] for each in members if each.tensor in outcomes]
+        action = done[0].action if done else first.action  # layout dense truncates what the plan would split
         before, nonzeros = sum(each.parameters for each in done), sum(each.nonzeros for each in done)
         rows.append(
             [
                 times(first.shape, scalar=""),
-                Text(first.action, style=_ACTION_STYLES[first.action]),
+                Text(action, style=_ACTION_STYLES[action]),
                 f"{nonzeros / max(1, before):.1%}" if done else "",
                 Text(printable(sentences_merged([each.reason for each in members]))),
             ]
