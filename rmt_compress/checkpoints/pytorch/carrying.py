@@ -8,6 +8,7 @@ from typing import Any
 
 from rmt_compress.checkpoints.beside import Carried
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
+from rmt_compress.checkpoints.pytorch.inert_weights import kind_inside
 from rmt_compress.checkpoints.state_dicts import kind_of
 
 # Where a file of this package keeps its own things.
@@ -36,6 +37,8 @@ def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:
                 left.append((key, "the compressed weights stand there"))
         elif kind_of(entry) == "optimizer state" or "optim" in key.lower():
             left.append((key, "the state of an optimizer does not fit other weights"))
+        elif (kind := kind_inside(entry)) is not None:
+            left.append((key, f"it holds a {kind}, which was not loaded"))
         elif check and not _loads(entry):
             left.append((key, "it cannot be loaded without running code"))
         else:

@@ -62,7 +62,7 @@ class TorchFile(Checkpoint):
         self._touched = 0
         self._identity = reader.opened
         found = find_state_dict(saved, str(reader.path), weights)
-        if reader.record_sizes is not None:
+        if reader.record_sizes is not None and not reader.inert:
             _check_storages(found.tensors, reader.record_sizes, reader.path)
         self._trail = found.trail
         self.metadata = _texts(saved) if found.trail else {}
@@ -97,7 +97,7 @@ class TorchFile(Checkpoint):
             # A dense copy of an expanded view could be of any size.
             copy = tensor if is_expanded(tensor) else tensor.clone()
             self._touched += info.nbytes
-            if self._reader.mapped and self._touched > _MAX_TOUCHED:
+            if (self._reader.mapped or self._reader.inert) and self._touched > _MAX_TOUCHED:
                 self._drop()
         return copy
 
@@ -136,7 +136,7 @@ def open_torch_file(
         CheckpointError: see `TorchReader` and `TorchFile`.
     """
     reader = TorchReader(path, trust=trust)
-    saved = reader.load()
+    saved = reader.load(weights)
     if reader.ran_code:
         from rmt_compress.checkpoints.pytorch.pickled_modules import PickledModuleFile, find_module
 
