@@ -39,7 +39,6 @@ class OnnxFile(GraphCheckpoint):
 
     Raises:
         CheckpointError: no ONNX model, a damaged one, or tensors out of reach.
-        MissingDependencyError: onnx is not installed.
     """
 
     suffixes = (".onnx",)
@@ -136,10 +135,7 @@ def load_graph(path: Path) -> ModelProto:
 
     Raises:
         CheckpointError: the file is too large for the format, or holds no sound model.
-        MissingDependencyError: onnx is not installed.
     """
-    if find_spec("onnx") is None:
-        raise MissingDependencyError("onnx", "onnx", "an ONNX file")
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # stubs are another package
 

@@ -55,7 +55,10 @@ def load_inert_record(path: Path, start: int, length: int) -> Any:
                 content = archive.read(records["data.pkl"])
                 if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
                     raise InertPickleError("was written on a big-endian machine")
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, EOFError) as error:
+        except (
+            *(zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, EOFError),
+            *(UnicodeDecodeError, OverflowError, struct.error),
+        ) as error:
             raise InertPickleError(f"is in no archive of torch.save: {error}") from error
         places = {
             name.removeprefix("data/"): (_place(part, entry, length) + start, entry.file_size)
