@@ -323,3 +323,9 @@ def test_deepspeed_names_what_joins_its_pieces(tmp_path, refusal):
     assert_holds(tmp_path, network().state_dict())
     torch.save({}, tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt")
     assert "a DeepSpeed checkpoint in 4 pieces; join them" in refusal(tmp_path)
+
+
+def test_the_folder_that_is_written_has_no_parts_in_it(folder, tmp_path):
+    (folder / "config.json").write_text("{}")
+    prune(folder, tmp_path / "small", layout="dense", **SETTINGS)
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {"config.json", "model.safetensors"}
