@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.deepspeed import deepspeed_weights
 from rmt_compress.checkpoints.formats import open_file, weight_suffixes
-from rmt_compress.checkpoints.recognition import unreadable
+from rmt_compress.checkpoints.recognition import DISTRIBUTED, unreadable
 from rmt_compress.checkpoints.sharded import ShardedCheckpoint, open_index
 from rmt_compress.errors import CheckpointError
 from rmt_compress.wording import listed, printable
@@ -31,8 +32,9 @@ _NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state
 def open_directory(path: Path, *, trust: bool = False, weights: str | None = None) -> Checkpoint:
     """The one checkpoint in the directory at `path`.
 
-    An index or a file under one of Hugging Face's usual names is taken first; else the one index, set of numbered
-    shards or weight file there is. Of several without a usual name none is taken: the error names them.
+    What `torch.distributed.checkpoint` wrote is one, whatever lies beside it. Else an index or a file under one of
+    Hugging Face's usual names is taken first; else the one index, set of numbered shards or weight file there is.
+    Of several without a usual name none is taken: the error names them.
     """
     try:
         # Hidden files are what a killed run has left behind.
@@ -43,6 +45,12 @@ def open_directory(path: Path, *, trust: bool = False, weights: str | None = Non
         )
     except OSError as error:
         raise unreadable(path, error) from error
+    if any(name.endswith(DISTRIBUTED) for name in files):
+        from rmt_compress.checkpoints.distributed.distributed_file import DistributedCheckpoint
+
+        return DistributedCheckpoint(path, weights)
+    if (ours := deepspeed_weights(path, files)) is not None:
+        files = [ours]
     found = _checkpoints(files)
     usual = [name for name in _USUAL if name in found]
     if not found:
@@ -105,6 +113,10 @@ def _open_numbered(path: Path, shard: re.Match[str], files: list[str], notes: tu
     return ShardedCheckpoint(path, path, present, notes=notes)
 
 
+def _holds_weights(files: list[str]) -> bool:
+    return bool(_checkpoints(files)) or any(name.endswith(DISTRIBUTED) for name in files)
+
+
 def _nothing_found(path: Path) -> str:
     """Why there is no checkpoint in `path`: what was looked for, and where weights lie below it."""
     looked = f"looked for *{', *'.join(sorted(weight_suffixes()))} and *.index.json"
@@ -112,7 +124,7 @@ def _nothing_found(path: Path) -> str:
         below = sorted(
             folder.name
             for folder in path.iterdir()
-            if folder.is_dir() and _checkpoints([entry.name for entry in folder.iterdir()])
+            if folder.is_dir() and _holds_weights([entry.name for entry in folder.iterdir()])
         )
     except OSError:
         below = []

@@ -9,6 +9,7 @@ from pkgutil import resolve_name
 
 from rmt_compress.checkpoints import recognition
 from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.deepspeed import check_deepspeed
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.recognition import Signs
 from rmt_compress.errors import CheckpointError
@@ -101,6 +102,11 @@ def recognize(path: Path) -> Format:
         CheckpointError: no regular file, not readable, empty, or of no format this package reads; the message says
             what it looks like and what to do.
     """
+    if recognition.is_part_of_distributed(path):
+        raise CheckpointError(
+            f"{path}: is a part of a torch.distributed.checkpoint; name its folder, {path.absolute().parent}"
+        )
+    check_deepspeed(path)
     signs = recognition.signs_of(path)
     for row in reversed(FORMATS):
         if row.fits(signs):

@@ -26,8 +26,8 @@ def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None 
 
     What a file is, is told by its content: safetensors, `torch.save` (zip or legacy layout), torch.export,
     TorchScript, or the JSON index of a sharded checkpoint. A directory is read as Hugging Face's libraries write
-    it. A state dict may also be a training checkpoint that holds one. An open `Checkpoint` is handed back; a
-    `GraphNetwork` is the checkpoint it was made from.
+    it, or `torch.distributed.checkpoint`. A state dict may also be a training checkpoint that holds one. An open
+    `Checkpoint` is handed back; a `GraphNetwork` is the checkpoint it was made from.
 
     Args:
         source: a path, a state dict, an `nn.Module` or an open `Checkpoint`.

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 _MAX_DIMENSIONS = 64
 _LARGEST = 2**63
 
+# The element types of the storages that torch names in its pickles.
+STORAGE_DTYPES = {
+    **{"FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "LongStorage": "int64"},
+    **{"BFloat16Storage": "bfloat16", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8"},
+    **{"ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64"},
+    "ComplexDoubleStorage": "complex128",
+    **{"QInt8Storage": "qint8", "QUInt8Storage": "quint8", "QInt32Storage": "qint32"},
+    **{f"Float8_{kind}Storage": f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")},
+}
+
 
 @dataclass(frozen=True)
 class RawTensor:

@@ -12,8 +12,12 @@ from pathlib import Path
 from rmt_compress.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
-# How torch's legacy layout starts: a protocol-2 pickle of its magic number 0x1950A86A20F9469CFC6C.
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# How torch's legacy layout starts: a pickle, of protocol 2 if not asked otherwise, of its magic number
+# 0x1950A86A20F9469CFC6C.
+_LEGACY_MAGIC = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
+
+# What the names of the files end in that `torch.distributed.checkpoint` writes, beside one called ``.metadata``.
+DISTRIBUTED = ".distcp"
 
 _ORIGINAL = "name the PyTorch or ONNX model it was made from"
 _RESAVE = "save the weights again with torch.save(model.state_dict(), …) or safetensors"
@@ -102,6 +106,11 @@ def unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be read: {reason}")
 
 
+def is_part_of_distributed(path: Path) -> bool:
+    """Whether the file is one of several that `torch.distributed.checkpoint` wrote into a folder."""
+    return path.suffix == DISTRIBUTED or (path.name == ".metadata" and any(path.parent.glob(f"*{DISTRIBUTED}")))
+
+
 def looks_like_safetensors(signs: Signs) -> bool:
     """Whether eight bytes of header length and then the header's brace come first."""
     # A length beyond 2**40 is text, not a length.
@@ -115,7 +124,7 @@ def looks_like_index(signs: Signs) -> bool:
 
 def looks_like_torch_save(signs: Signs) -> bool:
     """Whether the file is a zip archive, of whatever else, or of torch's legacy layout."""
-    return signs.is_zip or signs.head.startswith(_LEGACY_MAGIC)
+    return signs.is_zip or _LEGACY_MAGIC.match(signs.head) is not None
 
 
 def looks_like_torch_export(signs: Signs) -> bool:

@@ -158,7 +158,7 @@ def open_index(path: Path, notes: tuple[str, ...] = ()) -> ShardedCheckpoint:
     if not isinstance(placement, dict):
         raise CheckpointError(f"{path}: is JSON without a weight_map, no index of shards; name a weight file")
     for name, shard in placement.items():
-        if not isinstance(shard, str) or not _stays_inside(shard):
+        if not isinstance(shard, str) or not stays_inside(shard):
             raise CheckpointError(
                 f"{path}: places {name} in {shard!r}, outside the checkpoint's own folder; not opened. "
                 "An index names files beside itself: put the shard there and correct the index"
@@ -192,7 +192,7 @@ def _exists(path: Path) -> bool:
         raise unreadable(path, error) from error
 
 
-def _stays_inside(shard: str) -> bool:
+def stays_inside(shard: str) -> bool:
     """Whether the file name `shard` leads down from its folder, on any system."""
     if not shard or "\0" in shard or "\\" in shard:
         return False

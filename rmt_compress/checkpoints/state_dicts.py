@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.beside import Beside, Home, is_extra_state
+from rmt_compress.checkpoints.beside import Beside, Home, Unloaded, is_extra_state
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.wording import listed
@@ -183,6 +183,8 @@ def kind_of(entry: object) -> str:
         return str(entry)
     if isinstance(entry, int | float):
         return "number"
+    if isinstance(entry, Unloaded):
+        return entry.kind
     return "text" if isinstance(entry, str) else type(entry).__name__
 
 

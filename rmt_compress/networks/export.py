@@ -78,7 +78,7 @@ def export(
         OutputError: the file cannot be written, or has a suffix of no format.
         CheckpointError: the source cannot be read, or does not fit the architecture.
         SettingsError: the architecture or the input shape is missing or wrong.
-        MissingDependencyError: ONNX without onnx, onnxscript and onnxruntime.
+        MissingDependencyError: ONNX without onnxscript and onnxruntime.
     """
     path = Path(target)
     if path.suffix.lower() == ".onnx":
@@ -95,9 +95,9 @@ def export(
 
 def check_onnx_installed() -> None:
     """Refuse ONNX where what it needs is not installed, naming the first package that is missing."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    for package in ("onnxscript", "onnxruntime"):
         if find_spec(package) is None:
-            raise MissingDependencyError(package, "onnx", "an ONNX file")
+            raise MissingDependencyError(package, "onnx", "making an ONNX file of a network")
 
 
 def _export_onnx(

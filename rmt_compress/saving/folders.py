@@ -21,6 +21,7 @@ from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
+from rmt_compress.checkpoints.recognition import DISTRIBUTED
 from rmt_compress.checkpoints.views import View
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 MAX_SHARD = 5_000_000_000
 """Bytes of weights in one file, unless a single tensor is larger."""
 
-# Weights in formats that are not read, beside those that are: a copy would be of another model.
-_FOREIGN_SUFFIXES = (".h5", ".msgpack", ".gguf", ".ggml", ".ot", ".tflite", ".mlmodel", ".npz")
+# Weights under other names than those of weight files: a copy would be of another model.
+_FOREIGN_SUFFIXES = (DISTRIBUTED, ".h5", ".msgpack", ".gguf", ".ggml", ".ot", ".tflite", ".mlmodel", ".npz")
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w*")
 
 # sentence-transformers' list of the parts of a model, each with the subfolder it is in.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import save_file, save_model
 from torch import nn
 
@@ -50,6 +51,15 @@ def shards(model: nn.Module, _inputs: torch.Tensor, folder: Path) -> Path:
     weight_map = {name: file for file, own in zip(files, names, strict=True) for name in own}
     (root / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (root / "config.json").write_text('{"model_type": "mlp"}')
+    return root
+
+
+def distributed(model: nn.Module, _inputs: torch.Tensor, folder: Path) -> Path:
+    """A folder of torch.distributed.checkpoint, by one process."""
+    root = folder / "model"
+    quiet(
+        lambda: torch.distributed.checkpoint.save({"model": model.state_dict()}, checkpoint_id=root, no_dist=True)
+    )
     return root
 
 
@@ -142,6 +152,7 @@ FORMATS = (
     Format("`.pt` state dict", state_dict, "small.pt"),
     Format("training checkpoint", training_checkpoint, "small.ckpt"),
     Format("folder of shards", shards, "small"),
+    Format("folder of `torch.distributed.checkpoint`", distributed),
     WHOLE_MODEL,
     ONNX,
     EXPORTED,

@@ -113,8 +113,6 @@ class OnnxFile(GraphCheckpoint):
 
 def load_graph(path: Path) -> ModelProto:
     """The model in a file, without the tensors that are in files beside it."""
-    if find_spec("onnx") is None:
-        raise MissingDependencyError("onnx", "onnx", "an ONNX file")
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # stubs are another package
 

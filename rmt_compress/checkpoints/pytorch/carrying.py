@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmt_compress.checkpoints.beside import Carried
+from rmt_compress.checkpoints.pytorch.inert_weights import kind_inside
 from rmt_compress.checkpoints.state_dicts import kind_of
 
 
@@ -29,6 +30,8 @@ def carry(saved: Any, trail: tuple[str, ...], *, check: bool) -> Carried:
             left.append((str(key), "its key is no text"))
         elif kind_of(entry) == "optimizer state" or "optim" in key.lower():
             left.append((key, "the state of an optimizer does not fit other weights"))
+        elif (kind := kind_inside(entry)) is not None:
+            left.append((key, f"it holds a {kind}, which was not loaded"))
         elif check and not loads_as_plain(entry):
             left.append((key, "it cannot be loaded without running code"))
         else:

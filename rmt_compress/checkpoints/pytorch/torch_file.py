@@ -63,7 +63,7 @@ class TorchFile(Checkpoint):
         self._touched = 0
         self._identity = reader.opened
         found = find_state_dict(saved, str(reader.path), weights)
-        if reader.record_sizes is not None:
+        if reader.record_sizes is not None and not reader.inert:
             _check_storages(found.tensors, reader.record_sizes, reader.path)
         self._trail = found.home.trail
         self.metadata = _texts(saved) if self._trail else {}
@@ -114,7 +114,7 @@ class TorchFile(Checkpoint):
             # A dense copy of an expanded view could be of any size; of some quantized tensors torch makes none.
             copy = tensor if is_expanded(tensor) or _is_uncopyable(tensor) else tensor.clone()
             self._touched += info.nbytes
-            if self._reader.mapped and self._touched > _MAX_TOUCHED:
+            if (self._reader.mapped or self._reader.inert) and self._touched > _MAX_TOUCHED:
                 self._drop()
         return copy
 
@@ -153,7 +153,7 @@ def open_torch_file(
         CheckpointError: see `TorchReader` and `TorchFile`.
     """
     reader = TorchReader(path, trust=trust)
-    saved = reader.load()
+    saved = reader.load(weights)
     if reader.ran_code:
         from rmt_compress.checkpoints.pytorch.pickled_modules import PickledModuleFile, find_module
 

@@ -1,7 +1,9 @@
-"""Loading a file of `torch.save`: by torch's weights-only reader, or, where the user trusts it, unrestricted.
+"""Loading a file of `torch.save`: by torch's weights-only reader, without its classes, or, where trusted, run.
 
-The weights-only reader builds tensors and plain containers and nothing else. Whatever needs more is refused with
-the names it asks for, unless the file is trusted: then its pickle is run, and with it any code it holds.
+The weights-only reader builds tensors and plain containers and nothing else. Where other objects stand beside the
+weights, the file is read again by `load_inert`, which leaves them be. Where the weights themselves are in such an
+object, it is refused with the names it asks for, unless it is trusted: then its pickle is run, and with it any code
+it holds.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rmt_compress.checkpoints.pytorch.inert_files import load_inert
+from rmt_compress.checkpoints.pytorch.inert_objects import InertPickleError
+from rmt_compress.checkpoints.pytorch.inert_weights import check_size, needs_classes, readied
 from rmt_compress.checkpoints.pytorch.pickle_names import names_asked_for
 from rmt_compress.checkpoints.recognition import signs_of, unreadable
 from rmt_compress.errors import CheckpointError, UntrustedError
@@ -42,6 +47,7 @@ class TorchReader:
         mapped: whether its values are mapped into memory, not read.
         record_sizes: bytes of its tensor records, by how many there are of each; None in the legacy layout.
         opened: the file's identity before anything was loaded from it.
+        inert: whether objects were left unloaded; their tensors have been held against their records already.
         ran_code: whether loading has run the pickle without restriction.
 
     Raises:
@@ -55,6 +61,7 @@ class TorchReader:
         self.record_sizes = _check_archive(path) if self.mapped else None
         self.opened = self.identity()
         self.ran_code = False
+        self.inert = False
 
     def identity(self) -> tuple[int, int, int]:
         """What changes when the file is written anew.
@@ -68,23 +75,51 @@ class TorchReader:
             raise unreadable(self.path, error) from error
         return status.st_size, status.st_mtime_ns, status.st_ino
 
-    def load(self) -> Any:
+    def load(self, weights: str | None = None) -> Any:
         """What was saved.
 
+        Args:
+            weights: see `open_checkpoint`.
+
         Raises:
-            CheckpointError: damaged, or in need of more than weights-only reading and not trusted.
+            CheckpointError: damaged, or with weights that need more than weights-only reading, and not trusted.
         """
         if self.path.suffix == ".safetensors":
             # torch.load goes by this suffix.
             raise CheckpointError(f"{self.path}: is a torch.save file in spite of its name; rename it to .pt")
         try:
-            return self._load(weights_only=True)
+            saved = self._load_inert() if self.inert else self._load(weights_only=True)
+            check_size(saved)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        except InertPickleError as error:
+            raise CheckpointError(f"{self.path}: its pickle {error}; {_ADVICE}") from error
         except Exception as error:
             # Whatever a damaged or hostile pickle makes the reader stumble over is the file's doing.
-            if not self.trust or not (self._names_asked_for() or _UNKNOWN in str(error)):
+            if not (self._names_asked_for() or _UNKNOWN in str(error)):
                 raise self._refusal(error) from error
+            if (plain := self._without_classes(weights)) is not None:
+                return plain
+            if not self.trust:
+                raise self._refusal(error) from error
+            return self._run()
+        return saved
+
+    def _without_classes(self, weights: str | None) -> Any | None:
+        """What was saved, other objects as `Unloaded`; None where the weights cannot be had like that."""
+        try:
+            saved = self._load_inert()
+        except InertPickleError:
+            return None
+        self.inert = not needs_classes(saved, weights, str(self.path))
+        return saved if self.inert else None
+
+    def _load_inert(self) -> Any:
+        saved = load_inert(self.path)
+        check_size(saved)
+        return readied(saved)
+
+    def _run(self) -> Any:
         self.ran_code = True
         with _current_folder_importable():
             try:
@@ -116,8 +151,8 @@ class TorchReader:
             )
         if _UNKNOWN in str(error):
             return CheckpointError(
-                f"{self.path}: its pickle has an operation torch's weights-only reader does not know: saved "
-                f"with a pickle_protocol other than 2, or damaged; if you trust it, add --trust, or {_ADVICE}"
+                f"{self.path}: its pickle has an operation that torch.save never writes, or is damaged; if you "
+                f"trust it, add --trust, or {_ADVICE}"
             )
         # torch's own message is pages long; what the reader stumbled over follows these words.
         reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)

@@ -13,15 +13,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmt_compress.checkpoints.raw_tensors import RawTensor
+from rmt_compress.checkpoints.raw_tensors import STORAGE_DTYPES, RawTensor
 
-_DTYPES = {
-    **{"FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "LongStorage": "int64"},
-    **{"BFloat16Storage": "bfloat16", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8"},
-    **{"ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64"},
-    "ComplexDoubleStorage": "complex128",
-    **{f"Float8_{kind}Storage": f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")},
-}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -150,7 +143,7 @@ def _reduced(name: str, arguments: Any) -> Any:
         if what != "storage" or not isinstance(key, str):
             raise ScriptPickleError("its pickle has a tensor without a storage")
         dtype = _name(kind).removeprefix("torch.")
-        return RawTensor(f"data/{key}", _DTYPES.get(dtype, dtype), tuple(shape), tuple(stride), offset)
+        return RawTensor(f"data/{key}", STORAGE_DTYPES.get(dtype, dtype), tuple(shape), tuple(stride), offset)
     if name.startswith("torch.jit._pickle.") or name == "torch._utils._rebuild_parameter":
         # A list or a tensor, and what is said of its type.
         return arguments[0]

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.formats import recognize
-from rmt_compress.errors import CheckpointError, MissingDependencyError
+from rmt_compress.errors import CheckpointError
 from tests.samples.onnx_models import model, proto, saved
 
 
@@ -313,13 +313,37 @@ def test_declared_sizes_take_no_memory(network, tmp_path):
     assert "asks for 1,374,389,534,720;" in done.stdout
 
 
-def test_without_onnx_one_line_says_what_to_install(network, tmp_path, monkeypatch):
+def test_the_plain_installation_reads_analyses_and_writes(network, tmp_path):
+    """In a process where nothing of the extra can be imported; onnx itself only once a file needs it."""
     path = saved(network, tmp_path / "model.onnx")
-    monkeypatch.setattr("rmt_compress.checkpoints.onnx.onnx_file.find_spec", lambda name: None)
-    with pytest.raises(
-        MissingDependencyError, match=r"an ONNX file needs onnx: pip install 'rmt-compress\[onnx\]'"
-    ):
-        open_checkpoint(path)
+    program = (
+        "import importlib.abc, sys\n"
+        "class Missing(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('onnxruntime', 'onnxscript'): raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "import importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "missing = lambda name, *rest: None if name in ('onnxruntime', 'onnxscript') else found(name, *rest)\n"
+        "importlib.util.find_spec = missing\n"
+        "import rmt_compress as rmt\n"
+        "from rmt_compress.cli.app import main\n"
+        "assert 'onnx' not in sys.modules\n"
+        "path, target = sys.argv[1:]\n"
+        "size = ['--min-size', '8']\n"
+        "options = [*size, '--gof', '1', '--rule', 'ratio:0.25', '--json']\n"
+        "prune = ['prune', path, '-o', target, *options]\n"
+        "for arguments in (['show', path], ['analyze', path, *size], prune):\n"
+        "    sys.argv = ['rmt-compress', *arguments]\n"
+        "    try: main()\n"
+        "    except SystemExit as stopped: assert not stopped.code, arguments\n"
+    )
+    target = tmp_path / "small.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", program, path, target], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert target.exists()
 
 
 def test_a_model_beyond_what_protobuf_holds(tmp_path, refusal):
