@@ -20,6 +20,7 @@ names; where the names say neither, the tensor is taken for a table, which is ke
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,11 +128,9 @@ class Evidence:
             return True
         if rows < _TABLE_ROWS or rows < _TABLE_RATIO * columns:
             return False
-        others = [
-            other.shape for name, other in self._tensors.items() if name != info.name and len(other.shape) > 1
-        ]
-        widths = [size for shape in others for size in shape[:2]]
-        return columns in widths and _TABLE_RATIO * max(widths) <= rows
+        own, sizes = Counter(info.shape), self._sizes
+        widest = next((size for size in self._widest if sizes[size] > own[size]), rows)
+        return sizes[columns] > own[columns] and _TABLE_RATIO * widest <= rows
 
     def is_stack(self, info: TensorInfo) -> bool:
         """Whether a tensor of three axes is a stack of matrices, one per expert."""
@@ -144,11 +143,10 @@ class Evidence:
         if _EXPERTS.search(name) or count in self._config.experts:
             return True
         around = tuple(f"{path}." for path in (self._parent(info), module_path(self._parent(info))) if path)
-        return any(count in shape for path in around for shape in self._routers.get(path, ())) or any(
-            other != info.name and shape[0] == count and set(shape[1:]) & set(info.shape[1:])
-            for other, shape in self._thick
-            if self._parent(self._tensors[other]) == self._parent(info)
-        )
+        if any(count in self._routers.get(path, ()) for path in around):
+            return True
+        parent = self._parent(info)
+        return any(self._thick[parent, count, width] > 1 for width in _thick_widths(info))
 
     def is_convolution(self, info: TensorInfo, *, transposed: bool) -> bool:
         """Whether a weight of three axes or more, which is no stack, is that of a convolution."""
@@ -159,13 +157,13 @@ class Evidence:
             return True
         outputs, inputs, kernel = (info.shape[axis] for axis in ((1, 0, 2) if transposed else (0, 1, 2)))
         # The second inputs of an nn.Bilinear are as many as its first, or as another layer's outputs.
-        widths = (inputs, *self._outputs(name))
-        if kernel > _LARGEST_KERNEL or (kernel > _SMALL_KERNEL and kernel in widths):
+        a_width = kernel == inputs or self._gives(name, kernel)
+        if kernel > _LARGEST_KERNEL or (kernel > _SMALL_KERNEL and a_width):
             return False
         bias = self._bias(info)
         if bias is not None:
             return bias.shape == (outputs,)
-        return inputs in self._outputs(name) or self._has_norm(info, outputs)
+        return self._gives(name, inputs) or self._has_norm(info, outputs)
 
     def _bias(self, info: TensorInfo) -> TensorInfo | None:
         name = beside(info.name, "bias") if is_weight(info.name) else f"{info.name}_bias"
@@ -176,9 +174,20 @@ class Evidence:
         path = module_path(info.name)
         return module_path(path) if is_weight(info.name) else path
 
-    def _outputs(self, name: str) -> frozenset[int]:
-        """Widths that other layers give."""
-        return frozenset(width for width, names in self._widths.items() if names != {name})
+    def _gives(self, name: str, width: int) -> bool:
+        """Whether another layer has so many outputs."""
+        names = self._widths.get(width, set())
+        return bool(names) and names != {name}
+
+    @cached_property
+    def _widest(self) -> list[int]:
+        """The three largest of them, two of which a tensor may have itself."""
+        return sorted(self._sizes, reverse=True)[:3]
+
+    @cached_property
+    def _sizes(self) -> Counter[int]:
+        """Outputs and inputs of all weights -> how often there are so many."""
+        return Counter(size for info in self._tensors.values() if len(info.shape) > 1 for size in info.shape[:2])
 
     def _has_norm(self, info: TensorInfo, outputs: int) -> bool:
         """Whether the next module, or another in the module around, is a norm with one entry per output."""
@@ -207,23 +216,28 @@ class Evidence:
         return {name: self._tensors[after].shape for name, after in pairwise(names) if is_weight(after)}
 
     @cached_property
-    def _routers(self) -> dict[str, list[tuple[int, ...]]]:
-        """Every module around a router, with a dot -> the shapes of the routers in it."""
-        found: dict[str, list[tuple[int, ...]]] = {}
+    def _routers(self) -> dict[str, set[int]]:
+        """Every module around a router, with a dot -> the lengths of the axes of the routers in it."""
+        found: dict[str, set[int]] = {}
         for name, info in self._tensors.items():
             if len(info.shape) == 2 and _ROUTER.search(name[-_LONGEST:]):
                 for path in _above(name):
-                    found.setdefault(path, []).append(info.shape)
+                    found.setdefault(path, set()).update(info.shape)
         return found
 
     @cached_property
-    def _thick(self) -> list[tuple[str, tuple[int, ...]]]:
-        """The tensors of three axes of which the last is no kernel."""
-        return [
-            (name, info.shape)
-            for name, info in self._tensors.items()
-            if len(info.shape) == 3 and min(info.shape[1:]) > _LARGEST_KERNEL
-        ]
+    def _thick(self) -> Counter[tuple[str, int, int]]:
+        """Module, length of the first axis and of another -> how many tensors of three axes are of these."""
+        return Counter(
+            (self._parent(info), info.shape[0], width)
+            for info in self._tensors.values()
+            for width in _thick_widths(info)
+        )
+
+
+def _thick_widths(info: TensorInfo) -> set[int]:
+    """The last two axes of a tensor of three, where neither is that of a kernel."""
+    return set(info.shape[1:]) if len(info.shape) == 3 and min(info.shape[1:]) > _LARGEST_KERNEL else set()
 
 
 def _above(name: str) -> Iterator[str]:

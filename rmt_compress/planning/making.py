@@ -98,7 +98,7 @@ def may_sparsify(layer: Layer) -> bool:
     return (
         zeroing_refusal(layer) is None
         and not layer.tied
-        and (layer.in_graph or layer.kind == "recurrent" or layer.stored.endswith("weight"))
+        and (layer.in_graph or layer.kind in ("recurrent", "stack") or layer.stored.endswith("weight"))
     )
 
 

@@ -1,6 +1,7 @@
 """What a tensor is takes evidence; without it the tensor is kept, until the user says what it is."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -49,6 +50,8 @@ def kinds_of(config=None, **shapes):
         ({"mlp.w1": (40, 96, 64), "mlp.router.weight": (40, 64)}, "stack"),
         ({"mlp.w1": (40, 96, 64), "mlp.router.weight": (41, 64)}, "unknown"),
         ({"mlp.w1": (40, 96, 64), "mlp.w2": (40, 64, 96)}, "stack"),
+        ({"mlp.w1": (40, 96, 64), "other.w2": (40, 64, 96)}, "unknown"),
+        ({"experts.gate_up_proj": (4, 64, 192), "experts.gate_up_proj_bias": (4, 192)}, "stack"),
         # Norms and tables.
         ({"norm.weight": (96, 64)}, "unknown"),
         ({"norm_proj.weight": (96, 64)}, "linear"),
@@ -67,6 +70,16 @@ def kinds_of(config=None, **shapes):
 )
 def test_a_role_needs_evidence(shapes, kind):
     assert next(iter(kinds_of(**shapes).values())) == kind
+
+
+@pytest.mark.parametrize("shape", ((5, 40, 9), (40, 50, 60), (9000, 64), (9000, 64, 9)))
+def test_many_tensors_take_no_hostile_time(shape):
+    names = [f"block{number}.{end}" for number in range(15_000) for end in ("w", "a.weight", "gate.weight")]
+    infos = {name: TensorInfo(name, shape, "float32", 0) for name in names}
+    started = time.process_time()
+    assert len(infer_layers(infos)) == len(infos)
+    # Where every tensor is held against every other it is many minutes.
+    assert time.process_time() - started < 20
 
 
 def test_config_json_is_evidence(tmp_path):
