@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.networks.calling import call, placed, without_cache
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.data import Dataset
+    from rmt_compress.networks.tasks.task import Task
 
 LATENCY_BATCHES = (1, 128)
+TEXT_BATCHES = (1, 8)
+"""Of windows of text, each of which holds hundreds of tokens."""
 LATENCY_SECONDS = 0.7
 """Time spent per model and batch size; at least `_LEAST_RUNS` runs whatever they take."""
 _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
 
 
-def count_macs(model: nn.Module, inputs: torch.Tensor) -> int:
+def count_macs(model: nn.Module, inputs: Any) -> int:
     """Multiply-adds of all Linear and convolution layers in one forward pass of the whole batch `inputs`.
 
     Products outside such layers (attention scores, recurrent cells) are not counted. Both must be on one device.
@@ -39,31 +43,37 @@ def count_macs(model: nn.Module, inputs: torch.Tensor) -> int:
         nonlocal total
         if isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
+        elif type(module).__name__ == "Conv1D":
+            # transformers' Linear with its weight stored (in, out)
+            total += output.numel() * len(module.get_parameter("weight"))
         elif isinstance(module, _ConvTransposeNd):
             total += arguments[0].numel() * module.weight[0].numel()
         elif isinstance(module, _ConvNd):
             total += output.numel() * module.weight[0].numel()
 
     handles = [
-        module.register_forward_hook(hook) for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)
+        module.register_forward_hook(hook)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | _ConvNd) or type(module).__name__ == "Conv1D"
     ]
     try:
-        with evaluation_mode(model), torch.inference_mode():
-            model(inputs)
+        with evaluation_mode(model), without_cache(model), torch.inference_mode():
+            call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
     return total
 
 
-def measure_latency(models: Sequence[nn.Module], dataset: Dataset) -> list[dict[str, float]]:
+def measure_latency(models: Sequence[nn.Module], task: Task) -> list[dict[str, float]]:
     """Median milliseconds of one forward pass per model and batch size, the models' runs alternating."""
     import torch
 
     result: list[dict[str, float]] = [{} for _ in models]
+    text = task.samples is not None and task.samples.targets == "tokens"
     with torch.inference_mode():
-        for size in LATENCY_BATCHES:
-            batches = [first_inputs(model, dataset, size) for model in models]
+        for size in TEXT_BATCHES if text else LATENCY_BATCHES:
+            batches = [example_inputs(model, task, size) for model in models]
             times: list[list[float]] = [[] for _ in models]
             deadline = time.perf_counter() + LATENCY_SECONDS * len(models)
             for run in range(-_WARM_UP, _MOST_RUNS):
@@ -79,29 +89,36 @@ def measure_latency(models: Sequence[nn.Module], dataset: Dataset) -> list[dict[
     return result
 
 
-def _time_one(model: nn.Module, inputs: torch.Tensor) -> float:
+def _time_one(model: nn.Module, inputs: Any) -> float:
     import torch
 
-    wait: Callable[[], object] = getattr(torch, inputs.device.type).synchronize
-    with evaluation_mode(model):
+    wait: Callable[[], object] = getattr(torch, placement(model)[0].type).synchronize
+    with evaluation_mode(model), without_cache(model):
         wait()
         start = time.perf_counter()
-        model(inputs)
+        call(model, inputs)
         wait()
         return time.perf_counter() - start
 
 
-def first_inputs(model: nn.Module, dataset: Dataset, count: int) -> torch.Tensor:
-    """`count` inputs where the model is, from the front of the data set and over again if it has fewer."""
+def example_inputs(model: nn.Module, task: Task, count: int) -> Any:
+    """`count` samples as the network is called with them, where it is: the first, over again if there are fewer."""
+    samples = task.samples
+    assert samples is not None
+    batch = next(iter(samples.batches(count)))
+    device, dtype = placement(model)
+    return placed(_repeated(task.inputs(batch), count), device, dtype)
+
+
+def _repeated(inputs: Any, count: int) -> Any:
+    """`count` samples from those that there are, in their order and over again."""
     import torch
 
-    device, dtype = placement(model)
-    return as_inputs(dataset.images[torch.arange(count) % len(dataset)], device, dtype)
-
-
-def as_inputs(batch: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """A batch on the device of a model and in its float type; whole numbers, which name things, stay such."""
-    return batch.to(device, dtype) if batch.is_floating_point() else batch.to(device)
+    if isinstance(inputs, Mapping):
+        return {key: _repeated(value, count) for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(_repeated(value, count) for value in inputs)
+    return inputs if len(inputs) == count else inputs[torch.arange(count) % len(inputs)]
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -11,7 +11,8 @@ from rmt_compress.decomposition.bases import basis_called, decompose_weight
 from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.layers.layer import as_weight
 from rmt_compress.layers.splitting import split_refusal
-from rmt_compress.networks.evaluation import BATCH_SIZE, score
+from rmt_compress.networks.evaluation import as_task
+from rmt_compress.networks.tasks.task import Task
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer
-    from rmt_compress.data import Dataset
+    from rmt_compress.data.samples import Samples
     from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
 
 POINTS = 10
@@ -30,11 +31,11 @@ class SweepTarget:
     """A network, its analysis and the data it is asked: what all its sweeps share.
 
     Args:
-        model: a classifier, run where it is; between two trials it is as it was.
+        model: run where it is; between two trials it is as it was.
         analysis: of this very model.
-        dataset: what it is asked.
+        task: what it is asked; of data the task they are made for.
         path: the file it came from, for the record.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; None for the task's own.
         basis: which directions are kept, as `Plan.basis` names it.
 
     Raises:
@@ -46,17 +47,18 @@ class SweepTarget:
         self,
         model: nn.Module,
         analysis: Analysis,
-        dataset: Dataset,
+        task: Task | Samples,
         *,
         path: str | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         basis: str = "plain",
     ) -> None:
         self.model = model
         self.analysis = analysis
-        self.dataset = dataset
+        self.task = as_task(task, model)
         self.path = path
         self._batch_size = batch_size
+        self._samples = 0
         self._weights = dict(model.named_parameters(remove_duplicate=False))
         self._parts = {layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
         self._basis = basis_called(basis)
@@ -74,9 +76,9 @@ class SweepTarget:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @cached_property
-    def accuracy(self) -> float:
+    def score(self) -> float:
         """Of the network as it is."""
-        return self.accuracy_with({})
+        return self.score_with({})
 
     def weight(self, tensor: str) -> torch.Tensor | None:
         """The parameter of this name, or the layer's part of one, detached; None where there is none."""
@@ -105,16 +107,25 @@ class SweepTarget:
         """The weight with its `rank` largest singular values only, in its own shape."""
         return as_weight(layer.layer, self.decomposition(layer).truncated(rank))
 
-    def accuracy_with(self, weights: Mapping[str, torch.Tensor]) -> float:
-        """Accuracy with these tensors in the place of the parameters of the same names."""
+    def score_with(self, weights: Mapping[str, torch.Tensor]) -> float:
+        """The score with these tensors in the place of the parameters of the same names."""
         with self._replaced(weights):
-            name = self.path or "the model"
-            return score(self.model, self.dataset, batch_size=self._batch_size, name=name).accuracy
+            result = self.task.score(self.model, batch_size=self._batch_size, name=self.path or "the model")
+        self._samples = result.samples
+        return result.value
 
     def result(self, kind: SweepKind, curves: Sequence[SweepCurve]) -> Sweep:
         """A `Sweep` of this network."""
+        full, samples = self.score, self.task.samples
         return Sweep(
-            kind, self.path, self.dataset.name, len(self.dataset), self.parameters, self.accuracy, tuple(curves)
+            kind=kind,
+            path=self.path,
+            data=self.task.metric.name if samples is None else samples.name,
+            samples=self._samples,
+            parameters=self.parameters,
+            score=full,
+            curves=tuple(curves),
+            metric=self.task.metric,
         )
 
     @contextmanager
