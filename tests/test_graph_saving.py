@@ -21,7 +21,7 @@ from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load, load_dense
+from rmt_compress.saving.reloading import load, load_dense
 from rmt_compress.saving.writing import write
 from rmt_compress.sweep import SweepTarget, sweep_rank
 from tests.samples import exported

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.settings.checking import choices, refuse
 from rmt_compress.settings.declaring import Declared, declared
+from rmt_compress.settings.validation import choices, refuse
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint

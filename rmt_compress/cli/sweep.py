@@ -142,7 +142,7 @@ def _target(
     batch_size: int,
     device: str,
 ) -> SweepTarget:
-    from rmt_compress.analysis.run import analyze_with
+    from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.data import load_data
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model

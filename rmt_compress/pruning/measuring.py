@@ -13,7 +13,7 @@ from rmt_compress.networks.batchnorm import fold_batchnorm
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
-from rmt_compress.saving.loading import load
+from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis.run import analyze_with
+from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.config_file import CONFIG
@@ -15,7 +15,7 @@ from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
-from rmt_compress.compression.checking import check_plan
+from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size

@@ -16,9 +16,9 @@ from rmt_compress.networks.evaluation import score
 from rmt_compress.networks.tasks.task import Score
 from rmt_compress.training import schedules
 from rmt_compress.training.cycle import Cut, Cycle
+from rmt_compress.training.event_log import EventLog
+from rmt_compress.training.held_masks import HeldMasks, sparsify_model
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
-from rmt_compress.training.records import EventLog
-from rmt_compress.training.sparsity import HeldMasks, sparsify_model
 from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
 from rmt_compress.training.steps import StepProgress, train_epoch

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rmt_compress.networks import measurement
-from rmt_compress.networks.export import export
+from rmt_compress.networks.exporting import export
 from tests.samples.command_line import one_error_line
 from tests.samples.onnx_models import model, saved
 from tests.samples.onnx_models import run as run_onnx
