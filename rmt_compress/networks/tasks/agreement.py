@@ -27,8 +27,8 @@ _MOST_NEIGHBOURS = 2000
 class Agreement:
     """The outputs of a network beside those of the network it was made from.
 
-    `Score.value` is the share of equal answers where outputs are logits (a class or a token is named), else the mean
-    cosine of embeddings, (N, D), of (N, T, D) their mean over the tokens that are no padding.
+    `Score.value` is the share of equal answers where outputs are logits (a class or a token is named), else the
+    mean cosine of embeddings, (N, D), of (N, T, D) their mean over the tokens that are no padding.
     `Score.details` are
 
     ``relative_error``   ‖outputs − reference‖ / ‖reference‖ over everything that was asked

@@ -77,15 +77,15 @@ def task_for(
     if mask_token is None:
         raise SettingsError(
             [
-                f"{samples.name}: masked language modelling needs the token that stands for a masked one, which the "
-                "tokenizer of a Hugging Face folder knows: prune the folder, or ask for --task agreement"
+                f"{samples.name}: masked language modelling needs the token that stands for a masked one, which "
+                "the tokenizer of a Hugging Face folder knows: give the folder, or ask for --task agreement"
             ]
         )
     return MaskedLanguage(samples, mask_token, seed)
 
 
 def agreement_beside(task: Task, reference: nn.Module) -> Agreement | None:
-    """How far another network answers as `reference`, asked what a task asks; None where that is the task itself."""
+    """How far another network answers as `reference`, asked what `task` asks; None where that is the task."""
     if task.samples is None or isinstance(task, Agreement | CustomTask):
         return None
     return replace(_agreement(task.samples, reference), prepared=task.inputs)

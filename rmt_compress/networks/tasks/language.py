@@ -207,7 +207,9 @@ class MaskedLanguage(_Language):
         draws = torch.empty(tokens.shape)
         for row, ids in enumerate(tokens):
             own = int(((ids + 1) * torch.arange(1, len(ids) + 1)).sum())
-            draws[row] = torch.rand(len(ids), generator=torch.Generator().manual_seed((self.seed << 32) ^ own))
+            # torch's generator takes 32 bits of its seed.
+            seed = (own * 2_654_435_761 + self.seed * 40_503) % 2**32
+            draws[row] = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed))
         draws = draws.masked_fill(~asked, 2.0)
         return (draws < self.share) | (asked & (draws == draws.amin(1, keepdim=True)))
 
