@@ -11,7 +11,8 @@ from rmt_compress.checkpoints.state_dicts import find_ties
 from rmt_compress.data.samples import Samples
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.counting import is_buffer
-from rmt_compress.networks.measurement import count_macs, example_inputs, measure_latency
+from rmt_compress.networks.latency import Latency, measure_latency
+from rmt_compress.networks.measurement import bytes_moved, count_macs, example_inputs, peak_memory
 from rmt_compress.networks.tasks.choosing import agreement_beside, task_for
 from rmt_compress.networks.tasks.task import Score, Task
 from rmt_compress.progress import Progress
@@ -40,7 +41,9 @@ class Evaluation:
         nonzeros: those that are not 0.
         bytes: on disk; None for a live model.
         macs: multiply-adds of the Linear and convolution layers for one sample; None without samples.
-        latency_ms: batch size -> median milliseconds of one forward pass; empty where not measured.
+        latency: milliseconds of one forward pass by batch size; empty where not measured.
+        bytes_moved: what the layers read and write for one sample, weights too; None without samples.
+        peak_memory: most bytes alive on the way through the network for one sample; None without samples.
         agreement: how far it answers as the network it is compared with; None where there is none.
     """
 
@@ -50,8 +53,15 @@ class Evaluation:
     nonzeros: int
     bytes: int | None
     macs: int | None
-    latency_ms: dict[str, float]
+    latency: Latency
+    bytes_moved: int | None = None
+    peak_memory: int | None = None
     agreement: Score | None = None
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Batch size -> median milliseconds of one forward pass in eager mode."""
+        return self.latency.eager
 
     def to_json(self) -> dict[str, Any]:
         """The object of `evaluate --json`, accuracies as fractions."""
@@ -63,7 +73,10 @@ class Evaluation:
             "nonzeros": self.nonzeros,
             "bytes": self.bytes,
             "macs": self.macs,
-            "latency_ms": dict(self.latency_ms),
+            "bytes_moved": self.bytes_moved,
+            "peak_memory": self.peak_memory,
+            "latency_ms": dict(self.latency.eager),
+            **({"latency_graph_ms": dict(self.latency.graph)} if self.latency.graph else {}),
             **agreement,
         }
 
@@ -166,7 +179,8 @@ def _evaluate(
         called = names[index] or "the model"
         scores.append(each.score(models[index], batch_size=batch_size, progress=advance, name=called))
     agreement = scores.pop() if together is not None else None
-    timings = measure_latency(models, task) if latency and samples is not None else [{} for _ in models]
+    timings = measure_latency(models, task) if latency and samples is not None else [Latency() for _ in models]
+    examples = [None if samples is None else example_inputs(model, task, 1) for model in models]
     return [
         Evaluation(
             path=name,
@@ -174,11 +188,15 @@ def _evaluate(
             parameters=sum(tensor.numel() for tensor in _parameters(model)),
             nonzeros=sum(count_nonzero(tensor) for tensor in _parameters(model)),
             bytes=None if path is None else file_size(path),
-            macs=None if samples is None else count_macs(model, example_inputs(model, task, 1)),
-            latency_ms=timing,
+            macs=None if samples is None else count_macs(model, example),
+            latency=timing,
+            bytes_moved=None if samples is None else bytes_moved(model, example),
+            peak_memory=None if samples is None else peak_memory(model, example),
             agreement=agreement if model is models[0] else None,
         )
-        for model, path, name, outcome, timing in zip(models, paths, names, scores, timings, strict=True)
+        for model, path, name, outcome, timing, example in zip(
+            models, paths, names, scores, timings, examples, strict=True
+        )
     ]
 
 

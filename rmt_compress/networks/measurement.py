@@ -1,10 +1,8 @@
-"""Running a network without changing it: multiply-adds by hooks, milliseconds by the clock."""
+"""Running a network without changing it: multiply-adds, bytes and memory of one forward pass."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.networks.tasks.task import Task
-
-LATENCY_BATCHES = (1, 128)
-TEXT_BATCHES = (1, 8)
-"""Of windows of text, each of which holds hundreds of tokens."""
-LATENCY_SECONDS = 0.7
-"""Time spent per model and batch size; at least `_LEAST_RUNS` runs whatever they take."""
-_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
 
 
 def count_macs(model: nn.Module, inputs: Any) -> int:
@@ -51,54 +42,75 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
         elif isinstance(module, _ConvNd):
             total += output.numel() * module.weight[0].numel()
 
+    with _watched(model, hook), evaluation_mode(model), without_cache(model), torch.inference_mode():
+        call(model, inputs)
+    return total
+
+
+@contextmanager
+def _watched(model: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> Iterator[None]:
+    """`hook` called after every Linear and convolution layer."""
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+
     handles = [
         module.register_forward_hook(hook)
         for module in model.modules()
         if isinstance(module, nn.Linear | _ConvNd) or type(module).__name__ == "Conv1D"
     ]
     try:
-        with evaluation_mode(model), without_cache(model), torch.inference_mode():
-            call(model, inputs)
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def bytes_moved(model: nn.Module, inputs: Any) -> int:
+    """Bytes that the Linear and convolution layers read and write in one forward pass: weights, inputs, outputs.
+
+    Where a pass waits for memory and not for arithmetic (one sample, one token) they decide its time. Of a graph,
+    whose intermediate tensors nobody sees, the weights alone.
+    """
+    import torch
+
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
+    if isinstance(model, GraphNetwork):
+        return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    total = 0
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        nonlocal total
+        tensors = [*module.parameters(recurse=False), *arguments, output]
+        total += sum(each.numel() * each.element_size() for each in tensors if isinstance(each, torch.Tensor))
+
+    with _watched(model, hook), evaluation_mode(model), without_cache(model), torch.inference_mode():
+        call(model, inputs)
     return total
 
 
-def measure_latency(models: Sequence[nn.Module], task: Task) -> list[dict[str, float]]:
-    """Median milliseconds of one forward pass per model and batch size, the models' runs alternating."""
+def peak_memory(model: nn.Module, inputs: Any) -> int:
+    """Most bytes alive at once in one forward pass beside weights and inputs: what it makes on the way.
+
+    On CUDA as the allocator counts, elsewhere by the outputs of all operations that are still referred to; 0 of a
+    graph that its own runtime runs.
+    """
     import torch
 
-    result: list[dict[str, float]] = [{} for _ in models]
-    text = task.samples is not None and task.samples.targets == "tokens"
-    with torch.inference_mode():
-        for size in TEXT_BATCHES if text else LATENCY_BATCHES:
-            batches = [example_inputs(model, task, size) for model in models]
-            times: list[list[float]] = [[] for _ in models]
-            deadline = time.perf_counter() + LATENCY_SECONDS * len(models)
-            for run in range(-_WARM_UP, _MOST_RUNS):
-                if run >= _LEAST_RUNS and time.perf_counter() > deadline:
-                    break
-                # Now one first, now the other.
-                for index in range(len(models))[:: 1 if run % 2 else -1]:
-                    seconds = _time_one(models[index], batches[index])
-                    if run >= 0:
-                        times[index].append(seconds)
-            for index, seconds_of_runs in enumerate(times):
-                result[index][str(size)] = 1000 * statistics.median(seconds_of_runs)
-    return result
+    device = placement(model)[0]
+    with evaluation_mode(model), without_cache(model), torch.inference_mode():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            call(model, inputs)
+            most: int = torch.cuda.max_memory_allocated(device)
+            return most - before
+        from rmt_compress.networks.live_tensors import LiveTensors
 
-
-def _time_one(model: nn.Module, inputs: Any) -> float:
-    import torch
-
-    wait: Callable[[], object] = getattr(torch, placement(model)[0].type).synchronize
-    with evaluation_mode(model), without_cache(model):
-        wait()
-        start = time.perf_counter()
-        call(model, inputs)
-        wait()
-        return time.perf_counter() - start
+        with LiveTensors() as live:
+            outputs = call(model, inputs)
+        del outputs
+        return live.peak
 
 
 def example_inputs(model: nn.Module, task: Task, count: int) -> Any:

@@ -61,8 +61,7 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     metric = model.score.metric
     row(metric.name, lambda e: metric.shown(e.score.value), _worse(model, second))
     if metric.name != "loss" and first.score.loss is not None and task.kind != "regression":
-        change = f"{(first.score.loss or 0) - (second.score.loss or 0):+.4f}"
-        row("loss", lambda e: f"{e.score.loss or 0:.4f}", change)
+        row("loss", lambda e: f"{e.score.loss or 0:.4f}", f"{first.score.loss - (second.score.loss or 0):+.4f}")
     for key, (label, kind) in _DETAILS.items():
         if any(network.score.details.get(key) for network in networks):
 
@@ -70,8 +69,9 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
                 value = network.score.details.get(key)
                 return "–" if value is None else _FORMATS[kind].format(value)
 
-            both = [network.score.details.get(key) for network in (first, second)]
-            row(label, detail, _points(*both) if kind == "share" and None not in both else "")
+            new, old = (network.score.details.get(key) for network in (first, second))
+            shares = kind == "share" and new is not None and old is not None
+            row(label, detail, _points(new or 0, old or 0) if shares else "")
     if model.agreement is not None:
         for key, (label, kind) in _AGREEMENT.items():
             value = model.agreement.details.get(key)
@@ -83,6 +83,12 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
         row("bytes on disk", lambda e: f"{e.bytes or 0:,}", _ratio(first.bytes, second.bytes, "smaller", "larger"))
     if first.macs is not None and second.macs is not None:
         row("multiply-adds", lambda e: f"{e.macs or 0:,}", _ratio(first.macs, second.macs, "fewer", "more"))
+    if first.bytes_moved and second.bytes_moved:
+        change = _ratio(first.bytes_moved, second.bytes_moved, "fewer", "more")
+        row("bytes moved, one sample", lambda e: f"{e.bytes_moved or 0:,}", change)
+    if first.peak_memory and second.peak_memory:
+        change = _ratio(first.peak_memory, second.peak_memory, "fewer", "more")
+        row("bytes alive at the peak", lambda e: f"{e.peak_memory or 0:,}", change)
     for size in first.latency_ms:
 
         def milliseconds(network: Evaluation, size: str = size) -> str:
@@ -90,6 +96,13 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
 
         change = _ratio(first.latency_ms[size], second.latency_ms[size], "faster", "slower")
         row(f"time, batch of {size}", milliseconds, change)
+    for size in first.latency.graph.keys() & second.latency.graph.keys():
+
+        def in_graph(network: Evaluation, size: str = size) -> str:
+            return f"{network.latency.graph[size]:.3g} ms"
+
+        change = _ratio(first.latency.graph[size], second.latency.graph[size], "faster", "slower")
+        row(f"  in a CUDA graph, {size}", in_graph, change)
     return table
 
 

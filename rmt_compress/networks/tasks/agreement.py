@@ -179,6 +179,4 @@ class _Sums:
 
 def _nearest(vectors: torch.Tensor) -> torch.Tensor:
     """Of each row the other row of the largest cosine."""
-    products: torch.Tensor = vectors @ vectors.T
-    nearest: torch.Tensor = products.fill_diagonal_(-2.0).argmax(1)
-    return nearest
+    return (vectors @ vectors.T).fill_diagonal_(-2.0).argmax(1)
