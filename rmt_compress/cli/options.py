@@ -50,7 +50,7 @@ Weights = Annotated[
     str | None,
     optional("Which set of weights of a training checkpoint, such as ema; by default the usual one.", "NAME"),
 ]
-Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Data = Annotated[str | None, optional(DATA_HELP)]
 Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]

@@ -1,8 +1,8 @@
 """Milliseconds of a forward pass: by the clock, on CUDA by events and in a CUDA graph too.
 
 Several networks are timed in turns, so that a machine's other work meets all alike. Of a small batch on a GPU the
-time goes into launching kernels, of which two thin layers need twice as many: in eager mode split layers may be slower
-where in a graph, which is launched as one, they are faster. Both are given.
+time goes into launching kernels, of which two thin layers need twice as many: in eager mode split layers may be
+slower where in a graph, which is launched as one, they are faster. Both are given.
 """
 
 from __future__ import annotations

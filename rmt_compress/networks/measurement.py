@@ -103,14 +103,13 @@ def peak_memory(model: nn.Module, inputs: Any) -> int:
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
             call(model, inputs)
-            most: int = torch.cuda.max_memory_allocated(device)
-            return most - before
+            return int(torch.cuda.max_memory_allocated(device)) - int(before)
         from rmt_compress.networks.live_tensors import LiveTensors
 
         with LiveTensors() as live:
             outputs = call(model, inputs)
         del outputs
-        return live.peak
+        return int(live.peak)
 
 
 def example_inputs(model: nn.Module, task: Task, count: int) -> Any:

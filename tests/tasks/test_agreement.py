@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from rmt_compress.errors import EvaluationError, SettingsError
 from rmt_compress.networks.evaluation import compare, evaluate
-from rmt_compress.networks.tasks import task_for
+from rmt_compress.networks.tasks import TaskSettings, task_for
 from rmt_compress.networks.tasks.agreement import Agreement
 from tests.samples.memory import Memory
 
@@ -77,11 +77,13 @@ def test_the_task_follows_from_data_and_network(rng):
     assert task_for(Memory(inputs, torch.ones(8, 4), "numbers"), model).kind == "regression"
     assert task_for(Memory(inputs), model).kind == "agreement"
     assert task_for(Memory(labels[:, None], targets="tokens"), model).kind == "causal"
-    for asked, words in (("regresion", "did you mean"), ("causal", "has classes"), ("masked", "has classes")):
-        with pytest.raises(SettingsError, match=words):
-            task_for(Memory(inputs, labels, "classes", 4), model, asked)
+    for asked in ("causal", "masked", "regression"):
+        with pytest.raises(SettingsError, match="has classes"):
+            task_for(Memory(inputs, labels, "classes", 4), model, TaskSettings(task=asked))
+    with pytest.raises(SettingsError, match="did you mean"):
+        TaskSettings(task="regresion")
     with pytest.raises(SettingsError, match="tokenizer"):
-        task_for(Memory(labels[:, None], targets="tokens"), model, "masked")
+        task_for(Memory(labels[:, None], targets="tokens"), model, TaskSettings(task="masked"))
 
 
 def test_a_function_of_ones_own(tmp_path, monkeypatch, rng):
@@ -92,16 +94,16 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch, rng):
     )
     monkeypatch.chdir(tmp_path)
     model = nn.Linear(3, 2)
-    task = task_for(None, model, "ownscore:largest", higher_is_better=False)
+    task = task_for(None, model, TaskSettings(task="ownscore:largest", higher_is_better=False))
     result = evaluate(model, task)
     assert result.score.value == max(float(p.detach().abs().max()) for p in model.parameters())
     assert not result.score.metric.higher_is_better
     assert result.macs is None
     for name, words in (("broken", "failed"), ("endless", "finite")):
         with pytest.raises(EvaluationError, match=words):
-            task_for(None, model, f"ownscore:{name}").score(model)
+            task_for(None, model, TaskSettings(task=f"ownscore:{name}")).score(model)
     with pytest.raises(SettingsError, match="ownscore"):
-        task_for(None, model, "ownscore:missing")
+        task_for(None, model, TaskSettings(task="ownscore:missing"))
 
 
 def test_two_networks_are_set_side_by_side(rng):

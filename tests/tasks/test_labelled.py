@@ -76,7 +76,7 @@ def test_one_number_may_stand_in_a_column_of_its_own():
     ("task", "words"),
     [
         (Classification(Memory(torch.ones(4, 2), torch.tensor([0, 1, 2, 1]), "classes", 3)), "3 classes"),
-        (Classification(Memory(torch.ones(4, 2))), "has no classes"),
+        (Classification(Memory(torch.ones(4, 2))), "has no classes to compare"),
         (Classification(Memory(torch.full((4, 2), torch.nan), torch.ones(4).long(), "classes", 2)), "returns NaN"),
         (Classification(Memory(torch.ones(4), torch.ones(4).long(), "classes", 2)), "returns 4 numbers"),
         (Regression(Memory(torch.ones(4, 2), torch.ones(4, 3), "numbers")), "for targets of 4×3"),

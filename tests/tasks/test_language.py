@@ -31,7 +31,7 @@ def text(tokens):
 
 def test_causal_loss_by_a_plain_loop(rng):
     tokens = torch.from_numpy(rng.integers(0, 17, (11, 9)))
-    model = Bigrams(17)
+    model = Bigrams(17).requires_grad_(False)
     score = CausalLanguage(text(tokens)).score(model, batch_size=4)
     total = right = 0.0
     for row in tokens:
@@ -60,7 +60,7 @@ def test_padding_and_unasked_places_do_not_count(rng):
             assert attention_mask.shape == input_ids.shape
             return {"logits": self.table(input_ids)}
 
-    model = Masked(17)
+    model = Masked(17).requires_grad_(False)
     given = {"input_ids": padded, "attention_mask": mask}
     score = CausalLanguage(Memory(given, labels, "tokens")).score(model, batch_size=2)
     logits = model.table(padded)[:, :-1].flatten(0, 1).double()

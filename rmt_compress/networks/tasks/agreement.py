@@ -134,7 +134,9 @@ class Agreement:
         if output.ndim != 3:
             # Maps of images: every place has the numbers of the second axis.
             return output.flatten(1) if self.embeddings else output.movedim(1, -1).flatten(0, -2)
-        mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
+        mask: torch.Tensor | None = (
+            batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
+        )
         if mask is None or mask.shape != output.shape[:2]:
             return output.mean(1) if self.embeddings else output.flatten(0, 1)
         weights = mask.to(output.device, output.dtype)[..., None]

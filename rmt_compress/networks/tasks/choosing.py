@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.tasks.agreement import Agreement
@@ -12,55 +12,44 @@ from rmt_compress.networks.tasks.classification import Classification
 from rmt_compress.networks.tasks.custom import CustomTask
 from rmt_compress.networks.tasks.language import CausalLanguage, MaskedLanguage
 from rmt_compress.networks.tasks.regression import Regression
-from rmt_compress.networks.tasks.task import Metric, Task, TaskKind
-from rmt_compress.object_reference import is_reference, load_callable
-from rmt_compress.wording import did_you_mean
+from rmt_compress.networks.tasks.settings import TaskSettings
+from rmt_compress.networks.tasks.task import Metric, Task
+from rmt_compress.object_reference import load_callable
 
 if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.data.samples import Samples
 
-TASKS = tuple(kind for kind in get_args(TaskKind) if kind != "custom")
 _MASKED_HEADS = ("ForMaskedLM", "ForPreTraining")
 
 
 def task_for(
     samples: Samples | None,
     model: nn.Module,
-    asked: str | None = None,
+    asked: TaskSettings | None = None,
     *,
-    higher_is_better: bool = True,
     reference: nn.Module | None = None,
     mask_token: int | None = None,
-    seed: int = 0,
 ) -> Task:
     """The task that `asked` names, else the one that data and network are made for.
 
     Args:
         samples: what the network is asked; None where a callable asks by itself.
         model: the network, as it was before any compression.
-        asked: one of `TASKS`, or ``package.module:callable``, `callable(model) -> float`; None to choose.
-        higher_is_better: direction of a callable's score.
+        asked: which task, and the direction of a callable's score.
         reference: the network to agree with, for data without labels; None for `model` itself.
         mask_token: the tokenizer's, for masked language modelling.
-        seed: of the choice of masked tokens.
 
     Raises:
-        SettingsError: no such task, or the data are not made for it.
+        SettingsError: no such callable, or the data are not made for the task.
     """
-    if asked is not None and is_reference(asked):
-        return CustomTask(_function(asked), Metric(asked, "", higher_is_better), samples)
-    if asked is not None and asked not in TASKS:
-        raise SettingsError(
-            [
-                f"no task is called {asked!r}{did_you_mean(asked, TASKS)}; there are {', '.join(TASKS)}, and "
-                "package.module:callable"
-            ]
-        )
+    asked = asked or TaskSettings()
+    if asked.task is not None and asked.asks_itself:
+        return CustomTask(_function(asked.task), Metric(asked.task, "", asked.higher_is_better), samples)
     if samples is None:
         raise SettingsError(["a task needs data: add --data"])
-    kind = asked or _natural(samples, model)
+    kind = asked.task or _natural(samples, model)
     if kind == "agreement":
         return _agreement(samples, reference or model)
     wanted = {"classification": "classes", "regression": "numbers", "causal": "tokens", "masked": "tokens"}[kind]
@@ -81,7 +70,7 @@ def task_for(
                 "the tokenizer of a Hugging Face folder knows: give the folder, or ask for --task agreement"
             ]
         )
-    return MaskedLanguage(samples, mask_token, seed)
+    return MaskedLanguage(samples, mask_token, asked.data.seed)
 
 
 def agreement_beside(task: Task, reference: nn.Module) -> Agreement | None:

@@ -55,7 +55,6 @@ class Classification:
         import torch
         from torch.nn import functional
 
-        classes = self._classes
         among_five = done = 0
         loss = 0.0
         lowest = highest = table = None
@@ -71,13 +70,15 @@ class Classification:
             lowest = low if lowest is None else torch.minimum(lowest, low)
             highest = high if highest is None else torch.maximum(highest, high)
             width = outputs.shape[1]
+            classes = self.samples.classes or width
             counts = torch.bincount(labels * width + outputs.argmax(1), minlength=classes * width)
             table = counts if table is None else table + counts
             done += len(labels)
         assert lowest is not None
         assert highest is not None
         assert table is not None
-        table = table.reshape(classes, -1)
+        table = table.reshape(-1, len(lowest))
+        classes = len(table)
         each = table.sum(1)
         right_answers = table[:, :classes].diagonal()
         return Score(
@@ -118,30 +119,24 @@ class Classification:
         """See `Task.of`."""
         return replace(self, samples=samples)
 
-    @property
-    def _classes(self) -> int:
-        if self.samples.classes is None:
-            raise EvaluationError(f"{self.samples.name}: has no classes, so that no accuracy can be asked of it")
-        return self.samples.classes
-
     def _labels(self, batch: Batch, name: str) -> torch.Tensor:
-        if batch.targets is None:
-            raise EvaluationError(f"{self.samples.name}: has no labels to compare the answers of {name} with")
+        if batch.targets is None or batch.targets.is_floating_point():
+            raise EvaluationError(f"{self.samples.name}: has no classes to compare the answers of {name} with")
         return batch.targets
 
     def _checked(self, answer: torch.Tensor, batch: Batch, name: str) -> torch.Tensor:
+        """The answer with its classes on the second axis, at least as many as the data have."""
         labels = self._labels(batch, name)
         expected = (len(labels), *labels.shape[1:])
-        if answer.ndim == labels.ndim + 1 and (answer.shape[0], *answer.shape[2:]) == expected:
-            if answer.shape[1] >= self._classes:
-                return answer
-        elif answer.ndim == labels.ndim + 1 and answer.shape[:-1] == expected and answer.shape[-1] >= self._classes:
-            # Token classifiers of transformers have their classes last.
-            return answer.movedim(-1, 1)
-        needed = ", ".join(["N", str(self._classes), *map(str, labels.shape[1:])])
+        needed = self.samples.classes or max(1, int(labels.max()) + 1)
+        # Token classifiers of transformers have their classes last.
+        for found in (answer, answer.movedim(-1, 1)) if answer.ndim == labels.ndim + 1 else ():
+            if (found.shape[0], *found.shape[2:]) == expected and found.shape[1] >= needed:
+                return found
+        wanted = ", ".join(["N", str(needed), *map(str, labels.shape[1:])])
         raise EvaluationError(
             f"{name} returns {'×'.join(map(str, answer.shape))} numbers for {len(labels)} inputs of "
-            f"{self.samples.name}, which has {self._classes} classes; ({needed}) are needed"
+            f"{self.samples.name}, which has {needed} classes; ({wanted}) are needed"
         )
 
 
