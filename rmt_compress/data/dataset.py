@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmt_compress.data.samples import Batch, Part, Targets
 from rmt_compress.errors import DataError
@@ -93,7 +93,8 @@ class Dataset:
         picked = torch.arange(count) * len(self) // count
         return replace(self, images=self.images[picked], labels=self.labels[picked])
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    # Batches whose targets are never None, which evaluation.py relies on; a `Batch` may have none.
+    def batches(self, size: int) -> Iterator[Any]:
         """Inputs and labels in their order, `size` (1 at least) at a time; the last batch may be smaller."""
         if size < 1:
             raise ValueError(f"batch size {size} is below 1")

@@ -58,8 +58,9 @@ class Samples(Protocol):
         """Number of samples; None of a stream that has not been gone through."""
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All samples in their order, `size` (1 at least) at a time; the last batch may be smaller, and
-        so may the last before sequences of another length.
+        """All samples in their order, `size` (1 at least) at a time.
+
+        The last batch may be smaller, and so may the last before sequences of another length.
 
         Raises:
             DataError: the source fails, or yields what is no batch.
