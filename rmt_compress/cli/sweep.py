@@ -88,8 +88,8 @@ def sweep(
 ) -> None:
     """Draw a network's score against how much of it is kept, before anything is cut for good.
 
-    Nothing is retrained and the checkpoint is not changed. Each picture marks the score of the network as it is, and
-    what `prune` would choose by default.
+    Nothing is retrained and the checkpoint is not changed. Each picture marks the score of the network as it is,
+    and what `prune` would choose by default.
     """
     from rmt_compress.reporting.sweep_files import sweep_table, write_sweep
 
@@ -149,7 +149,7 @@ def _target(
     from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
-    from rmt_compress.networks.tasks import open_task
+    from rmt_compress.networks.tasks.opening import open_task
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path

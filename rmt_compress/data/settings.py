@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rmt_compress.errors import DataError, SettingsError
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import setting
+from rmt_compress.settings.validation import problems_of, refuse
 
 PRESETS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -11,7 +11,8 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.batchnorm import fold_batchnorm
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
-from rmt_compress.networks.tasks import Question, TaskSettings
+from rmt_compress.networks.tasks.opening import Question
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
 from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.networks.evaluation import Evaluation
-    from rmt_compress.networks.tasks import Task
+    from rmt_compress.networks.tasks.task import Task
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import PruneResult
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from rmt_compress.networks.evaluation import Evaluation
-    from rmt_compress.networks.tasks import Task
+    from rmt_compress.networks.tasks.task import Task
 
 # Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run.
 _SAME = 1.1

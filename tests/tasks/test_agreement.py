@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from rmt_compress.errors import EvaluationError, SettingsError
 from rmt_compress.networks.evaluation import compare, evaluate
-from rmt_compress.networks.tasks import TaskSettings, task_for
 from rmt_compress.networks.tasks.agreement import Agreement
+from rmt_compress.networks.tasks.choosing import task_for
+from rmt_compress.networks.tasks.settings import TaskSettings
 from tests.samples.memory import Memory
 
 
