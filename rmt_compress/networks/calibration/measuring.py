@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints import open_checkpoint
@@ -41,6 +43,7 @@ def calibrate(
     seed: int = 0,
     positions: int | None = POSITIONS,
     layers: Iterable[str] | None = None,
+    partial: str | PathLike[str] | None = None,
 ) -> Moments:
     """Second moments of the inputs of every layer and of the gradients at its outputs.
 
@@ -61,6 +64,9 @@ def calibrate(
         seed: of classes or directions, and of places.
         positions: at how many places of a sample a convolution's inputs are looked at; None for all.
         layers: names of the tensors to measure, as `Layer.tensor`; None for all.
+        partial: a folder for partial results, new or of an interrupted calibration of the same, which then goes on
+            with the same result bit for bit; removed in the end. Moments that do not all fit `memory` are kept in
+            it meanwhile, without it in the system's folder for temporary files.
 
     Returns:
         Moments by the names of ``open_checkpoint(model).layers()``. `LayerMoments.outputs` is the mean over samples
@@ -70,10 +76,12 @@ def calibrate(
     Raises:
         DataError: no batches, or not such as the network takes.
         CheckpointError: the network is none that can be read.
+        OutputError: the folder `partial` cannot be written, or holds something else.
     """
     import torch
 
     from rmt_compress.networks.calibration.applied import Weights
+    from rmt_compress.networks.calibration.interrupted import Partial, digest_of
     from rmt_compress.networks.calibration.passes import Passes
     from rmt_compress.networks.calibration.watchers import NotShared, Scout
     from rmt_compress.networks.calibration.watching import Watch
@@ -91,16 +99,30 @@ def calibrate(
                 left_out[name] = "applied in another way than its layer is read"
             elif name not in scout.seen:
                 left_out[name] = _why_not_seen(layer)
-        alone: set[str] = set()
         passes = Passes(data, weights, scalar, seed, positions, _memory(memory), placement(model)[0], progress)
-        while True:
-            try:
-                measured, record = passes.run(scout.groups(alone))
-                break
-            except NotShared as error:
-                alone.add(str(error))
-    names = [name for name in wanted if name in measured]
-    return Moments({name: measured[name] for name in names}, left_out, record)
+        digest = digest_of(state, data.first, (seed, positions, *wanted))
+        kept = Partial(Path(partial), digest) if partial is not None else None
+        alone: set[str] = set() if kept is None else kept.alone
+        try:
+            while True:
+                blocks = passes.blocks(scout.groups(alone))
+                if len(blocks) > 1 and kept is None:
+                    kept = Partial(None, digest)
+                try:
+                    measured = passes.run(blocks, kept)
+                    break
+                except NotShared as error:
+                    alone = {*alone, str(error)}
+                    if kept is not None:
+                        kept.begin_again(alone)
+        except BaseException:
+            if kept is not None and not kept.named:
+                kept.remove()
+            raise
+        if kept is not None:
+            kept.remove()
+    ordered = {name: measured.layers[name] for name in wanted if name in measured.layers}
+    return Moments(ordered, left_out, measured.record)
 
 
 def _choose(found: Iterable[Layer], asked: Iterable[str] | None) -> tuple[dict[str, Layer], dict[str, str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rmt_compress.decomposition.moments import LayerMoments
+from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.networks.calibration.batches import Padding
 from rmt_compress.networks.calibration.blocks import fitted, in_blocks
 from rmt_compress.networks.calibration.scalars import label_free, of_user
@@ -16,85 +17,97 @@ from rmt_compress.networks.calibration.watching import Watch
 if TYPE_CHECKING:
     from rmt_compress.networks.calibration.applied import Weights
     from rmt_compress.networks.calibration.batches import Batches
+    from rmt_compress.networks.calibration.blocks import Group
+    from rmt_compress.networks.calibration.interrupted import Partial
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
     from rmt_compress.networks.calibration.watchers import Seen
     from rmt_compress.progress import Progress
 
 
+@dataclass(frozen=True)
 class Passes:
-    """How inputs are gone over; see `calibrate`."""
+    """How inputs are gone over, see `calibrate`; `device` is where sums are kept."""
 
-    def __init__(
-        self,
-        data: Batches,
-        weights: Weights,
-        scalar: UserScalar | None,
-        seed: int,
-        positions: int | None,
-        memory: int,
-        device: torch.device,
-        progress: Progress | None,
-    ) -> None:
-        self._data = data
-        self._weights = weights
-        self._scalar = scalar
-        self._seed = seed
-        self._positions = positions
-        self._memory = memory
-        self._device = device
-        self._progress = progress
+    data: Batches
+    weights: Weights
+    scalar: UserScalar | None
+    seed: int
+    positions: int | None
+    memory: int
+    device: torch.device
+    progress: Progress | None
 
-    def run(self, groups: list[list[Seen]]) -> tuple[dict[str, LayerMoments], dict[str, Any]]:
-        """Moments by name, and what there is to record.
+    def blocks(self, groups: list[list[Seen]]) -> list[list[Group]]:
+        """Which layers are measured at a time."""
+        return in_blocks([fitted(group, self.memory) for group in groups], self.memory)
+
+    def run(self, blocks: list[list[Group]], partial: Partial | None) -> Moments:
+        """Moments of the layers of all blocks.
 
         Raises:
             NotShared: two layers of a group are not applied to the same.
         """
-        blocks = in_blocks([fitted(group, self._memory) for group in groups], self._memory)
-        measured: dict[str, LayerMoments] = {}
-        record: dict[str, Any] = {"seed": self._seed, "positions": self._positions}
+        layers: dict[str, LayerMoments] = {}
+        record: dict[str, Any] = {"seed": self.seed, "positions": self.positions, "passes": len(blocks)}
+        lists: dict[str, list[str]] = {"diagonal": [], "trace": [], "inputs_first": []}
+        uses: dict[str, list[int]] = {}
         for number, block in enumerate(blocks):
-            sums: dict[str, LayerSums] = {}
+            known = None if partial is None else partial.block(number)
+            if known is None:
+                known = self._measure(block, number, len(blocks), partial)
+                if partial is not None:
+                    known = partial.finish(number, known)
+            layers |= known.layers
+            uses |= known.record["uses"]
+            record |= {key: known.record[key] for key in ("batches", "samples", "gradient")}
             for group in block:
-                sums |= group.sums(self._device)
-            totals = self._once_over(sums, number, len(blocks))
-            record |= totals
-            measured |= finished(sums, totals["samples"])
-            record.setdefault("uses", {}).update(_uses_of_experts(sums))
-            record.setdefault("inputs_first", []).extend(
-                seen.layer.tensor for group in block for seen in group.layers if seen.inputs_first
-            )
-            record.setdefault("diagonal", []).extend(
-                seen.layer.tensor for group in block for seen in group.layers if group.inputs == "diagonal"
-            )
-        return measured, record
+                for seen, shape in zip(group.layers, group.outputs, strict=True):
+                    name = seen.layer.tensor
+                    lists["diagonal"] += [name] * (group.inputs == "diagonal")
+                    lists["trace"] += [name] * (shape == "trace")
+                    lists["inputs_first"] += [name] * seen.inputs_first
+        record |= {key: names for key, names in lists.items() if names}
+        if uses:
+            record["uses"] = uses
+        return Moments(layers, {}, record)
 
-    def _once_over(self, sums: dict[str, LayerSums], block: int, blocks: int) -> dict[str, Any]:
-        adder = Adder(sums, self._seed, self._positions)
-        samples, batches, kind = 0, 0, None
-        for number, inputs in enumerate(self._data.once_over()):
-            adder.start(number, inputs)
-            scalar = self._gradients(adder, inputs, number)
-            adder.finish()
-            if scalar is not None:
-                samples, kind = samples + scalar.samples, scalar.kind
-            batches += 1
-            if self._progress is not None:
-                count = self._data.count or batches
-                self._progress(block * count + batches, blocks * count, f"batch {batches}")
-        return {"batches": batches, "samples": samples, "gradient": kind}
+    def _measure(self, block: list[Group], number: int, blocks: int, partial: Partial | None) -> Moments:
+        sums: dict[str, LayerSums] = {}
+        for group in block:
+            sums |= group.sums(self.device)
+        reached = (partial and partial.resume(number, sums)) or {"batches": 0, "samples": 0, "gradient": None}
+        adder = Adder(sums, self.seed, self.positions)
+        for place, inputs in enumerate(self.data.once_over()):
+            if place >= reached["batches"]:
+                adder.start(place, inputs)
+                scalar = self._gradients(adder, inputs, place)
+                adder.finish()
+                reached["batches"] += 1
+                if scalar is not None:
+                    reached |= {"samples": reached["samples"] + scalar.samples, "gradient": scalar.kind}
+                if partial is not None:
+                    partial.keep(number, sums, reached)
+            if self.progress is not None:
+                count = self.data.count or place + 1
+                self.progress(number * count + place + 1, blocks * count, f"batch {place + 1}")
+        uses = {
+            name: [round(count) for count in own.inputs.count.tolist()]
+            for name, own in sums.items()
+            if own.inputs.count.dim() == 1
+        }
+        return Moments(finished(sums, reached["samples"]), {}, {**reached, "uses": uses})
 
-    def _gradients(self, adder: Adder, inputs: Any, number: int) -> Scalar | None:
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "scalar", number))
+    def _gradients(self, adder: Adder, inputs: Any, place: int) -> Scalar | None:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "scalar", place))
         with torch.enable_grad():
-            with Watch(self._weights, adder):
-                outputs = self._data.ask(inputs)
-            if self._scalar is not None:
-                scalar = of_user(self._scalar, outputs, generator)
+            with Watch(self.weights, adder):
+                outputs = self.data.ask(inputs)
+            if self.scalar is not None:
+                scalar = of_user(self.scalar, outputs, generator)
             else:
                 scalar = label_free(outputs, generator, Padding(inputs).of_output())
             if scalar is not None:
-                scalar.value.backward()  # type: ignore[no-untyped-call]
+                scalar.value.backward()  # type: ignore[no-untyped-call]  # torch's own
         return scalar
 
 
@@ -123,11 +136,3 @@ def _outputs(own: LayerSums, samples: int) -> torch.Tensor | None:
     if own.outputs.shape == "trace":
         return (G / (samples * own.outputs.width)).mean().cpu()
     return G.div_(samples).cpu()
-
-
-def _uses_of_experts(sums: dict[str, LayerSums]) -> dict[str, list[int]]:
-    return {
-        name: [round(count) for count in own.inputs.count.tolist()]
-        for name, own in sums.items()
-        if own.inputs.count.dim() == 1
-    }

@@ -1,7 +1,7 @@
 """Sums of products of vectors, in float64 whatever the vectors are.
 
 The products of wide float32 vectors are summed in their own type over a few thousand at a time, and only that is
-rounded, to 1e-6 where all vectors are the same and to 1e-7 where they differ; the sums over all batches are float64.
+rounded: to 1e-6 where all vectors are the same, to 1e-7 where they differ. Sums over all batches are float64.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class SecondMoment:
         place = {"dtype": torch.float64, "device": device}
         self.shape = shape
         self.width = width
-        self.products = torch.zeros(*ahead, *size, **place)  # type: ignore[call-overload]
-        self.total = torch.zeros(*ahead, width, **place) if mean else None  # type: ignore[call-overload]
+        self.products = torch.zeros((*ahead, *size), **place)  # type: ignore[call-overload]
+        self.total = torch.zeros((*ahead, width), **place) if mean else None  # type: ignore[call-overload]
         self.count = torch.zeros(ahead, dtype=torch.float64, device=device)
 
     @staticmethod
