@@ -87,8 +87,8 @@ def _problem(own: LayerMoments) -> str | None:
     mean, inputs, outputs = own.mean, own.inputs, own.outputs
     if mean.dim() not in (1, 2) or inputs.shape not in (mean.shape, (*mean.shape, mean.shape[-1])):
         return f"do not fit each other: inputs {tuple(inputs.shape)}, mean {tuple(mean.shape)}"
-    if outputs is not None and outputs.dim() > 0:
-        m = outputs.shape[-1]
+    if outputs is not None and outputs.shape != mean.shape[:-1]:
+        m = outputs.shape[-1] if outputs.dim() else 0
         if outputs.shape != (*mean.shape[:-1], m, m):
             return f"have a matrix of outputs of shape {tuple(outputs.shape)}"
     for tensor in (mean, inputs) if outputs is None else (mean, inputs, outputs):

@@ -440,3 +440,21 @@ def test_inputs_that_do_not_fit_are_one_clear_error():
         calibrate(mlp(), [torch.randn(3, 7)])
     with pytest.raises(DataError, match="the batches are empty"):
         calibrate(mlp(), [])
+
+
+def test_what_is_applied_the_other_way_round_is_left_out():
+    class Backwards(nn.Module):
+        num_experts = 2
+
+        def __init__(self):
+            super().__init__()
+            self.there = nn.Linear(4, 5, bias=False)
+            self.experts = nn.Parameter(torch.randn(2, 4, 6))
+
+        def forward(self, x):
+            back = self.there(x) @ self.there.weight
+            return torch.bmm(back.expand(2, -1, -1), self.experts)
+
+    moments = calibrate(Backwards(), [torch.randn(3, 4)])
+    assert moments.left_out.keys() == {"there.weight", "experts"}
+    assert set(moments.left_out.values()) == {"applied in another way than its layer is read"}

@@ -44,7 +44,6 @@ class Use:
         layer: whose.
         tensor: what it is applied to: (…, n), or (experts, …, n) of a whole stack; of a convolution (N, n, …).
         expert: which matrix of a stack; None for all, and elsewhere.
-        inputs_first: whether a stack's matrices are (inputs, outputs).
         geometry: of a convolution.
         columns: whether the vectors are the columns of `tensor`, and of the output, not the rows.
     """
@@ -52,7 +51,6 @@ class Use:
     layer: Layer
     tensor: torch.Tensor
     expert: int | None = None
-    inputs_first: bool = False
     geometry: Geometry | None = None
     columns: bool = False
 
@@ -194,9 +192,10 @@ def _product(weight: Weight, tensor: Any, *, outputs: int, columns: bool = False
     kind = KINDS[weight.layer.kind]
     if not isinstance(tensor, torch.Tensor) or kind.convolution:
         return None
-    if not kind.stacked and stored != kind.outputs:
+    # A stack of (inputs, outputs) as well: what reads moments takes the columns of its matrices for the inputs.
+    if stored != kind.outputs - kind.stacked:
         raise UsedOtherwise(weight.layer.tensor)
-    return Use(weight.layer, tensor, weight.expert, inputs_first=kind.stacked and stored == 1, columns=columns)
+    return Use(weight.layer, tensor, weight.expert, columns=columns)
 
 
 def _convolution(weights: Weights, given: Given) -> Use | None:

@@ -49,7 +49,7 @@ class Passes:
         """
         layers: dict[str, LayerMoments] = {}
         record: dict[str, Any] = {"seed": self.seed, "positions": self.positions, "passes": len(blocks)}
-        lists: dict[str, list[str]] = {"diagonal": [], "trace": [], "inputs_first": []}
+        lists: dict[str, list[str]] = {"diagonal": [], "trace": []}
         uses: dict[str, list[int]] = {}
         for number, block in enumerate(blocks):
             known = None if partial is None else partial.block(number)
@@ -65,7 +65,6 @@ class Passes:
                     name = seen.layer.tensor
                     lists["diagonal"] += [name] * (group.inputs == "diagonal")
                     lists["trace"] += [name] * (shape == "trace")
-                    lists["inputs_first"] += [name] * seen.inputs_first
         record |= {key: names for key, names in lists.items() if names}
         if uses:
             record["uses"] = uses
@@ -134,5 +133,5 @@ def _outputs(own: LayerSums, samples: int) -> torch.Tensor | None:
         return None
     G = own.outputs.symmetric()
     if own.outputs.shape == "trace":
-        return (G / (samples * own.outputs.width)).mean().cpu()
+        return (G / (samples * own.outputs.width)).cpu()
     return G.div_(samples).cpu()

@@ -47,14 +47,12 @@ class Seen:
         layer: the layer.
         inputs: numbers in x, n.
         outputs: numbers in g, m.
-        inputs_first: whether the matrices of a stack are (inputs, outputs).
         tokens: what it was applied to.
     """
 
     layer: Layer
     inputs: int
     outputs: int
-    inputs_first: bool
     tokens: list[Token] = field(default_factory=list)
 
     @property
@@ -75,8 +73,8 @@ class Scout:
         """Note the use."""
         inputs, outputs = use.sizes(output)
         name = use.layer.tensor
-        seen = self.seen.setdefault(name, Seen(use.layer, inputs, outputs, use.inputs_first))
-        if (seen.inputs, seen.outputs, seen.inputs_first) != (inputs, outputs, use.inputs_first):
+        seen = self.seen.setdefault(name, Seen(use.layer, inputs, outputs))
+        if (seen.inputs, seen.outputs) != (inputs, outputs):
             self.otherwise.add(name)
         seen.tokens.append(self._tensors.token(use))
         return output
