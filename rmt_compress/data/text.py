@@ -56,9 +56,8 @@ class LongText:
 
     name: str
     path: Path
-    tokenizer: Tokenizer
+    encode: Callable[[str], npt.NDArray[np.int64]]
     length: int
-    vocabulary: int | None
     notes: tuple[str, ...] = ()
     count: None = None
 
@@ -81,12 +80,49 @@ class LongText:
         import numpy as np
 
         held = np.empty(0, np.int64)
-        for ids in _tokens(self.path, self.tokenizer, self.vocabulary, begin, end):
+        for ids in map(self.encode, _pieces(self.path, begin, end)):
             held = np.concatenate([held, ids])
             whole = len(held) - len(held) % self.length
             if whole:
                 yield held[:whole].reshape(-1, self.length)
             held = held[whole:]
+
+
+def encoder(
+    name: str, tokenizer: Tokenizer | None, vocabulary: int | None, folder: Path | None
+) -> Callable[[str], npt.NDArray[np.int64]]:
+    """What makes ids of a text: the tokenizer, or the bytes themselves where the vocabulary is theirs.
+
+    Raises:
+        DataError: there is no tokenizer and the vocabulary is not that of bytes; later, if the tokenizer fails or
+            its ids are outside the vocabulary.
+    """
+    import numpy as np
+
+    if tokenizer is None:
+        if vocabulary != BYTES:
+            where = f"in {folder}" if folder else "beside the network"
+            has = "is not known" if vocabulary is None else f"is {vocabulary:,}"
+            raise DataError(
+                f"{name}: there is no tokenizer {where}, and its vocabulary {has}, not the {BYTES} of bytes; put "
+                "the tokenizer's files (tokenizer.json) there, or give ids: array:FILE.npy"
+            )
+        return lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+
+    def encode(text: str) -> npt.NDArray[np.int64]:
+        try:
+            ids = np.asarray(tokenizer(text), np.int64).reshape(-1)
+        except Exception as error:  # a stranger's code can raise anything
+            raise DataError(f"{name}: the tokenizer failed ({one_line(error)})") from error
+        if vocabulary is not None and len(ids) and (ids.max() >= vocabulary or ids.min() < 0):
+            wrong = ids.max() if ids.max() >= vocabulary else ids.min()
+            raise DataError(
+                f"{name}: the tokenizer gives id {wrong:,}, but the vocabulary is {vocabulary:,}: it belongs to "
+                "another network"
+            )
+        return ids
+
+    return encode
 
 
 def open_text(
@@ -108,13 +144,7 @@ def open_text(
     import numpy as np
 
     name = f"text:{path}"
-    if tokenizer is None and vocabulary != BYTES:
-        where = f"in {folder}" if folder else "beside the network"
-        has = "is not known" if vocabulary is None else f"is {vocabulary:,}"
-        raise DataError(
-            f"{name}: there is no tokenizer {where}, and its vocabulary {has}, not the {BYTES} of bytes; put the "
-            "tokenizer's files (tokenizer.json) there, or give ids: array:FILE.npy"
-        )
+    encode = encoder(name, tokenizer, vocabulary, folder)
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -126,9 +156,9 @@ def open_text(
             pass
         tokens: npt.NDArray[np.integer] = np.memmap(path, np.uint8, mode="r")
     elif size > KEPT:
-        return LongText(name, path, tokenizer, length, vocabulary), None
+        return LongText(name, path, encode, length), None
     else:
-        found = [ids.astype(np.int32) for ids in _tokens(path, tokenizer, vocabulary, 0, size)]
+        found = [ids.astype(np.int32) for ids in map(encode, _pieces(path, 0, size))]
         tokens = np.concatenate([np.empty(0, np.int32), *found])
     if len(tokens) < length:
         raise DataError(
@@ -141,26 +171,6 @@ def open_text(
             f"The last {left:,} of {len(tokens):,} tokens do not fill a window of {length:,} and are left out.",
         )
     return RowTable(name, TokenRows(tokens, length), 0, notes=notes, in_stretches=True), size / len(tokens)
-
-
-def _tokens(
-    path: Path, tokenizer: Tokenizer, vocabulary: int | None, begin: int, end: int
-) -> Iterator[npt.NDArray[np.int64]]:
-    """The ids of a stretch of a file, piece by piece."""
-    import numpy as np
-
-    for piece in _pieces(path, begin, end):
-        try:
-            ids = np.asarray(tokenizer(piece), np.int64).reshape(-1)
-        except Exception as error:  # a stranger's code can raise anything
-            raise DataError(f"text:{path}: the tokenizer failed ({one_line(error)})") from error
-        if vocabulary is not None and len(ids) and (ids.max() >= vocabulary or ids.min() < 0):
-            wrong = ids.max() if ids.max() >= vocabulary else ids.min()
-            raise DataError(
-                f"text:{path}: the tokenizer gives id {wrong:,}, but the vocabulary is {vocabulary:,}: it belongs "
-                "to another network"
-            )
-        yield ids
 
 
 def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator[str]:

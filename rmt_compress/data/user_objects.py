@@ -81,8 +81,8 @@ class UserObject:
         found = self._call(part)
         if found is first or not isinstance(found, Iterator):
             raise DataError(
-                f"data {self.name}: it returns the same {type(first).__name__} each time, which can be gone through "
-                "only once; make a new one in every call"
+                f"data {self.name}: it returns the same {type(first).__name__} each time, which can be gone "
+                "through only once; make a new one in every call"
             )
         return found
 
