@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rmt_compress.data.batches import INPUT_NAMES
+from rmt_compress.data.batches import IGNORED, INPUT_NAMES
 from rmt_compress.data.columns import Asked, Encoder, Labels, chosen, padded
 from rmt_compress.data.dataset import Split
 from rmt_compress.data.image_files import read_image
@@ -39,7 +39,7 @@ def open_parquet(asked: Asked, **how: Any) -> StreamTable:
 
     with _reading(name), parquet.ParquetFile(asked.path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
-    return _table(name, asked, schema, count, batches, **how)
+    return _table(name, asked, [_Rows(schema, count, batches)], **how)
 
 
 def open_saved(asked: Asked, **how: Any) -> dict[Split, StreamTable]:
@@ -48,7 +48,7 @@ def open_saved(asked: Asked, **how: Any) -> dict[Split, StreamTable]:
     if not is_saved(asked.path):
         raise DataError(f"{name}: it holds no {_STATE} and no {_DICT}; save a data set with save_to_disk(FOLDER)")
     if (asked.path / _STATE).is_file():
-        return {"test": _saved_split(name, asked.path, asked, **how)}
+        return {"test": _table(name, asked, [_saved_split(name, asked.path)], **how)}
     names = _json(name, asked.path / _DICT).get("splits")
     names = [each for each in names if isinstance(each, str)] if isinstance(names, list) else []
     test = next((each for each in _TEST_NAMES if each in names), None)
@@ -59,10 +59,22 @@ def open_saved(asked: Asked, **how: Any) -> dict[Split, StreamTable]:
         found["train" if found else "test"] = "train"
     if not found:
         raise DataError(f"{name}: its splits are {listed(names) or 'none'}; train or test is needed")
-    return {split: _saved_split(name, asked.path / each, asked, **how) for split, each in found.items()}
+    opened = {split: _saved_split(name, asked.path / each) for split, each in found.items()}
+    return {
+        split: _table(name, asked, [mine, *(each for each in opened.values() if each is not mine)], **how)
+        for split, mine in opened.items()
+    }
 
 
-def _saved_split(name: str, folder: Path, asked: Asked, **how: Any) -> StreamTable:
+class _Rows(NamedTuple):
+    """The rows of a split: their schema, their number, and what begins a pass over some of their columns."""
+
+    schema: Any
+    total: int
+    batches: Callable[[Sequence[str]], Iterator[Any]]
+
+
+def _saved_split(name: str, folder: Path) -> _Rows:
     ipc, memory_map = _pyarrow().ipc, _pyarrow().memory_map
     state = _json(name, folder / _STATE)
     if state.get("_indices_data_files"):
@@ -84,15 +96,13 @@ def _saved_split(name: str, folder: Path, asked: Asked, **how: Any) -> StreamTab
             schema = reader.schema
         if schema.names:
             count = sum(batch.num_rows for batch in batches(schema.names[:1]))
-    return _table(name, asked, schema, count, batches, **how)
+    return _Rows(schema, count, batches)
 
 
 def _table(
     name: str,
     asked: Asked,
-    schema: Any,
-    count: int,
-    batches: Callable[[Sequence[str]], Iterator[Any]],
+    splits: Sequence[_Rows],
     *,
     length: int,
     size: int | None,
@@ -104,9 +114,7 @@ def _table(
     Args:
         name: what messages call it.
         asked: the columns.
-        schema: of all columns.
-        count: number of rows.
-        batches: begins a pass over the rows of some columns.
+        splits: the rows of this split, and of the others, which have a say in what the labels mean.
         length: tokens of a text at most; what is longer is cut.
         size: images are brought to it; None for images as they are.
         encoder: gives what makes ids of a text; asked for where there is one.
@@ -115,6 +123,7 @@ def _table(
     Raises:
         DataError: no rows, columns that are not there or of a type that is no input, an empty cell.
     """
+    schema, count, batches = splits[0]
     if not count:
         raise DataError(f"{name}: no rows in it")
     columns = chosen(name, asked, schema.names)
@@ -127,11 +136,8 @@ def _table(
             f"{name}: {scalars[0]!r} holds numbers and {other!r} does not; name the columns that are inputs: "
             f"{asked.path}:{columns.label or ''}:{other}"
         )
-    labels = None if columns.label is None else Labels(name, columns.label)
-    if labels is not None and columns.label is not None:
-        with _reading(name):
-            for batch in batches([columns.label]):
-                labels.see(batch.column(0).to_pylist())
+    label = columns.label
+    targets_of, classes = (None, None) if label is None else _labels(name, label, splits)
 
     def start() -> Iterator[Any]:
         import numpy as np
@@ -139,9 +145,7 @@ def _table(
         with _reading(name):
             for batch in batches(columns.names):
                 cells = {each: batch.column(place) for place, each in enumerate(columns.names)}
-                targets = None
-                if labels is not None and columns.label is not None:
-                    targets = labels.array(cells[columns.label].to_pylist())
+                targets = None if targets_of is None or label is None else targets_of(cells[label].to_pylist())
                 read = {each: readers[each](cells[each]) for each in columns.inputs}
                 if scalars:
                     yield np.stack([read[each] for each in scalars], 1), targets
@@ -163,7 +167,37 @@ def _table(
                 f"{asked.path}:{columns.label or ''}:{text}"
             )
         notes = (*notes, f"Texts of more than {length:,} tokens are cut.")
-    return StreamTable(name, start, seed, None if labels is None else labels.classes, notes, count)
+    return StreamTable(name, start, seed, classes, notes, count)
+
+
+def _labels(name: str, column: str, splits: Sequence[_Rows]) -> tuple[Callable[[Sequence[Any]], Any], int | None]:
+    """What makes targets of the cells of a column, and the number of classes, where that is known."""
+    import numpy as np
+
+    if _kind(splits[0].schema.field(column).type) == "ids":
+
+        def places(cells: Sequence[Any]) -> Any:
+            """Classes of places, as long as the longest, with what is ignored behind the shorter ones."""
+            found = padded([np.asarray(cell, np.int64) for cell in cells])
+            return np.where(found["attention_mask"] == 1, found["input_ids"], IGNORED)
+
+        return places, None
+    labels = Labels(name, column)
+    with _reading(name):
+        for _, _, batches in splits:
+            for batch in batches([column]):
+                labels.see(batch.column(0).to_pylist())
+    named = _named_classes(splits[0].schema, column)
+    return labels.array, labels.classes if named is None or labels.classes is None else max(named, labels.classes)
+
+
+def _named_classes(schema: Any, column: str) -> int | None:
+    """How many classes `datasets` has names for."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])
+        return len(stored["info"]["features"][column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 _IMAGE_NAMES = ("image", "img", "images", "picture")

@@ -24,6 +24,7 @@ from rmt_compress.data.user_objects import UserObject
 from rmt_compress.data.views import with_pixels
 from rmt_compress.errors import DataError
 from rmt_compress.object_reference import is_reference
+from rmt_compress.wording import did_you_mean
 
 ComesIn = Literal["parts", "splits", "one"]
 PARTS: tuple[Part, ...] = ("train", "calibration", "selection", "test")
@@ -39,6 +40,9 @@ class Table(Protocol):
     @property
     def count(self) -> int | None:
         """How many samples there are, where that is known."""
+
+    def size(self, share: Share) -> int | None:
+        """Number of samples in a share, where that is known."""
 
     def samples(self, part: Part, share: Share, notes: tuple[str, ...] = ()) -> Samples:
         """A share of it, as a part."""
@@ -99,12 +103,12 @@ class Source:
             if part in ("train", "test"):
                 return ()
             return (f"{part.capitalize()} samples are taken from the train split of {self.name}.",)
-        shares: list[Part] = ["test", "calibration", "selection"]
-        if isinstance(table, RowTable):
-            sizes = [f"{len(table.share(OF_ONLY[each])):,} {each}" for each in shares]
-            said = f"its {table.count:,} samples are divided: {', '.join(sizes)}"
-        else:
+        shares: tuple[Part, ...] = ("test", "calibration", "selection")
+        if table.count is None:
             said = "two of every eight samples are test, one is calibration, one selection"
+        else:
+            sizes = [f"{table.size(OF_ONLY[each]):,} {each}" for each in shares]
+            said = f"its {table.count:,} samples are divided: {', '.join(sizes)}"
         return (f"{self.name} has no test split of its own; {said}.",)
 
 
@@ -140,7 +144,36 @@ def open_samples(
     if spec not in KNOWN_SETS and not path.exists() and is_reference(spec):
         found = UserObject(spec, seed=settings.seed)
         return Source(spec, _COMES_IN[found.divided], settings, found.table)
+    if spec not in KNOWN_SETS:
+        raise _unknown(spec, path)
     return Source(spec, "splits", settings, lambda own: _known(spec, _split(own), settings))
+
+
+def _unknown(spec: str, path: Path) -> DataError:
+    """The error where nothing is called so."""
+    if path.is_file():
+        kind = next((each for each, ends in _ENDINGS.items() if path.suffix.lower() in ends), None)
+        way = f"write {kind}:{spec}" if kind else "write what it holds before its name, one of " + _kinds()
+        return DataError(f"{spec} is a file: {way}")
+    kind = spec.partition(":")[0]
+    return DataError(
+        f"no data set and no folder is called {spec!r}{did_you_mean(kind, (*KNOWN_SETS, *_FILES))}; known sets are "
+        f"{', '.join(KNOWN_SETS)}; otherwise a folder with IDX files, CIFAR-10 batches or images by class, one of "
+        f"{_kinds()}, or package.module:name"
+    )
+
+
+def _kinds() -> str:
+    return ", ".join(f"{each}:{'FOLDER' if each in _FOLDERS else 'FILE'}" for each in _FILES)
+
+
+_FOLDERS = ("images", "datasets")
+_ENDINGS = {
+    "text": (".txt", ".md"),
+    "array": (".npy", ".npz"),
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet", ".pq"),
+}
 
 
 class _Network(NamedTuple):

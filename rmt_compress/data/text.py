@@ -66,6 +66,9 @@ class LongText:
         """The first windows."""
         return self._table(0, self.path.stat().st_size).first
 
+    def size(self, _share: Share) -> None:
+        """Nobody has counted the tokens."""
+
     def samples(self, part: Part, share: Share, notes: tuple[str, ...] = ()) -> Samples:
         """A share of the text, as a part."""
         size = self.path.stat().st_size

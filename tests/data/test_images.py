@@ -169,7 +169,7 @@ def test_digits_have_three_disjoint_parts():
 
 
 @pytest.mark.realdata
-def test_calibration_and_selection_are_bounded(real_data):
+def test_a_set_with_its_own_splits(real_data):
     source = opened("mnist")
     assert [source.part(part).count for part in ("calibration", "test", "train")] == [7500, 10000, 60000]
     assert [source.part("calibration").part, source.part("test").classes] == ["calibration", 10]
@@ -178,8 +178,3 @@ def test_calibration_and_selection_are_bounded(real_data):
 def test_an_unknown_part():
     with pytest.raises(DataError, match="part 'validation' is unknown: train, calibration, selection, test"):
         opened("digits").part("validation")
-
-
-def test_an_unknown_set_is_said_when_a_part_is_asked_for():
-    with pytest.raises(DataError, match="did you mean digits"):
-        opened("digit").part("test")
