@@ -1,11 +1,11 @@
 """Data sets: by name, from files and folders of many kinds, or from a user's own object; whole or streamed."""
 
+from rmt_compress.data.changed_inputs import flattened
 from rmt_compress.data.dataset import Dataset, Split
 from rmt_compress.data.loading import KNOWN_SETS, load_data
 from rmt_compress.data.samples import Batch, Part, Samples, Targets
 from rmt_compress.data.settings import DataSettings
 from rmt_compress.data.sources import Source, open_samples
-from rmt_compress.data.views import flattened
 
 __all__ = [
     "KNOWN_SETS",

@@ -206,7 +206,7 @@ def _inputs(name: str, given: Any) -> Any:
 
 
 def _input(name: str, given: object) -> torch.Tensor:
-    """Floating-point numbers as float32; bytes stay, `views` knows whether they are pixels; others as int64."""
+    """Floating-point numbers as float32; bytes stay, for pixels have a unit of their own; others as int64."""
     import torch
 
     tensor = _tensor(name, "inputs", given)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from rmt_compress.data.arrays import open_array
 from rmt_compress.data.arrow_files import is_saved, open_parquet, open_saved
+from rmt_compress.data.changed_inputs import with_pixels
 from rmt_compress.data.columns import Encoder, parsed
 from rmt_compress.data.csv_files import open_csv
 from rmt_compress.data.dataset import Split
@@ -21,7 +22,6 @@ from rmt_compress.data.samples import Batch, Part, Samples
 from rmt_compress.data.settings import DataSettings
 from rmt_compress.data.text import Tokenizer, encoder, open_text
 from rmt_compress.data.user_objects import UserObject
-from rmt_compress.data.views import with_pixels
 from rmt_compress.errors import DataError
 from rmt_compress.object_reference import is_reference
 from rmt_compress.wording import did_you_mean
@@ -232,6 +232,8 @@ _FILES: dict[str, Callable[[str, str, DataSettings, _Network], Source]] = {
     "parquet": _parquet,
     "datasets": _saved,
 }
+FILE_KINDS = tuple(_FILES)
+"""What may stand before the colon of a file or folder."""
 _COMES_IN: dict[str, ComesIn] = {"part": "parts", "split": "splits", "": "one"}
 
 
