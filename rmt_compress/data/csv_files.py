@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmt_compress.data.columns import Asked, Encoder, Labels, chosen, padded
+from rmt_compress.data.columns import MOST_CLASSES, Asked, Encoder, Labels, chosen, padded
 from rmt_compress.data.streams import StreamTable
 from rmt_compress.errors import DataError
 from rmt_compress.wording import one_line
@@ -35,21 +35,12 @@ def open_csv(asked: Asked, *, length: int, encoder: Callable[[], Encoder], seed:
     table = _File(name, asked.path)
     columns = chosen(name, asked, table.header)
     places = [table.header.index(each) for each in columns.inputs]
-    labels = None if columns.label is None else Labels(name, columns.label)
-    label_place = None if columns.label is None else table.header.index(columns.label)
-    first, count, whole, numbers = None, 0, True, True
-    for row in table.rows():
-        first = first or row
-        count += 1
-        if label_place is not None:
-            whole = whole and _is(int, row[label_place])
-            numbers = numbers and _is(float, row[label_place])
+    first = next(table.rows(), None)
     if first is None:
         raise DataError(f"{name}: no rows in it")
-    convert: Callable[[str], Any] = int if whole else float if numbers else str
-    if labels is not None and label_place is not None:
-        labels.see(convert(row[label_place]) if row[label_place] else "" for row in table.rows())
-    texts = [each for each, place in zip(columns.inputs, places, strict=True) if not _is(float, first[place])]
+    place = None if columns.label is None else table.header.index(columns.label)
+    count, targets_of, classes = _labels(name, table, columns.label or "", place)
+    texts = [each for each, where in zip(columns.inputs, places, strict=True) if not _is(float, first[where])]
     notes = columns.notes
     if texts:
         if len(columns.inputs) > 1:
@@ -62,17 +53,41 @@ def open_csv(asked: Asked, *, length: int, encoder: Callable[[], Encoder], seed:
 
     def start() -> Iterator[Any]:
         for number, rows in _grouped(table.rows(), _ROWS):
-            targets = (
-                None
-                if labels is None or label_place is None
-                else labels.array([convert(row[label_place]) for row in rows])
-            )
+            targets = None if place is None else targets_of([row[place] for row in rows])
             if texts:
                 yield {**padded([encode(row[places[0]]) for row in rows], length), "labels": targets}
             else:
                 yield _numbers(name, table.header, places, rows, number), targets
 
-    return StreamTable(name, start, seed, None if labels is None else labels.classes, notes, count)
+    return StreamTable(name, start, seed, classes, notes, count)
+
+
+def _labels(
+    name: str, table: _File, column: str, place: int | None
+) -> tuple[int, Callable[[Sequence[str]], Any], int | None]:
+    """How many rows there are, what makes targets of their labels, and how many classes these are; in one pass."""
+    count, largest = 0, 0
+    whole = numbers = True
+    texts: set[str] = set()
+    for row in table.rows():
+        count += 1
+        if place is None:
+            continue
+        cell = row[place]
+        whole = whole and _is(int, cell)
+        numbers = numbers and _is(float, cell)
+        if whole:
+            largest = max(largest, int(cell))
+        if not cell or len(texts) <= MOST_CLASSES:
+            texts.add(cell)
+    labels = Labels(name, column)
+    labels.see(texts if not numbers else [largest] if whole else [0.0])
+    convert: Callable[[str], Any] = int if whole else float if numbers else str
+    return (
+        count,
+        lambda cells: labels.array([convert(cell) for cell in cells]),
+        None if place is None else labels.classes,
+    )
 
 
 class _File:

@@ -136,7 +136,7 @@ def open_samples(
     """
     settings = settings or DataSettings()
     kind, _, rest = spec.partition(":")
-    if rest and kind in _FILES:
+    if rest and kind in _FILES and not _is_module(kind, rest):
         return _FILES[kind](spec, rest, settings, _Network(tokenizer, vocabulary, folder))
     path = _path(spec)
     if spec not in KNOWN_SETS and path.is_dir():
@@ -147,6 +147,12 @@ def open_samples(
     if spec not in KNOWN_SETS:
         raise _unknown(spec, path)
     return Source(spec, "splits", settings, lambda own: _known(spec, _split(own), settings))
+
+
+def _is_module(kind: str, rest: str) -> bool:
+    """Whether a module of the user's is called like a kind of file, and no file is meant."""
+    module = Path(f"{kind}.py").is_file() or Path(kind, "__init__.py").is_file()
+    return module and is_reference(f"{kind}:{rest}") and not _path(rest).exists()
 
 
 def _unknown(spec: str, path: Path) -> DataError:

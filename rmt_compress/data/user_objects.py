@@ -89,7 +89,7 @@ class UserObject:
 
     def _classes(self, found: object) -> int | None:
         """The number of classes, where the object, what it returns or the data set of a loader says it."""
-        for each in (self._found, found, getattr(found, "dataset", None)):
+        for each in (self._found, getattr(self._found, "func", None), found, getattr(found, "dataset", None)):
             said = None if each is None or isinstance(each, Mapping) else getattr(each, "classes", None)
             if isinstance(said, Sized) and not isinstance(said, str):
                 said = len(said)

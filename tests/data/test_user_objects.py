@@ -117,6 +117,18 @@ def test_a_sampler_without_an_end(user_module):
     assert gathered(opened().whole())[0].flatten().tolist() == [1, 2, 3]
 
 
+def test_a_module_that_is_called_like_a_kind_of_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "csv.py").write_text("")
+    (tmp_path / "datasets.py").write_text("import torch\ndef made(): return [torch.tensor([[1.0], [2.0]])]")
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gathered(open_samples("datasets:made").whole())[0].tolist() == [[1.0], [2.0]]
+    monkeypatch.delitem(sys.modules, "datasets")
+    (tmp_path / "t").write_text("a\n1\n")
+    assert gathered(open_samples("csv:t").whole())[0].tolist() == [[1.0]]
+
+
 def test_inputs_without_targets(user_module):
     user_module("def data():\n    for _ in range(3): yield torch.ones(2, 3)")
     samples = opened().whole()
