@@ -144,7 +144,7 @@ def _table(
 
         with _reading(name):
             for batch in batches(columns.names):
-                cells = {each: batch.column(place) for place, each in enumerate(columns.names)}
+                cells = {each: batch.column(batch.schema.get_field_index(each)) for each in columns.names}
                 targets = None if targets_of is None or label is None else targets_of(cells[label].to_pylist())
                 read = {each: readers[each](cells[each]) for each in columns.inputs}
                 if scalars:
@@ -215,7 +215,8 @@ def _kind(kind: Any) -> str:
     if types.is_struct(kind) and "bytes" in [kind.field(place).name for place in range(kind.num_fields)]:
         return "image"
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return "ids" if types.is_integer(kind.value_type) else "numbers"
+        whole = types.is_integer(kind.value_type) and not types.is_uint8(kind.value_type)
+        return "ids" if whole else "numbers"
     return ""
 
 
@@ -226,6 +227,10 @@ def _reader(
     import numpy as np
 
     said = f"{name}: column {column!r}"
+    innermost = kind
+    while hasattr(innermost, "value_type"):
+        innermost = innermost.value_type
+    holds_bytes = innermost is not kind and _pyarrow().types.is_uint8(innermost)
 
     def full(cells: Any) -> list[Any]:
         if cells.null_count:
@@ -254,7 +259,7 @@ def _reader(
 
     def numbers(cells: Any) -> Any:
         try:
-            return np.asarray(full(cells), np.float32)
+            return np.asarray(full(cells), np.uint8 if holds_bytes else np.float32)
         except (TypeError, ValueError) as error:
             raise DataError(f"{said} holds lists that are no numbers of one shape ({one_line(error)})") from error
 

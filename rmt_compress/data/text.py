@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rmt_compress.data.parts import ALL, Share, stretches
 from rmt_compress.data.rows import RowTable
@@ -28,6 +28,8 @@ PIECE = 4 << 20
 KEPT = 32 << 20
 """Bytes of a text whose tokens are kept in memory, four bytes each; a longer one is tokenized in every pass."""
 _SHARES = 8000
+# The two highest bits of a byte inside a character (RFC 3629 §3).
+_CONTINUES, _CONTINUATION = 0b11000000, 0b10000000
 
 
 class TokenRows:
@@ -183,7 +185,7 @@ def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator
         path: the file.
         begin: in bytes.
         end: in bytes.
-        whole: whether a character that `end` cuts is read to its end.
+        whole: whether the line that `end` cuts is read to its end; else a character it cuts is left out.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, place = "", begin
@@ -191,14 +193,15 @@ def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator
         with path.open("rb") as file:
             if begin:
                 file.seek(begin - 1)
-                place += len(file.readline()) - 1
+                place += 0 if file.read(1) == b"\n" else len(_rest_of_line(file))
+                file.seek(place)
             while place < end:
                 content = file.read(min(PIECE, end - place))
                 if not content:
                     break
                 place += len(content)
-                if place >= end and whole:
-                    content += file.readline() if not content.endswith(b"\n") else b""
+                if place >= end and whole and not content.endswith(b"\n"):
+                    content += _rest_of_line(file)
                 held += decoder.decode(content)
                 cut = held.rfind("\n") + 1 or len(held)
                 if held[:cut] and place < end:
@@ -214,3 +217,12 @@ def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator
         raise DataError(f"text:{path}: it cannot be read ({one_line(error)})") from error
     if held:
         yield held
+
+
+def _rest_of_line(file: IO[bytes]) -> bytes:
+    """From here to the end of the line, or of a character where a line is longer than a piece."""
+    rest = file.readline(PIECE)
+    if len(rest) == PIECE and not rest.endswith(b"\n"):
+        while (byte := file.read(1)) and byte[0] & _CONTINUES == _CONTINUATION:
+            rest += byte
+    return rest

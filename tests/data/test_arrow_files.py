@@ -95,6 +95,14 @@ def test_lists_of_numbers(written):
     assert gathered(opened(spec).whole())[0].shape == (2, 1, 2)
 
 
+def test_lists_of_bytes_are_pixels(written):
+    spec = written(x=pa.array([[[255, 0]], [[51, 255]]], pa.list_(pa.list_(pa.uint8()))))
+    plain = opened(spec).whole()
+    assert "Inputs are bytes" in plain.notes[-1]
+    scaled = open_samples(spec, DataSettings(mean="0")).whole()
+    assert gathered(scaled)[0].flatten().tolist() == pytest.approx([1, 0, 0.2, 1])
+
+
 def test_images(written):
     image = pytest.importorskip("PIL.Image")
 
