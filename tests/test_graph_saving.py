@@ -219,5 +219,5 @@ def test_the_graph_is_evaluated_and_swept_like_a_module(checkpoint, path, datase
     sweep = sweep_rank(SweepTarget(model, analyze(model), dataset), ranks=(1, 64))
     u, s, vt = torch.linalg.svd(checkpoint.read("A"))
     first = dataset.images @ (s[0] * torch.outer(u[:, 0], vt[0])) + checkpoint.read("b")
-    assert sweep.curves[0].points[0].accuracy == float((first.argmax(1) == dataset.labels).double().mean())
-    assert sweep.curves[0].points[1].accuracy == sweep.accuracy == result.score.accuracy
+    assert sweep.curves[0].points[0].score == float((first.argmax(1) == dataset.labels).double().mean())
+    assert sweep.curves[0].points[1].score == sweep.score == result.score.accuracy

@@ -51,14 +51,16 @@ class Samples(Protocol):
 
     @property
     def classes(self) -> int | None:
-        """Number of classes; None where targets are no classes."""
+        """Number of classes; None where targets are no classes, and of a stream that does not say."""
 
     @property
     def count(self) -> int | None:
         """Number of samples; None of a stream that has not been gone through."""
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All samples in their order, `size` (1 at least) at a time; the last batch may be smaller.
+        """All samples in their order, `size` (1 at least) at a time.
+
+        The last batch may be smaller, and so may the last before sequences of another length.
 
         Raises:
             DataError: the source fails, or yields what is no batch.
