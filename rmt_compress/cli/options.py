@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-DATA_HELP = "mnist, fashion-mnist, cifar10, digits, a folder, or package.module:callable."
+DATA_HELP = (
+    "mnist, fashion-mnist, cifar10, digits, a folder, text:FILE, array:FILE, csv:FILE, parquet:FILE, "
+    "images:FOLDER, or package.module:name; docs/data.md lists all."
+)
 ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
 
 

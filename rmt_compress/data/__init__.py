@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rmt_compress.data.samples import Batch, Part, Samples, Targets
     from rmt_compress.data.settings import DataSettings
     from rmt_compress.data.sources import Source, open_samples
-    from rmt_compress.data.views import flattened
+    from rmt_compress.data.changed_inputs import flattened
 
 # Names are fetched on first use: the settings stand in `--help`, which does not wait for readers of data.
 _HOMES = {
@@ -24,7 +24,7 @@ _HOMES = {
     "Source": "sources",
     "Split": "dataset",
     "Targets": "samples",
-    "flattened": "views",
+    "flattened": "changed_inputs",
     "load_data": "loading",
     "open_samples": "sources",
 }

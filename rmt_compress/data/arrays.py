@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from pathlib import Path
@@ -87,18 +88,21 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np
     import numpy as np
 
     with archive.open(member) as file:
-        if member.compress_type != zipfile.ZIP_STORED:
-            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-            return array
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
         header = file.tell()
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if math.prod(shape) * dtype.itemsize > member.file_size - header:
+        raise ValueError(f"{member.filename} is shorter than its header says")
+    if member.compress_type != zipfile.ZIP_STORED:
+        with archive.open(member) as file:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
     with path.open("rb") as raw:
         raw.seek(member.header_offset)
         lengths = struct.unpack("<HH", raw.read(_LOCAL_HEADER)[-4:])
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
     offset = member.header_offset + _LOCAL_HEADER + sum(lengths) + header
     if 0 in shape:
         return np.empty(shape, dtype)

@@ -206,7 +206,7 @@ def _inputs(name: str, given: Any) -> Any:
 
 
 def _input(name: str, given: object) -> torch.Tensor:
-    """Floating-point numbers as float32; bytes stay, `views` knows whether they are pixels; others as int64."""
+    """Floating-point numbers as float32; bytes stay, for pixels have a unit of their own; others as int64."""
     import torch
 
     tensor = _tensor(name, "inputs", given)
@@ -231,12 +231,23 @@ def _tensor(name: str, called: str, given: object) -> torch.Tensor:
             given = given.copy()
         tensor = torch.as_tensor(given).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
+        if _holds_text(given):
+            raise DataError(
+                f"{name}: {called} are texts; turn them into ids, or give their file: text:FILE, csv:FILE, "
+                "datasets:FOLDER"
+            ) from error
         raise DataError(f"{name}: {called} are no numbers of one shape ({one_line(error)})") from error
     if tensor.ndim == 0:
         raise DataError(f"{name}: {called} are one number: a batch has one entry for each of its samples")
     if tensor.dtype.is_complex:
         raise DataError(f"{name}: {called} are complex; real numbers are needed")
     return tensor
+
+
+def _holds_text(given: object) -> bool:
+    if isinstance(given, list | tuple) and given:
+        return _holds_text(given[0])
+    return isinstance(given, str) or str(getattr(given, "dtype", "")).startswith("<U")
 
 
 def _said(given: object) -> str:

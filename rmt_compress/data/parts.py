@@ -61,28 +61,23 @@ def dealt(count: int, share: Share, seed: int) -> npt.NDArray[np.int64]:
 
 
 def stretches(count: int, share: Share) -> npt.NDArray[np.int64]:
-    """Which of `count` windows of a text belong to a share, as one or two stretches.
+    """Which of `count` windows of a text belong to a share, as one stretch.
 
-    From the front: training only, selection, calibration, test; so no window of a part lies between two of another.
+    From the front: what is only trained on, selection, calibration, test. None where there are fewer than three.
     """
     import numpy as np
 
     if share.whole:
         return np.arange(count)
     small = max(1, count // EIGHTHS)
-    test = max(1, 2 * count // EIGHTHS)
-    ends = {"selection": count - test - small, "calibration": count - test, "test": count}
-    if ends["selection"] < 1:
+    test = count - max(1, 2 * count // EIGHTHS)
+    calibration, selection = test - small, test - 2 * small
+    if selection < 0:
         return np.arange(0)
-    if 0 in share.eighths:
-        first, last = ends["calibration"], ends["test"]
-    elif len(share.eighths) > 1:
-        first, last = 0, ends["calibration"]
-    elif 1 in share.eighths:
-        first, last = ends["selection"], ends["calibration"]
-    else:
-        first, last = ends["selection"] - small, ends["selection"]
-    return np.arange(max(first, 0), last)[: share.most]
+    first, last = {(0, 4): (test, count), (1,): (calibration, test), (2,): (selection, calibration)}.get(
+        share.eighths, (0, test)
+    )
+    return np.arange(first, last)[: share.most]
 
 
 def too_few(name: str, part: Part, count: int) -> DataError:

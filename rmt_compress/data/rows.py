@@ -110,6 +110,10 @@ class RowTable:
         """The numbers of the samples that belong to a share."""
         return stretches(self.count, share) if self.in_stretches else dealt(self.count, share, self.seed)
 
+    def size(self, share: Share) -> int:
+        """Number of samples in a share."""
+        return len(self.share(share))
+
     def samples(self, part: Part, share: Share, notes: tuple[str, ...] = ()) -> RowSamples:
         """A share of the split, as a part."""
         which = self.share(share)

@@ -84,8 +84,6 @@ class DataSettings:
         0,
         "Which samples calibrate, choose and score, where the data set does not say.",
         within="[0, inf)",
-        called="data-seed",
-        flags=("--data-seed",),
         minimum=0,
         panel=_PANEL,
     )

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from rmt_compress.data.arrays import open_array
-from rmt_compress.data.loading import load_data
-from rmt_compress.data.named_sets import NAMED_SETS
+from rmt_compress.data.arrow_files import is_saved, open_parquet, open_saved
+from rmt_compress.data.changed_inputs import with_pixels
+from rmt_compress.data.columns import Encoder, parsed
+from rmt_compress.data.csv_files import open_csv
+from rmt_compress.data.dataset import Split
+from rmt_compress.data.image_files import ImageRows, open_images
+from rmt_compress.data.image_folder import labelled_images, splits_of
+from rmt_compress.data.loading import KNOWN_SETS, load_data, splits_on_disk
 from rmt_compress.data.parts import ALL, OF_ONLY, OF_TRAIN, Share
 from rmt_compress.data.rows import RowTable
 from rmt_compress.data.samples import Batch, Part, Samples
 from rmt_compress.data.settings import DataSettings
-from rmt_compress.data.text import Tokenizer, open_text
+from rmt_compress.data.text import Tokenizer, encoder, open_text
 from rmt_compress.data.user_objects import UserObject
-from rmt_compress.data.views import with_pixels
 from rmt_compress.errors import DataError
 from rmt_compress.object_reference import is_reference
+from rmt_compress.wording import did_you_mean
 
+ComesIn = Literal["parts", "splits", "one"]
 PARTS: tuple[Part, ...] = ("train", "calibration", "selection", "test")
 
 
@@ -33,6 +40,9 @@ class Table(Protocol):
     @property
     def count(self) -> int | None:
         """How many samples there are, where that is known."""
+
+    def size(self, share: Share) -> int | None:
+        """Number of samples in a share, where that is known."""
 
     def samples(self, part: Part, share: Share, notes: tuple[str, ...] = ()) -> Samples:
         """A share of it, as a part."""
@@ -50,7 +60,7 @@ class Source:
     """
 
     name: str
-    comes_in: Literal["parts", "splits", "one"]
+    comes_in: ComesIn
     settings: DataSettings
     open: Callable[[Part], Table]
     bytes_per_token: float | None = None
@@ -93,12 +103,12 @@ class Source:
             if part in ("train", "test"):
                 return ()
             return (f"{part.capitalize()} samples are taken from the train split of {self.name}.",)
-        shares: list[Part] = ["test", "calibration", "selection"]
-        if isinstance(table, RowTable):
-            sizes = [f"{len(table.share(OF_ONLY[each])):,} {each}" for each in shares]
-            said = f"its {table.count:,} samples are divided: {', '.join(sizes)}"
-        else:
+        shares: tuple[Part, ...] = ("test", "calibration", "selection")
+        if table.count is None:
             said = "two of every eight samples are test, one is calibration, one selection"
+        else:
+            sizes = [f"{table.size(OF_ONLY[each]):,} {each}" for each in shares]
+            said = f"its {table.count:,} samples are divided: {', '.join(sizes)}"
         return (f"{self.name} has no test split of its own; {said}.",)
 
 
@@ -126,29 +136,143 @@ def open_samples(
     """
     settings = settings or DataSettings()
     kind, _, rest = spec.partition(":")
-    if kind == "text" and rest:
-        text, bytes_per_token = open_text(
-            _path(rest), length=settings.sequence_length, tokenizer=tokenizer, vocabulary=vocabulary, folder=folder
-        )
-        return Source(spec, "one", settings, lambda _: text, bytes_per_token)
-    if kind == "array" and rest:
-        tables = open_array(_path(rest), seed=settings.seed)
-        return Source(
-            spec,
-            "splits" if "train" in tables else "one",
-            settings,
-            lambda own: tables["test" if own == "test" else "train"],
-        )
-    if spec not in NAMED_SETS and not _path(spec).exists() and is_reference(spec):
+    if rest and kind in _FILES and not _is_module(kind, rest):
+        return _FILES[kind](spec, rest, settings, _Network(tokenizer, vocabulary, folder))
+    path = _path(spec)
+    if spec not in KNOWN_SETS and path.is_dir():
+        return _folder(spec, path, settings, _Network(tokenizer, vocabulary, folder))
+    if spec not in KNOWN_SETS and not path.exists() and is_reference(spec):
         found = UserObject(spec, seed=settings.seed)
-        comes_in: dict[str, Literal["parts", "splits", "one"]] = {"part": "parts", "split": "splits", "": "one"}
-        return Source(spec, comes_in[found.divided], settings, found.table)
-    return Source(spec, "splits", settings, lambda own: _split(spec, own, settings))
+        return Source(spec, _COMES_IN[found.divided], settings, found.table)
+    if spec not in KNOWN_SETS:
+        raise _unknown(spec, path)
+    return Source(spec, "splits", settings, lambda own: _known(spec, _split(own), settings))
 
 
-def _split(spec: str, own: Part, settings: DataSettings) -> Table:
-    dataset = load_data(spec, split="test" if own == "test" else "train", allow_partial=settings.allow_partial)
+def _is_module(kind: str, rest: str) -> bool:
+    """Whether a module of the user's is called like a kind of file, and no file is meant."""
+    module = Path(f"{kind}.py").is_file() or Path(kind, "__init__.py").is_file()
+    return module and is_reference(f"{kind}:{rest}") and not _path(rest).exists()
+
+
+def _unknown(spec: str, path: Path) -> DataError:
+    """The error where nothing is called so."""
+    if path.is_file():
+        kind = next((each for each, ends in _ENDINGS.items() if path.suffix.lower() in ends), None)
+        way = f"write {kind}:{spec}" if kind else "write what it holds before its name, one of " + _kinds()
+        return DataError(f"{spec} is a file: {way}")
+    kind = spec.partition(":")[0]
+    return DataError(
+        f"no data set and no folder is called {spec!r}{did_you_mean(kind, (*KNOWN_SETS, *_FILES))}; known sets are "
+        f"{', '.join(KNOWN_SETS)}; otherwise a folder with IDX files, CIFAR-10 batches or images by class, one of "
+        f"{_kinds()}, or package.module:name"
+    )
+
+
+def _kinds() -> str:
+    return ", ".join(f"{each}:{'FOLDER' if each in _FOLDERS else 'FILE'}" for each in _FILES)
+
+
+_FOLDERS = ("images", "datasets")
+_ENDINGS = {
+    "text": (".txt", ".md"),
+    "array": (".npy", ".npz"),
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet", ".pq"),
+}
+
+
+class _Network(NamedTuple):
+    """What of the network matters for reading text."""
+
+    tokenizer: Tokenizer | None
+    vocabulary: int | None
+    folder: Path | None
+
+    def encoder(self, name: str) -> Callable[[], Encoder]:
+        return lambda: encoder(name, self.tokenizer, self.vocabulary, self.folder)
+
+
+def _text(spec: str, rest: str, settings: DataSettings, network: _Network) -> Source:
+    table, bytes_per_token = open_text(_path(rest), length=settings.sequence_length, **network._asdict())
+    return Source(spec, "one", settings, lambda _: table, bytes_per_token)
+
+
+def _array(spec: str, rest: str, settings: DataSettings, _network: _Network) -> Source:
+    return _of_tables(spec, settings, open_array(_path(rest), seed=settings.seed))
+
+
+def _images(spec: str, rest: str, settings: DataSettings, _network: _Network) -> Source:
+    return _of_tables(spec, settings, {"test": open_images(_path(rest), size=settings.size, seed=settings.seed)})
+
+
+def _csv(spec: str, rest: str, settings: DataSettings, network: _Network) -> Source:
+    length, seed = settings.sequence_length, settings.seed
+    return _of_tables(
+        spec, settings, {"test": open_csv(parsed(rest), length=length, encoder=network.encoder(spec), seed=seed)}
+    )
+
+
+def _parquet(spec: str, rest: str, settings: DataSettings, network: _Network) -> Source:
+    return _of_tables(spec, settings, {"test": open_parquet(parsed(rest), **_how(spec, settings, network))})
+
+
+def _saved(spec: str, rest: str, settings: DataSettings, network: _Network) -> Source:
+    return _of_tables(spec, settings, open_saved(parsed(rest), **_how(spec, settings, network)))
+
+
+def _how(spec: str, settings: DataSettings, network: _Network) -> dict[str, Any]:
+    return {
+        "length": settings.sequence_length,
+        "size": settings.size,
+        "encoder": network.encoder(spec),
+        "seed": settings.seed,
+    }
+
+
+_FILES: dict[str, Callable[[str, str, DataSettings, _Network], Source]] = {
+    "text": _text,
+    "array": _array,
+    "images": _images,
+    "csv": _csv,
+    "parquet": _parquet,
+    "datasets": _saved,
+}
+FILE_KINDS = tuple(_FILES)
+"""What may stand before the colon of a file or folder."""
+_COMES_IN: dict[str, ComesIn] = {"part": "parts", "split": "splits", "": "one"}
+
+
+def _of_tables(spec: str, settings: DataSettings, tables: Mapping[Split, Table]) -> Source:
+    return Source(spec, "splits" if "train" in tables else "one", settings, lambda own: tables[_split(own)])
+
+
+def _folder(spec: str, path: Path, settings: DataSettings, network: _Network) -> Source:
+    """A folder in one of the layouts; where it has one split alone, that is divided."""
+    if is_saved(path):
+        return _saved(spec, spec, settings, network)
+    open_split = _known
+    splits = splits_on_disk(path)
+    if not splits and (splits := splits_of(path)):
+        open_split = _labelled
+    if len(splits) == 1:
+        return Source(spec, "one", settings, lambda _: open_split(spec, splits[0], settings))
+    return Source(spec, "splits", settings, lambda own: open_split(spec, _split(own), settings))
+
+
+def _known(spec: str, split: Split, settings: DataSettings) -> Table:
+    dataset = load_data(spec, split=split, allow_partial=settings.allow_partial)
     return RowTable(spec, dataset, settings.seed, dataset.classes, dataset.notes)
+
+
+def _labelled(spec: str, split: Split, settings: DataSettings) -> Table:
+    images = labelled_images(_path(spec), split)
+    rows = ImageRows(images.paths, images.labels, settings.size)
+    return RowTable(spec, rows, settings.seed, len(images.classes))
+
+
+def _split(own: Part) -> Split:
+    return "test" if own == "test" else "train"
 
 
 def _path(text: str) -> Path:

@@ -37,6 +37,13 @@ class StreamTable:
     count: int | None = None
     _first: list[Batch] = field(default_factory=list, repr=False)
 
+    def size(self, share: Share) -> int | None:
+        """Number of samples in a share, where the source says how many it has."""
+        if self.count is None:
+            return None
+        mine = sum(len(range((each - self.seed) % EIGHTHS, self.count, EIGHTHS)) for each in share.eighths)
+        return mine if share.most is None else min(mine, share.most)
+
     def samples(self, part: Part, share: Share, notes: tuple[str, ...] = ()) -> StreamSamples:
         """A share of the split, as a part."""
         kind = kind_of(self.first)
@@ -148,11 +155,7 @@ class StreamSamples:
     @property
     def count(self) -> int | None:
         """Number of samples, where the source says how many it has."""
-        total = self.table.count
-        if total is None:
-            return None
-        mine = sum(len(range((each - self.table.seed) % EIGHTHS, total, EIGHTHS)) for each in self.share.eighths)
-        return mine if self.share.most is None else min(mine, self.share.most)
+        return self.table.size(self.share)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """The samples in their order, `size` (1 at least) at a time."""

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rmt_compress.data.parts import ALL, Share, stretches
 from rmt_compress.data.rows import RowTable
@@ -28,6 +28,8 @@ PIECE = 4 << 20
 KEPT = 32 << 20
 """Bytes of a text whose tokens are kept in memory, four bytes each; a longer one is tokenized in every pass."""
 _SHARES = 8000
+# The two highest bits of a byte inside a character (RFC 3629 §3).
+_CONTINUES, _CONTINUATION = 0b11000000, 0b10000000
 
 
 class TokenRows:
@@ -56,9 +58,8 @@ class LongText:
 
     name: str
     path: Path
-    tokenizer: Tokenizer
+    encode: Callable[[str], npt.NDArray[np.int64]]
     length: int
-    vocabulary: int | None
     notes: tuple[str, ...] = ()
     count: None = None
 
@@ -66,6 +67,9 @@ class LongText:
     def first(self) -> Batch:
         """The first windows."""
         return self._table(0, self.path.stat().st_size).first
+
+    def size(self, _share: Share) -> None:
+        """Nobody has counted the tokens."""
 
     def samples(self, part: Part, share: Share, notes: tuple[str, ...] = ()) -> Samples:
         """A share of the text, as a part."""
@@ -81,12 +85,49 @@ class LongText:
         import numpy as np
 
         held = np.empty(0, np.int64)
-        for ids in _tokens(self.path, self.tokenizer, self.vocabulary, begin, end):
+        for ids in map(self.encode, _pieces(self.path, begin, end)):
             held = np.concatenate([held, ids])
             whole = len(held) - len(held) % self.length
             if whole:
                 yield held[:whole].reshape(-1, self.length)
             held = held[whole:]
+
+
+def encoder(
+    name: str, tokenizer: Tokenizer | None, vocabulary: int | None, folder: Path | None
+) -> Callable[[str], npt.NDArray[np.int64]]:
+    """What makes ids of a text: the tokenizer, or the bytes themselves where the vocabulary is theirs.
+
+    Raises:
+        DataError: there is no tokenizer and the vocabulary is not that of bytes; later, if the tokenizer fails or
+            its ids are outside the vocabulary.
+    """
+    import numpy as np
+
+    if tokenizer is None:
+        if vocabulary != BYTES:
+            where = f"in {folder}" if folder else "beside the network"
+            has = "is not known" if vocabulary is None else f"is {vocabulary:,}"
+            raise DataError(
+                f"{name}: there is no tokenizer {where}, and its vocabulary {has}, not the {BYTES} of bytes; put "
+                "the tokenizer's files (tokenizer.json) there, or give ids: array:FILE.npy"
+            )
+        return lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+
+    def encode(text: str) -> npt.NDArray[np.int64]:
+        try:
+            ids = np.asarray(tokenizer(text), np.int64).reshape(-1)
+        except Exception as error:  # a stranger's code can raise anything
+            raise DataError(f"{name}: the tokenizer failed ({one_line(error)})") from error
+        if vocabulary is not None and len(ids) and (ids.max() >= vocabulary or ids.min() < 0):
+            wrong = ids.max() if ids.max() >= vocabulary else ids.min()
+            raise DataError(
+                f"{name}: the tokenizer gives id {wrong:,}, but the vocabulary is {vocabulary:,}: it belongs to "
+                "another network"
+            )
+        return ids
+
+    return encode
 
 
 def open_text(
@@ -108,13 +149,7 @@ def open_text(
     import numpy as np
 
     name = f"text:{path}"
-    if tokenizer is None and vocabulary != BYTES:
-        where = f"in {folder}" if folder else "beside the network"
-        has = "is not known" if vocabulary is None else f"is {vocabulary:,}"
-        raise DataError(
-            f"{name}: there is no tokenizer {where}, and its vocabulary {has}, not the {BYTES} of bytes; put the "
-            "tokenizer's files (tokenizer.json) there, or give ids: array:FILE.npy"
-        )
+    encode = encoder(name, tokenizer, vocabulary, folder)
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -126,9 +161,9 @@ def open_text(
             pass
         tokens: npt.NDArray[np.integer] = np.memmap(path, np.uint8, mode="r")
     elif size > KEPT:
-        return LongText(name, path, tokenizer, length, vocabulary), None
+        return LongText(name, path, encode, length), None
     else:
-        found = [ids.astype(np.int32) for ids in _tokens(path, tokenizer, vocabulary, 0, size)]
+        found = [ids.astype(np.int32) for ids in map(encode, _pieces(path, 0, size))]
         tokens = np.concatenate([np.empty(0, np.int32), *found])
     if len(tokens) < length:
         raise DataError(
@@ -143,26 +178,6 @@ def open_text(
     return RowTable(name, TokenRows(tokens, length), 0, notes=notes, in_stretches=True), size / len(tokens)
 
 
-def _tokens(
-    path: Path, tokenizer: Tokenizer, vocabulary: int | None, begin: int, end: int
-) -> Iterator[npt.NDArray[np.int64]]:
-    """The ids of a stretch of a file, piece by piece."""
-    import numpy as np
-
-    for piece in _pieces(path, begin, end):
-        try:
-            ids = np.asarray(tokenizer(piece), np.int64).reshape(-1)
-        except Exception as error:  # a stranger's code can raise anything
-            raise DataError(f"text:{path}: the tokenizer failed ({one_line(error)})") from error
-        if vocabulary is not None and len(ids) and (ids.max() >= vocabulary or ids.min() < 0):
-            wrong = ids.max() if ids.max() >= vocabulary else ids.min()
-            raise DataError(
-                f"text:{path}: the tokenizer gives id {wrong:,}, but the vocabulary is {vocabulary:,}: it belongs "
-                "to another network"
-            )
-        yield ids
-
-
 def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator[str]:
     """The text from the line that begins at `begin` or behind it to the end of that which `end` cuts.
 
@@ -170,7 +185,7 @@ def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator
         path: the file.
         begin: in bytes.
         end: in bytes.
-        whole: whether a character that `end` cuts is read to its end.
+        whole: whether the line that `end` cuts is read to its end; else a character it cuts is left out.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, place = "", begin
@@ -178,14 +193,15 @@ def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator
         with path.open("rb") as file:
             if begin:
                 file.seek(begin - 1)
-                place += len(file.readline()) - 1
+                place += 0 if file.read(1) == b"\n" else len(_rest_of_line(file))
+                file.seek(place)
             while place < end:
                 content = file.read(min(PIECE, end - place))
                 if not content:
                     break
                 place += len(content)
-                if place >= end and whole:
-                    content += file.readline() if not content.endswith(b"\n") else b""
+                if place >= end and whole and not content.endswith(b"\n"):
+                    content += _rest_of_line(file)
                 held += decoder.decode(content)
                 cut = held.rfind("\n") + 1 or len(held)
                 if held[:cut] and place < end:
@@ -201,3 +217,12 @@ def _pieces(path: Path, begin: int, end: int, *, whole: bool = True) -> Iterator
         raise DataError(f"text:{path}: it cannot be read ({one_line(error)})") from error
     if held:
         yield held
+
+
+def _rest_of_line(file: IO[bytes]) -> bytes:
+    """From here to the end of the line, or of a character where a line is longer than a piece."""
+    rest = file.readline(PIECE)
+    if len(rest) == PIECE and not rest.endswith(b"\n"):
+        while (byte := file.read(1)) and byte[0] & _CONTINUES == _CONTINUATION:
+            rest += byte
+    return rest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
 from typing import Any
 
 from rmt_compress.data.batches import is_array, split_names
@@ -88,7 +89,7 @@ class UserObject:
 
     def _classes(self, found: object) -> int | None:
         """The number of classes, where the object, what it returns or the data set of a loader says it."""
-        for each in (self._found, found, getattr(found, "dataset", None)):
+        for each in (self._found, getattr(self._found, "func", None), found, getattr(found, "dataset", None)):
             said = None if each is None or isinstance(each, Mapping) else getattr(each, "classes", None)
             if isinstance(said, Sized) and not isinstance(said, str):
                 said = len(said)
@@ -130,6 +131,7 @@ def _table(
 
 
 _COLLATED = 64
+_DRAWS = 4  # per sample, of a sampler that may never end
 
 
 def _loader_rows(loader: Any) -> DatasetRows:
@@ -139,13 +141,14 @@ def _loader_rows(loader: Any) -> DatasetRows:
     """
     import numpy as np
 
+    most = _DRAWS * len(loader.dataset)
     loading = {"collate_fn": loader.collate_fn, "num_workers": loader.num_workers}
     if loader.worker_init_fn is not None:
         loading["worker_init_fn"] = loader.worker_init_fn
     if loader.batch_size is None:
-        drawn = [number for numbers in loader.batch_sampler for number in numbers]
+        drawn = list(islice((number for numbers in loader.batch_sampler for number in numbers), most))
     else:
-        drawn = list(loader.sampler)
+        drawn = list(islice(loader.sampler, most))
     which = np.unique(np.asarray(drawn, np.int64))
     return DatasetRows(loader.dataset, which, **loading)
 

@@ -98,10 +98,10 @@ def test_bad_input_is_one_line(run, small, tmp_path):
 
 def test_notes_of_the_data_are_shown(run, tmp_path, monkeypatch):
     (tmp_path / "my_batches.py").write_text(
-        "import torch\ndef batches():\n    yield torch.zeros(3, 64), torch.tensor([0, 1, 9])\n"
+        "import torch\ndef batches():\n    yield torch.zeros(3, 64, dtype=torch.uint8), torch.tensor([0, 1, 9])\n"
     )
     monkeypatch.chdir(tmp_path)
     result = run("evaluate", DIGITS, "--data", "my_batches:batches")
     assert result.returncode == 0, result.stderr
-    assert "note: my_batches:batches has no parameter 'split'" in result.stderr
+    assert "note: Inputs are bytes and taken as they are" in result.stderr
     assert "dead outputs" in result.stdout

@@ -1,3 +1,6 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +148,15 @@ def test_arrays_that_are_no_data(tmp_path, arrays, message):
         opened(tmp_path / "a.npz")
     assert message in str(caught.value)
     assert "a.npz" in str(caught.value)
+
+
+def test_an_archive_that_promises_more_than_it_holds(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 99)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(100))
+    with pytest.raises(DataError, match=r"x\.npy is shorter than its header says"):
+        opened(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no numpy file", b"\x93NUMPY\x01\x00"])

@@ -27,7 +27,7 @@ def test_all_faults_are_named_at_once():
     assert "std must be above 0, got 0,1" in message
     assert "size must be at least 1" in message
     assert "sequence-length must be at least 2" in message
-    assert "data-seed must be 0 or more" in message
+    assert "seed must be 0 or more" in message
 
 
 @pytest.mark.parametrize("mean", ["1,nan", "", "1,,2"])

@@ -93,6 +93,30 @@ def test_a_long_text_is_tokenized_piece_by_piece(book, monkeypatch):
     assert len(rows(whole.thinned(2))) == 2
 
 
+@pytest.mark.parametrize("content", ["é" * 700, "a" + "é" * 700, "é\n" * 300, "\n" * 500, "a\u4e2d\U0001f600" * 99])
+def test_parts_of_a_long_text_of_any_lines_are_the_text(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(text, "KEPT", 100)
+    monkeypatch.setattr(text, "PIECE", 61)
+    path = tmp_path / "book.txt"
+    path.write_bytes(content.encode())
+    pieces = []
+
+    def tokenizer(piece):
+        pieces.append(piece)
+        return [1] * len(piece)
+
+    source = opened(path, tokenizer=tokenizer, vocabulary=None)
+    texts = {}
+    for part in (*PARTS, "train"):
+        samples = source.part(part)
+        pieces.clear()
+        rows(samples)
+        texts[part] = "".join(pieces)
+    assert texts["train"] + texts["test"] == content
+    assert texts["train"].endswith(texts["selection"] + texts["calibration"])
+    assert all(texts.values())
+
+
 @pytest.mark.parametrize(
     ("content", "more", "message"),
     [

@@ -107,6 +107,28 @@ def test_what_is_natural_is_taken(user_module, code):
     assert "has no test split of its own" in source.part("test").notes[-1]
 
 
+def test_a_sampler_without_an_end(user_module):
+    user_module("""
+        class Endless(Sampler):
+            def __iter__(self):
+                while True: yield from (3, 1, 2)
+        data = DataLoader(TensorDataset(torch.arange(6.)[:, None]), sampler=Endless())
+    """)
+    assert gathered(opened().whole())[0].flatten().tolist() == [1, 2, 3]
+
+
+def test_a_module_that_is_called_like_a_kind_of_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "csv.py").write_text("")
+    (tmp_path / "datasets.py").write_text("import torch\ndef made(): return [torch.tensor([[1.0], [2.0]])]")
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gathered(open_samples("datasets:made").whole())[0].tolist() == [[1.0], [2.0]]
+    monkeypatch.delitem(sys.modules, "datasets")
+    (tmp_path / "t").write_text("a\n1\n")
+    assert gathered(open_samples("csv:t").whole())[0].tolist() == [[1.0]]
+
+
 def test_inputs_without_targets(user_module):
     user_module("def data():\n    for _ in range(3): yield torch.ones(2, 3)")
     samples = opened().whole()
@@ -218,7 +240,7 @@ def test_bytes_of_a_stream_are_pixels_where_these_are_spoken_of(user_module):
         ("data = [{'labels': torch.ones(2)}]", "holds no inputs beside its labels"),
         ("data = [(torch.ones(2, 3), 4)]", "targets are one number: a batch has one entry for each"),
         ("data = [(torch.ones(2, 3), torch.tensor([0]))]", "a batch holds 2 inputs, 1 targets"),
-        ("data = [('text', 'label')]", "inputs are no numbers of one shape"),
+        ("data = [('text', 'label')]", "inputs are texts; turn them into ids, or give their file"),
         ("data = [([[1, 2], [3]], [0, 1])]", "inputs are no numbers of one shape"),
         ("data = [(torch.ones(1, k), torch.tensor([0])) for k in (3, 4)]", "samples are of shapes 3 and 4"),
         ("data = [(torch.ones(1, 3), torch.tensor([0])), torch.ones(1, 3)]", "they differ in their parts"),

@@ -137,7 +137,7 @@ def _as_asked(tensor: torch.Tensor, pixels: Pixels) -> torch.Tensor:
         tensor = _square(tensor, pixels.size)
     if pixels.given:
         shape = (-1, 1, 1) if tensor.ndim == _IMAGES else (-1,)
-        tensor = (tensor - torch.tensor(pixels.mean).view(shape)) / torch.tensor(pixels.std).view(shape)
+        tensor = (tensor - torch.tensor(pixels.mean).view(shape)).div_(torch.tensor(pixels.std).view(shape))
     return tensor
 
 
