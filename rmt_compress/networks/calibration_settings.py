@@ -33,8 +33,8 @@ class CalibrationSettings:
 
     calibrate: str | None = setting(
         None,
-        "Inputs to calibrate with: as --data, or self for inputs that the network makes itself; by default a part of "
-        "--data that scores nothing, else self.",
+        "Inputs to calibrate with: as --data, or self for inputs that the network makes itself; by default a part "
+        "of --data that scores nothing, else self.",
         metavar="DATA",
         panel=PANEL,
     )

@@ -43,8 +43,8 @@ class Request:
     Attributes:
         budget: the budget and how it is met; its `max_drop` is in the score's own unit.
         calibration: which inputs.
-        max_drop: what the user wrote for it: points of a share, else a number or a percentage of the score; None for
-            what `budget` says.
+        max_drop: what the user wrote for it: points of a share, else a number or a percentage of the score; None
+            for what `budget` says.
         moments: a file of moments to take instead of measuring them.
         save_moments: where to keep them.
     """
@@ -165,8 +165,9 @@ def plan_within_budget(
         record |= {"full": full.value, "left": left.value, "drop": drop, "allowed": budget.max_drop}
         if drop > budget.max_drop + 1e-12:
             missed = (
-                f"the {task.metric.name} is {task.metric.shown(left.value)} where {task.metric.shown(full.value)} was, "
-                f"{task.metric.change(left.value, full.value)} on {left.samples:,} samples that chose nothing"
+                f"the {task.metric.name} is {task.metric.shown(left.value)} where it was "
+                f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
+                f"{left.samples:,} samples that chose nothing"
             )
     return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), buffers)
 

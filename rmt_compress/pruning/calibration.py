@@ -47,7 +47,7 @@ class Inputs:
     def __len__(self) -> int:
         samples = self.task.samples
         assert samples is not None
-        return -(-(samples.count or 0) // self.task.batch_size)
+        return (samples.count or 0) // self.task.batch_size + bool((samples.count or 0) % self.task.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
