@@ -58,15 +58,7 @@ class CalibrationSettings:
     input_shape: str | None = setting(
         None, "Shape of one input that the network makes itself, as 3,224,224.", metavar="SHAPE", panel=PANEL
     )
-    seed: int = setting(
-        0,
-        "Seed of all that calibration draws.",
-        within="[0, inf)",
-        called="calibration-seed",
-        flags=("--calibration-seed",),
-        minimum=0,
-        panel=PANEL,
-    )
+    seed: int = setting(0)
 
     def __post_init__(self) -> None:
         problems = problems_of(self)

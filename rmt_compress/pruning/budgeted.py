@@ -17,7 +17,7 @@ from rmt_compress.networks.measurement import example_inputs
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.planning.within import plan_within_with
-from rmt_compress.pruning.calibration import Calibration, Verified, calibration_for
+from rmt_compress.pruning.calibration import Calibration, calibration_for
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.planning.searching import Trial
     from rmt_compress.progress import Progress
+    from rmt_compress.pruning.result import Verified
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _named(progress: Progress | None, what: str) -> Callable[[int, int, str], No
 
 
 class WithBuffers(View):
-    """A checkpoint with other values in some of its tensors, of their shapes; names and types are the original's."""
+    """A checkpoint with other values in some of its tensors; names, shapes and types are the original's."""
 
     def __init__(self, inner: Checkpoint, values: dict[str, torch.Tensor]) -> None:
         super().__init__(inner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.data import Samples, open_samples
 from rmt_compress.data.in_memory import InMemory
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from rmt_compress.networks.tasks.opening import Question
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.progress import Progress
-
-Verified = Literal["measured", "synthetic", "unverified"]
+    from rmt_compress.pruning.result import Verified
 
 _SAMPLES, _WINDOWS = 128, 64
 _WORK = 3e11

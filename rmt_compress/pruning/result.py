@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmt_compress.compression.weights import LayerOutcome
 from rmt_compress.plan import Plan
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.beside import Beside
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.plan import Layout
-    from rmt_compress.pruning.calibration import Verified
 
 SCHEMA = "rmt-compress/prune/1"
+
+Verified = Literal["measured", "synthetic", "unverified"]
 
 
 @dataclass(frozen=True)

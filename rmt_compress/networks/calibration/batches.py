@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
+from rmt_compress.networks.calling import call as plainly
 from rmt_compress.networks.calling import placed
 from rmt_compress.networks.measurement import placement
 from rmt_compress.wording import one_line
@@ -19,28 +20,19 @@ Call = Callable[["nn.Module", Any], Any]
 """How a network is called with one batch of inputs; returns its outputs."""
 
 
-def plain_call(model: nn.Module, inputs: Any) -> Any:
-    """``model(x)``, of a tuple or list ``model(*x)``, of a mapping ``model(**x)``."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
-
-
 class Batches:
     """Inputs that are gone over once or several times.
 
     Args:
         batches: the inputs; an iterator is gone over once only.
         model: where they go to, and whose float type they get.
-        call: see `plain_call`.
+        call: None for `calling.call`.
     """
 
     def __init__(self, batches: Iterable[Any], model: nn.Module, call: Call | None) -> None:
         self._batches = batches
         self._model = model
-        self._call = call or plain_call
+        self._call = call or plainly
         self._place = placement(model)
         self._passes = 0
         self.count = len(batches) if isinstance(batches, Sized) else None
