@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck
 
+from rmt_compress.networks import measurement
 from tests.samples.fork_server import ForkServer
 from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
@@ -21,8 +22,12 @@ hypothesis.settings.load_profile("patient")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: run side by side, the last ones should be short."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    paths = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in paths)
+    # Tracing would double what they take, and what they run the fast tests run as well.
+    for item in slow:
+        item.add_marker("no_cover")
 
 
 @pytest.fixture
@@ -35,6 +40,12 @@ def rng() -> np.random.Generator:
 def _torch_begins_the_same() -> None:
     """torch's own generator in one state, whichever tests went before in this process."""
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _latency_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency by the least number of runs: enough to have one, and tests judge none."""
+    monkeypatch.setattr(measurement, "LATENCY_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")
