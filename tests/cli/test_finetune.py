@@ -108,6 +108,7 @@ def test_nan_in_a_checkpoint_is_said(run, tmp_path):
     assert "fc1.weight" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
     assert run("export", DIGITS, "-o", "x.onnx").returncode == 0
     done = run("finetune", "x.onnx", *FEW)
@@ -129,6 +130,7 @@ def test_an_accuracy_that_is_not_reached_exits_1(run):
     assert "99.99%" in done.stderr
 
 
+@pytest.mark.slow
 def test_existing_output_is_refused_without_force(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"mine")
     done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT)
@@ -181,6 +183,7 @@ def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, mo
     assert json.loads(evaluated.stdout)["model"]["accuracy"] == report["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_callable_as_data(run, tmp_path, monkeypatch):
     # The seeds make training and test points differ around the same centres.
     (tmp_path / "mine.py").write_text(

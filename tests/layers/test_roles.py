@@ -72,6 +72,7 @@ def test_a_role_needs_evidence(shapes, kind):
     assert next(iter(kinds_of(**shapes).values())) == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ((5, 40, 9), (40, 50, 60), (9000, 64), (9000, 64, 9)))
 def test_many_tensors_take_no_hostile_time(shape):
     names = [f"block{number}.{end}" for number in range(6_000) for end in ("w", "a.weight", "gate.weight")]
