@@ -22,12 +22,8 @@ hypothesis.settings.load_profile("patient")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: run side by side, the last ones should be short."""
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    paths = {item.path for item in slow}
-    items.sort(key=lambda item: item.path not in paths)
-    # Tracing would double what they take, and what they run the fast tests run as well.
-    for item in slow:
-        item.add_marker("no_cover")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture
