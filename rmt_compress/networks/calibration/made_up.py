@@ -194,7 +194,7 @@ def one_over_f(count: int, shape: Sequence[int], generator: torch.Generator) -> 
     common = torch.randn(count, 1, *shape[1:], generator=generator)
     own = torch.randn(count, *shape, generator=generator)
     white = math.sqrt(0.8) * common + math.sqrt(0.2) * own
-    noise = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) / grid, dim=axes).real
+    noise: torch.Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) / grid, dim=axes).real
     noise = noise - noise.mean()
     return noise / noise.std()
 
