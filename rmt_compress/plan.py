@@ -28,6 +28,8 @@ class LayerDecision(BaseModel):
         rank: singular values kept; None unless factorized or truncated.
         sparsify: entries with |w| below this become 0, in the factors where there are two; None for none.
         sparsity: share of the smallest entries that become 0; None for none.
+        predicted_loss: by how much the cut is expected to raise the loss, in its unit (method.md §13); None where
+            nothing predicts it.
         reason: why, in words.
     """
 
@@ -41,6 +43,7 @@ class LayerDecision(BaseModel):
     rank: Annotated[int, Field(ge=1)] | None = None
     sparsify: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
+    predicted_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reason: str = ""
 
     @property
@@ -56,6 +59,8 @@ class Plan(BaseModel):
         schema_: the format of the JSON text.
         settings: what the plan was made with, for the record.
         basis: which directions are kept, see `rmt_compress.decomposition.bases`; ``plain`` is left out of the JSON.
+        shrinkage: how far the moments of a calibrated basis are shrunk, ``inputs`` and ``outputs``; None, left out
+            of the JSON, for the default.
         layers: the decisions, in the checkpoint's order.
     """
 
@@ -64,13 +69,16 @@ class Plan(BaseModel):
     schema_: Literal["rmt-compress/plan/1"] = Field(default="rmt-compress/plan/1", alias="schema")
     settings: dict[str, Any] = Field(default_factory=dict)
     basis: str = "plain"
+    shrinkage: dict[Literal["inputs", "outputs"], Annotated[float, Field(ge=0, le=1)]] | None = None
     layers: tuple[LayerDecision, ...]
 
     @model_serializer(mode="wrap")
-    def _without_plain_basis(self, serialized: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
+    def _without_defaults(self, serialized: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
         fields = serialized(self)
         if self.basis == "plain":
             fields.pop("basis", None)
+        if self.shrinkage is None:
+            fields.pop("shrinkage", None)
         return fields
 
     def to_json(self) -> str:

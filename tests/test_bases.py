@@ -9,7 +9,7 @@ from torch import nn
 import rmt_compress as rmt
 from rmt_compress.compression import compress_weight
 from rmt_compress.data import Dataset
-from rmt_compress.decomposition.bases import BASES, plain
+from rmt_compress.decomposition.bases import BASES, PLAIN, Basis, Directions
 from rmt_compress.decomposition.svd import Decomposition, decompose
 from rmt_compress.errors import PlanError
 from rmt_compress.layers import Layer, as_matrix
@@ -19,7 +19,7 @@ from rmt_compress.sweep.target import SweepTarget
 LAYER = Layer("fc", "fc.weight", "linear", (40, 36), "float32")
 
 
-def last_first(layer, matrix, rank=None):
+def last_first(layer, matrix, rank=None, metric=None):
     """The smallest directions instead of the largest, so that nobody can take it for `plain`."""
     assert layer.matrix == tuple(matrix.shape)
     found = decompose(matrix)
@@ -28,8 +28,7 @@ def last_first(layer, matrix, rank=None):
 
 @pytest.fixture
 def strange(monkeypatch):
-    monkeypatch.setitem(BASES, "strange", last_first)
-    return last_first
+    monkeypatch.setitem(BASES, "strange", Basis("strange", last_first))
 
 
 @pytest.fixture
@@ -48,14 +47,15 @@ def cut(model, **changes):
 def test_every_basis_gives_directions_that_can_be_cut(basis, shape, rng):
     matrix = torch.from_numpy(rng.standard_normal(shape)).float()
     layer = Layer("fc", "fc.weight", "linear", shape, "float32")
-    found = basis(layer, matrix, 7)
+    cut = Directions(layer, basis)
+    found = cut.decompose(matrix, 7)
     assert (found.u.shape, found.s.shape, found.vt.shape) == ((shape[0], 7), (7,), (7, shape[1]))
-    whole = basis(layer, matrix)
+    whole = cut.decompose(matrix)
     torch.testing.assert_close(whole.truncated(min(shape)), matrix, atol=1e-5, rtol=1e-5)
     down, up = whole.factors(7)
     torch.testing.assert_close(up @ down, found.truncated(7), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="the rank must lie between"):
-        basis(layer, matrix, min(shape) + 1)
+        cut.decompose(matrix, min(shape) + 1)
 
 
 @pytest.mark.parametrize("action", ("factorized", "truncated"))
@@ -63,10 +63,11 @@ def test_a_weight_is_cut_in_the_basis_asked_for(action, rng):
     weight = torch.from_numpy(rng.standard_normal((40, 36))).float()
     decision = LayerDecision(name="fc", tensor="fc.weight", kind="linear", shape=(40, 36), action=action, rank=5)
     results = {}
-    for name, basis in (("plain", plain), ("strange", last_first)):
-        result = compress_weight(LAYER, decision, weight, basis=basis)
-        results[name] = result.up @ result.down if action == "factorized" else result
-        torch.testing.assert_close(results[name], basis(LAYER, weight, 5).truncated(5), atol=1e-5, rtol=1e-5)
+    for basis in (PLAIN, Basis("strange", last_first)):
+        result = compress_weight(LAYER, decision, weight, directions=Directions(LAYER, basis))
+        results[basis.name] = cut = result.up @ result.down if action == "factorized" else result
+        expected = basis.decompose(LAYER, weight, 5, None).truncated(5)
+        torch.testing.assert_close(cut, expected, atol=1e-5, rtol=1e-5)
     assert torch.linalg.matrix_norm(results["strange"]) < torch.linalg.matrix_norm(results["plain"])
 
 
@@ -77,7 +78,9 @@ def test_the_plan_says_in_which_basis_a_model_is_cut(strange, model):
 
 
 def test_an_unknown_basis_is_one_line(model):
-    with pytest.raises(PlanError, match=r"^the plan asks for the basis 'oblique', which .*: there is plain$"):
+    with pytest.raises(
+        PlanError, match=r"^the plan asks for the basis 'oblique', which .*: there is plain, input, two-sided$"
+    ):
         rmt.compress(model, cut(model, basis="oblique"))
 
 

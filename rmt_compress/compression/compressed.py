@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.manifest import Manifest
+    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Layout, Plan
     from rmt_compress.progress import Progress
 
@@ -40,12 +41,14 @@ class Became:
         value: the tensor itself, another one of its shape, or two factors.
         changed: whether it is another than it was.
         outcomes: the record of every layer in it.
+        corrections: name of a bias -> what it gains with that, in float64.
     """
 
     layer: Layer
     value: Factors | torch.Tensor
     changed: bool
     outcomes: tuple[LayerOutcome, ...]
+    corrections: Mapping[str, torch.Tensor]
 
 
 def grouped(steps: Iterable[Step]) -> dict[str, list[Step]]:
@@ -58,18 +61,46 @@ def become(tensor: torch.Tensor, steps: Sequence[Step]) -> Became:
     import torch
 
     layer, changed = steps[0].layer, any(step.changes for step in steps)
-    parts = (step.layer.part for step in steps)
-    results = [
-        step.apply(tensor if part is None else tensor[part.start : part.stop])
-        for step, part in zip(steps, parts, strict=True)
+    pieces = [
+        tensor if step.layer.part is None else tensor[step.layer.part.start : step.layer.part.stop]
+        for step in steps
     ]
+    results = [step.apply(piece) for step, piece in zip(steps, pieces, strict=True)]
     outcomes = tuple(step.outcome(result) for step, result in zip(steps, results, strict=True))
+    corrections = _corrections(steps, pieces, results)
     if layer.part is None:
-        return Became(layer, results[0], changed, outcomes)
+        return Became(layer, results[0], changed, outcomes, corrections)
     whole = replace(layer, tensor=layer.stored, shape=tuple(tensor.shape), part=None)
     # A part of a tensor is never split: what reads the tensor reads all of it at once.
-    pieces = [result for result in results if not isinstance(result, Factors)]
-    return Became(whole, torch.cat(pieces) if changed else tensor, changed, outcomes)
+    whole_parts = [result for result in results if not isinstance(result, Factors)]
+    return Became(whole, torch.cat(whole_parts) if changed else tensor, changed, outcomes, corrections)
+
+
+def _corrections(
+    steps: Sequence[Step], weights: Sequence[torch.Tensor], results: Sequence[Factors | torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Name of a bias -> what it gains; parts of one tensor have a part of the bias each."""
+    import torch
+
+    if not (biases := {step.bias for step in steps if step.bias is not None}):
+        return {}
+    (bias,) = biases
+    gains = [
+        step.correction(weight, result) if step.bias is not None else None
+        for step, weight, result in zip(steps, weights, results, strict=True)
+    ]
+    rows = [weight.shape[0] for weight in weights]
+    filled = [
+        torch.zeros(count, dtype=torch.float64, device=weights[0].device) if gain is None else gain
+        for gain, count in zip(gains, rows, strict=True)
+    ]
+    return {bias: torch.cat(filled)}
+
+
+def corrected(bias: Factors | torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """A bias and what it gains, in its own type."""
+    assert not isinstance(bias, Factors)
+    return (bias.double() + gain.to(bias.device)).to(bias.dtype)
 
 
 class Compressed(View):
@@ -81,6 +112,7 @@ class Compressed(View):
     Args:
         inner: what is compressed; it stays open as long as this is read.
         plan: made from an analysis of it; what it does not name is kept.
+        moments: of its layers, for a plan of a calibrated basis.
         layout: ``factorized``, or ``dense`` for original names and shapes.
         architecture: the network in one word; None for what the metadata of `inner` say.
         progress: called with (layers done, layers in all, name) after each layer.
@@ -94,6 +126,7 @@ class Compressed(View):
         inner: Checkpoint,
         plan: Plan,
         *,
+        moments: Moments | None = None,
         layout: Layout = "factorized",
         architecture: str | None = None,
         progress: Progress | None = None,
@@ -102,8 +135,11 @@ class Compressed(View):
         self.plan, self.layout = plan, layout
         if architecture is not None:
             self.metadata = {**inner.metadata, ARCHITECTURE_KEY: architecture}
-        self._steps = match_steps(inner.layers(), plan, layout)
+        self._steps = match_steps(inner.layers(), plan, layout, moments)
         self.groups = grouped(self._steps)
+        # Name of a bias that changes -> the weight it changes with, and what it gains once that is known.
+        self._corrected = {step.bias: step.layer.stored for step in self._steps if step.bias is not None}
+        self._corrections: dict[str, torch.Tensor] = {}
         self._progress = progress
         self._done: dict[str, LayerOutcome] = {}
         self._waiting: dict[str, torch.Tensor] = {}
@@ -114,8 +150,17 @@ class Compressed(View):
         return tuple(self._done[step.layer.tensor] for step in self._steps if step.layer.tensor in self._done)
 
     def become(self, tensor: str) -> Became:
-        """What becomes of the tensor of this name in `inner`; one with NaN or Inf cannot be cut."""
+        """What becomes of the tensor of this name in `inner`; one with NaN or Inf cannot be cut.
+
+        A bias that takes up the mean of what is cut waits for its weight, which is decomposed for it where it comes
+        later; its own correction is in its value.
+        """
         became = become(self.inner.read(tensor), self.groups[tensor])
+        self._corrections.update(became.corrections)
+        if (weight := self._corrected.get(tensor)) is not None:
+            if tensor not in self._corrections:
+                self._corrections.update(become(self.inner.read(weight), self.groups[weight]).corrections)
+            became = replace(became, value=corrected(became.value, self._corrections[tensor]), changed=True)
         for outcome in became.outcomes:
             self._done[outcome.tensor] = outcome
             if self._progress is not None:

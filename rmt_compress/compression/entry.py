@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.opening import Source
+    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Layout
     from rmt_compress.progress import Progress
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def compress(
     source: nn.Module,
     plan: Plan,
+    moments: Moments | None = ...,
     *,
     layout: Layout = ...,
     inplace: bool = ...,
@@ -37,6 +39,7 @@ def compress(
 def compress(
     source: str | PathLike[str] | Mapping[str, torch.Tensor] | Checkpoint,
     plan: Plan,
+    moments: Moments | None = ...,
     *,
     layout: Layout = ...,
     inplace: bool = ...,
@@ -48,6 +51,7 @@ def compress(
 def compress(
     source: Source,
     plan: Plan,
+    moments: Moments | None = None,
     *,
     layout: Layout = "factorized",
     inplace: bool = False,
@@ -59,6 +63,7 @@ def compress(
     Args:
         source: an `nn.Module`, a state dict, a path or an open `Checkpoint`.
         plan: made from an analysis of it.
+        moments: of its layers, for a plan of a calibrated basis. The layers that have none are cut plain.
         layout: ``factorized``, or ``dense`` for original names and shapes.
         inplace: change the module itself instead of a copy of it; of no meaning for other sources. The result
             must be used all the same: a module that is a single Linear cannot become another.
@@ -69,7 +74,7 @@ def compress(
         the module; or a state dict whose untouched tensors share memory with those of a state dict given.
 
     Raises:
-        PlanError: the plan does not suit the source.
+        PlanError: the plan does not suit the source, or needs moments that are not given or not of this source.
         CompressionError: a layer cannot be replaced (hooks, parametrizations …) or holds NaN or Inf. Nothing has
             been changed if it is the module that does not allow it.
         CheckpointError: the source cannot be read.
@@ -78,7 +83,7 @@ def compress(
 
     from rmt_compress.checkpoints import open_checkpoint
     from rmt_compress.checkpoints.graph_network import GraphNetwork
-    from rmt_compress.compression.modules import compress_module
+    from rmt_compress.compression.live_modules import compress_module
 
     if isinstance(source, GraphNetwork):
         raise CompressionError(
@@ -86,9 +91,11 @@ def compress(
             "(rmt_compress.prune, or rmt-compress prune)"
         )
     if isinstance(source, nn.Module):
-        return compress_module(source, plan, layout=layout, inplace=inplace, progress=progress, outcomes=outcomes)
+        return compress_module(
+            source, plan, moments, layout=layout, inplace=inplace, progress=progress, outcomes=outcomes
+        )
 
-    with Compressed(open_checkpoint(source), plan, layout=layout, progress=progress) as view:
+    with Compressed(open_checkpoint(source), plan, moments=moments, layout=layout, progress=progress) as view:
         others = {name for names in view.ties.values() for name in names}
         tensors = {name: view.read(name) for name in view.tensors if name not in others}
         for first, names in view.ties.items():

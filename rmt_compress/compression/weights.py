@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from rmt_compress.compression.checking import check_plan
-from rmt_compress.decomposition.bases import Basis, basis_called, decompose_weight, plain
+from rmt_compress.compression.plan_checking import check_plan
+from rmt_compress.decomposition.bases import Directions, basis_called, directions_of
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import LayerKind
 from rmt_compress.layers.layer import Layer, as_weight
-from rmt_compress.layers.splitting import Factors, factor_tensors
+from rmt_compress.layers.splitting import Factors, factor_tensors, join_factors
 from rmt_compress.plan import Action, LayerDecision, Plan
 
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Layout
 
 
@@ -53,12 +54,12 @@ class LayerOutcome:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer and its decision, None where the plan does not name it; and in which basis it is cut."""
+    """One layer and its decision, None where the plan does not name it; and how it is cut, None for a plain cut."""
 
     layer: Layer
     decision: LayerDecision | None
     layout: Layout
-    basis: Basis = plain
+    directions: Directions | None = None
 
     @property
     def changes(self) -> bool:
@@ -73,6 +74,12 @@ class Step:
         return self.layout == "factorized" and self.decision is not None and self.decision.action == "factorized"
 
     @property
+    def bias(self) -> str | None:
+        """The bias that changes with the weight; None where there is none."""
+        cut = self.decision is not None and self.decision.rank is not None
+        return self.directions.bias if cut and self.directions is not None else None
+
+    @property
     def rank(self) -> int:
         """Singular values that are kept of a layer that is cut."""
         assert self.decision is not None
@@ -84,7 +91,16 @@ class Step:
         if self.decision is None or not self.changes:
             return weight
         layout: Layout = "dense" if self.layer.why_in_place is not None else self.layout
-        return compress_weight(self.layer, self.decision, weight, layout=layout, basis=self.basis)
+        return compress_weight(self.layer, self.decision, weight, layout=layout, directions=self.directions)
+
+    def correction(self, weight: torch.Tensor, result: Factors | torch.Tensor) -> torch.Tensor | None:
+        """What the bias gains when the weight becomes `result`; see `Directions.correction`."""
+        if self.bias is None or self.directions is None:
+            return None
+        if isinstance(result, Factors):
+            wide = (part.double() for part in result)
+            result = join_factors(self.layer.kind, self.layer.shape, *wide)
+        return self.directions.correction(weight.detach(), result)
 
     def outcome(self, result: Factors | torch.Tensor) -> LayerOutcome:
         """The record of `result`."""
@@ -96,6 +112,8 @@ class Step:
         reason = decision.reason if decision else "not in the plan"
         if action == "factorized" and layer.why_in_place is not None:
             reason += f"; in its own shape: {layer.why_in_place}"
+        if self.directions is not None and self.directions.why_plain and decision and decision.rank is not None:
+            reason += f"; in its plain directions: {self.directions.why_plain}"
         return LayerOutcome(
             name=layer.name,
             tensor=layer.tensor,
@@ -109,19 +127,26 @@ class Step:
         )
 
 
-def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout) -> list[Step]:
-    """Every layer with its decision, the plan checked."""
+def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout, moments: Moments | None = None) -> list[Step]:
+    """Every layer with its decision, the plan checked against the layers and the moments that its basis needs."""
     basis = basis_called(plan.basis)
     check_plan(plan, layers)
     decisions = plan.by_tensor
-    steps = [Step(layer, decisions.get(layer.tensor), layout, basis) for layer in layers]
     # A plan may know of a transposed convolution what names and shapes of a file do not tell, and what users say.
-    return [
-        replace(step, layer=replace(step.layer, kind=cast(LayerKind, step.decision.kind)))
-        if step.decision and (step.splits or step.decision.rank is not None)
-        else step
-        for step in steps
+    told = [
+        replace(layer, kind=cast(LayerKind, decision.kind))
+        if (decision := decisions.get(layer.tensor)) and decision.rank is not None
+        else layer
+        for layer in layers
     ]
+    shrinkage = None
+    if plan.shrinkage is not None:
+        from rmt_compress.decomposition.metrics import Shrinkage
+
+        shrinkage = Shrinkage(**plan.shrinkage)
+    cut = {decision.tensor for decision in plan.layers if decision.rank is not None}
+    directions = directions_of(told, basis, moments, shrinkage, only=cut)
+    return [Step(layer, decisions.get(layer.tensor), layout, directions.get(layer.tensor)) for layer in told]
 
 
 def compress_weight(
@@ -130,7 +155,7 @@ def compress_weight(
     weight: torch.Tensor,
     *,
     layout: Layout = "factorized",
-    basis: Basis = plain,
+    directions: Directions | None = None,
 ) -> Factors | torch.Tensor:
     """What one decision makes of one weight: two factors in their modules' shapes, or the weight in one piece.
 
@@ -139,7 +164,7 @@ def compress_weight(
         decision: what to do; taken to suit the layer, see `check_plan`.
         weight: of the layer's shape; it is not changed, but handed back as it is where nothing is to be done.
         layout: under ``dense``, factorized means truncated.
-        basis: which directions are kept.
+        directions: which are kept; None for those of the weight itself.
 
     Returns:
         tensors of the weight's type, on its device.
@@ -155,7 +180,7 @@ def compress_weight(
     if decision.action in ("factorized", "truncated"):
         assert decision.rank is not None
         try:
-            found = decompose_weight(basis, layer, weight.detach(), decision.rank)
+            found = (directions or Directions(layer)).decompose(weight.detach(), decision.rank)
         except NonFiniteError as error:
             raise CompressionError(
                 f"{layer.tensor}: holds NaN or Inf and cannot be cut to a rank; leave it out (exclude)"

@@ -52,12 +52,15 @@ class Decomposition:
         vt: (k, columns), like `u`. On the longer of the two sides a vector whose singular value is rounding
             (below 1e-8·s₁) need not be orthogonal to the others.
         dtype: the matrix's own type, that of the results.
+        sizes: (k,), float64, where the singular values are those in another metric (method.md §13): the sum of
+            u_i·sizes_i·vt_i is the matrix, of unit vectors that are not orthogonal. None for `s` itself.
     """
 
     u: torch.Tensor
     s: torch.Tensor
     vt: torch.Tensor
     dtype: torch.dtype
+    sizes: torch.Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -86,8 +89,8 @@ class Decomposition:
         return product.to(self.dtype).contiguous()
 
     def _root(self, rank: int) -> torch.Tensor:
-        _check(rank, self.rank)
-        return self.s[:rank].sqrt().to(self.u.dtype)
+        check_rank(rank, self.rank)
+        return (self.s if self.sizes is None else self.sizes)[:rank].sqrt().to(self.u.dtype)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def decompose(matrix: torch.Tensor, rank: int | None = None) -> Decomposition:
     matrix = matrix.detach()
     p = min(matrix.shape)
     rank = p if rank is None else rank
-    _check(rank, p)
+    check_rank(rank, p)
     wide = matrix.shape[0] <= matrix.shape[1]
     # The short side is the first from here on.
     short, s, long = _decompose_wide(matrix if wide else matrix.T, rank)
@@ -132,7 +135,8 @@ def decompose(matrix: torch.Tensor, rank: int | None = None) -> Decomposition:
     return Decomposition(u, s, vt, matrix.dtype)
 
 
-def _check(rank: int, largest: int) -> None:
+def check_rank(rank: int, largest: int) -> None:
+    """Refuse a rank that is not between 1 and the largest."""
     if not 1 <= rank <= largest:
         raise ValueError(f"the rank must lie between 1 and {largest}, got {rank}")
 
@@ -175,7 +179,6 @@ def _can_be_squared(a: torch.Tensor) -> bool:
 
 def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Trace of a·aᵀ, its `rank` largest eigenvalues, descending, and their eigenvectors (p, rank), in float64."""
-    p = a.shape[0]
     gram: torch.Tensor | None = None
     for block in double_blocks(a):
         gram = block @ block.T if gram is None else gram.addmm_(block, block.T)
@@ -183,6 +186,18 @@ def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tens
     energy = float(gram.diagonal().sum())
     if not math.isfinite(energy):
         raise NonFiniteError("the matrix holds NaN or Inf")
+    return energy, *top_eigenvectors(gram, rank)
+
+
+def top_eigenvectors(gram: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `rank` largest eigenvalues, descending, of a symmetric float64 matrix, and their eigenvectors (p, rank).
+
+    On the CPU `gram` is used up.
+
+    Raises:
+        scipy.linalg.LinAlgError: they do not converge.
+    """
+    p = gram.shape[0]
     if gram.is_cuda:
         values, vectors = torch.linalg.eigh(gram)
         values, vectors = values[p - rank :], vectors[:, p - rank :]
@@ -197,8 +212,7 @@ def _leading_eigenvectors(a: torch.Tensor, rank: int) -> tuple[float, torch.Tens
                 check_finite=False,
             )
         values, vectors = (torch.from_numpy(part) for part in found)
-    del gram
-    return energy, values.flip(0), vectors.flip(1)
+    return values.flip(0), vectors.flip(1)
 
 
 def _direct(a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

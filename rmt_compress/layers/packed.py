@@ -42,6 +42,8 @@ def unpacked(layer: Layer, tensors: Mapping[str, TensorInfo], name: str) -> tupl
     if not labels:
         return (replace(layer, why_whole=_RECURRENT_REASON),) if layer.kind == "recurrent" else (layer,)
     rows = layer.shape[0] // len(labels)
+    path, dot, own = layer.tensor.rpartition(".")
+    bias = f"{path}{dot}{own.replace('weight', 'bias')}"
     return tuple(
         replace(
             layer,
@@ -49,6 +51,7 @@ def unpacked(layer: Layer, tensors: Mapping[str, TensorInfo], name: str) -> tupl
             tensor=f"{layer.tensor}[{label}]",
             aliases=tuple(f"{alias}[{label}]" for alias in layer.aliases),
             shape=(rows, layer.shape[1]),
+            bias=bias if bias in tensors else None,
             part=Part(layer.tensor, index * rows, (index + 1) * rows),
             why_whole=reason,
         )

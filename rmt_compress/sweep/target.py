@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rmt_compress.decomposition.bases import basis_called, decompose_weight
+from rmt_compress.decomposition.bases import basis_called, directions_of
+from rmt_compress.decomposition.cuts import Cuts
 from rmt_compress.errors import CompressionError, SettingsError
-from rmt_compress.layers.layer import as_weight
 from rmt_compress.layers.splitting import split_refusal
-from rmt_compress.networks.evaluation import BATCH_SIZE, score
+from rmt_compress.networks.evaluation import as_task
+from rmt_compress.networks.replacing import replaced
+from rmt_compress.networks.tasks.task import Task
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer
-    from rmt_compress.data import Dataset
+    from rmt_compress.data.samples import Samples
+    from rmt_compress.decomposition.metrics import Shrinkage
+    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
 
 POINTS = 10
@@ -30,15 +33,17 @@ class SweepTarget:
     """A network, its analysis and the data it is asked: what all its sweeps share.
 
     Args:
-        model: a classifier, run where it is; between two trials it is as it was.
+        model: run where it is; between two trials it is as it was.
         analysis: of this very model.
-        dataset: what it is asked.
+        task: what it is asked; of data the task they are made for.
         path: the file it came from, for the record.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; None for the task's own.
         basis: which directions are kept, as `Plan.basis` names it.
+        moments: of the network's layers, for a calibrated basis.
+        shrinkage: of the moments; None for the default.
 
     Raises:
-        PlanError: there is no such basis.
+        PlanError: there is no such basis, or its moments are missing or not those of this network.
         CompressionError: an analysed weight is no plain parameter of the model.
     """
 
@@ -46,21 +51,30 @@ class SweepTarget:
         self,
         model: nn.Module,
         analysis: Analysis,
-        dataset: Dataset,
+        task: Task | Samples,
         *,
         path: str | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         basis: str = "plain",
+        moments: Moments | None = None,
+        shrinkage: Shrinkage | None = None,
     ) -> None:
         self.model = model
         self.analysis = analysis
-        self.dataset = dataset
+        self.task = as_task(task, model)
         self.path = path
         self._batch_size = batch_size
+        self._samples = 0
         self._weights = dict(model.named_parameters(remove_duplicate=False))
-        self._parts = {layer.tensor: layer.layer.part for layer in analysis.analyzed if layer.layer.part}
-        self._basis = basis_called(basis)
-        self._decompositions: dict[str, Decomposition | StackedDecomposition] = {}
+        directions = directions_of(
+            [layer.layer for layer in analysis.layers],
+            basis_called(basis),
+            moments,
+            shrinkage,
+            only={layer.tensor for layer in analysis.analyzed},
+            origin="the sweep",
+        )
+        self._cuts = Cuts(directions, lambda name: self._weights[name].detach())
         for layer in analysis.analyzed:
             if layer.layer.why_fixed or layer.layer.stored not in self._weights:
                 raise CompressionError(
@@ -74,15 +88,14 @@ class SweepTarget:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @cached_property
-    def accuracy(self) -> float:
+    def score(self) -> float:
         """Of the network as it is."""
-        return self.accuracy_with({})
+        return self.score_with({})
 
     def weight(self, tensor: str) -> torch.Tensor | None:
         """The parameter of this name, or the layer's part of one, detached; None where there is none."""
-        part = self._parts.get(tensor)
-        if part is not None:
-            return self._weights[part.tensor].detach()[part.start : part.stop]
+        if tensor in self._cuts.directions:
+            return self._cuts.weight(tensor)
         parameter = self._weights.get(tensor)
         return None if parameter is None else parameter.detach()
 
@@ -94,47 +107,32 @@ class SweepTarget:
 
     def decomposition(self, layer: AnalyzedLayer) -> Decomposition | StackedDecomposition:
         """All singular values and vectors of a layer in the target's basis, computed once."""
-        name = layer.tensor
-        if name not in self._decompositions:
-            weight = self.weight(name)
-            assert weight is not None
-            self._decompositions[name] = decompose_weight(self._basis, layer.layer, weight)
-        return self._decompositions[name]
+        return self._cuts.decomposition(layer.tensor)
 
     def truncated(self, layer: AnalyzedLayer, rank: int) -> torch.Tensor:
         """The weight with its `rank` largest singular values only, in its own shape."""
-        return as_weight(layer.layer, self.decomposition(layer).truncated(rank))
+        return self._cuts.truncated(layer.tensor, rank)
 
-    def accuracy_with(self, weights: Mapping[str, torch.Tensor]) -> float:
-        """Accuracy with these tensors in the place of the parameters of the same names."""
-        with self._replaced(weights):
-            name = self.path or "the model"
-            return score(self.model, self.dataset, batch_size=self._batch_size, name=name).accuracy
+    def score_with(self, weights: Mapping[str, torch.Tensor]) -> float:
+        """The score with other weights in the layers of these tensors; biases change as the basis says."""
+        with replaced(self.model, self._cuts.placed(weights)):
+            result = self.task.score(self.model, batch_size=self._batch_size, name=self.path or "the model")
+        self._samples = result.samples
+        return result.value
 
     def result(self, kind: SweepKind, curves: Sequence[SweepCurve]) -> Sweep:
         """A `Sweep` of this network."""
+        full, samples = self.score, self.task.samples
         return Sweep(
-            kind, self.path, self.dataset.name, len(self.dataset), self.parameters, self.accuracy, tuple(curves)
+            kind=kind,
+            path=self.path,
+            data=self.task.metric.name if samples is None else samples.name,
+            samples=self._samples,
+            parameters=self.parameters,
+            score=full,
+            curves=tuple(curves),
+            metric=self.task.metric,
         )
-
-    @contextmanager
-    def _replaced(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        whole: dict[str, torch.Tensor] = {}
-        for name, tensor in weights.items():
-            part = self._parts.get(name)
-            if part is None:
-                whole[name] = tensor
-            else:
-                kept = whole.setdefault(part.tensor, self._weights[part.tensor].detach().clone())
-                kept[part.start : part.stop] = tensor
-        originals = {name: self._weights[name].data for name in whole}
-        try:
-            for name, tensor in whole.items():
-                self._weights[name].data = tensor
-            yield
-        finally:
-            for name, tensor in originals.items():
-                self._weights[name].data = tensor
 
 
 def saving(layer: AnalyzedLayer, rank: int) -> int:

@@ -182,12 +182,11 @@ class ExportedProgramFile(GraphCheckpoint):
             whole = f"used by {', '.join(others)} too"
         elif len(known) > 1:
             whole = f"used as {known[1]} too"
-        biases = {use.bias for use in uses}
         by_value = {value: name for name, value in self.graph.placeholders.items()}
         return replace(
             layer,
             kind=kind,
-            bias=by_value.get(biases.pop() or "") if len(biases) == 1 else None,
+            bias=by_value.get(self.graph.own_bias(uses) or ""),
             groups=max(use.groups for use in uses),
             why_whole=whole,
             why_unknown=None,

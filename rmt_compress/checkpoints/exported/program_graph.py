@@ -7,7 +7,7 @@ resolves any dotted name under ``torch``; here a graph is data that is looked th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,16 @@ class Graph:
         value = self.placeholders.get(weight)
         return () if value is None else tuple(self._follow(value, (), turned=False))
 
+    def own_bias(self, uses: Collection[Use]) -> str | None:
+        """The value that all these nodes add to their results as it is, and that no other node takes."""
+        values, places = {use.bias for use in uses}, {use.node for use in uses}
+        value = values.pop() if len(values) == 1 else None
+        if value is None or value in self._returned:
+            return None
+        scaled = any(_factor(self.nodes[place], name) != 1 for place in places for name in ("alpha", "beta"))
+        elsewhere = any(place not in places for place, _ in self._consumers.get(value, ()))
+        return None if scaled or elsewhere else value
+
     def refusal(self, weight: str) -> str | None:
         """Why the weight must stay as it is, whatever its uses; None where nothing speaks against a change."""
         if weight in self._mutated:
@@ -188,6 +198,12 @@ def constant(node: Json, name: str) -> Any:
     """The value of an argument that is a number, a truth value or a list of numbers; None for any other."""
     given = argument(node, name) or {}
     return next((given[key] for key in ("as_int", "as_ints", "as_bool") if key in given), None)
+
+
+def _factor(node: Json, name: str) -> Any:
+    """What a scalar argument multiplies with; 1 where it is left out, None where it is no number."""
+    given = argument(node, name)
+    return 1 if given is None else next((given[key] for key in ("as_int", "as_float") if key in given), None)
 
 
 def with_arguments(node: Json, changes: Mapping[str, Json | None]) -> list[Json]:

@@ -233,7 +233,7 @@ def _weight(graph: OnnxGraph, stored: StoredTensor) -> Weight:
         kind=kind,
         shape=listed.shape(stored.dims),
         dtype=dtype,
-        bias=role.bias,
+        bias=_own_bias(graph, [(use.use.place, other.bias) for use, other in roles]),
         groups=role.groups,
         why_whole=whole,
         why_skipped=skip,
@@ -281,6 +281,18 @@ def _bias(graph: OnnxGraph, place: Place) -> str | None:
     return stored.key if stored is not None else None
 
 
+def _own_bias(graph: OnnxGraph, uses: Sequence[tuple[Place, str | None]]) -> str | None:
+    """The bias that every one of a weight's nodes adds as it is, and that nothing else takes."""
+    key = uses[0][1]
+    if key is None or any(bias != key for _, bias in uses):
+        return None
+    places = {place for place, _ in uses}
+    value = graph.tensors[key].value
+    elsewhere = value.output or any(use.place not in places or use.number != 2 for use in value.uses)
+    scaled = any(number(graph.node(place), name) != 1.0 for place in places for name in ("alpha", "beta"))
+    return None if elsewhere or scaled else key
+
+
 def _shown_name(graph: OnnxGraph, stored: StoredTensor, place: Place) -> str:
     node = graph.node(place)
     if _MADE_UP.fullmatch(stored.name):
@@ -313,6 +325,11 @@ def _with_unique_names(weights: Mapping[str, Weight]) -> dict[str, Weight]:
 def integer(node: NodeProto, name: str, default: int) -> int:
     """The attribute called `name`, a whole number."""
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+
+
+def number(node: NodeProto, name: str, default: float = 1.0) -> float:
+    """The attribute called `name`, a number."""
+    return next((float(attribute.f) for attribute in node.attribute if attribute.name == name), default)
 
 
 def integers(node: NodeProto, name: str) -> Sequence[int]:

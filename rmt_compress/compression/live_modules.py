@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint, module_tensor
-from rmt_compress.compression.compressed import become, grouped
+from rmt_compress.compression.compressed import become, corrected, grouped
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.modules import module_refusal, split_module
+from rmt_compress.layers.low_rank import module_refusal, split_module
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Layout
     from rmt_compress.progress import Progress
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def compress_module(
     module: nn.Module,
     plan: Plan,
+    moments: Moments | None = None,
     *,
     layout: Layout = "factorized",
     inplace: bool = False,
@@ -37,7 +39,7 @@ def compress_module(
     piece are changed in place, so that ties, optimizers and hooks keep pointing at them. Layers that cannot be
     changed are all named at once.
     """
-    steps = match_steps(ModuleCheckpoint(module).layers(), plan, layout)
+    steps = match_steps(ModuleCheckpoint(module).layers(), plan, layout, moments)
     refusals = [refusal for step in steps if (refusal := _refusal(module, step)) is not None]
     if refusals:
         raise CompressionError("; ".join(refusals))
@@ -48,6 +50,11 @@ def compress_module(
     for tensor, group in grouped(sorted(steps, key=lambda step: step.splits)).items():
         owner, attribute = _owner(module, tensor)
         became = become(module_tensor(owner, attribute), group)
+        for bias, gain in became.corrections.items():
+            # A split layer takes this very parameter over.
+            parameter = module.get_parameter(bias)
+            with torch.no_grad():
+                parameter.copy_(corrected(parameter, gain))
         if isinstance(became.value, Factors):
             module = replace_module(module, owner, split_module(owner, *became.value, name=became.layer.name))
         elif became.changed:

@@ -1,0 +1,38 @@
+"""Tensors of a live network that come and go: how a cut is tried without making another network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@contextmanager
+def replaced(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[nn.Module]:
+    """The network with other values in some of its parameters and buffers; behind it they are as they were.
+
+    Every name of a shared parameter sees the change, and no value is copied. What is done to the values inside is
+    lost with them.
+
+    Args:
+        model: the network.
+        tensors: name of a parameter or buffer -> what stands there meanwhile, of its shape.
+
+    Raises:
+        KeyError: there is no parameter or buffer of such a name.
+    """
+    places = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+    originals = {name: places[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            places[name].data = tensor
+        yield model
+    finally:
+        for name, tensor in originals.items():
+            places[name].data = tensor
