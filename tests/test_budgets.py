@@ -229,7 +229,7 @@ def test_another_budget_is_read_off_the_plan_file(analysis, moments, tmp_path):
 
 
 def test_a_compressed_file_does_not_carry_the_curve(model, analysis, moments, tmp_path):
-    from rmt_compress.saving.loading import load_dense
+    from rmt_compress.saving.reloading import load_dense
 
     plan = rmt.plan_within(analysis, moments, keep=0.5)
     small = rmt.compress(model, plan, moments)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints.views import View
 from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import SettingsError
-from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.measurement import example_inputs
 from rmt_compress.networks.positions import layer_positions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.layers.layer import Layer
     from rmt_compress.networks.calibration_settings import CalibrationSettings
-    from rmt_compress.networks.tasks.opening import Question
+    from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.networks.tasks.task import Metric, Score
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings

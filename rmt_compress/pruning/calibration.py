@@ -17,7 +17,7 @@ from rmt_compress.networks.tasks.choosing import agreement_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from rmt_compress.networks.tasks.opening import Question
+    from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified

@@ -19,7 +19,7 @@ from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size
-from rmt_compress.networks.tasks.opening import Question
+from rmt_compress.networks.tasks.questions import Question
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import check_output, replacing
 from rmt_compress.plan import Plan

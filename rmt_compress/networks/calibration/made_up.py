@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.batches import Batches
-from rmt_compress.networks.calibration.measuring import undisturbed
+from rmt_compress.networks.calibration.calibrating import undisturbed
+from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.calling import call as plainly
 from rmt_compress.networks.measurement import placement
 from rmt_compress.progress import Progress
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.networks.calibration.batches import Call
+    from rmt_compress.networks.calibration.repeated_batches import Call
 
 TEXTS, TOKENS = 32, 512
 FITTED, NOISE = 96, 256

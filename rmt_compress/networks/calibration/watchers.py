@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from rmt_compress.networks.calibration.batches import Padding
 from rmt_compress.networks.calibration.patches import places
+from rmt_compress.networks.calibration.repeated_batches import Padding
 from rmt_compress.networks.calibration.sums import SecondMoment
 
 if TYPE_CHECKING:
