@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rmt_compress.networks.batchnorm import fold_batchnorm
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
+    from rmt_compress.planning.within import plan_within
     from rmt_compress.pruning.road import prune
     from rmt_compress.saving.reloading import load, load_dense
     from rmt_compress.saving.writing import save
@@ -39,6 +40,7 @@ _HOMES = {
     "compress": "compression",
     "load_plan": "plan",
     "make_plan": "planning.making",
+    "plan_within": "planning.within",
     "prune": "pruning",
     "load": "saving",
     "load_dense": "saving",
@@ -61,6 +63,7 @@ __all__ = [
     "load_plan",
     "make_plan",
     "open_checkpoint",
+    "plan_within",
     "prune",
     "save",
 ]
