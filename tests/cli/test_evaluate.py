@@ -6,15 +6,9 @@ import shutil
 import pytest
 from safetensors.torch import save_file
 
-from rmt_compress.networks import latency
 from rmt_compress.networks.architectures import build
 from tests.samples.command_line import one_error_line
 from tests.samples.repository import DIGITS
-
-
-@pytest.fixture(autouse=True)
-def short_timing(monkeypatch):
-    monkeypatch.setattr(latency, "SECONDS", 0.0)
 
 
 @pytest.fixture

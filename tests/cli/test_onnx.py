@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rmt_compress.networks import latency
 from rmt_compress.networks.exporting import export
 from tests.samples.command_line import one_error_line
 from tests.samples.onnx_models import model, saved
@@ -24,8 +23,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture
-def digits(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "SECONDS", 0.0)
+def digits(exported, tmp_path):
     path = tmp_path / "digits.onnx"
     path.write_bytes(exported.read_bytes())
     return path
