@@ -292,7 +292,7 @@ def _skeleton(cls: Any, config: Any) -> Any:
 def _place(model: Any, weight: str) -> str | None:
     """Path of the layer that a weight of the file belongs to, where its name says so; else None."""
     stem = _stem(weight)
-    if stem == weight or _may_be_renamed(model, [weight, *(f"{stem}.{part}.weight" for part in ("down", "up"))]):
+    if stem == weight or may_be_renamed(model, [weight, *(f"{stem}.{part}.weight" for part in ("down", "up"))]):
         return None
     prefix = f"{model.base_model_prefix}."
     modules = dict(model.named_modules())
@@ -303,7 +303,7 @@ def _place(model: Any, weight: str) -> str | None:
     return None
 
 
-def _may_be_renamed(model: Any, names: list[str]) -> bool:
+def may_be_renamed(model: Any, names: list[str]) -> bool:
     """Whether the library gives tensors of these names other ones when it loads them; what is not known counts."""
     if getattr(model, "_checkpoint_conversion_mapping", None):
         return True

@@ -1,0 +1,145 @@
+"""Weights put into a class of transformers by the library itself, which knows by what names it has saved them.
+
+Tensors of a published folder often have other names than in the class: the library renames, joins and splits them
+when it loads. Everything here leaves that to `from_pretrained`; factors go through it as `modeling_factorized` says.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rmt_compress.checkpoints.views import DenseView
+from rmt_compress.compression.live_modules import replace_module
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.low_rank import module_refusal
+from rmt_compress.saving.folder_code import factorized_entry
+from rmt_compress.wording import listed, one_line, problems_listed, times
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmt_compress.checkpoints.base import Checkpoint
+
+
+class Loaded(NamedTuple):
+    """A network, and what did not fit: names that the file lacks, that the class lacks, and of other shapes."""
+
+    model: Any
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the weights are not those of the class; that it lacks some is none."""
+        found = [f"the file lacks {listed(self.missing)}"] if self.missing else []
+        return [*found, *self.mismatched]
+
+
+def is_library_model(model: object) -> bool:
+    """Whether a network is of one of transformers' classes."""
+    library = sys.modules.get("transformers")
+    return library is not None and isinstance(model, library.PreTrainedModel)
+
+
+def fits_by_name(checkpoint: Checkpoint, model: torch.nn.Module) -> bool:
+    """Whether all weights of a file stand in a network of transformers under names that the library leaves alone."""
+    from rmt_compress.saving.modeling_factorized import may_be_renamed
+
+    own = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    names = list(DenseView(checkpoint).tensors)
+    return all(name in own for name in names) and not may_be_renamed(model, names)
+
+
+def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dtype) -> Loaded:
+    """A new network of a class of transformers, with the weights of a checkpoint, on the CPU.
+
+    Args:
+        checkpoint: what is loaded; factors stay two layers where the class has one to put them in.
+        cls: the class; with layers in two already or not.
+        config: of the network.
+        dtype: the type it computes in.
+
+    Raises:
+        CheckpointError: the library cannot build it, or not from these weights; in one line.
+    """
+    from rmt_compress.saving.modeling_factorized import factorized
+
+    entry = factorized_entry(checkpoint.manifest)
+    state = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    options: dict[str, Any] = {
+        "state_dict": state,
+        "output_loading_info": True,
+        "torch_dtype": dtype,
+        "ignore_mismatched_sizes": True,
+    }
+    if entry["layers"]:
+        config.factorized = entry
+        cls = cls if hasattr(cls, "from_factors") else factorized(cls)
+    try:
+        with quiet():
+            model, report = cls.from_pretrained(None, config=config, **options)
+    except Exception as error:  # the library raises what it likes
+        why = one_line(error)[:300]
+        raise CheckpointError(f"{checkpoint.path}: transformers cannot load it as {cls.__name__}: {why}") from error
+    mismatched = [
+        f"{name} is {times(given)} in the file, {times(wanted)} in the network"
+        for name, given, wanted in report.get("mismatched_keys", ())
+    ]
+    names = (tuple(sorted(report.get(key, ()))) for key in ("missing_keys", "unexpected_keys"))
+    return Loaded(model, *names, tuple(mismatched))
+
+
+def fill(checkpoint: Checkpoint, model: Any) -> None:
+    """Put the weights of a checkpoint into a network of transformers, its layers split as they are in the file.
+
+    Raises:
+        CheckpointError: it is of another network; the one given is left as it was.
+    """
+    from rmt_compress.saving.modeling_factorized import Factors
+
+    loaded = build_from(checkpoint, type(model), copy.deepcopy(model.config), dtype=model.dtype)
+    problems = list(loaded.problems)
+    if loaded.unexpected:
+        problems.append(f"the model lacks {listed(loaded.unexpected)}")
+    pairs = {name: module for name, module in loaded.model.named_modules() if isinstance(module, Factors)}
+    for name in pairs:
+        if (refusal := module_refusal(model.get_submodule(name))) is not None:
+            problems.append(f"{name} {refusal}")
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit the model: {problems_listed(problems, 6)}. Give the model as it was "
+            "before compression"
+        )
+    for name, pair in pairs.items():
+        whole = model.get_submodule(name)
+        replace_module(model, whole, pair.to(whole.weight).train(whole.training))
+    model.load_state_dict(loaded.model.state_dict())
+
+
+def with_attributes(pair: torch.nn.Sequential, whole: torch.nn.Module) -> torch.nn.Sequential:
+    """Two layers that answer for the one they replace where its network reads more of it than its outputs."""
+    from rmt_compress.saving.modeling_factorized import Factors
+
+    down, up = (pair.get_submodule(part) for part in ("down", "up"))
+    return Factors(down, up, whole).train(whole.training)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its bars and reports, which are told in our own words; as it was afterwards."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
