@@ -1,8 +1,8 @@
 """What `from_pretrained` needs to load a factorized folder by itself: classes beside the weights, named in its config.
 
-``modeling_factorized.py`` is the module of this name here, with the classes of the folder's model at its end;
-``config.json`` gets ``auto_map``, which says what class each of transformers' Auto classes finds there, and
-``factorized``, which layers are stored as two. Folders that bring code of their own have their classes built upon.
+``modeling_factorized.py`` is the module of this name here; ``config.json`` gets ``auto_map``, which says what class
+each of transformers' Auto classes finds there, and ``factorized``, which layers are stored as two. Where a folder
+brings code of its own, its classes with layers in two stand at the end of the module.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def add_code(folder: Path, manifest: Manifest) -> str | None:
         return _left_out(f"its {MODULE}.py is another one")
     own = config.get("auto_map")
     auto_map = dict(own) if isinstance(own, dict) else {}
+    lines: list[str] = []
     if any(name.startswith("AutoModel") for name in auto_map):
         classes, lines = _built_upon(auto_map)
         if not classes:
@@ -64,13 +65,8 @@ def add_code(folder: Path, manifest: Manifest) -> str | None:
         classes = _classes_of(kind, [name for name in named if isinstance(name, str)])
         if not classes:
             return _left_out(f"the installed transformers knows no {kind}")
-        lines = [
-            f'{name} = factorized(getattr(transformers, "{name}", None), __name__)'
-            for name in sorted(set(classes.values()))
-        ]
     source = Path(__file__).with_name(f"{MODULE}.py").read_text(encoding="utf-8")
-    text = "\n".join((source, "", "# The classes of the model in this folder.", *lines, ""))
-    (folder / f"{MODULE}.py").write_text(text, encoding="utf-8")
+    (folder / f"{MODULE}.py").write_text("\n".join((source, *lines)), encoding="utf-8")
     config["auto_map"] = auto_map | {auto: f"{MODULE}.{name}" for auto, name in classes.items()}
     config["factorized"] = factorized_entry(manifest)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -108,7 +104,7 @@ def _built_upon(auto_map: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
         if not auto.startswith("AutoModel") or not (module.isidentifier() and name.isidentifier()):
             continue
         if name not in classes.values():
-            lines += [f"from .{module} import {name} as Whole{name}  # noqa: E402", ""]
-            lines.append(f"{name} = factorized(Whole{name}, __name__)")
+            lines += ["", f"from .{module} import {name} as Whole{name}  # noqa: E402", ""]
+            lines += [f"{name} = factorized(Whole{name})", ""]
         classes[auto] = name
     return classes, lines

@@ -67,7 +67,7 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
     Raises:
         CheckpointError: the library cannot build it, or not from these weights; in one line.
     """
-    from rmt_compress.saving.modeling_factorized import factorized
+    from rmt_compress.saving import modeling_factorized
 
     entry = factorized_entry(checkpoint.manifest)
     state = {name: checkpoint.read(name) for name in checkpoint.tensors}
@@ -79,7 +79,9 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
     }
     if entry["layers"]:
         config.factorized = entry
-        cls = cls if hasattr(cls, "from_factors") else factorized(cls)
+        if not hasattr(cls, "from_factors"):
+            of_library = cls.__module__.startswith("transformers.")
+            cls = getattr(modeling_factorized, cls.__name__) if of_library else modeling_factorized.factorized(cls)
     try:
         with quiet():
             model, report = cls.from_pretrained(None, config=config, **options)

@@ -1,8 +1,9 @@
 """Transformers' classes with some of their layers in two thin ones.
 
-A copy of this file lies beside the weights of every factorized folder, the classes of its model at the end of it:
+A copy of this file lies beside the weights of every factorized folder, and
 ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` runs it. It needs torch, safetensors and
-transformers (4.46 or later) and nothing else.
+transformers (4.46 or later) and nothing else. ``modeling_factorized.LlamaForCausalLM`` is transformers' class with
+layers in two, and so is every other name here that transformers has a model for.
 
 ``config.json`` says under ``factorized`` which weights are stored as two: ``layers``, name of the weight -> rank;
 ``transposed``, those of them that stand the other way round in their file (GPT-2's Conv1D, transposed
@@ -175,15 +176,19 @@ class Factorized:
     @classmethod
     def from_pretrained(cls, name: Any = None, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         """See `transformers.PreTrainedModel.from_pretrained`; a folder, or the name of one on the hub."""
-        if name is None or kwargs.get("state_dict") is not None:
-            state = kwargs.pop("state_dict")
-            return cls.from_factors(config, state, *args, **kwargs)
-        hub = {option: kwargs.pop(option) for option in _HUB_OPTIONS if option in kwargs}
-        for option in ("variant", "use_safetensors", "trust_remote_code"):
-            kwargs.pop(option, None)
+        base: Any = super()
+        if name is None and isinstance(config, transformers.PretrainedConfig):
+            return cls.from_factors(config, kwargs.pop("state_dict"), *args, **kwargs)
+        hub = {option: kwargs[option] for option in _HUB_OPTIONS if option in kwargs}
+        given = config
         if not isinstance(config, transformers.PretrainedConfig):
             own: Any = cls
             config = own.config_class.from_pretrained(name if config is None else config, **hub)
+        if not hasattr(config, "factorized"):  # any other folder of such a model
+            return base.from_pretrained(name, *args, config=given, **kwargs)
+        for option in (*_HUB_OPTIONS, "variant", "use_safetensors", "trust_remote_code"):
+            kwargs.pop(option, None)
+        if config is not given:
             for key in [key for key in kwargs if hasattr(config, key) and key not in _NO_CONFIGURATION]:
                 setattr(config, key, kwargs.pop(key))
         loaded = cls.from_factors(config, _read(name, hub), *args, **kwargs)
@@ -216,6 +221,7 @@ class Factorized:
                 down, up = (state.pop(name) for name in names)
                 factors[weight] = product(down, up, transposed=weight in stored["transposed"])
         config.factorized = {**stored, "layers": {weight: _rank(factors[weight]) for weight in factors}}
+        cls._name_for_saving(config)
         blank = _skeleton(cls, config)
         places = blank.factor_places
         later = {}
@@ -249,15 +255,31 @@ class Factorized:
 
         A plain class, which would fill the layers it does not find with random numbers, finds no file of its name.
         """
-        kwargs.setdefault("variant", "factorized")
         base: Any = super()
+        model: Any = self
+        if _factorized(model.config)["layers"]:
+            kwargs.setdefault("variant", "factorized")
         return base.save_pretrained(directory, *args, **kwargs)
+
+    @classmethod
+    def _name_for_saving(cls, config: Any) -> None:
+        """Let `save_pretrained` write this file too, as every version of the library does for a class that it names."""
+        own: Any = cls
+        for auto, place in (getattr(config, "auto_map", None) or {}).items():
+            if own._auto_class is None and str(place).endswith(f".{cls.__name__}"):
+                own.register_for_auto_class(auto)
+
+
+def __getattr__(name: str) -> Any:
+    whole = getattr(transformers, name, None)
+    if not (isinstance(whole, type) and issubclass(whole, transformers.PreTrainedModel)):
+        raise AttributeError(f"transformers has no network called {name}")
+    globals()[name] = factorized(whole)
+    return globals()[name]
 
 
 def factorized(whole: Any, module: str = __name__) -> Any:
-    """The class `whole` of transformers with layers in two, under the same name; None for None."""
-    if whole is None:
-        return None
+    """The class `whole`, of transformers or built on it, with layers in two under the same name."""
     return type(whole.__name__, (Factorized, whole), {"__module__": module, "__doc__": whole.__doc__})
 
 
