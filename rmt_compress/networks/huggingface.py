@@ -152,13 +152,15 @@ def tokenizer_of(folder: str | PathLike[str], *, trust: bool = False) -> Any:
 
     try:
         with quiet():
-            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust, local_files_only=True
+            )
     except Exception as error:  # the library raises what it likes
         raise CheckpointError(f"{folder}: its tokenizer cannot be read: {one_line(error)[:300]}") from error
 
 
 def _class_in_folder(folder: Path, auto_map: object, names: list[str]) -> Any:
-    """The class that the folder's code has for it: the one ``architectures`` names, else the first; None: no code."""
+    """The class in the folder's code: the one ``architectures`` names, else the first; None where there is none."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     places = [
@@ -202,7 +204,9 @@ def _check_size(folder: Path, config: Any, cls: Any, dtype: torch.dtype) -> None
     except (RuntimeError, NotImplementedError):  # a class that computes something from its own values
         return
     except Exception as error:  # the library raises what it likes
-        raise CheckpointError(f"{folder}: {cls.__name__} takes no such {CONFIG}: {one_line(error)[:300]}") from error
+        raise CheckpointError(
+            f"{folder}: {cls.__name__} takes no such {CONFIG}: {one_line(error)[:300]}"
+        ) from error
     needed = sum(parameter.numel() for parameter in blank.parameters()) * dtype.itemsize
     check_fits_memory(needed, f"{folder}: the network {cls.__name__}")
 
@@ -226,8 +230,14 @@ def _unknown(folder: Path, raw: dict[str, Any], error: Exception) -> str:
     kind = raw.get("model_type")
     known = transformers.CONFIG_MAPPING
     if isinstance(kind, str) and kind in known:
-        return f"{folder}: transformers {transformers.__version__} cannot read its {CONFIG}: {one_line(error)[:300]}"
-    named = f"model_type {kind!r}" if kind is not None else f"no model_type, but {listed(_texts(raw.get('architectures')))}"
+        return (
+            f"{folder}: transformers {transformers.__version__} cannot read its {CONFIG}: {one_line(error)[:300]}"
+        )
+    named = (
+        f"model_type {kind!r}"
+        if kind is not None
+        else f"no model_type, but {listed(_texts(raw.get('architectures')))}"
+    )
     return (
         f"{folder}: {CONFIG} names {named}, which transformers {transformers.__version__} does not know; "
         "update transformers, or give the network with --arch package.module:callable"

@@ -1,4 +1,4 @@
-"""What `from_pretrained` needs to load a factorized folder by itself: classes beside the weights, named in its config.
+"""What `from_pretrained` needs to load a factorized folder by itself: classes, and their names in ``config.json``.
 
 ``modeling_factorized.py`` is the module of this name here; ``config.json`` gets ``auto_map``, which says what class
 each of transformers' Auto classes finds there, and ``factorized``, which layers are stored as two. Where a folder
@@ -98,7 +98,8 @@ def _classes_of(kind: str, named: list[str]) -> dict[str, str]:
 
 def _built_upon(auto_map: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
     """The same of a folder's own classes, and the lines that make them; none where they are somewhere else."""
-    classes, lines = {}, []
+    classes: dict[str, str] = {}
+    lines: list[str] = []
     for auto, place in auto_map.items():
         module, _, name = str(place).rpartition(".")
         if not auto.startswith("AutoModel") or not (module.isidentifier() and name.isidentifier()):

@@ -1,7 +1,7 @@
 """Weights put into a class of transformers by the library itself, which knows by what names it has saved them.
 
 Tensors of a published folder often have other names than in the class: the library renames, joins and splits them
-when it loads. Everything here leaves that to `from_pretrained`; factors go through it as `modeling_factorized` says.
+when it loads. Here that is left to `from_pretrained`; factors go through it as `modeling_factorized` says.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
+
+
+# As `logging.CRITICAL`.
+_ONLY_THE_WORST = 50
 
 
 class Loaded(NamedTuple):
@@ -47,7 +51,7 @@ def is_library_model(model: object) -> bool:
 
 
 def fits_by_name(checkpoint: Checkpoint, model: torch.nn.Module) -> bool:
-    """Whether all weights of a file stand in a network of transformers under names that the library leaves alone."""
+    """Whether a network of transformers has all weights of a file, under names that the library leaves alone."""
     from rmt_compress.saving.modeling_factorized import may_be_renamed
 
     own = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
@@ -92,8 +96,8 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
         f"{name} is {times(given)} in the file, {times(wanted)} in the network"
         for name, given, wanted in report.get("mismatched_keys", ())
     ]
-    names = (tuple(sorted(report.get(key, ()))) for key in ("missing_keys", "unexpected_keys"))
-    return Loaded(model, *names, tuple(mismatched))
+    missing, unexpected = (tuple(sorted(report.get(key, ()))) for key in ("missing_keys", "unexpected_keys"))
+    return Loaded(model, missing, unexpected, tuple(mismatched))
 
 
 def fill(checkpoint: Checkpoint, model: Any) -> None:
@@ -109,9 +113,8 @@ def fill(checkpoint: Checkpoint, model: Any) -> None:
     if loaded.unexpected:
         problems.append(f"the model lacks {listed(loaded.unexpected)}")
     pairs = {name: module for name, module in loaded.model.named_modules() if isinstance(module, Factors)}
-    for name in pairs:
-        if (refusal := module_refusal(model.get_submodule(name))) is not None:
-            problems.append(f"{name} {refusal}")
+    refusals = {name: module_refusal(model.get_submodule(name)) for name in pairs}
+    problems += [f"{name} {refusal}" for name, refusal in refusals.items() if refusal is not None]
     if problems:
         raise CheckpointError(
             f"{checkpoint.path}: does not fit the model: {problems_listed(problems, 6)}. Give the model as it was "
@@ -133,15 +136,16 @@ def with_attributes(pair: torch.nn.Sequential, whole: torch.nn.Module) -> torch.
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its bars and reports, which are told in our own words; as it was afterwards."""
+    """The library without its bars and reports, which are told in our own words; as it was afterwards."""
     from transformers.utils import logging
 
+    bar: Any = logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    logging.set_verbosity(_ONLY_THE_WORST)
+    bar.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            bar.enable_progress_bar()

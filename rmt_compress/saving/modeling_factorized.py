@@ -21,6 +21,7 @@ import copy
 import json
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,8 +35,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _SPLITTABLE = (nn.Linear, Conv1D, *_CONVOLUTIONS, *_TRANSPOSED)
 
-# The files of weights, the first of each kind that is there counts: as they were written beside this file, as
-# `save_pretrained` of the classes here writes them, and as anybody else's does.
+# The first that is there counts: as written beside this file, as the classes here save, as all others do.
 _FILES = (
     "factorized.safetensors",
     "factorized.safetensors.index.json",
@@ -57,17 +57,17 @@ class Factors(nn.Sequential):
         super().__init__()
         self.down, self.up = down, up
         self._kind: type[nn.Module] = type(whole)
-        self._shape = tuple(_weight(whole).shape)
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the weight that the two stand for is stored with its inputs first."""
+        return self._kind is Conv1D or self._kind in _TRANSPOSED
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight that the two stand for, of the shape it had."""
-        down, up = _weight(self.down), _weight(self.up)
-        if self._kind is Conv1D:
-            return (up @ down).T
-        if self._kind in _TRANSPOSED:
-            return (down.flatten(1).T @ up.flatten(1)).view(self._shape)
-        return (up.flatten(1) @ down.flatten(1)).view(self._shape)
+        """The weight that the two stand for."""
+        factors = product(_weight(self.down), _weight(self.up), transposed=self.swaps)
+        return (factors.left @ factors.right).view(factors.shape)
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -76,7 +76,7 @@ class Factors(nn.Sequential):
 
     @property
     def in_features(self) -> int:
-        """Inputs of a Linear."""
+        """Inputs, of a Linear."""
         return self.down.in_features  # type: ignore[return-value]
 
     @property
@@ -99,10 +99,6 @@ class Product(NamedTuple):
         """The weight, multiplied in float32 at least, in the type of its factors."""
         dtype = torch.promote_types(self.left.dtype, torch.float32)
         return (self.left.to(dtype) @ self.right.to(dtype)).to(self.left.dtype).reshape(self.shape)
-
-    def turned(self) -> Product:
-        """The transposed weight of two axes."""
-        return Product(self.right.T, self.left.T, self.shape[::-1])
 
 
 def product(down: torch.Tensor, up: torch.Tensor, *, transposed: bool) -> Product:
@@ -146,9 +142,7 @@ def split(whole: nn.Module, rank: int) -> Factors:
 def factor_weights(pair: Factors, factors: Product) -> tuple[torch.Tensor, torch.Tensor]:
     """The weights of the two layers that compute a product, each of the shape its layer has."""
     left, right = factors.left, factors.right
-    parts = (left.T, right.T) if pair._kind is Conv1D else (left.T, right)
-    if pair._kind not in (Conv1D, *_TRANSPOSED):
-        parts = (right, left)
+    parts = (left.T, right.T if pair._kind is Conv1D else right) if pair.swaps else (right, left)
     down, up = (part.reshape(_weight(own).shape) for part, own in zip(parts, (pair.down, pair.up), strict=True))
     return down.contiguous(), up.contiguous()
 
@@ -157,7 +151,8 @@ class Factorized:
     """What the classes here have beside what they have from transformers; it stands first among their bases."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        base: Any = super()
+        base.__init__(config, *args, **kwargs)
         model: Any = self
         ranks = _factorized(config)["layers"]
         self.factor_places = {weight: place for weight in ranks if (place := _place(model, weight)) is not None}
@@ -201,53 +196,32 @@ class Factorized:
 
     @classmethod
     def from_factors(cls, config: Any, state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The network from the tensors of a folder; further arguments are those of `from_pretrained`.
-
-        Args:
-            config: of the network, with the entry ``factorized``.
-            state: the tensors by the names they have in the file; the dictionary is used up.
-            args: as of `from_pretrained`.
-            kwargs: as of `from_pretrained`.
-        """
+        """The network from the tensors of a folder by name, which are used up, and its configuration."""
         config, stored = copy.deepcopy(config), _factorized(config)
-        _decode(state)
-        for other, kept in stored["shared"].items():
-            if kept in state:
-                state.setdefault(other, state[kept])
-        factors = {}
-        for weight in stored["layers"]:
-            names = [f"{_stem(weight)}.{part}.weight" for part in ("down", "up")]
-            if all(name in state for name in names):
-                down, up = (state.pop(name) for name in names)
-                factors[weight] = product(down, up, transposed=weight in stored["transposed"])
-        config.factorized = {**stored, "layers": {weight: _rank(factors[weight]) for weight in factors}}
         cls._name_for_saving(config)
+        products = _products(state, stored)
+        config.factorized = stored | {"layers": {weight: _rank(own) for weight, own in products.items()}}
         blank = _skeleton(cls, config)
-        places = blank.factor_places
-        later = {}
-        for weight, pair in factors.items():
+        for weight, own in products.items():
             stem = _stem(weight)
-            if weight in places:
-                module = blank.get_submodule(places[weight])
-                state[f"{stem}.down.weight"], state[f"{stem}.up.weight"] = factor_weights(module, pair)
+            if weight in blank.factor_places:
+                pair = blank.get_submodule(blank.factor_places[weight])
+                state[f"{stem}.down.weight"], state[f"{stem}.up.weight"] = factor_weights(pair, own)
                 continue
-            later[weight] = pair
-            state[weight] = pair.whole()
+            state[weight] = own.whole()
             if f"{stem}.up.bias" in state:
                 state[f"{stem}.bias"] = state.pop(f"{stem}.up.bias")
-        config.factorized["layers"] = {weight: _rank(factors[weight]) for weight in places}
+        later = {weight: own for weight, own in products.items() if weight not in blank.factor_places}
+        config.factorized["layers"] = {weight: _rank(products[weight]) for weight in blank.factor_places}
         base: Any = super()
         loaded = base.from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        found = _split_by_value(model, later)
+        places = model.factor_places | _split_by_value(model, later)
         # A layer of another name is known by both: saved again, it may have either.
-        model.config.factorized = {
-            **stored,
-            "layers": {
-                **config.factorized["layers"],
-                **{name: _rank(later[weight]) for weight, place in found.items() for name in (weight, f"{place}.weight")},
-            },
-        }
+        names = {name: weight for weight, place in places.items() for name in (weight, f"{place}.weight")}
+        swapped = [name for name, weight in names.items() if model.get_submodule(places[weight]).swaps]
+        layers = {name: _rank(products[weight]) for name, weight in names.items()}
+        model.config.factorized = stored | {"layers": layers, "transposed": swapped}
         return loaded
 
     def save_pretrained(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -263,7 +237,7 @@ class Factorized:
 
     @classmethod
     def _name_for_saving(cls, config: Any) -> None:
-        """Let `save_pretrained` write this file too, as every version of the library does for a class that it names."""
+        """Let `save_pretrained` write this file too, as for a class that knows its place in ``auto_map``."""
         own: Any = cls
         for auto, place in (getattr(config, "auto_map", None) or {}).items():
             if own._auto_class is None and str(place).endswith(f".{cls.__name__}"):
@@ -294,6 +268,21 @@ def _stem(weight: str) -> str:
 
 def _rank(factors: Product) -> int:
     return factors.left.shape[-1]
+
+
+def _products(state: dict[str, Any], stored: dict[str, Any]) -> dict[str, Product]:
+    """The weights that are stored as two, taken out of `state`; what else is no plain tensor in it made one."""
+    _decode(state)
+    for other, kept in stored["shared"].items():
+        if kept in state:
+            state.setdefault(other, state[kept])
+    products = {}
+    for weight in stored["layers"]:
+        names = [f"{_stem(weight)}.{part}.weight" for part in ("down", "up")]
+        if all(name in state for name in names):
+            down, up = (state.pop(name) for name in names)
+            products[weight] = product(down, up, transposed=weight in stored["transposed"])
+    return products
 
 
 def _factorized(config: Any) -> dict[str, Any]:
@@ -361,43 +350,30 @@ def _split_by_value(model: Any, products: dict[str, Product]) -> dict[str, str]:
     """
     if not products:
         return {}
-    layers: dict[Any, list[str]] = {}
-    for name, module in model.named_modules():
-        if _splittable(module) and module.weight.device.type != "meta" and module.weight.is_floating_point():
-            layers.setdefault(_fingerprint(module.weight), []).append(name)
-    found, pairs = {}, {}
+    modules = {name: module for name, module in model.named_modules() if _splittable(module)}
+    places, pairs = {}, {}
     for weight, own in products.items():
-        for factors in (own, own.turned()) if len(own.shape) == 2 else (own,):
-            place = _holder(model, layers, factors)
-            if place is None:
-                continue
-            whole = model.get_submodule(place)
-            pair = split(whole, _rank(factors))
-            with torch.no_grad():
-                for part, values in zip((pair.down, pair.up), factor_weights(pair, factors), strict=True):
-                    _weight(part).copy_(values)
-            pair.up.register_parameter("bias", whole.bias)
-            pairs[whole], found[weight] = pair, place
-            break
+        whole = own.whole()
+        place = next((name for name, module in modules.items() if _holds(module, whole)), None)
+        if place is None:
+            continue
+        module = modules.pop(place)
+        pair = split(module, _rank(own))
+        with torch.no_grad():
+            for part, values in zip((pair.down, pair.up), factor_weights(pair, own), strict=True):
+                _weight(part).copy_(values)
+        pair.up.register_parameter("bias", module.bias)
+        places[weight], pairs[module] = place, pair
     _replace(model, pairs)
-    return found
+    return places
 
 
-def _holder(model: Any, layers: dict[Any, list[str]], factors: Product) -> str | None:
-    """The layer whose weight a product is, which is then no longer in `layers`."""
-    whole = factors.whole()
-    for dtype in {key[1] for key in layers}:
-        key = _fingerprint(whole.to(dtype))
-        for name in layers.get(key, []):
-            weight = _weight(model.get_submodule(name))
-            if torch.equal(weight, whole.to(weight)):
-                layers[key].remove(name)
-                return name
-    return None
-
-
-def _fingerprint(weight: torch.Tensor) -> Any:
-    return tuple(weight.shape), weight.dtype, tuple(weight.detach().flatten()[:8].tolist())
+def _holds(module: Any, whole: torch.Tensor) -> bool:
+    weight: torch.Tensor = module.weight
+    if weight.shape != whole.shape or weight.device.type == "meta":
+        return False
+    few = [tensor.detach().flatten()[:8] for tensor in (weight, whole)]
+    return torch.equal(few[0], few[1].to(weight)) and torch.equal(weight, whole.to(weight))
 
 
 def _read(name: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -408,11 +384,10 @@ def _read(name: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
             continue
         if not path.endswith(".json"):
             return load_file(path)
-        with open(path, encoding="utf-8") as index:
-            shards = sorted(set(json.load(index)["weight_map"].values()))
+        placement = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
         state = {}
-        for shard in shards:
-            state.update(load_file(cached_file(name, shard, **hub)))
+        for shard in sorted(set(placement.values())):
+            state.update(load_file(str(cached_file(name, shard, **hub))))
         return state
     raise OSError(f"{name}: holds none of {', '.join(_FILES)}")
 
