@@ -25,12 +25,15 @@ MODULE = "modeling_factorized"
 
 def factorized_entry(manifest: Manifest | None) -> dict[str, Any]:
     """What ``config.json`` says under ``factorized``; see `modeling_factorized`."""
-    if manifest is None:
-        return {"layers": {}, "transposed": [], "shared": {}}
+    layers = manifest.factorized if manifest is not None else ()
+    stacked = [layer.weight for layer in layers if KINDS[layer.kind].stacked]
     return {
-        "layers": {layer.weight: layer.rank for layer in manifest.factorized},
-        "transposed": [layer.weight for layer in manifest.factorized if _is_transposed(layer.kind)],
-        "shared": dict(manifest.ties),
+        "layers": {layer.weight: layer.rank for layer in layers},
+        "transposed": [
+            layer.weight for layer in layers if KINDS[layer.kind].outputs and layer.weight not in stacked
+        ],
+        "stacked": stacked,
+        "shared": dict(manifest.ties) if manifest is not None else {},
     }
 
 
@@ -75,10 +78,6 @@ def add_code(folder: Path, manifest: Manifest) -> str | None:
 
 def _left_out(why: str) -> str:
     return f"from_pretrained cannot load the new folder by itself ({why}); see docs/huggingface.md"
-
-
-def _is_transposed(kind: str) -> bool:
-    return KINDS[kind].outputs == 1 and not KINDS[kind].stacked
 
 
 def _classes_of(kind: str, named: list[str]) -> dict[str, str]:

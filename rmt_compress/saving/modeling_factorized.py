@@ -7,8 +7,8 @@ layers in two, and so is every other name here that transformers has a model for
 
 ``config.json`` says under ``factorized`` which weights are stored as two: ``layers``, name of the weight -> rank;
 ``transposed``, those of them that stand the other way round in their file (GPT-2's Conv1D, transposed
-convolutions); ``shared``, other name of a tensor -> the name it is stored under. The product of the two is the
-weight of the original network to the rounding of one multiplication.
+convolutions); ``stacked``, those with one matrix per expert; ``shared``, other name of a tensor -> the name it is
+stored under. The product of the two is the weight of the original network to the rounding of one multiplication.
 
 Where a layer has one name in the file and in the class, the two thin layers are there before anything is loaded.
 The library may have given it another name, or have joined several weights in one: then it gets the product, puts
@@ -86,10 +86,7 @@ class Factors(nn.Sequential):
 
 
 class Product(NamedTuple):
-    """A weight as a product: its first axis is that of `left` (rows, r), the others are in `right` (r, columns).
-
-    Both have one more axis at the front where the weight is a stack of matrices.
-    """
+    """A weight as `left` (rows, r) times `right` (r, columns), its first axis the rows; or a stack of such."""
 
     left: torch.Tensor
     right: torch.Tensor
@@ -101,9 +98,9 @@ class Product(NamedTuple):
         return (self.left.to(dtype) @ self.right.to(dtype)).to(self.left.dtype).reshape(self.shape)
 
 
-def product(down: torch.Tensor, up: torch.Tensor, *, transposed: bool) -> Product:
+def product(down: torch.Tensor, up: torch.Tensor, *, transposed: bool, stacked: bool = False) -> Product:
     """The weight that two tensors of a file stand for."""
-    if down.dim() == 3 and up.dim() == 3 and down.shape[0] == up.shape[0] and down.shape[1] == up.shape[2]:
+    if stacked:
         return Product(up, down, (*up.shape[:2], down.shape[2]))
     if not transposed:
         return Product(up.flatten(1), down.flatten(1), (up.shape[0], *down.shape[1:]))
@@ -281,13 +278,14 @@ def _products(state: dict[str, Any], stored: dict[str, Any]) -> dict[str, Produc
         names = [f"{_stem(weight)}.{part}.weight" for part in ("down", "up")]
         if all(name in state for name in names):
             down, up = (state.pop(name) for name in names)
-            products[weight] = product(down, up, transposed=weight in stored["transposed"])
+            told = {kind: weight in stored[kind] for kind in ("transposed", "stacked")}
+            products[weight] = product(down, up, **told)
     return products
 
 
 def _factorized(config: Any) -> dict[str, Any]:
     entry = getattr(config, "factorized", None) or {}
-    return {"layers": {}, "transposed": [], "shared": {}, **entry}
+    return {"layers": {}, "transposed": [], "stacked": [], "shared": {}, **entry}
 
 
 def _skeleton(cls: Any, config: Any) -> Any:
@@ -344,10 +342,7 @@ def _replace(model: nn.Module, pairs: dict[nn.Module, Factors]) -> None:
 
 
 def _split_by_value(model: Any, products: dict[str, Product]) -> dict[str, str]:
-    """Split every layer whose weight is one of `products`; name of the weight -> path of its layer.
-
-    Layers of one and the same weight may be taken for each other: they compute the same.
-    """
+    """Split each layer whose weight is one of `products`, equal ones at will; weight -> path of its layer."""
     if not products:
         return {}
     modules = {name: module for name, module in model.named_modules() if _splittable(module)}
