@@ -186,7 +186,10 @@ def test_two_layers_at_full_rank_are_the_one_they_stand_for(whole, transposed):
     sizes = {1: (2, 7), 2: (2, 3, 9), 3: (2, 3, 9, 8)}[max(1, whole.weight.dim() - 1)]
     inputs = torch.randn(sizes)
     torch.testing.assert_close(pair(inputs), whole(inputs))
+    # Networks read these of their layers.
     torch.testing.assert_close(pair.weight, whole.weight)
+    for name in ("out_features", "kernel_size", "stride", "nf"):
+        assert getattr(pair, name, None) == getattr(whole, name, None)
     told = modeling_factorized.product(pair.down.weight, pair.up.weight, transposed=transposed)
     torch.testing.assert_close(told.whole(), whole.weight)
 

@@ -54,11 +54,11 @@ def measure_generation(
     batch: int = 1,
     seconds: float = GENERATION_SECONDS,
 ) -> list[GenerationSpeed]:
-    """How fast each of several causal language models is; a run of one is followed by a run of the next.
+    """How fast each of several causal language models is, their runs in turns.
 
     A run reads `batch` prompts at once and keeps the cache (`use_cache=True`), then takes `written` steps of one
-    token each; the token is the likeliest, chosen outside the time measured. Prompts are made-up token ids, the same
-    for all. Every model stays where it is and computes in its own type.
+    token each; the token is the likeliest, chosen outside the time measured. Prompts are made-up token ids, the
+    same for all. Every model stays where it is and computes in its own type.
 
     Args:
         models: as transformers' classes for causal language modelling are called.
@@ -145,7 +145,7 @@ def _timed(model: nn.Module, ids: torch.Tensor, cache: Any, wait: Callable[[], o
 
 
 def _setting(model: nn.Module, name: str) -> int | None:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     # Of a model with several parts, the one that writes.
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     value = getattr(text, name, None)

@@ -33,6 +33,8 @@ from transformers.utils.hub import cached_file
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_SETTINGS = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
+_SETTINGS += ("dilation", "groups", "output_padding", "padding_mode", "nf", "nx")
 _SPLITTABLE = (nn.Linear, Conv1D, *_CONVOLUTIONS, *_TRANSPOSED)
 
 # The first that is there counts: as written beside this file, as the classes here save, as all others do.
@@ -46,7 +48,7 @@ _FILES = (
 )
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 
-# Settings of the loading, not of the network, though its configuration has attributes of these names.
+# Attributes of a configuration that are settings of the loading too.
 _NO_CONFIGURATION = {"dtype", "torch_dtype", "attn_implementation", "quantization_config", "generation_config"}
 
 
@@ -57,6 +59,9 @@ class Factors(nn.Sequential):
         super().__init__()
         self.down, self.up = down, up
         self._kind: type[nn.Module] = type(whole)
+        for name in _SETTINGS:
+            if hasattr(whole, name):
+                setattr(self, name, getattr(whole, name))
 
     @property
     def swaps(self) -> bool:
@@ -73,16 +78,6 @@ class Factors(nn.Sequential):
     def bias(self) -> torch.Tensor | None:
         """The bias, which the second one has."""
         return self.up.bias  # type: ignore[return-value]
-
-    @property
-    def in_features(self) -> int:
-        """Inputs, of a Linear."""
-        return self.down.in_features  # type: ignore[return-value]
-
-    @property
-    def out_features(self) -> int:
-        """Outputs of a Linear."""
-        return self.up.out_features  # type: ignore[return-value]
 
 
 class Product(NamedTuple):
@@ -199,17 +194,21 @@ class Factorized:
         products = _products(state, stored)
         config.factorized = stored | {"layers": {weight: _rank(own) for weight, own in products.items()}}
         blank = _skeleton(cls, config)
+        later = dict(products)
         for weight, own in products.items():
             stem = _stem(weight)
-            if weight in blank.factor_places:
-                pair = blank.get_submodule(blank.factor_places[weight])
+            pair = blank.get_submodule(blank.factor_places[weight]) if weight in blank.factor_places else None
+            # A bias that has another name in the file comes as one of a whole layer.
+            if pair is not None and (pair.bias is not None) == (f"{stem}.up.bias" in state):
                 state[f"{stem}.down.weight"], state[f"{stem}.up.weight"] = factor_weights(pair, own)
+                del later[weight]
                 continue
             state[weight] = own.whole()
             if f"{stem}.up.bias" in state:
                 state[f"{stem}.bias"] = state.pop(f"{stem}.up.bias")
-        later = {weight: own for weight, own in products.items() if weight not in blank.factor_places}
-        config.factorized["layers"] = {weight: _rank(products[weight]) for weight in blank.factor_places}
+        config.factorized["layers"] = {
+            weight: _rank(own) for weight, own in products.items() if weight not in later
+        }
         base: Any = super()
         loaded = base.from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
