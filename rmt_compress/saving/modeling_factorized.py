@@ -33,8 +33,10 @@ from transformers.utils.hub import cached_file
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_SETTINGS = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
-_SETTINGS += ("dilation", "groups", "output_padding", "padding_mode", "nf", "nx")
+_SETTINGS = (
+    *("in_features", "out_features", "in_channels", "out_channels", "nf", "nx", "groups"),
+    *("kernel_size", "stride", "padding", "dilation", "output_padding", "padding_mode"),
+)
 _SPLITTABLE = (nn.Linear, Conv1D, *_CONVOLUTIONS, *_TRANSPOSED)
 
 # The first that is there counts: as written beside this file, as the classes here save, as all others do.
@@ -48,7 +50,6 @@ _FILES = (
 )
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 
-# Attributes of a configuration that are settings of the loading too.
 _NO_CONFIGURATION = {"dtype", "torch_dtype", "attn_implementation", "quantization_config", "generation_config"}
 
 
