@@ -1,6 +1,7 @@
 """Hugging Face folders as networks that run: class, type, tokenizer, and what is said where they do not."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_a_published_folder_with_position_ids(tmp_path, family):
     torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)
 
 
-def test_rmt_load_leaves_out_what_the_class_computes_for_itself(tmp_path):
+def test_both_recipes_leave_out_what_the_class_computes_for_itself(tmp_path, monkeypatch):
     folder = tmp_path / "bert"
     built("bert").save_pretrained(folder)
     state = load_file(folder / "model.safetensors")
@@ -99,7 +100,14 @@ def test_rmt_load_leaves_out_what_the_class_computes_for_itself(tmp_path):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     prune(folder, tmp_path / "small", plan=PlanSettings(rule="rank:6"))
     loaded = rmt.load(tmp_path / "small", model=built("bert"))
-    assert torch.equal(logits(loaded, "bert"), logits(load_model(tmp_path / "small"), "bert"))
+    wanted = logits(load_model(tmp_path / "small"), "bert")
+    assert torch.equal(logits(loaded, "bert"), wanted)
+    text = (REPOSITORY / "docs" / "huggingface.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# With neither.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(code.replace("ForCausalLM", "ForMaskedLM"), namespace)
+    assert torch.equal(logits(namespace["model"], "bert"), wanted)
 
 
 @pytest.mark.parametrize(

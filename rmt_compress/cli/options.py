@@ -46,7 +46,8 @@ Trust = Annotated[
     switch(
         "--trust",
         "Run code from the file where it cannot be read or run otherwise: a whole pickled model, a TorchScript "
-        "program, the classes in a Hugging Face folder. It can do anything you can do: only for files whose origin you know.",
+        "program, classes in a Hugging Face folder. It can do anything you can do: only for files whose origin "
+        "you know.",
     ),
 ]
 Weights = Annotated[
