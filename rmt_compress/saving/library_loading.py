@@ -52,11 +52,11 @@ def is_library_model(model: object) -> bool:
 
 def fits_by_name(checkpoint: Checkpoint, model: torch.nn.Module) -> bool:
     """Whether a network of transformers has all weights of a file, under names that the library leaves alone."""
-    from rmt_compress.saving.modeling_factorized import may_be_renamed
+    from rmt_compress.saving.modeling_factorized import renaming
 
     own = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
     names = list(DenseView(checkpoint).tensors)
-    return all(name in own for name in names) and not may_be_renamed(model, names)
+    return all(name in own for name in names) and not any(map(renaming(model), names))
 
 
 def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dtype) -> Loaded:

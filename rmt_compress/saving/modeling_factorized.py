@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +149,7 @@ class Factorized:
         base.__init__(config, *args, **kwargs)
         model: Any = self
         ranks = _factorized(config)["layers"]
-        self.factor_places = {weight: place for weight in ranks if (place := _place(model, weight)) is not None}
+        self.factor_places = _places(model, ranks)
         pairs = {
             model.get_submodule(place): split(model.get_submodule(place), ranks[weight])
             for weight, place in self.factor_places.items()
@@ -298,33 +299,34 @@ def _skeleton(cls: Any, config: Any) -> Any:
         return cls(config)
 
 
-def _place(model: Any, weight: str) -> str | None:
-    """Path of the layer that a weight of the file belongs to, where its name says so; else None."""
-    stem = _stem(weight)
-    if stem == weight or may_be_renamed(model, [weight, *(f"{stem}.{part}.weight" for part in ("down", "up"))]):
-        return None
-    prefix = f"{model.base_model_prefix}."
-    modules = dict(model.named_modules())
+def _places(model: Any, weights: Iterable[str]) -> dict[str, str]:
+    """Weight of the file -> path of the layer it belongs to, for those whose names say so."""
+    modules, prefix, renamed = dict(model.named_modules()), f"{model.base_model_prefix}.", renaming(model)
     shared = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    for name in (stem, stem.removeprefix(prefix), f"{prefix}{stem}"):
-        if name in modules and _splittable(modules[name]) and shared[id(modules[name].weight)] == 1:
-            return name
-    return None
+    places = {}
+    for weight in weights:
+        stem = _stem(weight)
+        if stem == weight or any(map(renamed, (weight, *(f"{stem}.{part}.weight" for part in ("down", "up"))))):
+            continue
+        for name in (stem, stem.removeprefix(prefix), f"{prefix}{stem}"):
+            if name in modules and _splittable(modules[name]) and shared[id(modules[name].weight)] == 1:
+                places[weight] = name
+                break
+    return places
 
 
-def may_be_renamed(model: Any, names: list[str]) -> bool:
-    """Whether the library gives tensors of these names other ones when it loads them; what is not known counts."""
-    if getattr(model, "_checkpoint_conversion_mapping", None):
-        return True
+def renaming(model: Any) -> Callable[[str], bool]:
+    """Tells whether the library gives a tensor another name when it loads it; what is not known counts as such."""
     if int(transformers.__version__.split(".")[0]) < 5:
-        return False
+        return lambda _: bool(getattr(model, "_checkpoint_conversion_mapping", None))
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         steps = get_model_conversion_mapping(model)
-        return any(step.rename_source_key(name)[1] is not None for step in steps for name in names)
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return True
+        steps[0].rename_source_key("")
+    except (ImportError, AttributeError, IndexError, TypeError, ValueError):
+        return lambda _: True
+    return lambda name: any(step.rename_source_key(name)[1] is not None for step in steps)
 
 
 def _splittable(module: Any) -> bool:
