@@ -18,7 +18,7 @@ from tests.samples.repository import REPOSITORY
 from tests.samples.transformers_models import FAMILIES, built, logits
 
 transformers = pytest.importorskip("transformers")
-modeling_factorized = pytest.importorskip("rmt_compress.saving.modeling_factorized")
+modeling_factorized = pytest.importorskip("rmt_compress.layers.modeling_factorized")
 Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
 RANK = PlanSettings(rule="rank:6")
@@ -154,6 +154,14 @@ def test_a_class_for_another_task_gets_a_new_head(tmp_path):
     layer = model.bert.encoder.layer[0].attention.self.query
     whole = rmt.load_dense(tmp_path / "small")["bert.encoder.layer.0.attention.self.query.weight"]
     torch.testing.assert_close(layer.weight, whole)
+
+
+@pytest.mark.parametrize("family", ("t5", "vit"))
+def test_live_networks_that_read_the_weights_of_their_layers(family):
+    model = built(family)
+    plan = rmt.make_plan(rmt.analyze(model), rule="rank:6")
+    small, dense = (rmt.compress(model, plan, layout=layout) for layout in ("factorized", "dense"))
+    torch.testing.assert_close(logits(small, family), logits(dense, family), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

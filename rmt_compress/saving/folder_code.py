@@ -1,8 +1,8 @@
 """What `from_pretrained` needs to load a factorized folder by itself: classes, and their names in ``config.json``.
 
-``modeling_factorized.py`` is the module of this name here; ``config.json`` gets ``auto_map``, which says what class
-each of transformers' Auto classes finds there, and ``factorized``, which layers are stored as two. Where a folder
-brings code of its own, its classes with layers in two stand at the end of the module.
+``modeling_factorized.py`` is the module of this name in `rmt_compress.layers`; ``config.json`` gets ``auto_map``, which
+says what class each of transformers' Auto classes finds there, and ``factorized``, which layers are stored as two.
+Where a folder brings code of its own, its classes with layers in two stand at the end of the module.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress import layers
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.strict_json import parse_object
 from rmt_compress.layers.kinds import KINDS
@@ -25,12 +26,12 @@ MODULE = "modeling_factorized"
 
 def factorized_entry(manifest: Manifest | None) -> dict[str, Any]:
     """What ``config.json`` says under ``factorized``; see `modeling_factorized`."""
-    layers = manifest.factorized if manifest is not None else ()
-    stacked = [layer.weight for layer in layers if KINDS[layer.kind].stacked]
+    split = manifest.factorized if manifest is not None else ()
+    stacked = [layer.weight for layer in split if KINDS[layer.kind].stacked]
     return {
-        "layers": {layer.weight: layer.rank for layer in layers},
+        "layers": {layer.weight: layer.rank for layer in split},
         "transposed": [
-            layer.weight for layer in layers if KINDS[layer.kind].outputs and layer.weight not in stacked
+            layer.weight for layer in split if KINDS[layer.kind].outputs and layer.weight not in stacked
         ],
         "stacked": stacked,
         "shared": dict(manifest.ties) if manifest is not None else {},
@@ -68,7 +69,7 @@ def add_code(folder: Path, manifest: Manifest) -> str | None:
         classes = _classes_of(kind, [name for name in named if isinstance(name, str)])
         if not classes:
             return _left_out(f"the installed transformers knows no {kind}")
-    source = Path(__file__).with_name(f"{MODULE}.py").read_text(encoding="utf-8")
+    source = Path(layers.__file__).with_name(f"{MODULE}.py").read_text(encoding="utf-8")
     (folder / f"{MODULE}.py").write_text("\n".join((source, *lines)), encoding="utf-8")
     config["auto_map"] = auto_map | {auto: f"{MODULE}.{name}" for auto, name in classes.items()}
     config["factorized"] = factorized_entry(manifest)

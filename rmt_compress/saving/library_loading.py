@@ -7,7 +7,6 @@ when it loads. Here that is left to `from_pretrained`; factors go through it as 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,15 +43,9 @@ class Loaded(NamedTuple):
         return [*found, *self.mismatched]
 
 
-def is_library_model(model: object) -> bool:
-    """Whether a network is of one of transformers' classes."""
-    library = sys.modules.get("transformers")
-    return library is not None and isinstance(model, library.PreTrainedModel)
-
-
 def fits_by_name(checkpoint: Checkpoint, model: torch.nn.Module) -> bool:
     """Whether a network of transformers has all weights of a file, under names that the library leaves alone."""
-    from rmt_compress.saving.modeling_factorized import renaming
+    from rmt_compress.layers.modeling_factorized import renaming
 
     own = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
     names = list(DenseView(checkpoint).tensors)
@@ -71,7 +64,7 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
     Raises:
         CheckpointError: the library cannot build it, or not from these weights; in one line.
     """
-    from rmt_compress.saving import modeling_factorized
+    from rmt_compress.layers import modeling_factorized
 
     entry = factorized_entry(checkpoint.manifest)
     state = {name: checkpoint.read(name) for name in checkpoint.tensors}
@@ -106,7 +99,7 @@ def fill(checkpoint: Checkpoint, model: Any) -> None:
     Raises:
         CheckpointError: it is of another network; the one given is left as it was.
     """
-    from rmt_compress.saving.modeling_factorized import Factors
+    from rmt_compress.layers.modeling_factorized import Factors
 
     loaded = build_from(checkpoint, type(model), copy.deepcopy(model.config), dtype=model.dtype)
     problems = list(loaded.problems)
@@ -124,14 +117,6 @@ def fill(checkpoint: Checkpoint, model: Any) -> None:
         whole = model.get_submodule(name)
         replace_module(model, whole, pair.to(whole.weight).train(whole.training))
     model.load_state_dict(loaded.model.state_dict())
-
-
-def with_attributes(pair: torch.nn.Sequential, whole: torch.nn.Module) -> torch.nn.Sequential:
-    """Two layers that answer for the one they replace where its network reads more of it than its outputs."""
-    from rmt_compress.saving.modeling_factorized import Factors
-
-    down, up = (pair.get_submodule(part) for part in ("down", "up"))
-    return Factors(down, up, whole).train(whole.training)
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.compression.live_modules import replace_module
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS, untransposed
+from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_refusal, split_module
 from rmt_compress.layers.splitting import Factors, factor_matrices, factor_tensors, module_path
-from rmt_compress.saving.library_loading import fill, fits_by_name, is_library_model, with_attributes
+from rmt_compress.saving.library_loading import fill, fits_by_name
 from rmt_compress.wording import listed, problems_listed, times
 
 if TYPE_CHECKING:
