@@ -1,8 +1,9 @@
 """What `from_pretrained` needs to load a factorized folder by itself: classes, and their names in ``config.json``.
 
-``modeling_factorized.py`` is the module of this name in `rmt_compress.layers`; ``config.json`` gets ``auto_map``, which
-says what class each of transformers' Auto classes finds there, and ``factorized``, which layers are stored as two.
-Where a folder brings code of its own, its classes with layers in two stand at the end of the module.
+``modeling_factorized.py`` is the module of this name in `rmt_compress.layers`; ``config.json`` gets
+``auto_map``, what class each of transformers' Auto classes finds there, and ``factorized``, which layers
+are stored as two. Where a folder
+brings code of its own, its classes with layers in two stand at the end of the module.
 """
 
 from __future__ import annotations
