@@ -39,4 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# The oldest transformers that factorized folders are for, beside the newest; tests run it in a process of its own.
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/transformers-4.46 \
+		transformers==4.46.3 tokenizers==0.20.3 huggingface-hub==0.26.5
 	touch $@

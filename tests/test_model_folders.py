@@ -100,7 +100,7 @@ def test_dense_folders_are_loaded_by_from_pretrained(folder, model, ids, tmp_pat
 def test_factorized_folders_are_loaded_by_the_lines_in_the_docs(folder, model, ids, tmp_path, monkeypatch):
     result = prune(folder, tmp_path / "small", plan=RANK)
     assert result.bytes_out < result.bytes_in / 2
-    code = re.search(r"```python\n(# Without.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    code = re.search(r"```python\n(# With neither.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
     assert code is not None
     lines = [line for line in code[1].splitlines() if line and not line.startswith(("#", "import", "from"))]
     assert len(lines) <= 10

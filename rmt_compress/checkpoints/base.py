@@ -46,6 +46,7 @@ class Checkpoint(ABC):
         home: where in a file the tensors stood, and what belongs to them without being a tensor.
         has_graph: whether the file says how its tensors are used, so that it runs without model code.
         suffixes: the file names under which such a graph is written; none where there is none.
+        trusted: whether code that belongs to the file may be run, see `open_checkpoint`.
         why_no_onnx: why the network in it cannot become an ONNX graph, where that is known.
     """
 
@@ -59,6 +60,7 @@ class Checkpoint(ABC):
     home: Home = Home()
     has_graph: bool = False
     suffixes: tuple[str, ...] = ()
+    trusted: bool = False
     why_no_onnx: str | None = None
 
     # Set on opening.

@@ -32,7 +32,8 @@ def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None 
     Args:
         source: a path, a state dict, an `nn.Module` or an open `Checkpoint`.
         trust: whether code in the file may be run: the pickle of a whole model, the program of a TorchScript
-            archive. Such code can do whatever you can, so only for files whose origin you know.
+            archive, the classes in a Hugging Face folder. Such code can do whatever you can, so only for files
+            whose origin you know.
         weights: which of several sets of weights in a training checkpoint, such as ``ema``; None for the usual.
 
     Raises:
@@ -45,6 +46,7 @@ def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None 
     if isinstance(source, str | PathLike):
         checkpoint = _open_path(Path(source), trust=trust, weights=weights)
         checkpoint.config = config_beside(Path(source))
+        checkpoint.trusted = trust
     else:
         checkpoint = _open_object(source, weights)
     if not checkpoint.tensors:

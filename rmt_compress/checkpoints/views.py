@@ -34,6 +34,7 @@ class View(Checkpoint):
         self.home = inner.home
         self.metadata = inner.metadata
         self.config = inner.config
+        self.trusted = inner.trusted
 
     @property
     def files(self) -> tuple[Path, ...]:

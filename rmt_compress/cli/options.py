@@ -45,8 +45,9 @@ Trust = Annotated[
     bool,
     switch(
         "--trust",
-        "Run code from the file where it cannot be read otherwise: a whole pickled model, a TorchScript "
-        "program. It can do anything you can do: only for files whose origin you know.",
+        "Run code from the file where it cannot be read or run otherwise: a whole pickled model, a TorchScript "
+        "program, classes in a Hugging Face folder. It can do anything you can do: only for files whose origin "
+        "you know.",
     ),
 ]
 Weights = Annotated[

@@ -11,6 +11,7 @@ from rmt_compress.checkpoints.memory import ModuleCheckpoint, module_tensor
 from rmt_compress.compression.compressed import become, corrected, grouped
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
+from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_refusal, split_module
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.plan import Plan
@@ -45,6 +46,7 @@ def compress_module(
         raise CompressionError("; ".join(refusals))
     if not inplace:
         module = _copied(module)
+    of_library = is_library_model(module)
     done: dict[str, LayerOutcome] = {}
     # Whole weights first: as long as no layer is replaced, every name leads to what it led to.
     for tensor, group in grouped(sorted(steps, key=lambda step: step.splits)).items():
@@ -56,7 +58,10 @@ def compress_module(
             with torch.no_grad():
                 parameter.copy_(corrected(parameter, gain))
         if isinstance(became.value, Factors):
-            module = replace_module(module, owner, split_module(owner, *became.value, name=became.layer.name))
+            pair = split_module(owner, *became.value, name=became.layer.name)
+            if of_library:
+                pair = with_attributes(pair, owner)
+            module = replace_module(module, owner, pair)
         elif became.changed:
             with torch.no_grad():
                 owner.get_parameter(attribute).copy_(became.value)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.errors import CheckpointError, SettingsError
-from rmt_compress.networks import architectures
+from rmt_compress.networks import architectures, huggingface
 from rmt_compress.wording import listed, times
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from rmt_compress.checkpoints import Checkpoint
@@ -23,19 +24,26 @@ if TYPE_CHECKING:
 ARCH_HINT = "--arch mlp:784,1000,10, cnn:… or package.module:callable"
 
 
-def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = None) -> nn.Module:
+def load_model(
+    source: str | PathLike[str] | Checkpoint, *, arch: str | None = None, dtype: str | torch.dtype | None = None
+) -> nn.Module:
     """The network in a checkpoint, in evaluation mode on the CPU.
+
+    A Hugging Face folder is its own architecture, see `rmt_compress.networks.huggingface`.
 
     Args:
         source: an ordinary checkpoint or a compressed file of this project, or such a file opened.
         arch: the architecture, see `rmt_compress.networks.architectures`; None for the one the file names. For a
             compressed file it is the network as it was before compression. A file with a graph of its own takes
             none, nor does a whole model whose file is trusted.
+        dtype: the type that a Hugging Face folder computes in, see `rmt_compress.networks.huggingface`; other
+            networks compute in the type that their code says.
 
     Raises:
         CheckpointError: the file cannot be read, names no architecture or one beyond the memory there is, or
             holds other tensors than the architecture has; the message lists which.
-        SettingsError: `arch` is wrong.
+        SettingsError: `arch` or `dtype` is wrong.
+        MissingDependencyError: a Hugging Face folder, and no transformers.
     """
     from rmt_compress.saving.reloading import load
 
@@ -46,6 +54,8 @@ def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = N
             raise SettingsError([f"{path}: carries its own graph; leave out --arch {arch}"])
         if arch is None and (own := checkpoint.own_network()) is not None:
             return own
+        if arch is None and (folder := huggingface.model_folder(checkpoint)) is not None:
+            return huggingface.network_of(checkpoint, folder, dtype=dtype)
         architecture = _architecture(path, checkpoint, arch)
         original = _as_it_was(checkpoint)
         if not isinstance(architecture, architectures.UserModel):

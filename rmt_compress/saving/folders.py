@@ -4,8 +4,8 @@ Beside the weights such a folder holds what makes them usable: ``config.json``, 
 subfolders of a sentence-transformer's further modules. These are copied. Weights in layout ``dense`` keep names
 and shapes, so that ``from_pretrained`` loads the new folder like the old one. In layout ``factorized`` they are
 called ``factorized.safetensors``, not ``model.safetensors``: ``from_pretrained`` would take the layers it does not
-find for new ones and fill them with random numbers; so it says that there are no weights, and docs/huggingface.md
-has the ten lines that load them.
+find for new ones and fill them with random numbers; so it says that there are no weights, unless it may run the
+classes that are written beside them, see `folder_code`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rmt_compress.checkpoints.views import View
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
 from rmt_compress.progress import Progress, counter
+from rmt_compress.saving.folder_code import add_code
 from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
@@ -130,12 +131,15 @@ def write_folder(
             )
         if len(shards) > 1:
             _write_index(temporary / f"{stem}.safetensors.index.json", view.manifest, shards, written)
+        notes = [f"not copied, links out of the folder: {listed(map(str, left))}"] if left else []
+        if view.layout == "factorized" and (why := add_code(temporary, view.manifest)) is not None:
+            notes.append(why)
     return WrittenFile(
         target,
         sum(file.bytes for file in written),
         {name: count for file in written for name, count in file.nonzeros.items()},
         tuple(name for file in written for name in file.sparse),
-        notes=(printable(f"not copied, links out of the folder: {listed(map(str, left))}"),) if left else (),
+        notes=tuple(map(printable, notes)),
     )
 
 

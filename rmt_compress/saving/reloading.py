@@ -14,8 +14,10 @@ from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.compression.live_modules import replace_module
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS, untransposed
+from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_refusal, split_module
 from rmt_compress.layers.splitting import Factors, factor_matrices, factor_tensors, module_path
+from rmt_compress.saving.library_loading import fill, fits_by_name
 from rmt_compress.wording import listed, problems_listed, times
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
         model: as it was before compression. It is changed in place: every layer that the file holds as two
             becomes ``nn.Sequential(OrderedDict(down=…, up=…))`` with the layer's own stride, padding and so on; a
             layer that stands in several places stays one. The factors of a stack of experts are multiplied, since
-            its class reads the whole tensor. Values take the types of the model's parameters.
+            its class reads the whole tensor. Values take the types of the model's parameters. A network of
+            transformers is loaded by that library where it has saved the weights under other names.
 
     Returns:
         `model`; where `model` itself is the layer that was split, the two layers.
@@ -48,6 +51,10 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
                 f"{checkpoint.path}: carries its own graph and needs no model class to run; for its weights in a "
                 "model of your own use load_dense"
             )
+        of_library = is_library_model(model)
+        if of_library and not fits_by_name(checkpoint, model):
+            fill(checkpoint, model)
+            return model
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
         retold = _check_fits(checkpoint, layers, model)
         state: dict[str, Any] = {name: checkpoint.read(name) for name in checkpoint.tensors}
@@ -71,6 +78,8 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
             continue  # the other name of a layer that has been split
         weight = module.get_parameter("weight")
         pair = split_module(module, state[layer.down].to(weight), state[layer.up].to(weight), name=place)
+        if of_library:
+            pair = with_attributes(pair, module)
         model = replace_module(model, module, pair)
     model.load_state_dict(state, strict=False)
     return model
@@ -122,7 +131,10 @@ def _check_fits(
         # Of a shared tensor one name is enough.
         and not any(name in names and names & original.tensors.keys() for names in shared)
     ]
-    extra = [name for name in (*original.tensors, *original.home.extra) if name not in wanted]
+    # What a model computes for itself, and older versions of it have saved.
+    computed = {name for name, _ in model.named_buffers()}
+    stored_names = (*original.tensors, *original.home.extra)
+    extra = [name for name in stored_names if name not in wanted and name not in computed]
     if missing:
         problems.append(f"the file lacks {listed(missing)}")
     if extra:

@@ -1,0 +1,160 @@
+"""Tokens per second of language models: reading a prompt, and writing on with a cache, the networks in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.errors import EvaluationError, SettingsError
+from rmt_compress.networks.measurement import evaluation_mode, placement
+from rmt_compress.wording import one_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+GENERATION_SECONDS = 2.0
+"""Time spent per model; at least `_LEAST_RUNS` runs whatever they take."""
+_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 3, 50, 1
+
+
+@dataclass(frozen=True)
+class GenerationSpeed:
+    """How fast a language model reads and writes; medians over runs.
+
+    Attributes:
+        prompt: tokens of the prompt, of each sequence.
+        written: tokens written after it, of each sequence.
+        batch: sequences at once.
+        prefill: tokens of prompts read in a second, of all sequences together.
+        decode: tokens written in a second, of all sequences together, each step given the cache of those before.
+        first_token_ms: milliseconds from the prompt to the first new token.
+    """
+
+    prompt: int
+    written: int
+    batch: int
+    prefill: float
+    decode: float
+    first_token_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as they are called here."""
+        return asdict(self)
+
+
+def measure_generation(
+    models: Sequence[nn.Module],
+    *,
+    prompt: int = 128,
+    written: int = 32,
+    batch: int = 1,
+    seconds: float = GENERATION_SECONDS,
+) -> list[GenerationSpeed]:
+    """How fast each of several causal language models is, their runs in turns.
+
+    A run reads `batch` prompts at once and keeps the cache (`use_cache=True`), then takes `written` steps of one
+    token each; the token is the likeliest, chosen outside the time measured. Prompts are made-up token ids, the
+    same for all. Every model stays where it is and computes in its own type.
+
+    Args:
+        models: as transformers' classes for causal language modelling are called.
+        prompt: tokens of each prompt; fewer where a model has not as many positions.
+        written: tokens that are written.
+        batch: prompts read at once.
+        seconds: time for each model, one warm-up aside.
+
+    Raises:
+        SettingsError: a count is below 1, or no network is given.
+        EvaluationError: a network that is no such model, or keeps no cache; in one line.
+    """
+    import torch
+
+    counts = (("prompt", prompt), ("written", written), ("batch", batch), ("models", len(models)))
+    if problems := [f"{name} is {count}; it must be 1 or more" for name, count in counts if count < 1]:
+        raise SettingsError(problems)
+    prompt = min(prompt, *(_positions(model) - written for model in models))
+    if prompt < 1:
+        raise SettingsError([f"written is {written}: more tokens than a network has positions for"])
+    vocabulary = min(_vocabulary(model) for model in models)
+    ids = torch.arange(batch * prompt).view(batch, prompt).mul(7).remainder(vocabulary)
+    times: list[list[tuple[float, float]]] = [[] for _ in models]
+    deadline = time.perf_counter() + seconds * len(models)
+    for run in range(-_WARM_UP, _MOST_RUNS):
+        if run >= _LEAST_RUNS and time.perf_counter() > deadline:
+            break
+        # Now one first, now the other.
+        for index in range(len(models))[:: 1 if run % 2 else -1]:
+            measured = _one_run(models[index], ids, written)
+            if run >= 0:
+                times[index].append(measured)
+    return [_summary(of_model, prompt, written, batch) for of_model in times]
+
+
+def _summary(times: list[tuple[float, float]], prompt: int, written: int, batch: int) -> GenerationSpeed:
+    reading, writing = (statistics.median(seconds) for seconds in zip(*times, strict=True))
+    return GenerationSpeed(
+        prompt=prompt,
+        written=written,
+        batch=batch,
+        prefill=batch * prompt / reading,
+        decode=batch * written / writing,
+        first_token_ms=1000 * reading,
+    )
+
+
+def _one_run(model: nn.Module, ids: torch.Tensor, written: int) -> tuple[float, float]:
+    """Seconds of reading the prompts, and of writing `written` tokens to each."""
+    import torch
+
+    device, _ = placement(model)
+    wait: Callable[[], object] = getattr(torch, device.type).synchronize
+    ids = ids.to(device)
+    with evaluation_mode(model), torch.inference_mode():
+        answer, reading = _timed(model, ids, None, wait)
+        writing = 0.0
+        for _ in range(written):
+            token = answer.logits[:, -1:].argmax(-1)
+            answer, seconds = _timed(model, token, answer.past_key_values, wait)
+            writing += seconds
+    return reading, writing
+
+
+def _timed(model: nn.Module, ids: torch.Tensor, cache: Any, wait: Callable[[], object]) -> tuple[Any, float]:
+    """What a model answers to tokens that follow those in its cache, and the seconds it takes."""
+    wait()
+    start = time.perf_counter()
+    try:
+        answer = model(input_ids=ids, past_key_values=cache, use_cache=True)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"{type(model).__name__}: cannot be asked as a causal language model: {one_line(error)[:200]}; tokens "
+            "per second are for the classes that transformers calls …ForCausalLM"
+        ) from error
+    wait()
+    seconds = time.perf_counter() - start
+    if getattr(answer, "logits", None) is None or getattr(answer, "past_key_values", None) is None:
+        raise EvaluationError(
+            f"{type(model).__name__}: answers without logits or keeps no cache; tokens per second are for the "
+            "classes that transformers calls …ForCausalLM"
+        )
+    return answer, seconds
+
+
+def _setting(model: nn.Module, name: str) -> int | None:
+    config: Any = getattr(model, "config", None)
+    # Of a model with several parts, the one that writes.
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    value = getattr(text, name, None)
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _positions(model: nn.Module) -> int:
+    return _setting(model, "max_position_embeddings") or 1_000_000_000
+
+
+def _vocabulary(model: nn.Module) -> int:
+    return _setting(model, "vocab_size") or 2
