@@ -19,6 +19,7 @@ from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.batches import Batches
+from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.progress import Progress
 
@@ -95,7 +96,7 @@ def calibrate(
     data = Batches(batches, model, call)
     state = model.state_dict(keep_vars=True)
     runner = runner_of(model, data, Weights(state, wanted.values()), wanted)
-    with undisturbed(model, seed):
+    with undisturbed(model, seed), without_cache(model):
         scout = Scout()
         with torch.no_grad():
             runner.run(data.placed(data.first), scout)
