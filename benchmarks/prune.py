@@ -28,6 +28,7 @@ from rmt_compress.planning.making import make_plan
 RESULTS = Path(__file__).parent / "results" / "prune.md"
 SAMPLE_CNN = Path(__file__).parents[1] / "sample_models" / "cifar10_cnn.pt"
 BATCHES = (1, 32, 512)
+QUICK_BATCHES = (1, 2, 4)
 
 
 def time_of_factorization(report: Report, network: str, runs: int) -> None:
@@ -58,22 +59,30 @@ def time_of_factorization(report: Report, network: str, runs: int) -> None:
 
 
 def latency(
-    report: Report, title: str, model: nn.Module, shape: Sequence[int], plans: Sequence[tuple[str, Plan]], runs: int
+    report: Report,
+    title: str,
+    model: nn.Module,
+    shape: Sequence[int],
+    plans: Sequence[tuple[str, Plan]],
+    runs: int,
+    *,
+    quick: bool,
 ) -> None:
     """Latency and size of a network and its factorized forms at several batch sizes."""
+    batches = QUICK_BATCHES if quick else BATCHES
     forms = [("dense", model), *((name, compress(model, plan)) for name, plan in plans)]
     rows = []
-    times = {batch: _times([form for _, form in forms], torch.rand(batch, *shape), runs) for batch in BATCHES}
+    times = {batch: _times([form for _, form in forms], torch.rand(batch, *shape), runs) for batch in batches}
     full = sum(parameter.numel() for parameter in model.parameters())
     dense_bytes = _bytes(model)
     for index, (name, form) in enumerate(forms):
         count = sum(parameter.numel() for parameter in form.parameters())
-        cells = [f"{duration(times[b][index].median)} ({ratio(times[b][0], times[b][index])})" for b in BATCHES]
+        cells = [f"{duration(times[b][index].median)} ({ratio(times[b][0], times[b][index])})" for b in batches]
         rows.append((name, f"{count / full:.1%}", f"{dense_bytes / _bytes(form):.1f}×", *cells))
     report.say(
         f"## Latency: {title}", "In brackets how many times as fast as the dense network; below 1 is slower."
     )
-    report.table(("", "parameters", "smaller file", *(f"batch {batch}" for batch in BATCHES)), rows)
+    report.table(("", "parameters", "smaller file", *(f"batch {batch}" for batch in batches)), rows)
 
 
 def _times(forms: Sequence[nn.Module], inputs: torch.Tensor, runs: int) -> list[Times]:
@@ -110,7 +119,7 @@ def main() -> None:
     ]
     plans = [(name, make_plan(analysis, rule=rule)) for name, rule, _ in rules]
     runs = 5 if quick else 30
-    latency(report, networks.describe(network), mlp, (width,), plans, runs)
+    latency(report, networks.describe(network), mlp, (width,), plans, runs, quick=quick)
 
     # 67 is prime: what does rounding up to friendly numbers win?
     odd = "rank:7" if quick else "rank:67"
@@ -118,7 +127,7 @@ def main() -> None:
         (f"{odd}, multiple of {multiple}", make_plan(analysis, rule=odd, rank_multiple=multiple))
         for multiple in ((1, 8) if quick else (1, 8, 16, 32, 64))
     ]
-    latency(report, "--rank-multiple", mlp, (width,), plans, runs)
+    latency(report, "--rank-multiple", mlp, (width,), plans, runs, quick=quick)
 
     cnn = load_model(SAMPLE_CNN)
     analysis = rmt.analyze(cnn)
@@ -127,7 +136,7 @@ def main() -> None:
         ("all layers, 30 % of the bulk", make_plan(analysis, gof=1.0, keep_bulk=0.3)),
         ("all layers, spikes only", make_plan(analysis, gof=1.0)),
     ]
-    latency(report, "the CIFAR-10 sample CNN", cnn, (3, 32, 32), plans, 2 if quick else 20)
+    latency(report, "the CIFAR-10 sample CNN", cnn, (3, 32, 32), plans, 2 if quick else 20, quick=quick)
     if not quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(report.text, encoding="utf-8")

@@ -36,7 +36,8 @@ RECIPES = {
         arch="mlp:64,96,96,10/init=normal,final=relu",
         data="digits",
         training=replace(SMALL.training, batch_size=32),
-        seeds=(0, 1, 2),
+        seeds=(0, 1),
+        samples=300,
     ),
 }
 CUTS = {"no cuts": None, "f = 0.5, 0.3": "0.5,0.3", "f = 0": "0"}

@@ -41,6 +41,7 @@ RECIPES = {
         data="digits",
         training=replace(SMALL.training, epochs=4, batch_size=32),
         seeds=(0, 1),
+        samples=300,
     ),
 }
 MU = 5e-6

@@ -48,7 +48,11 @@ RECIPES = {
         SMALL, arch="mlp:784,3000,3000,500,10", training=replace(SMALL.training, epochs=90), samples=None
     ),
     "quick": replace(
-        SMALL, arch="mlp:64,128,128,10", data="digits", training=replace(SMALL.training, epochs=7, batch_size=32)
+        SMALL,
+        arch="mlp:64,128,128,10",
+        data="digits",
+        training=replace(SMALL.training, epochs=7, batch_size=32),
+        samples=300,
     ),
 }
 

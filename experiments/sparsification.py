@@ -56,6 +56,7 @@ RECIPES = {
         data="digits",
         training=replace(SMALL.training, epochs=4, batch_size=32),
         seeds=(0, 1),
+        samples=300,
     ),
 }
 TARGETS = (0.95, 0.99)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
     from rmt_compress.networks.batchnorm import fold_batchnorm
-    from rmt_compress.networks.calibration.measuring import calibrate
+    from rmt_compress.networks.calibration.calibrating import calibrate
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
+    from rmt_compress.planning.within import plan_within
     from rmt_compress.pruning.road import prune
     from rmt_compress.saving.reloading import load, load_dense
     from rmt_compress.saving.writing import save
@@ -32,7 +33,7 @@ _HOMES = {
     "AnalysisSettings": "analysis",
     "LayerAnalysis": "analysis",
     "analyze": "analysis",
-    "calibrate": "networks.calibration.measuring",
+    "calibrate": "networks.calibration.calibrating",
     "fold_batchnorm": "networks.batchnorm",
     "load_moments": "decomposition.moments_file",
     "save_moments": "decomposition.moments_file",
@@ -44,6 +45,7 @@ _HOMES = {
     "compress": "compression",
     "load_plan": "plan",
     "make_plan": "planning.making",
+    "plan_within": "planning.within",
     "prune": "pruning",
     "load": "saving",
     "load_dense": "saving",
@@ -68,6 +70,7 @@ __all__ = [
     "load_plan",
     "make_plan",
     "open_checkpoint",
+    "plan_within",
     "prune",
     "save",
     "save_moments",

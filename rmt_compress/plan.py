@@ -13,6 +13,7 @@ from rmt_compress.errors import PlanError
 from rmt_compress.wording import problems_listed
 
 Action = Literal["factorized", "truncated", "kept", "skipped"]
+Shrinkages = dict[Literal["inputs", "outputs"], Annotated[float, Field(ge=0, le=1)]]
 
 
 class LayerDecision(BaseModel):
@@ -62,6 +63,8 @@ class Plan(BaseModel):
         shrinkage: how far the moments of a calibrated basis are shrunk, ``inputs`` and ``outputs``; None, left out
             of the JSON, for the default.
         layers: the decisions, in the checkpoint's order.
+        curve: what other budgets would give, see `rmt_compress.planning.price_record`; None, left out of the JSON,
+            where the ranks follow from no budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -69,8 +72,9 @@ class Plan(BaseModel):
     schema_: Literal["rmt-compress/plan/1"] = Field(default="rmt-compress/plan/1", alias="schema")
     settings: dict[str, Any] = Field(default_factory=dict)
     basis: str = "plain"
-    shrinkage: dict[Literal["inputs", "outputs"], Annotated[float, Field(ge=0, le=1)]] | None = None
+    shrinkage: Shrinkages | None = None
     layers: tuple[LayerDecision, ...]
+    curve: dict[str, Any] | None = None
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialized: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
@@ -79,18 +83,22 @@ class Plan(BaseModel):
             fields.pop("basis", None)
         if self.shrinkage is None:
             fields.pop("shrinkage", None)
+        if self.curve is None:
+            fields.pop("curve", None)
         return fields
 
     def to_json(self) -> str:
         """The plan as JSON text to be edited by hand: a line per setting and per layer, without what is not set."""
         fields = self.model_dump(mode="json", by_alias=True)
+        curve = fields.pop("curve", None)
         layers = [
             json.dumps({key: value for key, value in layer.items() if value is not None}, ensure_ascii=False)
             for layer in fields.pop("layers")
         ]
         head = json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         lines = ",\n    ".join(layers)
-        return f'{head},\n  "layers": [' + (f"\n    {lines}\n  ]" if layers else "]") + "\n}\n"
+        body = f'{head},\n  "layers": [' + (f"\n    {lines}\n  ]" if layers else "]")
+        return body + ("" if curve is None else f',\n  "curve": {json.dumps(curve, ensure_ascii=False)}') + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "the plan") -> Plan:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck
 
+from rmt_compress.networks import latency
 from tests.samples.fork_server import ForkServer
 from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
@@ -35,6 +36,12 @@ def rng() -> np.random.Generator:
 def _torch_begins_the_same() -> None:
     """torch's own generator in one state, whichever tests went before in this process."""
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _latency_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency by the least number of runs: enough to have one, and tests judge none."""
+    monkeypatch.setattr(latency, "SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -84,6 +85,12 @@ def test_no_modules_import_each_other_in_a_circle():
         TopologicalSorter({module: imports(module) - {module} for module in MODULES if module}).prepare()
     except CycleError as error:
         pytest.fail(f"a circle: {' → '.join(error.args[1])}")
+
+
+def test_no_two_modules_have_the_same_name():
+    """But for what every folder may have, and for the file of a command, named like what it calls."""
+    names = Counter(path.stem for name, path in MODULES.items() if not name.startswith("cli."))
+    assert {name for name, count in names.items() if count > 1} <= {"__init__", "settings", "loading"}
 
 
 def test_few_modules_are_loose_at_the_top():

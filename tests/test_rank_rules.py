@@ -122,6 +122,7 @@ def test_ratio_and_rank(layer):
     assert RULES["rank"].keep(layer, 1000) == 100
 
 
+@pytest.mark.slow
 @given(rng=GENERATORS, amounts=st.lists(st.floats(0, 1), min_size=2, max_size=5).map(sorted))
 def test_ranks_grow_with_the_amount_and_stay_in_range(rng, amounts):
     analysis = analysis_of(rng.standard_normal((40, 60)))

@@ -85,6 +85,7 @@ def analyze_with(
             notes=checkpoint.notes,
             settings=settings,
             layers=tuple(results),
+            source=source,
         )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rmt_compress.checkpoints.opening import Source
+
 
 SCHEMA = "rmt-compress/analysis/1"
 
@@ -312,6 +314,7 @@ class Analysis:
         notes: what was chosen or left out on opening it.
         settings: the settings of this analysis.
         layers: one entry per tensor, tied tensors once, in the checkpoint's order.
+        source: what was analysed, to read weights from again.
     """
 
     path: str | None
@@ -319,6 +322,7 @@ class Analysis:
     notes: tuple[str, ...]
     settings: AnalysisSettings
     layers: tuple[LayerAnalysis, ...]
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
     def analyzed(self) -> tuple[AnalyzedLayer, ...]:

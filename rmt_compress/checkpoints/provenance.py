@@ -54,7 +54,8 @@ def make_manifest(
     return Manifest(
         tool_version=tool_version(),
         source=source_record(source) if source is not None else None,
-        plan=plan,
+        # What other budgets would have given is no part of what was done.
+        plan=None if plan is None else plan.model_copy(update={"curve": None}),
         layout=layout,
         factorized=factorized,
         ties=other_names,

@@ -60,7 +60,7 @@ def evaluate(
     from rmt_compress.networks.evaluation import compare
     from rmt_compress.networks.evaluation import evaluate as run
     from rmt_compress.networks.loading import load_model
-    from rmt_compress.networks.tasks.opening import open_task
+    from rmt_compress.networks.tasks.questions import open_task
     from rmt_compress.reporting.evaluation_table import evaluation_table
 
     checkpoint = opened(model, trust=trust, weights=weights)

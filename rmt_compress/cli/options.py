@@ -142,7 +142,7 @@ def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Call
 
 def typed_settings(context: typer.Context, *kinds: type) -> list[str]:
     """Which options of these classes of settings the user has typed."""
-    names = {name for kind in kinds for name in declared(kind)}
+    names = {name for kind in kinds for name, each in declared(kind).items() if each.setting.text}
     options = [option for option in context.command.params if option.name in names]
     return [option.opts[0] for option in options if was_typed(context, option.name or "")]
 
@@ -193,7 +193,7 @@ def _for_typer(kind: Any, default: Any) -> tuple[Any, Any]:
     """The type that typer takes for this one, and the default as one of these."""
     if names := choices(kind):
         values = enum.StrEnum("Choice", {name: name for name in names})  # type: ignore[misc]
-        return values, values(default)
+        return (values | None, None) if default is None else (values, values(default))
     return (list[str] | None, None) if isinstance(default, tuple) else (kind, default)
 
 

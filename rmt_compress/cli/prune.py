@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,17 +30,25 @@ from rmt_compress.cli.options import (
     optional,
     switch,
     typed_settings,
+    was_typed,
     with_options,
 )
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration_settings import PANEL as CALIBRATION
+from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
+from rmt_compress.planning.budgets import PANEL, BudgetSettings
 from rmt_compress.planning.settings import PlanSettings
 
 # That of `plan`, which brings pydantic with it and would keep `--help` waiting.
 Layout = Literal["factorized", "dense"]
 
 
-@with_options(("output", "gof"), ("keep_bulk", "rule"), without=("embeddings",))
+@with_options(
+    ("output", "gof"),
+    ("keep_bulk", "rule"),
+    without=("embeddings", "max_drop", "multiple", "evaluations", "latency"),
+)
 def prune(
     context: typer.Context,
     checkpoint: Annotated[
@@ -73,6 +82,25 @@ def prune(
         optional(f"Measure the network before and after, and sweep its score against the rank: {DATA_HELP}"),
     ] = None,
     asked: TaskSettings,
+    max_drop: Annotated[
+        str | None,
+        optional(
+            "Find the smallest network whose score falls by at most this: points of accuracy (0.5), or a "
+            "percentage of a loss (2%).",
+            "DROP",
+            panel=PANEL,
+        ),
+    ] = None,
+    budget: BudgetSettings,
+    calibration: CalibrationSettings,
+    moments: Annotated[
+        Path | None,
+        optional("Take the moments from this file instead of measuring them.", "FILE", panel=CALIBRATION),
+    ] = None,
+    save_moments: Annotated[
+        Path | None, optional("Keep the moments that were measured.", "FILE", panel=CALIBRATION)
+    ] = None,
+    accept: Annotated[bool, switch("--accept", "Write a network that misses the budget too.", PANEL)] = False,
     arch: Annotated[
         str | None,
         optional("The network, where the file does not say: mlp:784,1000,10, cnn:… or package.module:callable."),
@@ -107,10 +135,21 @@ def prune(
     the others are kept. With --sparsify, small entries become zero and the file stores them in one bit each.
     """
     from rmt_compress.plan import load_plan
+    from rmt_compress.pruning.budgeted import Request
     from rmt_compress.pruning.road import prune as run
     from rmt_compress.reporting.prune_table import prune_table
 
-    if plan is not None and (given := typed_settings(context, AnalysisSettings, PlanSettings)):
+    within = None
+    if budget.shares or max_drop is not None:
+        budget = replace(budget, multiple=decisions.rank_multiple)
+        within = Request(budget, replace(calibration, seed=asked.data.seed), max_drop, moments, save_moments)
+        if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
+            raise SettingsError(
+                [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
+            )
+    elif useless := typed_settings(context, BudgetSettings, CalibrationSettings):
+        raise SettingsError([f"{', '.join(useless)} needs a budget: add --keep, --macs or --max-drop"])
+    if plan is not None and (given := typed_settings(context, AnalysisSettings, PlanSettings, BudgetSettings)):
         raise SettingsError(
             [f"{', '.join(given)} cannot be combined with --plan: the plan has decided that already"]
         )
@@ -125,6 +164,8 @@ def prune(
             save_plan=save_plan,
             data=data,
             asked=asked,
+            within=within,
+            accept=accept,
             arch=arch,
             fold_batchnorm=fold_batchnorm,
             trust=trust,
@@ -143,6 +184,9 @@ def prune(
         print_result(prune_table(result, group=group), written=result.output)
     if result.analysis is not None:
         report_outcome(result.analysis)
+    if result.missed:
+        kept = "it was written all the same" if result.output else "nothing was written; --accept writes it"
+        raise GoalNotReached(f"{path}: the budget was missed: {result.missed}; {kept}")
     if result.grew:
         raise GoalNotReached(f"{path}: {result.advice}")
     if result.advice is not None:
@@ -154,8 +198,8 @@ def prune(
     if as_json:
         return
     if result.output is None:
-        kept = () if save_plan is None else ("--plan", save_plan)
-        next_step("prune", path, *kept, because="the same options without --dry-run")
+        again = () if save_plan is None else ("--plan", save_plan)
+        next_step("prune", path, *again, because="the same options without --dry-run")
     elif Path(result.output).is_dir() or data is not None:
         next_step("show", Path(result.output))
     else:

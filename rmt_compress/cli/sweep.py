@@ -149,7 +149,7 @@ def _target(
     from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
-    from rmt_compress.networks.tasks.opening import open_task
+    from rmt_compress.networks.tasks.questions import open_task
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path

@@ -112,8 +112,9 @@ class Step:
         reason = decision.reason if decision else "not in the plan"
         if action == "factorized" and layer.why_in_place is not None:
             reason += f"; in its own shape: {layer.why_in_place}"
-        if self.directions is not None and self.directions.why_plain and decision and decision.rank is not None:
-            reason += f"; in its plain directions: {self.directions.why_plain}"
+        why = self.directions.why_plain if self.directions is not None and decision and decision.rank else None
+        if why is not None and why not in reason:
+            reason += f"; in its plain directions: {why}"
         return LayerOutcome(
             name=layer.name,
             tensor=layer.tensor,

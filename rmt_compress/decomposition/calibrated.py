@@ -58,10 +58,7 @@ def decompose_in(matrix: torch.Tensor, metric: Metric, rank: int | None = None) 
         found = decompose(matrix, rank)
         return replace(found, s=torch.zeros_like(found.s), sizes=found.s)
     gram = (gram + gram.T) / 2
-    try:
-        values, vectors = top_eigenvectors(gram.clone(), rank)
-    except scipy.linalg.LinAlgError:  # inverse iteration gave up on a cluster
-        values, vectors = (part.flip(-1)[..., :rank] for part in torch.linalg.eigh(gram))
+    values, vectors = _eigenvectors(gram, rank)
     kind = torch.float64 if matrix.dtype == torch.float64 else torch.float32
     near, far = _times(inverse, vectors), vectors.T @ weighted
     lengths = torch.linalg.vector_norm(near, dim=0), torch.linalg.vector_norm(far, dim=1)
@@ -77,11 +74,19 @@ def _roots(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         root = moment.clamp(min=0).sqrt()
         inverse = torch.where(moment > _DIGITS * moment.max(), 1 / root, 0.0)
         return root * (inverse > 0), inverse
-    values, vectors = torch.linalg.eigh(moment)
-    kept = values > _DIGITS * values[-1].clamp(min=0)
+    values, vectors = _eigenvectors(moment, moment.shape[0])
+    kept = values > _DIGITS * values[0].clamp(min=0)
     root = torch.where(kept, values, 0.0).sqrt()
     inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0).sqrt(), 0.0)
     return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
+
+
+def _eigenvectors(gram: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    try:
+        return top_eigenvectors(gram.clone(), rank)
+    except scipy.linalg.LinAlgError:  # inverse iteration gave up on a cluster
+        values, vectors = torch.linalg.eigh(gram)
+        return values.flip(0)[:rank], vectors.flip(1)[:, :rank]
 
 
 def _times(moment: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from rmt_compress.planning.searching import Score, Trial
 
 
 @contextmanager
@@ -36,3 +38,18 @@ def replaced(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[
     finally:
         for name, tensor in originals.items():
             places[name].data = tensor
+
+
+def scored(model: nn.Module, judge: Callable[[nn.Module], float]) -> Score:
+    """The score of a search over cuts of a live network: what `judge` says of it with the cut in place.
+
+    Args:
+        model: the network; between two trials it is as it was.
+        judge: how good a network is, higher is better; runs it as it stands.
+    """
+
+    def score(trial: Trial) -> float:
+        with replaced(model, trial.tensors) as cut:
+            return judge(cut)
+
+    return score

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.networks.batchnorm import fold_batchnorm
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
-from rmt_compress.networks.tasks.opening import Question
-from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
 from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
@@ -38,29 +35,24 @@ def check_sweep(target: Path, *, source: Path, force: bool) -> None:
 
 
 class Measurement:
-    """Data and network, opened before any work is done, so that a mistake is told at once.
+    """What both networks are asked, opened before any work is done, so that a mistake is told at once.
 
-    The arguments are those of `prune`; `folded` says whether batch norms are.
+    Args:
+        checkpoint: what is pruned.
+        model: the network that it is.
+        task: what both are asked.
+        arch: the network, as in `prune`.
+        trust: as in `prune`.
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        data: str | None,
-        asked: TaskSettings | None,
-        arch: str | None,
-        *,
-        folded: bool,
-        trust: bool,
+        self, checkpoint: Checkpoint, model: nn.Module, task: Task, *, arch: str | None, trust: bool
     ) -> None:
         self._arch = arch
         self._checkpoint = checkpoint
         self._trust = trust
-        model = load_model(checkpoint, arch=arch)
-        self._model = fold_batchnorm(model) if folded else model
-        question = Question(data, self._model, checkpoint, asked)
-        self._task = question.whole()
-        self.remembered = question.remembered
+        self._model = model
+        self._task = task
 
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint
@@ -68,8 +60,13 @@ class Measurement:
             return load(target, own).eval()
         return load_model(open_checkpoint(target, trust=self._trust), arch=self._arch)
 
-    def of(self, result: PruneResult, target: Path, progress: Progress | None) -> PruneResult:
-        """The result with both networks measured, and accuracy against rank drawn; `target` is what was written."""
+    def of(
+        self, result: PruneResult, target: Path, progress: Progress | None, *, sweeps: bool = True
+    ) -> PruneResult:
+        """The result with both networks measured; `target` is what was written.
+
+        `sweeps` is whether the score against the rank is drawn too.
+        """
         after, before = compare(
             self._smaller(target),
             self._model,
@@ -81,7 +78,7 @@ class Measurement:
         notes = (*result.notes, *(samples.notes if samples is not None else ()))
         result = replace(result, before=before, after=after, notes=notes)
         analysis = result.analysis or analyze(self._model)
-        if not analysis.analyzed:
+        if not sweeps or not analysis.analyzed:
             return result
         task = self._thinned(before, _SWEEP_POINTS * min(_SWEEP_LAYERS, len(analysis.analyzed)))
         swept = SweepTarget(self._model, analysis, task, path=result.source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmt_compress.compression.weights import LayerOutcome
 from rmt_compress.plan import Plan
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.plan import Layout
 
-
 SCHEMA = "rmt-compress/prune/1"
+
+Verified = Literal["measured", "synthetic", "unverified"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class PruneResult:
         weights_in: bytes of the source's tensors.
         weights_out: bytes of the output's; None where they are not known.
         advice: what to do where next to nothing was saved; None where enough was.
+        verified: whether what the cut costs was ``measured`` with data, is ``synthetic``, seen on inputs that the
+            network made, or ``unverified``.
+        budget: of a plan within one: what was asked and reached; see `pruning.budgeted`.
+        missed: why the budget was missed; empty where it was kept or none was asked for.
     """
 
     source: str
@@ -62,6 +67,9 @@ class PruneResult:
     weights_in: int = 0
     weights_out: int | None = None
     advice: str | None = None
+    verified: Verified = "unverified"
+    budget: dict[str, Any] | None = None
+    missed: str = ""
 
     @property
     def changes(self) -> bool:
@@ -123,6 +131,9 @@ class PruneResult:
             "totals": self.totals,
             "left_out": [entry._asdict() for entry in self.left_out],
             "advice": self.advice,
+            "verified": self.verified,
+            "metric": self.plan.basis,
+            "budget": self.budget,
             "written": {what: list(paths) for what, paths in self.written},
         }
         if self.before is not None and self.after is not None:

@@ -19,6 +19,7 @@ from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size
+from rmt_compress.networks.tasks.questions import Question
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import check_output, replacing
 from rmt_compress.plan import Plan
@@ -26,16 +27,20 @@ from rmt_compress.planning.making import plan_with
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
+from rmt_compress.pruning.budgeted import Request, WithBuffers, plan_within_budget
+from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.saving.folders import check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.plan import Layout
-    from rmt_compress.pruning.measuring import Measurement
 
 # Of pickles of weights, beside those that files are written under.
 _OTHER_SUFFIXES = (".th", ".tar", ".pkl", ".pickle", ".p", ".t7", ".model", ".weights", ".ckp", ".params")
@@ -86,6 +91,8 @@ def prune(
     save_plan: Path | None = None,
     data: str | None = None,
     asked: TaskSettings | None = None,
+    within: Request | None = None,
+    accept: bool = False,
     arch: str | None = None,
     fold_batchnorm: bool = False,
     trust: bool = False,
@@ -109,7 +116,9 @@ def prune(
         save_plan: where to write the plan as JSON.
         data: data to measure the network with before and after; also draws its score against the weights kept.
         asked: how the data are read, and which task the network is asked.
-        arch: the network, where the file does not say; needed with `data` and `fold_batchnorm` only.
+        within: a budget that the smallest network is sought for, instead of `plan`; see `pruning.budgeted`.
+        accept: write the network even where it misses the budget.
+        arch: the network, where the file does not say; needed with `data`, `within` and `fold_batchnorm` only.
         fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
         trust: see `open_checkpoint`.
         weights: see `open_checkpoint`.
@@ -141,13 +150,25 @@ def prune(
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None
-        measurement: Measurement | None = None
-        if data is not None or (asked is not None and asked.asks_itself):
-            from rmt_compress.pruning import measuring
-
-            measuring.check_sweep(target, source=path, force=force)
-            measurement = measuring.Measurement(opened, data, asked, arch, folded=fold_batchnorm, trust=trust)
-        result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+        asks = data is not None or (asked is not None and asked.asks_itself)
+        model = network_of(opened, arch, folded=fold_batchnorm, needed=asks) if asks or within is not None else None
+        question = Question(data, model, opened, asked) if asks and model is not None else None
+        if asks:
+            check_sweep(target, source=path, force=force)
+        budgeted = None
+        if within is None:
+            result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+        else:
+            found = analyze_with(checkpoint, analysis or AnalysisSettings(), jobs=jobs, progress=progress)
+            budgeted = plan_within_budget(found, checkpoint, model, question, within, progress)
+            result = _outlined(checkpoint, path, found, budgeted.plan)
+            result = replace(
+                result,
+                verified=budgeted.verified,
+                budget=budgeted.record,
+                missed=budgeted.missed,
+                notes=(*result.notes, *budgeted.notes),
+            )
         left_out = [
             entry
             for entry in opened.beside
@@ -158,11 +179,14 @@ def prune(
             with replacing(save_plan) as temporary:
                 temporary.write_text(result.plan.to_json(), encoding="utf-8")
             result = replace(result, written=(("plan", (str(save_plan),)),))
-        if dry_run or not result.changes:
+        if dry_run or not result.changes or (result.missed and not accept):
             return result
-        view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch)
-        if measurement is not None:
-            view.metadata = {**view.metadata, **measurement.remembered}
+        moments = None
+        if budgeted is not None:
+            checkpoint, moments = WithBuffers(checkpoint, budgeted.buffers), budgeted.moments
+        view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch, moments=moments)
+        if question is not None:
+            view.metadata = {**view.metadata, **question.remembered}
         file = write(view, target, folder=folder, carried=carried.entries if carried else None, progress=progress)
     result = replace(
         result,
@@ -173,7 +197,13 @@ def prune(
         notes=(*result.notes, *file.notes, *(_carried_notes(carried) if carried else ())),
     )
     result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
-    return result if measurement is None else measurement.of(result, target, progress)
+    if question is None or model is None:
+        return result
+    # What chose the plan scores nothing.
+    task = question.whole() if within is None else question.part("test")
+    measurement = Measurement(opened, model, task, arch=arch, trust=trust)
+    result = replace(result, verified="measured")
+    return measurement.of(result, target, progress, sweeps=within is None)
 
 
 def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, runs: bool) -> None:
@@ -218,12 +248,15 @@ def _decided(
     progress: Progress | None,
 ) -> PruneResult:
     """What is going to be done; nothing has been yet."""
-    analysis = None
     if isinstance(plan, Plan):
         check_plan(plan, checkpoint.layers())
-    else:
-        analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
-        plan = plan_with(analysis, plan or PlanSettings())
+        return _outlined(checkpoint, path, None, plan)
+    analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
+    return _outlined(checkpoint, path, analysis, plan_with(analysis, plan or PlanSettings()))
+
+
+def _outlined(checkpoint: Checkpoint, path: Path, analysis: Analysis | None, plan: Plan) -> PruneResult:
+    """The result before anything is written."""
     ties = {other for others in checkpoint.ties.values() for other in others}
     return PruneResult(
         buffers=frozenset(layer.tensor for layer in checkpoint.layers() if is_buffer(layer.stored, layer.dtype)),
@@ -247,3 +280,17 @@ def _folded(checkpoint: Checkpoint, arch: str | None) -> Checkpoint:
             [f"{checkpoint.path}: carries its own graph; --fold-batchnorm is for state dicts of a known network"]
         )
     return FoldedCheckpoint(checkpoint, load_model(checkpoint, arch=arch))
+
+
+def network_of(checkpoint: Checkpoint, arch: str | None, *, folded: bool, needed: bool) -> nn.Module | None:
+    """The network in a checkpoint; None where nothing says which it is, unless it is `needed`."""
+    from rmt_compress.networks.batchnorm import fold_batchnorm
+    from rmt_compress.networks.loading import load_model
+
+    try:
+        model = load_model(checkpoint, arch=arch)
+    except CheckpointError:
+        if needed or arch is not None:
+            raise
+        return None
+    return fold_batchnorm(model) if folded else model

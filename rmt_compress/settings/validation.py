@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from rmt_compress.errors import SettingsError
 from rmt_compress.settings.declaring import Declared, declared
@@ -26,13 +27,16 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 def choices(kind: object) -> tuple[str, ...]:
-    """The values of a `Literal`; none of any other type."""
+    """The values of a `Literal`, or of one that may be None; none of any other type."""
+    if get_origin(kind) in (Union, UnionType):
+        others = [each for each in get_args(kind) if each is not NoneType]
+        return choices(others[0]) if len(others) == 1 else ()
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _wrong(value: Any, declared: Declared) -> str:
     known, within = choices(declared.kind), declared.setting.within
-    if known and value not in known:
+    if known and value is not None and value not in known:
         return f"must be {' or '.join(known)}, got {value!r}"
     if not within or value is None or _inside(value, within):
         return ""

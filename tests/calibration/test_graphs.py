@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.calibrating import calibrate
 from tests.samples import exported
 from tests.samples.onnx_models import model, saved
 

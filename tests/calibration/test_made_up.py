@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from rmt_compress.errors import DataError
+from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.made_up import described, input_shape, make_inputs, one_over_f
-from rmt_compress.networks.calibration.measuring import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calling import call
 from tests.samples.convolutional import audio_cnn

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.calibrating import calibrate
 from tests.samples.convolutional import UNet, audio_cnn, mobilenet
 from tests.samples.sequential import Tagger, ViT, gpt2
 

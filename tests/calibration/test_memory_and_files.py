@@ -10,7 +10,7 @@ from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.decomposition.moments_file import load_moments, read_tensors, save_moments, write_tensors
 from rmt_compress.errors import DataError, OutputError
 from rmt_compress.networks.calibration import interrupted
-from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.calibrating import calibrate
 
 
 def network():

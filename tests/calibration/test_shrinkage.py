@@ -8,7 +8,7 @@ from torch import nn
 
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.shrinkage import choose_shrinkage
 
 

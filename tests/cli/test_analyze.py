@@ -62,6 +62,7 @@ def test_paper_rule_differs(run, checkpoint):
     assert edges[0] == pytest.approx(edges[1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_csv_and_plots(run, checkpoint, tmp_path):
     result = run("analyze", checkpoint, "--csv", "out.csv", "--plots", "pictures")
     assert result.returncode == 0, result.stderr

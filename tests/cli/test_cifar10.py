@@ -1,4 +1,4 @@
-"""The whole road on the CIFAR-10 sample: prune, evaluate side by side, export, the graph asked every image."""
+"""The whole road on the CIFAR-10 sample: prune, evaluate side by side, export, the graph asked as well."""
 
 import json
 
@@ -12,11 +12,13 @@ from tests.samples.onnx_models import session
 from tests.samples.repository import MODELS
 
 SAMPLE = MODELS / "cifar10_cnn.pt"
+IMAGES = 1250
 
 
 def images_and_labels(root):
-    """The test set as the architecture takes it, read with nothing of this project."""
+    """A part of the test set, spread over it, as the architecture takes it: read with nothing of this project."""
     content = np.fromfile(root / "cifar10/cifar-10-batches-bin/test_batch.bin", np.uint8).reshape(-1, 3073)
+    content = content[:: len(content) // IMAGES]
     return content[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32) / 255, content[:, 0]
 
 
@@ -25,7 +27,7 @@ def images_and_labels(root):
 def test_prune_evaluate_export(run, tmp_path, real_data):
     done = run("prune", SAMPLE, "-o", "small.pt", "--gof", "0.2", "--keep-bulk", "0.3")
     assert done.returncode == 0, done.stderr
-    done = run("evaluate", "small.pt", "--against", SAMPLE, "--data", "cifar10", "--json")
+    done = run("evaluate", "small.pt", "--against", SAMPLE, "--data", "cifar10", "--limit", str(IMAGES), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     small, original = report["model"], report["against"]
@@ -38,7 +40,6 @@ def test_prune_evaluate_export(run, tmp_path, real_data):
         for name, out, into, positions in (("conv3", 128, 64, 256), ("conv5", 256, 128, 64))
     )
     assert original["macs"] - small["macs"] == saved
-    assert original["accuracy"] == pytest.approx(0.805, abs=2e-3)
     assert small["accuracy"] > original["accuracy"] - 0.01
     assert small["bytes"] == (tmp_path / "small.pt").stat().st_size < 0.9 * SAMPLE.stat().st_size
 
@@ -50,7 +51,14 @@ def test_prune_evaluate_export(run, tmp_path, real_data):
         [graph.run(None, {"input": images[at : at + 50]})[0] for at in range(0, len(images), 50)]
     )
     # Another order of summation may flip an image whose two largest outputs are equal to rounding.
-    assert small["accuracy"] == pytest.approx(float((outputs.argmax(1) == labels).mean()), abs=4e-4)
+    assert small["accuracy"] == pytest.approx(float((outputs.argmax(1) == labels).mean()), abs=1e-3)
+
+    # The original by torch itself; what it reaches on the whole set is a test of the samples.
+    network = build(torch.load(SAMPLE, weights_only=True)["metadata"]["architecture"]).eval()
+    network.load_state_dict(torch.load(SAMPLE, weights_only=True)["state_dict"], strict=True)
+    with torch.no_grad():
+        answers = np.concatenate([network(part).argmax(1).numpy() for part in torch.from_numpy(images).split(50)])
+    assert original["accuracy"] == pytest.approx(float((answers == labels).mean()), abs=1e-3)
 
     # torch itself with the product of the factors in the unsplit network, which is how a stranger would check.
     network = build(torch.load(SAMPLE, weights_only=True)["metadata"]["architecture"]).eval()

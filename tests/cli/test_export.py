@@ -55,6 +55,7 @@ def test_state_dict_under_original_names(run, tmp_path, small, name):
             assert "rmt_compress" not in file.metadata()
 
 
+@pytest.mark.slow
 def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
     import onnx
 

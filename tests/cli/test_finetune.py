@@ -11,6 +11,7 @@ from rmt_compress.networks import architectures
 from tests.samples.repository import DIGITS
 
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
+FEW = (*SHORT, "--samples", "300")
 
 
 @pytest.mark.slow
@@ -44,7 +45,7 @@ def test_a_whole_pickled_model_has_to_be_unpacked_first(run, tmp_path):
 
 
 def test_json_is_all_there_is_on_stdout(run, tmp_path):
-    done = run("finetune", DIGITS, "-o", "x.pt", *SHORT, "--json")
+    done = run("finetune", DIGITS, "-o", "x.pt", *FEW, "--json")
     report = json.loads(done.stdout)
     assert report["schema"] == "rmt-compress/finetune/1"
     (only,) = report["runs"]
@@ -107,9 +108,10 @@ def test_nan_in_a_checkpoint_is_said(run, tmp_path):
     assert "fc1.weight" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
     assert run("export", DIGITS, "-o", "x.onnx").returncode == 0
-    done = run("finetune", "x.onnx", *SHORT)
+    done = run("finetune", "x.onnx", *FEW)
     assert done.returncode == 2
     assert "own graph" in done.stderr
 
@@ -119,22 +121,23 @@ def test_settings_of_one_run_do_not_bind_the_next(run):
     """Accelerate keeps its settings for the life of a process."""
     for precision in ("no", "bf16", "no"):
         arguments = ("-o", "x.pt", "--force", "--mixed-precision", precision, "--device", "cpu")
-        assert run("finetune", DIGITS, *SHORT, *arguments).returncode == 0
+        assert run("finetune", DIGITS, *FEW, *arguments).returncode == 0
 
 
 def test_an_accuracy_that_is_not_reached_exits_1(run):
-    done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--min-accuracy", "0.9999")
+    done = run("finetune", DIGITS, "-o", "x.safetensors", *FEW, "--min-accuracy", "0.9999")
     assert done.returncode == 1
     assert "99.99%" in done.stderr
 
 
+@pytest.mark.slow
 def test_existing_output_is_refused_without_force(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"mine")
     done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT)
     assert done.returncode == 2
     assert "--force" in done.stderr
     assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
-    assert run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--force").returncode == 0
+    assert run("finetune", DIGITS, "-o", "x.safetensors", *FEW, "--force").returncode == 0
 
 
 @pytest.mark.slow
@@ -180,6 +183,7 @@ def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, mo
     assert json.loads(evaluated.stdout)["model"]["accuracy"] == report["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_callable_as_data(run, tmp_path, monkeypatch):
     # The seeds make training and test points differ around the same centres.
     (tmp_path / "mine.py").write_text(

@@ -6,6 +6,7 @@ import scipy.linalg
 
 from rmt_compress.decomposition.kernels import TorchKernels
 from rmt_compress.spectrum import NonFiniteError, NumpyKernels, SingularValues, singular_values
+from tests.samples.seeds import SEED
 
 
 class Recording(NumpyKernels):
@@ -68,13 +69,27 @@ def test_large_scale_in_float32(rng):
     np.testing.assert_allclose(values, scipy.linalg.svdvals(matrix.astype(np.float64)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("numpy_from", (0, 2048))
-@pytest.mark.parametrize("form", ("rows", "columns", "every second column", "bfloat16"))
-def test_torch_kernels_find_what_numpy_s_find(rng, numpy_from, form):
+@pytest.fixture(scope="module")
+def exact_values():
+    """Matrices and their singular values by LAPACK, once as they are and once rounded to bfloat16."""
     import torch
 
+    rng = np.random.default_rng(SEED)
+    found = []
     for rows, columns in ((100, 70), (600, 520), (530, 9000)):
         matrix = torch.from_numpy(rng.standard_normal((rows, columns)).astype(np.float32))
+        rounded = matrix.to(torch.bfloat16)
+        found.append((matrix, *(scipy.linalg.svdvals(each.double().numpy()) for each in (matrix, rounded))))
+    return found
+
+
+@pytest.mark.parametrize("numpy_from", (0, 2048))
+@pytest.mark.parametrize("form", ("rows", "columns", "every second column", "bfloat16"))
+def test_torch_kernels_find_what_numpy_s_find(exact_values, numpy_from, form):
+    import torch
+
+    for made, as_it_is, rounded in exact_values:
+        matrix, exact = made, rounded if form == "bfloat16" else as_it_is
         match form:
             case "columns":
                 matrix = matrix.T.contiguous().T
@@ -82,7 +97,6 @@ def test_torch_kernels_find_what_numpy_s_find(rng, numpy_from, form):
                 matrix = torch.stack([matrix, matrix], dim=2).flatten(1)[:, ::2]
             case "bfloat16":
                 matrix = matrix.to(torch.bfloat16)
-        exact = scipy.linalg.svdvals(matrix.double().numpy())
         found = singular_values(matrix, TorchKernels(numpy_from))
         np.testing.assert_allclose(found, exact, rtol=1e-3)
         np.testing.assert_allclose(found[: len(exact) // 2], exact[: len(exact) // 2], rtol=1e-5)

@@ -202,6 +202,7 @@ def test_least_accuracy_keeps_the_smallest_network_that_reached_it(tmp_path):
     assert all(event["epoch"] < min(below, default=99) for event in of_kind(run.events, "cycle"))
 
 
+@pytest.mark.slow
 def test_an_accuracy_out_of_reach_is_said(tmp_path):
     settings = TrainingSettings(epochs=2, learning_rate=1e-4, min_accuracy=0.999)
     result = finetune(
@@ -233,6 +234,7 @@ def test_a_data_set_that_does_not_suit_is_refused_before_training(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_older_state_stays(tmp_path, monkeypatch):
     out, calls = tmp_path / "x.safetensors", []
     real = torch.save
@@ -251,6 +253,7 @@ def test_a_full_disk_is_one_line_and_the_older_state_stays(tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.log.jsonl", "x.training.pt"]
 
 
+@pytest.mark.slow
 def test_a_compressed_file_can_be_trained_on(tmp_path):
     small, out = tmp_path / "small.safetensors", tmp_path / "tuned.safetensors"
     rmt.prune(DIGITS, small)

@@ -123,6 +123,7 @@ def test_a_damaged_state_is_refused(tmp_path, content):
         finetune(DIGITS, out, data="digits", training=QUICK, cycle=CUTS, resume=True)
 
 
+@pytest.mark.slow
 def test_the_state_of_another_run_is_refused(tmp_path):
     out = tmp_path / "x.safetensors"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks import calling
-from rmt_compress.networks.calibration.batches import Batches
-from rmt_compress.networks.calibration.measuring import undisturbed
+from rmt_compress.networks.calibration.calibrating import undisturbed
+from rmt_compress.networks.calibration.repeated_batches import Batches
+from rmt_compress.networks.calling import call as plainly
 from rmt_compress.networks.measurement import placement
 from rmt_compress.progress import Progress
 from rmt_compress.wording import times
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.networks.calibration.batches import Call
+    from rmt_compress.networks.calibration.repeated_batches import Call
 
 TEXTS, TOKENS = 32, 512
 FITTED, NOISE = 96, 256
@@ -87,7 +87,7 @@ def make_inputs(
     with undisturbed(model, seed):
         if vocabulary is not None:
             return _tokens(model, vocabulary, count or TEXTS, length or TOKENS, call, generator, seed, progress)
-        return _values(model, shape, count, call or calling.call, generator, seed, progress)
+        return _values(model, shape, count, call or plainly, generator, seed, progress)
 
 
 def _tokens(
@@ -108,7 +108,7 @@ def _tokens(
 
     def ask(model: nn.Module, ids: torch.Tensor) -> Any:
         ids = ids.to(placement(model)[0])
-        return (call or calling.call)(model, {"input_ids": ids} if named else ids)
+        return (call or plainly)(model, {"input_ids": ids} if named else ids)
 
     most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     found = longest(model, ask, vocabulary, min(length, most) if isinstance(most, int) else length)
@@ -196,8 +196,9 @@ def one_over_f(count: int, shape: Sequence[int], generator: torch.Generator) -> 
     own = torch.randn(count, *shape, generator=generator)
     white = math.sqrt(0.8) * common + math.sqrt(0.2) * own
     noise: torch.Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) / grid, dim=axes).real
-    noise = noise - noise.mean()
-    return noise / noise.std()
+    noise -= noise.mean()
+    noise /= noise.std()
+    return noise
 
 
 def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:

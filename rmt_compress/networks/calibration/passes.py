@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rmt_compress.decomposition.moments import LayerMoments, Moments
-from rmt_compress.networks.calibration.batches import Padding
 from rmt_compress.networks.calibration.blocks import fitted, in_blocks
+from rmt_compress.networks.calibration.repeated_batches import Padding
 from rmt_compress.networks.calibration.scalars import label_free, of_user
 from rmt_compress.networks.calibration.watchers import Adder, LayerSums, seed_of
 
 if TYPE_CHECKING:
-    from rmt_compress.networks.calibration.batches import Batches
     from rmt_compress.networks.calibration.blocks import Group
     from rmt_compress.networks.calibration.interrupted import Partial
+    from rmt_compress.networks.calibration.repeated_batches import Batches
     from rmt_compress.networks.calibration.running import Runner
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
     from rmt_compress.networks.calibration.watchers import Seen

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.onnx.onnx_network import OnnxNetwork
     from rmt_compress.checkpoints.onnx.onnx_tapping import Tap
     from rmt_compress.layers.layer import Layer
-    from rmt_compress.networks.calibration.batches import Batches
+    from rmt_compress.networks.calibration.repeated_batches import Batches
 
 
 class Runner(Protocol):

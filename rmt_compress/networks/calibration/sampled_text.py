@@ -15,7 +15,7 @@ from rmt_compress.progress import counter
 if TYPE_CHECKING:
     from torch import nn
 
-    from rmt_compress.networks.calibration.batches import Call
+    from rmt_compress.networks.calibration.repeated_batches import Call
     from rmt_compress.progress import Progress
 
 

@@ -17,7 +17,7 @@ from rmt_compress.decomposition.metrics import Shrinkage
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import DataError
 from rmt_compress.layers.kinds import KINDS
-from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.calibrating import calibrate
 
 if TYPE_CHECKING:
     import torch

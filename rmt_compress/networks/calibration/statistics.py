@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.networks.calibration.batches import Batches
+from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.measurement import evaluation_mode
 from rmt_compress.progress import Progress
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.networks.calibration.batches import Call
+    from rmt_compress.networks.calibration.repeated_batches import Call
 
 
 @dataclass(frozen=True, eq=False)

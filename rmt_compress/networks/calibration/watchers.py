@@ -12,8 +12,8 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from rmt_compress.layers.kinds import KINDS
-from rmt_compress.networks.calibration.batches import Padding
 from rmt_compress.networks.calibration.patches import places
+from rmt_compress.networks.calibration.repeated_batches import Padding
 from rmt_compress.networks.calibration.sums import SecondMoment
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ def task_for(
         raise SettingsError(["a task needs data: add --data"])
     kind = asked.task or _natural(samples, model)
     if kind == "agreement":
-        return _agreement(samples, reference or model)
+        return agreement_of(samples, reference or model)
     wanted = {"classification": "classes", "regression": "numbers", "causal": "tokens", "masked": "tokens"}[kind]
     if samples.targets != wanted:
         has = {"classes": "classes", "numbers": "numbers", "tokens": "text", "none": "no labels"}[samples.targets]
@@ -77,10 +77,11 @@ def agreement_beside(task: Task, reference: nn.Module) -> Agreement | None:
     """How far another network answers as `reference`, asked what `task` asks; None where that is the task."""
     if task.samples is None or isinstance(task, Agreement | CustomTask):
         return None
-    return replace(_agreement(task.samples, reference), prepared=task.inputs)
+    return replace(agreement_of(task.samples, reference), prepared=task.inputs)
 
 
-def _agreement(samples: Samples, reference: nn.Module) -> Agreement:
+def agreement_of(samples: Samples, reference: nn.Module) -> Agreement:
+    """Whether a network answers as `reference` about these samples."""
     halves = samples.targets == "tokens" and _encoder_decoder(reference)
     prepared = CausalLanguage(samples, halves=True).inputs if halves else None
     return Agreement(samples, reference, embeddings=_embeds(reference), prepared=prepared)

@@ -313,6 +313,7 @@ def test_declared_sizes_take_no_memory(network, tmp_path):
     assert "asks for 1,374,389,534,720;" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plain_installation_reads_analyses_and_writes(network, tmp_path):
     """In a process where nothing of the extra can be imported; onnx itself only once a file needs it."""
     path = saved(network, tmp_path / "model.onnx")

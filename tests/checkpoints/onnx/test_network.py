@@ -160,6 +160,7 @@ def test_sweeps_agree_point_by_point(mlp):
     assert len({accuracy for curve in sweeps[0][:2] for _, accuracy in curve}) > 4
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_file_and_of_what_is_pruned(mlp, tmp_path):
     module, path, dataset = mlp
     with open_checkpoint(path) as checkpoint:

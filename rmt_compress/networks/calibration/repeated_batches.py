@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks import calling
+from rmt_compress.networks.calling import call as plainly
+from rmt_compress.networks.calling import placed
 from rmt_compress.networks.measurement import placement
 from rmt_compress.wording import one_line
 
@@ -25,13 +26,13 @@ class Batches:
     Args:
         batches: the inputs; an iterator is gone over once only.
         model: where they go to, and whose float type they get.
-        call: how the network is called with one; None for `calling.call`.
+        call: None for `calling.call`.
     """
 
     def __init__(self, batches: Iterable[Any], model: nn.Module, call: Call | None) -> None:
         self._batches = batches
         self._model = model
-        self._call = call or calling.call
+        self._call = call or plainly
         self._place = placement(model)
         self._passes = 0
         self.count = len(batches) if isinstance(batches, Sized) else None
@@ -62,7 +63,7 @@ class Batches:
 
     def placed(self, inputs: Any) -> Any:
         """Inputs on the device of the network, floating-point ones in its type."""
-        return calling.placed(inputs, *self._place)
+        return placed(inputs, *self._place)
 
     def ask(self, inputs: Any) -> Any:
         """The network's outputs.

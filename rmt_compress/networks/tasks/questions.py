@@ -53,6 +53,11 @@ class Question:
         elif not self._settings.asks_itself:
             raise SettingsError(["nothing to ask the network: add --data, or --task package.module:callable"])
 
+    @property
+    def has_data(self) -> bool:
+        """Whether there are data, and not only a callable that asks by itself."""
+        return self._source is not None
+
     def part(self, part: Part) -> Task:
         """The task on a part of the data; see `Source.part`."""
         return self._task(None if self._source is None else self._source.part(part))

@@ -18,7 +18,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.batches import Batches
+from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.progress import Progress
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.layers.layer import Layer
-    from rmt_compress.networks.calibration.batches import Call
+    from rmt_compress.networks.calibration.repeated_batches import Call
     from rmt_compress.networks.calibration.scalars import UserScalar
 
 POSITIONS = 64

@@ -1,0 +1,164 @@
+"""From an analysis to the plan of the smallest network that is within what one can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rmt_compress.errors import PlanError, SettingsError
+from rmt_compress.planning.budgets import BudgetSettings
+from rmt_compress.planning.candidates import Candidates
+from rmt_compress.planning.costs import MultiplyAdds, Parameters
+from rmt_compress.planning.price_record import curve_of_record
+from rmt_compress.planning.searching import search
+
+if TYPE_CHECKING:
+    from rmt_compress.analysis.records import Analysis
+    from rmt_compress.checkpoints.opening import Source
+    from rmt_compress.decomposition.moments import Moments
+    from rmt_compress.plan import LayerDecision, Plan
+    from rmt_compress.planning.budgets import Edge, Metric, Scaling, Search
+    from rmt_compress.planning.costs import Cost, Seconds
+    from rmt_compress.planning.searching import Score
+    from rmt_compress.progress import Progress
+
+
+def plan_within(
+    analysis: Analysis,
+    moments: Moments | None = None,
+    *,
+    keep: float | None = None,
+    macs: float | None = None,
+    latency: float | None = None,
+    max_drop: float | None = None,
+    metric: Metric | None = None,
+    scaling: Scaling | None = None,
+    search: Search = BudgetSettings.search,
+    score: Score | None = None,
+    edge: Edge = BudgetSettings.edge,
+    multiple: int = BudgetSettings.multiple,
+    exclude: Sequence[str] = (),
+    caps: Sequence[str] = (),
+    positions: Mapping[str, float] | None = None,
+    seconds: Seconds | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan of the smallest or best network within a budget (method.md §14); see `BudgetSettings`.
+
+    Budgets may be combined: all of them are kept then. What was tried stands in `Plan.settings`, under ``budget``,
+    with ``met`` false where `max_drop` could not be; the plan then is that of the network that came nearest.
+
+    Args:
+        analysis: of the network; what it was made from is read again.
+        moments: of its layers, from calibration; None leaves the metric ``plain``.
+        keep: share of all parameters that is kept at most.
+        macs: share of the multiply-adds; needs `positions`.
+        latency: share of the measured time; needs `seconds`.
+        max_drop: by how much the score may fall; needs `score`.
+        metric: which directions are kept.
+        scaling: how the gains of layers compare.
+        search: ``portfolio`` or ``one``.
+        score: how good a network is, such as `networks.replacing.scored` makes one; higher is better.
+        edge: ``ignore``, ``floor`` or ``ceiling``.
+        multiple: ranks are multiples of this.
+        exclude: globs of layers that are not cut.
+        caps: ``GLOB:SHARE``.
+        positions: tensor of a layer -> at how many positions it is applied, see `costs.MultiplyAdds`.
+        seconds: measured times.
+        progress: called with (networks tried, the most that are tried, rule).
+
+    Raises:
+        SettingsError: a setting is out of range, or no cut reaches a budget.
+        PlanError: the moments are not those of this network.
+        CheckpointError: the network cannot be read again.
+    """
+    settings = BudgetSettings(
+        keep=keep,
+        macs=macs,
+        latency=latency,
+        max_drop=max_drop,
+        metric=metric,
+        scaling=scaling,
+        search=search,
+        edge=edge,
+        multiple=multiple,
+        exclude=tuple(exclude),
+        caps=tuple(caps),
+    )
+    return plan_within_with(
+        analysis, moments, settings, score=score, positions=positions, seconds=seconds, progress=progress
+    )
+
+
+def plan_within_with(
+    analysis: Analysis,
+    moments: Moments | None,
+    settings: BudgetSettings,
+    *,
+    source: Source | None = None,
+    score: Score | None = None,
+    positions: Mapping[str, float] | None = None,
+    seconds: Seconds | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """`plan_within`, its settings in one object; `source` is the network where the analysis does not know it."""
+    from rmt_compress.checkpoints import open_checkpoint
+
+    if not settings.shares and settings.max_drop is None:
+        raise SettingsError(["no budget: give one of keep, macs, latency, max-drop"])
+    source = analysis.source if source is None else source
+    if source is None:
+        raise PlanError("the analysis does not know its network any more; give it as source")
+    costs: dict[str, Cost] = {"keep": Parameters(float(analysis.parameters))}
+    if positions is not None:
+        applied = [(layer.parameters, positions.get(layer.tensor, 0.0)) for layer in analysis.layers]
+        costs["macs"] = MultiplyAdds(positions, sum(count * places for count, places in applied))
+    if seconds is not None:
+        costs["latency"] = seconds
+    missing = [name for name in settings.shares if name not in costs]
+    if missing:
+        needs = {"macs": "the positions of the layers", "latency": "measured times"}
+        raise SettingsError([f"the budget {name} needs {needs[name]}" for name in missing])
+    with open_checkpoint(source) as checkpoint:
+        candidates = Candidates(checkpoint, analysis, moments, settings, costs)
+        found = search(candidates, score, progress=progress)
+        asked = {**settings.shares} | ({} if settings.max_drop is None else {"max_drop": settings.max_drop})
+        record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}
+        if found.score is not None:
+            record["score"] = found.score
+        return candidates.plan(found.candidate, {"budget": {**record, **found.record}})
+
+
+def plan_at(plan: Plan, share: float) -> Plan:
+    """The plan for another budget, from the curve that a plan carries: nothing is decomposed or measured.
+
+    Args:
+        plan: made by `plan_within` for one measure of size.
+        share: of the whole that may be kept of that.
+
+    Raises:
+        PlanError: the plan has no curve.
+        SettingsError: no cut is so small.
+    """
+    if plan.curve is None:
+        raise PlanError("the plan has no curve of prices; plan the network within a budget")
+    curve, whole, fixed = curve_of_record(plan.curve)
+    if share * whole - fixed < curve.least * (1 - 1e-12):
+        least = (fixed + curve.least) / whole
+        raise SettingsError([f"a share of {share:g} cannot be reached: {least:.3g} is the least there is"])
+    found = curve.at_cost(share * whole - fixed)
+    reached = (fixed + found.cost) / whole
+    settings = {**plan.settings, "budget": {"asked": share, "reached": reached, "evaluations": 0}}
+
+    def decided(decision: LayerDecision) -> LayerDecision:
+        if decision.tensor not in found.ranks:
+            return decision
+        rank, loss = found.ranks[decision.tensor], found.losses[decision.tensor]
+        changes = {"rank": rank, "action": "kept" if rank is None else "factorized"}
+        predicted = loss if rank is not None and plan.basis == "two-sided" else None
+        reason = f"rank {rank}" if rank is not None else "worth its whole size"
+        return decision.model_copy(
+            update={**changes, "predicted_loss": predicted, "reason": f"{reason} at this price"}
+        )
+
+    return plan.model_copy(update={"settings": settings, "layers": tuple(decided(each) for each in plan.layers)})

@@ -1,0 +1,258 @@
+"""A plan within a budget: inputs, moments, candidates that are tried, and what is repaired after the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.checkpoints.views import View
+from rmt_compress.decomposition.moments_file import load_moments, save_moments
+from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration.calibrating import calibrate
+from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.measurement import example_inputs
+from rmt_compress.networks.positions import layer_positions
+from rmt_compress.networks.replacing import replaced
+from rmt_compress.planning.within import plan_within_with
+from rmt_compress.pruning.calibration import Calibration, calibration_for
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rmt_compress.analysis.records import Analysis
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.decomposition.moments import Moments
+    from rmt_compress.layers.layer import Layer
+    from rmt_compress.networks.calibration_settings import CalibrationSettings
+    from rmt_compress.networks.tasks.questions import Question
+    from rmt_compress.networks.tasks.task import Metric, Score
+    from rmt_compress.plan import Plan
+    from rmt_compress.planning.budgets import BudgetSettings
+    from rmt_compress.planning.searching import Trial
+    from rmt_compress.progress import Progress
+    from rmt_compress.pruning.result import Verified
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan within a budget is asked.
+
+    Attributes:
+        budget: the budget and how it is met; its `max_drop` is in the score's own unit.
+        calibration: which inputs.
+        max_drop: what the user wrote for it: points of a share, else a number or a percentage of the score; None
+            for what `budget` says.
+        moments: a file of moments to take instead of measuring them.
+        save_moments: where to keep them.
+    """
+
+    budget: BudgetSettings
+    calibration: CalibrationSettings
+    max_drop: str | None = None
+    moments: Path | None = None
+    save_moments: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Budgeted:
+    """A plan within a budget, and what it rests on.
+
+    Attributes:
+        plan: the decisions.
+        moments: what they were made with; None where only the weights are known.
+        verified: what was asked before the plan was chosen.
+        missed: why the budget was missed; empty where it is kept.
+        record: the budget, what was reached and how many networks were asked: plain JSON.
+        notes: remarks for the user.
+        buffers: batch-norm statistics estimated anew, by the names of their tensors.
+    """
+
+    plan: Plan
+    moments: Moments | None
+    verified: Verified
+    missed: str
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+    buffers: dict[str, torch.Tensor]
+
+
+def plan_within_budget(
+    analysis: Analysis,
+    checkpoint: Checkpoint,
+    model: nn.Module | None,
+    question: Question | None,
+    request: Request,
+    progress: Progress | None = None,
+) -> Budgeted:
+    """The plan that a request asks for.
+
+    Args:
+        analysis: of the checkpoint.
+        checkpoint: what is cut, open.
+        model: the network that it is; None where it cannot run.
+        question: what it is asked about data; None without data.
+        request: the budget and the inputs.
+        progress: told of every step.
+
+    Raises:
+        SettingsError: a budget that no cut reaches, or that needs a network that runs.
+        DataError: no inputs to calibrate with.
+    """
+    if model is None:
+        return _unverified(analysis, checkpoint, request, progress)
+    calibration = calibration_for(model, question, request.calibration, progress=_named(progress, "inputs"))
+    notes = list(calibration.notes)
+    if request.moments is not None:
+        moments = load_moments(request.moments)
+    else:
+        moments = calibrate(
+            model, calibration.inputs, seed=request.calibration.seed, progress=_named(progress, "calibrating")
+        )
+    if request.save_moments is not None:
+        save_moments(moments, request.save_moments)
+    renews = request.calibration.repair == "statistics" and bool(batch_norms(model))
+    full = calibration.selection.score(model)
+    budget = replace(request.budget, max_drop=_drop(request, calibration.selection.metric, full.value))
+
+    def judge(score: Score) -> float:
+        """Higher is better; of agreement at a given size its divergence, which is less noisy than equal answers."""
+        if budget.max_drop is None and score.task == "agreement" and score.loss is not None:
+            return -score.loss
+        return score.value if score.metric.higher_is_better else -score.value
+
+    def score(trial: Trial) -> float:
+        with replaced(model, trial.tensors) as cut:
+            renewed = renew_statistics(cut, calibration.inputs) if renews and trial.rule else None
+            try:
+                return judge(calibration.selection.score(cut))
+            finally:
+                if renewed is not None:
+                    renewed.undo()
+
+    positions = _positions(model, calibration) if budget.macs is not None else None
+    plan = plan_within_with(
+        analysis,
+        moments,
+        budget,
+        source=checkpoint,
+        score=score,
+        positions=positions,
+        progress=_named(progress, "searching"),
+    )
+    buffers: dict[str, torch.Tensor] = {}
+    if renews:
+        buffers = _renewed(model, plan, moments, calibration)
+        notes.append(f"estimated the statistics of {len(batch_norms(model))} batch norms anew")
+    found = dict(plan.settings["budget"])
+    record = {
+        "kind": ", ".join(found["asked"]),
+        **found,
+        "score_name": calibration.selection.metric.name,
+        "calibration": calibration.record,
+    }
+    missed = ""
+    if budget.max_drop is not None:
+        task = calibration.selection
+        if question is not None and question.has_data:
+            task = question.part("test")
+            full = task.score(model)
+        with _cut(model, plan, moments, buffers) as small:
+            left = task.score(small)
+        drop = task.metric.worse_by(left.value, full.value)
+        record |= {"full": full.value, "left": left.value, "drop": drop, "allowed": budget.max_drop}
+        if drop > budget.max_drop + 1e-12:
+            missed = (
+                f"the {task.metric.name} is {task.metric.shown(left.value)} where it was "
+                f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
+                f"{left.samples:,} samples that chose nothing"
+            )
+    return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), buffers)
+
+
+def _unverified(
+    analysis: Analysis, checkpoint: Checkpoint, request: Request, progress: Progress | None
+) -> Budgeted:
+    """One price by the weights alone: nobody knows what it costs."""
+    if request.max_drop is not None or request.budget.max_drop is not None:
+        raise SettingsError(
+            [f"{checkpoint.path}: max-drop needs a network that runs: add --arch, or ask for a size with --keep"]
+        )
+    plan = plan_within_with(analysis, None, request.budget, source=checkpoint, progress=progress)
+    found = dict(plan.settings["budget"])
+    note = "the network does not run, so that nothing is known of what the cut costs: add --arch and --data"
+    return Budgeted(plan, None, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})
+
+
+def _drop(request: Request, metric: Metric, full: float) -> float | None:
+    """What the user allows, in the score's own unit: points of a share, else a number or a percentage."""
+    text = request.max_drop
+    if text is None:
+        return request.budget.max_drop
+    try:
+        amount = float(text.removesuffix("%"))
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise SettingsError([f"max-drop is a number of points, or a percentage as 2%, of at least 0, got {text!r}"])
+    if metric.unit == "share":
+        return amount / 100
+    return amount / 100 * abs(full) if text.endswith("%") else amount
+
+
+def _positions(model: nn.Module, calibration: Calibration) -> dict[str, float]:
+    found = layer_positions(model, example_inputs(model, calibration.selection, 1))
+    if not found:
+        raise SettingsError(["macs: it is not known how often the layers of this network are applied; use --keep"])
+    return found
+
+
+def _renewed(model: nn.Module, plan: Plan, moments: Moments, calibration: Calibration) -> dict[str, torch.Tensor]:
+    """The batch-norm statistics of the network that the plan makes."""
+    from rmt_compress.compression import compress
+
+    small: nn.Module = compress(model, plan, moments)
+    renew_statistics(small, calibration.inputs)
+    norms = batch_norms(small)
+    return {
+        f"{path}.{name}": buffer.clone()
+        for path, norm in norms.items()
+        for name, buffer in norm.named_buffers(recurse=False)
+    }
+
+
+@contextmanager
+def _cut(model: nn.Module, plan: Plan, moments: Moments, buffers: dict[str, torch.Tensor]) -> Iterator[nn.Module]:
+    """The network that a plan makes, with other batch-norm statistics."""
+    from rmt_compress.compression import compress
+
+    small: nn.Module = compress(model, plan, moments)
+    with replaced(small, buffers):
+        yield small
+
+
+def _named(progress: Progress | None, what: str) -> Callable[[int, int, str], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total, name: progress(done, total, f"{what}: {name}" if name else what)
+
+
+class WithBuffers(View):
+    """A checkpoint with other values in some of its tensors; names, shapes and types are the original's."""
+
+    def __init__(self, inner: Checkpoint, values: dict[str, torch.Tensor]) -> None:
+        super().__init__(inner)
+        self._tensors, self._ties = inner.tensors, inner.ties
+        self._values = values
+
+    def layers(self) -> tuple[Layer, ...]:
+        """As in the original."""
+        return self.inner.layers()
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, of its original type."""
+        value, original = self._values.get(name), self.inner.read(name)
+        return original if value is None else value.to(original.dtype)

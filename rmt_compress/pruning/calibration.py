@@ -1,0 +1,186 @@
+"""Which inputs a network is calibrated with, and which choose among its cuts: data, or what it makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.data import Samples, open_samples
+from rmt_compress.data.in_memory import InMemory
+from rmt_compress.networks.calibration.made_up import make_inputs
+from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
+from rmt_compress.networks.measurement import count_macs, example_inputs
+from rmt_compress.networks.tasks.agreement import Agreement
+from rmt_compress.networks.tasks.choosing import agreement_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.networks.tasks.questions import Question
+    from rmt_compress.networks.tasks.task import Task
+    from rmt_compress.progress import Progress
+    from rmt_compress.pruning.result import Verified
+
+_SAMPLES, _WINDOWS = 128, 64
+_WORK = 3e11
+"""Multiply-adds of one evaluation: so many samples are asked, some seconds on a few cores, whatever the machine."""
+_LEAST, _MOST = 256, 8192
+_LEAST_WINDOWS, _MOST_WINDOWS = 8, 512
+_HELD_BACK = 4
+"""Every so many of the inputs that a network has made choose among its cuts; the others calibrate."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs as the network is called with them, to be gone through as often as wanted."""
+
+    task: Task
+
+    def __iter__(self) -> Iterator[Any]:
+        samples = self.task.samples
+        assert samples is not None
+        for batch in samples.batches(self.task.batch_size):
+            yield self.task.inputs(batch)
+
+    def __len__(self) -> int:
+        samples = self.task.samples
+        assert samples is not None
+        return (samples.count or 0) // self.task.batch_size + bool((samples.count or 0) % self.task.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a network is calibrated with, and asked while a cut is chosen.
+
+    Attributes:
+        inputs: for moments and batch-norm statistics.
+        selection: the task that candidates are asked.
+        verified: ``measured`` where candidates are asked about data, ``synthetic`` about inputs the network made.
+        notes: what the inputs are, one sentence each.
+        record: the same as plain JSON.
+    """
+
+    inputs: Inputs
+    selection: Task
+    verified: Verified
+    notes: tuple[str, ...]
+    record: dict[str, Any]
+
+
+def calibration_for(
+    model: nn.Module,
+    question: Question | None,
+    settings: CalibrationSettings,
+    *,
+    progress: Progress | None = None,
+) -> Calibration:
+    """The inputs that `settings` ask for.
+
+    Args:
+        model: the network, uncut.
+        question: what it is asked about data; None without data.
+        settings: which inputs, and how many.
+        progress: told while the network makes inputs.
+
+    Raises:
+        DataError: no such data, too few, or the network cannot make its own.
+    """
+    has_data = question is not None and question.has_data
+    asked = None
+    if has_data:
+        assert question is not None
+        task = question.part("selection")
+        assert task.samples is not None
+        asked = task.of(task.samples.thinned(settings.selection_samples or _affordable(model, task)))
+    if settings.calibrate == SELF or (settings.calibrate is None and not has_data):
+        return _made_by_the_network(model, asked, settings, progress)
+    if settings.calibrate is not None:
+        source = open_samples(settings.calibrate, None if question is None else question.pixels)
+        samples = source.part("train") if source.comes_in == "splits" else source.whole()
+    else:
+        assert question is not None
+        task = question.part("calibration")
+        assert task.samples is not None
+        samples = task.samples
+    windows = samples.targets == "tokens"
+    samples = samples.thinned(settings.calibration_samples or (_WINDOWS if windows else _SAMPLES))
+    seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
+    if asked is None:
+        # Of one set that only calibrates, every fourth sample chooses.
+        seen, asked = _divided(samples, model)
+    assert seen.samples is not None
+    assert asked.samples is not None
+    note = f"calibrated with {_said(seen.samples)}; candidates were asked {_said(asked.samples)}"
+    verified: Verified = "measured" if has_data else "synthetic"
+    record = {"inputs": samples.name, "samples": seen.samples.count, "asked": asked.samples.count}
+    return Calibration(Inputs(seen), asked, verified, (note,), record)
+
+
+def _made_by_the_network(
+    model: nn.Module, asked: Task | None, settings: CalibrationSettings, progress: Progress | None
+) -> Calibration:
+    made = make_inputs(
+        model,
+        shape=settings.shape,
+        count=settings.calibration_samples,
+        seed=settings.seed,
+        progress=progress,
+    )
+    samples = InMemory(_joined(made.batches), name=made.kind, part="calibration")
+    note = f"calibrated with {samples.count} inputs that the network made itself ({made.kind})"
+    record = {"inputs": SELF, "kind": made.kind, **made.record}
+    if asked is not None:
+        return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", (note,), record)
+    seen, asked = _divided(samples, model)
+    return Calibration(Inputs(seen), asked, "synthetic", (note,), record)
+
+
+def _divided(samples: Samples, model: nn.Module) -> tuple[Agreement, Agreement]:
+    """Most of the samples, and every fourth of them for choosing: agreement with the network as it is."""
+    import torch
+
+    inputs = _joined([batch.inputs for batch in samples.batches(64)])
+    count = InMemory(inputs).count
+    chosen = torch.arange(count) % _HELD_BACK == _HELD_BACK - 1
+    if not chosen.any():
+        chosen[-1:] = True
+    kept = ~chosen if bool((~chosen).any()) else chosen
+    seen = InMemory(_rows(inputs, kept), name=samples.name, part="calibration", targets=samples.targets)
+    asked = InMemory(_rows(inputs, chosen), name=samples.name, part="selection", targets=samples.targets)
+    return agreement_of(seen, model), agreement_of(asked, model)
+
+
+def _affordable(model: nn.Module, task: Task) -> int:
+    """How many samples candidates are asked; the same on every machine."""
+    assert task.samples is not None
+    macs = count_macs(model, example_inputs(model, task, 1))
+    text = task.samples.targets == "tokens"
+    least, most = (_LEAST_WINDOWS, _MOST_WINDOWS) if text else (_LEAST, _MOST)
+    return max(least, min(most, int(_WORK / max(1, macs))))
+
+
+def _said(samples: Samples) -> str:
+    what = "window" if samples.targets == "tokens" else "sample"
+    count = f"{samples.count:,} {what}s" if samples.count else f"{what}s"
+    return f"{count} of {samples.name}" + (f" ({samples.part})" if samples.part != "test" else "")
+
+
+def _joined(batches: Any) -> Any:
+    """Inputs of several batches as one."""
+    import torch
+
+    first = batches[0]
+    if isinstance(first, Mapping):
+        return {key: torch.cat([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, tuple | list):
+        return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    return torch.cat(list(batches))
+
+
+def _rows(inputs: Any, which: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _rows(value, which) for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(_rows(value, which) for value in inputs)
+    return inputs[which]
