@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
+    from rmt_compress.decomposition.moments_file import load_moments, save_moments
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
     from rmt_compress.networks.batchnorm import fold_batchnorm
+    from rmt_compress.networks.calibration.calibrating import calibrate
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
     from rmt_compress.planning.within import plan_within
@@ -31,7 +33,10 @@ _HOMES = {
     "AnalysisSettings": "analysis",
     "LayerAnalysis": "analysis",
     "analyze": "analysis",
+    "calibrate": "networks.calibration.calibrating",
     "fold_batchnorm": "networks.batchnorm",
+    "load_moments": "decomposition.moments_file",
+    "save_moments": "decomposition.moments_file",
     "Checkpoint": "checkpoints",
     "open_checkpoint": "checkpoints",
     "RmtCompressError": "errors",
@@ -56,16 +61,19 @@ __all__ = [
     "Plan",
     "RmtCompressError",
     "analyze",
+    "calibrate",
     "compress",
     "fold_batchnorm",
     "load",
     "load_dense",
+    "load_moments",
     "load_plan",
     "make_plan",
     "open_checkpoint",
     "plan_within",
     "prune",
     "save",
+    "save_moments",
 ]
 
 

@@ -458,3 +458,19 @@ def test_what_is_applied_the_other_way_round_is_left_out():
     moments = calibrate(Backwards(), [torch.randn(3, 4)])
     assert moments.left_out.keys() == {"there.weight", "experts"}
     assert set(moments.left_out.values()) == {"applied in another way than its layer is read"}
+
+
+def test_an_expert_that_the_first_batch_does_not_reach_is_measured():
+    class Mixture(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(3))
+
+        def forward(self, x):
+            return self.experts[int(x[0, 0] > 0)](x)
+
+    first, second = torch.ones(5, 4) * -1, torch.randn(6, 4).abs()
+    moments = calibrate(Mixture(), [first, second])
+    assert moments.layers["experts.0.weight"].count == 5
+    close(moments.layers["experts.1.weight"].inputs, second.double().T @ second.double() / 6)
+    assert moments.left_out == {"experts.2.weight": "did not run on the calibration inputs"}

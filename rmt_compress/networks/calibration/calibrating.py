@@ -19,6 +19,7 @@ from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.repeated_batches import Batches
+from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.progress import Progress
 
@@ -95,15 +96,14 @@ def calibrate(
     data = Batches(batches, model, call)
     state = model.state_dict(keep_vars=True)
     runner = runner_of(model, data, Weights(state, wanted.values()), wanted)
-    with undisturbed(model, seed):
+    with undisturbed(model, seed), without_cache(model), _experts_one_by_one(model):
         scout = Scout()
         with torch.no_grad():
             runner.run(data.placed(data.first), scout)
         for name, layer in wanted.items():
-            if name in scout.otherwise:
-                left_out[name] = "applied in another way than its layer is read"
-            elif name not in scout.seen:
-                left_out[name] = _why_not_seen(layer)
+            # An expert that the first batch does not reach a later one may.
+            if runner.gradients and name not in scout.seen:
+                scout.expect(layer)
         passes = Passes(data, runner, scalar, seed, positions, _memory(memory), placement(model)[0], progress)
         digest = digest_of(state, data.first, (seed, positions, *wanted))
         kept = Partial(Path(partial), digest) if partial is not None else None
@@ -133,6 +133,10 @@ def calibrate(
             measured.record["gradient"] = "one number per layer, by noise at its outputs"
         if kept is not None:
             kept.remove()
+    for name, layer in wanted.items():
+        if name not in found:
+            otherwise = name in scout.otherwise
+            left_out[name] = "applied in another way than its layer is read" if otherwise else _why_not_seen(layer)
     return Moments({name: found[name] for name in wanted if name in found}, left_out, measured.record)
 
 
@@ -202,3 +206,19 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
         finally:
             for parameter in learned:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def _experts_one_by_one(model: nn.Module) -> Iterator[None]:
+    """Mixtures of transformers with a product per expert: in products of all of them no weight can be seen."""
+    before: list[tuple[Any, Any]] = []
+    for module in model.modules():
+        found: Any = module
+        if getattr(found, "_can_set_experts_implementation", lambda: False)():
+            before.append((found, found.get_experts_implementation()))
+            found.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        for found, implementation in before:
+            found.set_experts_implementation(implementation)

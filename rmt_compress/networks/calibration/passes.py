@@ -113,10 +113,12 @@ class Passes:
 
 
 def finished(sums: dict[str, LayerSums], samples: int) -> dict[str, LayerMoments]:
-    """The moments out of the sums, on the CPU; the sums are used up."""
+    """The moments out of the sums, on the CPU, of layers that have run; the sums are used up."""
     found: dict[str, LayerMoments] = {}
     inputs: dict[str, tuple[torch.Tensor, torch.Tensor, int]] = {}
     for name, own in sums.items():
+        if not bool(own.inputs.count.any()):
+            continue
         if own.leader not in inputs:
             counted = own.inputs.count.clamp(min=1)
             total = own.inputs.total

@@ -19,9 +19,9 @@ from rmt_compress.decomposition.moments import LayerMoments
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import as_matrix
 from rmt_compress.networks.calibration.running import Disturber
-from rmt_compress.networks.calibration.sampled_text import logits_of
 from rmt_compress.networks.calibration.scalars import are_logits, log_chances
 from rmt_compress.networks.calibration.watchers import seed_of
+from rmt_compress.networks.calling import main_output
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def with_numbers(
         seed: of the noise.
         progress: told of every layer.
     """
-    held = [(inputs, logits_of(runner.run(inputs, Disturber()))) for inputs in batches]
+    held = [(inputs, main_output(runner.run(inputs, Disturber()))) for inputs in batches]
     advance = counter(len(layers), progress)
     found = {}
     for name, own in layers.items():
@@ -79,7 +79,7 @@ def _mean_diagonal(
     # Not larger than a float32 can hold, in which ONNX keeps seeds.
     ask = runner.disturbed(layer, scale, seed_of(seed, layer.tensor) % 2**24)
     for inputs, before in batches:
-        after = logits_of(ask(inputs))
+        after = main_output(ask(inputs))
         if before is None or after is None:
             return None
         some, count = _divergence(before.double(), after.double())

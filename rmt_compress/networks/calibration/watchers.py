@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.networks.calibration.patches import places
 from rmt_compress.networks.calibration.repeated_batches import Padding
 from rmt_compress.networks.calibration.sums import SecondMoment
@@ -86,13 +87,19 @@ class Scout:
         """Note the name."""
         self.otherwise.add(name)
 
+    def expect(self, layer: Layer) -> None:
+        """Reckon with a layer that has not run."""
+        assert layer.matrix is not None
+        outputs, inputs = reversed(layer.matrix) if KINDS[layer.kind].swaps else layer.matrix
+        self.seen[layer.tensor] = Seen(layer, inputs, outputs)
+
     def groups(self, alone: set[str]) -> list[list[Seen]]:
         """The layers in the order they run in, those together that were applied to the same; `alone` are not."""
         found: dict[object, list[Seen]] = {}
         for name, seen in self.seen.items():
             if name not in self.otherwise:
                 # Experts run one by one on what the router gives them, and not all at every batch.
-                own = name in alone or seen.experts is not None
+                own = name in alone or seen.experts is not None or not seen.tokens
                 found.setdefault((name,) if own else tuple(seen.tokens), []).append(seen)
         return list(found.values())
 
