@@ -142,7 +142,9 @@ def prune(
     within = None
     if budget.shares or max_drop is not None:
         budget = replace(budget, multiple=decisions.rank_multiple)
-        within = Request(budget, replace(calibration, seed=asked.data.seed), max_drop, moments, save_moments)
+        within = Request(
+            budget, replace(calibration, seed=asked.data.seed, data=asked.data), max_drop, moments, save_moments
+        )
         if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
