@@ -5,9 +5,9 @@
     python experiments/calibrated_cuts.py resnet --rules "input relative 0.15" "plain absolute 0.25"
     python experiments/calibrated_cuts.py --draw              # the tables again from the numbers
 
-Networks, texts and images lie under ../shared (``--shared``). Seeds choose the calibration inputs and the labels that
-are drawn from the network; what is asked stays the same. Nothing is retrained. Writes calibrated_cuts.json in
-experiments/data after every measurement, so that a run that is broken off goes on, and calibrated_cuts.md.
+Networks, texts and images lie under ../shared (``--shared``). Seeds choose the calibration inputs and the labels
+that are drawn from the network; what is asked stays the same. Nothing is retrained. Writes calibrated_cuts.json
+in experiments/data after every measurement, so that a run that is broken off goes on, and calibrated_cuts.md.
 """
 
 from __future__ import annotations
