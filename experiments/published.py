@@ -27,8 +27,8 @@ import torch
 
 from rmt_compress.outputs import replacing
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
+from rmt_compress.training.event_log import Event
 from rmt_compress.training.finetuning import Listeners
-from rmt_compress.training.records import Event
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

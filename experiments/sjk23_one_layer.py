@@ -59,11 +59,11 @@ def _sweep(file: Path, recipe: Recipe) -> Arm:
     (curve,) = sweep_rank(target, layers=[first.layer.name], ranks=ranks).curves
     rows, columns = first.layer.matrix or (0, 0)
     return {
-        "accuracy": target.accuracy,
+        "accuracy": target.score,
         "spikes": first.fit.spikes,
         "gof": first.fit.gof,
         "shape": [rows, columns],
-        "points": [[int(point.amount), point.accuracy] for point in curve.points],
+        "points": [[int(point.amount), point.score] for point in curve.points],
     }
 
 

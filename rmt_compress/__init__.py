@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rmt_compress.planning.making import make_plan
     from rmt_compress.planning.within import plan_within
     from rmt_compress.pruning.road import prune
-    from rmt_compress.saving.loading import load, load_dense
+    from rmt_compress.saving.reloading import load, load_dense
     from rmt_compress.saving.writing import save
 
 # Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.

@@ -19,8 +19,8 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
-def load_callable(reference: str) -> Callable[..., Any]:
-    """The callable that `reference` names.
+def load_object(reference: str) -> Any:
+    """What `reference` names.
 
     Modules are looked for where Python looks and then in the current folder, as ``python -m`` does. Importing
     runs the module's code: only what the user typed may come here, never what a checkpoint says.
@@ -29,7 +29,7 @@ def load_callable(reference: str) -> Callable[..., Any]:
         reference: ``package.module:name`` or ``package.module:Class.method``.
 
     Raises:
-        ImportError: one line, when the import fails, the name is missing or the object is not callable.
+        ImportError: one line, when the import fails or the name is missing.
     """
     module_name, _, path = reference.partition(":")
     here = str(Path.cwd())
@@ -47,6 +47,16 @@ def load_callable(reference: str) -> Callable[..., Any]:
         if not hasattr(found, name):
             raise ImportError(f"{module_name} has no {path}")
         found = getattr(found, name)
+    return found
+
+
+def load_callable(reference: str) -> Callable[..., Any]:
+    """The callable that `reference` names, see `load_object`.
+
+    Raises:
+        ImportError: as there, or it is not callable.
+    """
+    found = load_object(reference)
     if not callable(found):
         raise ImportError(f"{reference} is a {type(found).__name__}, not callable")
     return found  # type: ignore[no-any-return]

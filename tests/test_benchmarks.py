@@ -129,3 +129,13 @@ def test_networks_are_the_same_every_time(monkeypatch):
     assert first == second
     spikes = [layer.fit.spikes for layer in rmt_compress.analyze(networks.build("tiny")).analyzed if layer.fit]
     assert all(count >= 5 for count in spikes), spikes
+
+
+@pytest.mark.slow
+def test_a_stream_is_gone_through_within_the_memory_of_a_few_batches():
+    done = run("streaming.py", "--gigabytes", "1")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    # 51 batches of 19 MB each; two of every eight samples are the test part.
+    assert report["test_samples"] == 51 * 32 // 4
+    assert report["peak_megabytes"] < report["peak_megabytes_before"] + 400

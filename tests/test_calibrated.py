@@ -302,7 +302,7 @@ def test_the_sweep_cuts_as_compress_does(model, images):
     seen = []
     model.register_forward_hook(lambda module, given, output: seen.append(output))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    target.accuracy_with({name: target.truncated(layer, 3) for name, layer in names.items()})
+    target.score_with({name: target.truncated(layer, 3) for name, layer in names.items()})
     expected = rmt.compress(model, plan_of(model, "two-sided"), moments)(images)
     torch.testing.assert_close(torch.cat(seen[:-1] if len(seen) > 1 else seen), expected, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

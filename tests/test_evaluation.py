@@ -16,11 +16,12 @@ import rmt_compress as rmt
 from rmt_compress.compression import compress
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import EvaluationError, SettingsError
-from rmt_compress.networks import measurement
+from rmt_compress.networks import latency
 from rmt_compress.networks.architectures import build
 from rmt_compress.networks.evaluation import compare, evaluate, score
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.measurement import count_macs
+from rmt_compress.networks.tasks.classification import Classification
 from rmt_compress.planning.making import make_plan
 from tests.samples.data_files import idx_test_set
 from tests.samples.repository import MODELS
@@ -91,8 +92,8 @@ def test_top5_with_many_classes_only(rng):
     labels = torch.from_numpy(rng.integers(0, 30, 400))
     result = score(Table(), made_of(outputs.float(), labels, 30), batch_size=33)
     expected = (outputs.float().topk(5).indices == labels[:, None]).any(1).double().mean()
-    assert result.top5 == pytest.approx(float(expected), abs=1e-12)
-    assert score(Table(), made_of(outputs[:, :10].float(), labels % 10, 10)).top5 is None
+    assert result.details["top5"] == pytest.approx(float(expected), abs=1e-12)
+    assert score(Table(), made_of(outputs[:, :10].float(), labels % 10, 10)).details["top5"] is None
 
 
 def test_dead_outputs_and_classes_nobody_is_given(rng):
@@ -100,10 +101,10 @@ def test_dead_outputs_and_classes_nobody_is_given(rng):
     outputs[:, 3] = 0.0
     outputs[:, 1] -= 10
     result = score(Table(), made_of(outputs, np.arange(100) % 4, 4), batch_size=7)
-    assert result.dead_outputs == 1
-    assert result.never_predicted == 2
+    assert result.details["dead_outputs"] == 1
+    assert result.details["never_predicted"] == 2
     alive = score(Table(), made_of(outputs[:1], [0], 4))
-    assert alive.dead_outputs == 0
+    assert alive.details["dead_outputs"] == 0
 
 
 def layers_with_their_counts():
@@ -164,7 +165,7 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_runs_of_two_models_alternate(monkeypatch):
-    monkeypatch.setattr(measurement, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "SECONDS", 0.0)
     calls = []
 
     class Spy(nn.Linear):
@@ -174,7 +175,7 @@ def test_runs_of_two_models_alternate(monkeypatch):
 
     models = Spy(3, 2), Spy(3, 2)
     data = made_of(torch.zeros(4, 3), [0, 1, 0, 1], 2)
-    results = measurement.measure_latency(models, data)
+    results = [each.eager for each in latency.measure_latency(models, Classification(data))]
     assert [list(times) for times in results] == [["1", "128"]] * 2
     assert all(value > 0 for times in results for value in times.values())
     ones = [model for model, size in calls if size == 1]
@@ -200,7 +201,7 @@ def test_what_does_not_fit_is_one_line():
         evaluate(build("mlp:20,10"), data)
     with pytest.raises(EvaluationError, match=r"returns 64×4 numbers.*10 classes"):
         evaluate(build("mlp:64,4"), data)
-    with pytest.raises(EvaluationError, match="returns a tuple"):
+    with pytest.raises(EvaluationError, match="returns 64×1×10 numbers"):
         evaluate(nn.Sequential(nn.Flatten(2), nn.LSTM(64, 10)), data)
     broken = build("mlp:64,10")
     with torch.no_grad():

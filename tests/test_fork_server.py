@@ -47,6 +47,24 @@ def test_as_if_started(python, tmp_path, monkeypatch, name):
     assert forked.stderr.splitlines()[-1:] == started.stderr.splitlines()[-1:]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_another_encoding(python, tmp_path, encoding):
+    program = ("-c", "import sys; print('×', file=sys.stderr); print('é'); print('→')")
+    with (tmp_path / "out").open("w+b") as stdout, (tmp_path / "err").open("w+b") as stderr:
+        status = python.start(*program, env={"PYTHONIOENCODING": encoding}, stdout=stdout, stderr=stderr).wait()
+        stdout.seek(0)
+        stderr.seek(0)
+        forked = (status, stdout.read(), stderr.readline())
+    started = subprocess.run(
+        [sys.executable, *program],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert forked == (started.returncode, started.stdout, started.stderr.splitlines(keepends=True)[0])
+    assert started.returncode == 1
+
+
 def test_a_file_and_a_module(python, tmp_path):
     (tmp_path / "beside.py").write_text("print('beside', __name__)")
     (tmp_path / "program.py").write_text("import beside, sys; print(__name__, sys.argv[1:])")

@@ -21,7 +21,7 @@ from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load, load_dense
+from rmt_compress.saving.reloading import load, load_dense
 from rmt_compress.saving.writing import write
 from rmt_compress.sweep import SweepTarget, sweep_rank
 from tests.samples import exported
@@ -219,5 +219,5 @@ def test_the_graph_is_evaluated_and_swept_like_a_module(checkpoint, path, datase
     sweep = sweep_rank(SweepTarget(model, analyze(model), dataset), ranks=(1, 64))
     u, s, vt = torch.linalg.svd(checkpoint.read("A"))
     first = dataset.images @ (s[0] * torch.outer(u[:, 0], vt[0])) + checkpoint.read("b")
-    assert sweep.curves[0].points[0].accuracy == float((first.argmax(1) == dataset.labels).double().mean())
-    assert sweep.curves[0].points[1].accuracy == sweep.accuracy == result.score.accuracy
+    assert sweep.curves[0].points[0].score == float((first.argmax(1) == dataset.labels).double().mean())
+    assert sweep.curves[0].points[1].score == sweep.score == result.score.accuracy

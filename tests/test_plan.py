@@ -8,7 +8,7 @@ from torch import nn
 
 from rmt_compress import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.compression.checking import check_plan
+from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.plan import LayerDecision, Plan, load_plan
 from rmt_compress.planning.making import make_plan

@@ -9,8 +9,8 @@ from rmt_compress import plan
 from rmt_compress.analysis.settings import Quantiles
 from rmt_compress.cli import prune, sweep
 from rmt_compress.errors import SettingsError
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import setting
+from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.spectrum import QUANTILE_RULES
 from rmt_compress.sweep import SWEEP_KINDS
 

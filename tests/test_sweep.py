@@ -16,6 +16,7 @@ from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.networks.architectures import build
 from rmt_compress.networks.evaluation import score
 from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.tasks.task import ACCURACY, Metric
 from rmt_compress.planning.making import make_plan
 from rmt_compress.sweep import (
     LOW_RANK_FIRST,
@@ -91,12 +92,12 @@ def test_gates_are_swept_one_by_one():
         cut = (u[:, : point.amount] * s[: point.amount]) @ vt[: point.amount]
         with torch.no_grad():
             expected.lstm.weight_hh_l0[36:72] = cut.float()
-        assert point.accuracy == pytest.approx(score(expected, dataset).accuracy)
+        assert point.score == pytest.approx(score(expected, dataset).accuracy)
         assert point.weights == nonzeros(model)  # nothing is won: it cannot be split
     magnitude, _ = sweep_sparsity(target, thresholds=[0.05]).curves
     sparse = rmt.compress(model, make_plan(target.analysis, gof=0.0, sparsify=0.05))
     assert magnitude.points[0].weights == nonzeros(sparse)
-    assert magnitude.points[0].accuracy == pytest.approx(score(sparse, dataset).accuracy)
+    assert magnitude.points[0].score == pytest.approx(score(sparse, dataset).accuracy)
     next(check, None)
 
 
@@ -112,15 +113,15 @@ def test_ranks_against_torch_s_own_svd(digits):
     assert [point.amount for point in curve.points] == sorted({1, 5, 30, 64, predicted})
     state = load_file(MODELS / "digits_mlp.safetensors")
     u, s, vt = torch.linalg.svd(state["fc1.weight"].double(), full_matrices=False)
-    images, labels = digits.dataset.images.flatten(1), digits.dataset.labels
+    images, labels = digits.task.samples.images.flatten(1), digits.task.samples.labels
     for point in curve.points:
         r = int(point.amount)
         hidden = (images @ ((u[:, :r] * s[:r]) @ vt[:r]).float().T + state["fc1.bias"]).relu()
         hidden = (hidden @ state["fc2.weight"].T + state["fc2.bias"]).relu()
         answers = (hidden @ state["fc3.weight"].T + state["fc3.bias"]).argmax(1)
-        assert point.accuracy == pytest.approx(float((answers == labels).double().mean()), abs=1 / 360 + 1e-9)
+        assert point.score == pytest.approx(float((answers == labels).double().mean()), abs=1 / 360 + 1e-9)
         assert point.weights == digits.parameters - max(0, 64 * 512 - r * (64 + 512))
-    assert curve.points[-1].accuracy == sweep.accuracy == pytest.approx(0.975)
+    assert curve.points[-1].score == sweep.score == pytest.approx(0.975)
 
 
 def test_default_ranks_run_from_one_to_all(digits):
@@ -154,12 +155,12 @@ def test_shares_are_those_of_networks_really_compressed(name, request):
             small = compress(target.model, plan)
             assert point.weights == sum(parameter.numel() for parameter in small.parameters())
             assert point.ranks == {layer.name: layer.rank for layer in plan.layers if layer.rank}
-            expected = score(small, target.dataset)
+            expected = score(small, target.task)
             # Sums in another order may turn over a sample or two.
-            assert point.accuracy == pytest.approx(expected.accuracy, abs=2.01 / expected.samples)
+            assert point.score == pytest.approx(expected.accuracy, abs=2.01 / expected.samples)
     by_name = {curve.name: curve for curve in sweep.curves}
     assert by_name["ratio"].points[-1].weights == target.parameters
-    assert by_name["ratio"].points[-1].accuracy == sweep.accuracy
+    assert by_name["ratio"].points[-1].score == sweep.score
     assert by_name["bema"].predicted == by_name["bema"].points[0]
     assert by_name["energy"].predicted is None
 
@@ -179,10 +180,10 @@ def test_zeroed_networks_are_those_really_compressed(name, request):
             rule = {} if curve.name == LOW_RANK_FIRST else {"gof": 0.0}
             small = compress(target.model, make_plan(target.analysis, sparsify=point.amount, **rule))
             assert point.weights == nonzeros(small)
-            expected = score(small, target.dataset)
-            assert point.accuracy == pytest.approx(expected.accuracy, abs=2.01 / expected.samples)
+            expected = score(small, target.task)
+            assert point.score == pytest.approx(expected.accuracy, abs=2.01 / expected.samples)
     assert alone.points[-1].weights == nonzeros(target.model)
-    assert alone.points[-1].accuracy == sweep.accuracy
+    assert alone.points[-1].score == sweep.score
     assert after.predicted == after.points[-1]
 
 
@@ -220,7 +221,7 @@ def test_weights_come_back_after_an_error(digits):
     with pytest.raises(Exception, match="no way"):
         sweep_rank(digits, layers=["fc1"], ranks=[1], progress=lambda *_: (_ for _ in ()).throw(OSError("no way")))
     with pytest.raises(Exception, match="cannot take"):
-        digits.accuracy_with({"fc1.weight": torch.zeros(3, 3)})
+        digits.score_with({"fc1.weight": torch.zeros(3, 3)})
     next(check, None)
 
 
@@ -237,9 +238,14 @@ def test_smallest_within():
     points = tuple(SweepPoint(i, 10 * i, accuracy) for i, accuracy in enumerate((0.5, 0.9, 0.85, 0.89, 0.9)))
     curve = SweepCurve("x", points)
     # A larger one that misses it hides none that reaches it.
-    assert curve.smallest_within(0.0, 0.9) == points[1]
-    assert curve.smallest_within(0.4, 0.9) == points[0]
-    assert curve.smallest_within(0.0, 0.95) is None
+    assert curve.smallest_within(0.0, 0.9, ACCURACY) == points[1]
+    assert curve.smallest_within(0.4, 0.9, ACCURACY) == points[0]
+    assert curve.smallest_within(0.0, 0.95, ACCURACY) is None
+    # Where less is better, the same losses are above the whole network's score.
+    loss = Metric("loss", higher_is_better=False)
+    assert curve.smallest_within(0.0, 0.5, loss) == points[0]
+    assert SweepCurve("x", points[1:]).smallest_within(0.3, 0.6, loss) == points[1]
+    assert SweepCurve("x", points[1:]).smallest_within(0.2, 0.6, loss) is None
 
 
 @pytest.mark.parametrize(
@@ -269,7 +275,7 @@ def test_a_parametrized_weight_is_refused():
 
 def accuracy_at(curve, weights):
     """Accuracy at so many weights, linear in their logarithm between two trials; 0 below the first."""
-    counts, values = zip(*((point.weights, point.accuracy) for point in curve.points), strict=True)
+    counts, values = zip(*((point.weights, point.score) for point in curve.points), strict=True)
     return float(np.interp(np.log(weights), np.log(counts), values, left=0.0))
 
 
@@ -291,12 +297,12 @@ def test_first_mnist_layer_has_the_published_shape(real_target):
     """SJK23 §4.1 and figure 5: 92 % with 20 of 784 singular values, nothing lost with 100."""
     sweep = sweep_rank(real_target("mnist_mlp", "mnist"), layers=["fc1"], ranks=[5, 20, 100, 784])
     (curve,) = sweep.curves
-    at = {point.amount: point.accuracy for point in curve.points}
+    at = {point.amount: point.score for point in curve.points}
     assert at[20] >= 0.90
     assert curve.predicted is not None
-    assert curve.predicted.accuracy >= sweep.accuracy - 0.025
-    assert at[100] >= sweep.accuracy - 0.01
-    assert at[784] == sweep.accuracy
+    assert curve.predicted.score >= sweep.score - 0.025
+    assert at[100] >= sweep.score - 0.01
+    assert at[784] == sweep.score
     # The steep end: below the spikes accuracy goes.
     assert at[5] < at[20] - 0.1
 
@@ -314,12 +320,12 @@ def test_bema_against_other_rules_at_equal_weights(real_target):
     curves = {curve.name: curve for curve in sweep_share(target, rules=list(amounts), amounts=amounts).curves}
     for point in curves["bema"].points:
         for other in ("energy", "ratio"):
-            assert point.accuracy >= accuracy_at(curves[other], point.weights) - 0.0015, (other, point)
+            assert point.score >= accuracy_at(curves[other], point.weights) - 0.0015, (other, point)
     predicted = curves["bema"].predicted
     assert predicted is not None
     # Where nothing was chosen by hand, it is better by more than chance.
-    assert predicted.accuracy >= accuracy_at(curves["energy"], predicted.weights) + 0.01
-    assert predicted.accuracy >= accuracy_at(curves["ratio"], predicted.weights) + 0.001
+    assert predicted.score >= accuracy_at(curves["energy"], predicted.weights) + 0.01
+    assert predicted.score >= accuracy_at(curves["ratio"], predicted.weights) + 0.001
 
 
 @pytest.mark.slow
@@ -329,7 +335,7 @@ def test_five_percent_of_the_weights(real_target):
     alone, after = (curve.points[0] for curve in sweep.curves)
     assert alone.weights == after.weights == round(0.05 * sweep.parameters)
     assert after.accuracy >= 0.885
-    assert alone.accuracy < sweep.accuracy - 0.10
+    assert alone.score < sweep.score - 0.10
 
 
 @pytest.mark.realdata
@@ -338,4 +344,4 @@ def test_default_prune_of_the_fashion_network(real_target):
     sweep = sweep_share(real_target("fashion_mlp", "fashion-mnist"), rules=["bema"], amounts={"bema": [0.0]})
     (point,) = sweep.curves[0].points
     assert point.weights <= 0.13 * sweep.parameters
-    assert point.accuracy >= sweep.accuracy - 0.004
+    assert point.score >= sweep.score - 0.004

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rmt_compress.analysis.analyzing import analyze
     from rmt_compress.analysis.one_layer import analyze_layer
     from rmt_compress.analysis.records import (
         Analysis,
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
         LayerAnalysis,
         SkippedLayer,
     )
-    from rmt_compress.analysis.run import analyze
     from rmt_compress.analysis.settings import AnalysisSettings
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "analyze_layer",
 ]
 
-_HOMES = {"AnalysisSettings": "settings", "analyze": "run", "analyze_layer": "one_layer"}
+_HOMES = {"AnalysisSettings": "settings", "analyze": "analyzing", "analyze_layer": "one_layer"}
 
 
 def __getattr__(name: str) -> object:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rmt_compress.layers.treating import treatment_problem
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import setting
+from rmt_compress.settings.validation import problems_of, refuse
 
 # Those of `spectrum`, which brings scipy with it and would keep `--help` waiting.
 Quantiles = Literal["midpoint", "paper"]

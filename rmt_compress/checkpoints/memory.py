@@ -13,7 +13,7 @@ from rmt_compress.checkpoints.state_dicts import describe, find_state_dict, find
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.inference import infer_layers
 from rmt_compress.layers.layer import Layer, TensorInfo
-from rmt_compress.layers.modules import module_kind
+from rmt_compress.layers.low_rank import module_kind
 from rmt_compress.layers.splitting import beside, is_weight
 from rmt_compress.wording import printable
 

@@ -65,7 +65,7 @@ def analyze(
     noise: fits the law, and spikes hold at most 1 % of the energy. mixed: fits, with spikes that carry
     information. structured: does not fit, to be cut with care.
     """
-    from rmt_compress.analysis.run import analyze_with
+    from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.outputs import check_output, check_output_folder
 
     path = checkpoint_or_only_one_here(checkpoint)

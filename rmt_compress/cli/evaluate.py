@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,15 +19,24 @@ from rmt_compress.cli.options import (
     json_option,
     opened,
     optional,
+    with_options,
 )
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.tasks.settings import TaskSettings
+
+if TYPE_CHECKING:
+    from rmt_compress.networks.evaluation import Evaluation
+    from rmt_compress.networks.tasks.task import Task
 
 SCHEMA = "rmt-compress/evaluation/1"
 
 
+@with_options()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint, compressed or not.")],
-    data: Data,
+    data: Data = None,
+    *,
+    asked: TaskSettings,
     arch: Arch = None,
     against: Annotated[Path | None, optional("A second checkpoint to set beside it.", "ORIGINAL")] = None,
     against_arch: Annotated[
@@ -37,21 +46,21 @@ def evaluate(
         ),
     ] = None,
     limit: Limit = None,
-    batch_size: Annotated[int, batch_size_option(" while scoring")] = 64,
+    batch_size: Annotated[int | None, batch_size_option(" while scoring")] = None,
     device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Measure accuracy, size on disk, multiply-adds and milliseconds, side by side with the original.
+    """Measure score, size on disk, multiply-adds and milliseconds, side by side with the original.
 
-    The test split is asked. Milliseconds are medians of one forward pass of 1 and of 128 samples; with --against
-    the runs of the two networks alternate.
+    The test split is asked, or all of data that have none. Milliseconds are medians of one forward pass of 1 and of
+    128 samples (of text 1 and 8 windows); with --against the runs of the two networks alternate.
     """
-    from rmt_compress.data import load_data
     from rmt_compress.networks.evaluation import compare
     from rmt_compress.networks.evaluation import evaluate as run
     from rmt_compress.networks.loading import load_model
+    from rmt_compress.networks.tasks.opening import open_task
     from rmt_compress.reporting.evaluation_table import evaluation_table
 
     checkpoint = opened(model, trust=trust, weights=weights)
@@ -66,37 +75,42 @@ def evaluate(
         first = load_model(checkpoint, arch=None if checkpoint.has_graph and not both_graphs else arch)
         theirs = against_arch or (None if original_checkpoint.has_graph else arch)
         second = load_model(original_checkpoint, arch=theirs)
-    dataset = load_data(data, split="test", allow_partial=True)
-    for text in dataset.notes:
+    task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
+    for text in () if task.samples is None else task.samples.notes:
         note(text)
-    if limit is not None:
-        dataset = dataset.thinned(limit)
     with progress_bar("Evaluating") as progress:
         if second is None:
-            result = run(first, dataset, path=checkpoint, batch_size=batch_size, device=device, progress=progress)
+            result = run(first, task, path=checkpoint, batch_size=batch_size, device=device, progress=progress)
             original = None
         else:
             result, original = compare(
                 first,
                 second,
-                dataset,
+                task,
                 paths=(checkpoint, original_checkpoint),
                 batch_size=batch_size,
                 device=device,
                 progress=progress,
             )
     if not as_json:
-        print_result(evaluation_table(dataset, result, original))
+        print_result(evaluation_table(task, result, original))
         if checkpoint.manifest is None and original is None:
             next_step("prune", model)
-        else:
+        elif data is not None:
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
     report = {
         "schema": SCHEMA,
-        "data": {"name": dataset.name, "split": dataset.split, "samples": len(dataset)},
+        "data": _described(task, result),
         "model": result.to_json(),
     }
     if original is not None:
         report["against"] = original.to_json()
     print_json(report)
+
+
+def _described(task: Task, result: Evaluation) -> dict[str, Any]:
+    """What was asked."""
+    samples = task.samples
+    name, split = (task.metric.name, None) if samples is None else (samples.name, samples.part)
+    return {"name": name, "split": split, "samples": result.score.samples}

@@ -43,7 +43,7 @@ def export(
     .onnx: the network as it is in the file, for a batch of any size; run by onnxruntime and compared with torch
     before it is kept.
     """
-    from rmt_compress.networks.export import export as run
+    from rmt_compress.networks.exporting import export as run
     from rmt_compress.outputs import check_output
 
     check_output(output, force=force, inputs=(model,))

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.settings.checking import choices, refuse
 from rmt_compress.settings.declaring import Declared, declared
+from rmt_compress.settings.validation import choices, refuse
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint
 
 Command = Callable[..., None]
 
-DATA_HELP = "mnist, fashion-mnist, cifar10, digits, a folder, or package.module:callable."
+DATA_HELP = (
+    "mnist, fashion-mnist, cifar10, digits, a folder, text:FILE, array:FILE, csv:FILE, parquet:FILE, "
+    "images:FOLDER, or package.module:name; docs/data.md lists all."
+)
 ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
 
 
@@ -50,7 +53,7 @@ Weights = Annotated[
     str | None,
     optional("Which set of weights of a training checkpoint, such as ema; by default the usual one.", "NAME"),
 ]
-Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Data = Annotated[str | None, optional(DATA_HELP)]
 Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]

@@ -19,6 +19,7 @@ from rmt_compress.cli.console import (
     progress_bar,
 )
 from rmt_compress.cli.options import (
+    DATA_HELP,
     Group,
     Trust,
     Weights,
@@ -31,6 +32,7 @@ from rmt_compress.cli.options import (
     with_options,
 )
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.planning.settings import PlanSettings
 
 # That of `plan`, which brings pydantic with it and would keep `--help` waiting.
@@ -68,11 +70,9 @@ def prune(
     ] = None,
     data: Annotated[
         str | None,
-        optional(
-            "Measure accuracy before and after, and sweep it against the rank: mnist, fashion-mnist, cifar10, "
-            "digits, a folder or package.module:callable."
-        ),
+        optional(f"Measure the network before and after, and sweep its score against the rank: {DATA_HELP}"),
     ] = None,
+    asked: TaskSettings,
     arch: Annotated[
         str | None,
         optional("The network, where the file does not say: mlp:784,1000,10, cnn:… or package.module:callable."),
@@ -124,6 +124,7 @@ def prune(
             layout=layout,
             save_plan=save_plan,
             data=data,
+            asked=asked,
             arch=arch,
             fold_batchnorm=fold_batchnorm,
             trust=trust,

@@ -1,4 +1,4 @@
-"""`rmt-compress sweep`: accuracy against how much is kept."""
+"""`rmt-compress sweep`: a network's score against how much of it is kept."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from rmt_compress.cli.options import (
     optional,
     with_options,
 )
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.planning.rules import GRIDS
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def sweep(
         typer.Argument(help="A checkpoint; without it, the only one in the current folder.", show_default=False),
     ] = None,
     *,
-    data: Data,
+    data: Data = None,
+    asked: TaskSettings,
     arch: Arch = None,
     output: Annotated[
         Path | None,
@@ -77,16 +79,16 @@ def sweep(
     points: Annotated[int, typer.Option(help="Networks tried per curve, about.", min=2)] = 10,
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = AnalysisSettings.gof,
     limit: Limit = None,
-    batch_size: Annotated[int, batch_size_option()] = 64,
+    batch_size: Annotated[int | None, batch_size_option()] = None,
     device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
     force: Annotated[bool, force_option("files that exist")] = False,
     as_json: Annotated[bool, json_option("the tables")] = False,
 ) -> None:
-    """Draw accuracy against how much of a network is kept, before anything is cut for good.
+    """Draw a network's score against how much of it is kept, before anything is cut for good.
 
-    Nothing is retrained and the checkpoint is not changed. Each picture marks the accuracy of the network as it is,
+    Nothing is retrained and the checkpoint is not changed. Each picture marks the score of the network as it is,
     and what `prune` would choose by default.
     """
     from rmt_compress.reporting.sweep_files import sweep_table, write_sweep
@@ -98,6 +100,7 @@ def sweep(
     target = _target(
         opened(path, trust=trust, weights=weights),
         data,
+        asked,
         arch=arch,
         settings=AnalysisSettings(gof=gof),
         limit=limit,
@@ -134,33 +137,32 @@ def _check_outputs(folder: Path, kinds: Sequence[str], *, force: bool, source: P
 
 def _target(
     checkpoint: Checkpoint,
-    data: str,
+    data: str | None,
+    asked: TaskSettings,
     *,
     arch: str | None,
     settings: AnalysisSettings,
     limit: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
 ) -> SweepTarget:
-    from rmt_compress.analysis.run import analyze_with
-    from rmt_compress.data import load_data
+    from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
+    from rmt_compress.networks.tasks.opening import open_task
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
     model = load_model(checkpoint, arch=arch)
-    dataset = load_data(data, split="test", allow_partial=True)
-    for text in dataset.notes:
+    task = open_task(data, model, checkpoint, asked, limit=limit)
+    for text in () if task.samples is None else task.samples.notes:
         note(text)
-    if limit is not None:
-        dataset = dataset.thinned(limit)
     move(model, device)
     with progress_bar("Analysing") as progress:
         analysis = analyze_with(model, settings, progress=progress)
     if not analysis.analyzed:
         raise GoalNotReached(f"{path}: none of its layers can be cut; rmt-compress analyze says why")
-    return SweepTarget(model, analysis, dataset, path=str(path), batch_size=batch_size)
+    return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size)
 
 
 def _sweep(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from rmt_compress.cli.console import stderr_console
 
 if TYPE_CHECKING:
+    from rmt_compress.training.event_log import Event
     from rmt_compress.training.finetuning import Listeners
-    from rmt_compress.training.records import Event
     from rmt_compress.training.steps import StepProgress
 
 

@@ -1,7 +1,7 @@
 """A plan carried out: on the tensors of a checkpoint one by one, on a state dict, or on a live module.
 
 What becomes of one weight is decided in `compress_weight` alone; files, state dicts, modules and the cycles of
-training all come through it. A weight that the plan factorizes becomes two (`rmt_compress.layers.modules`), its
+training all come through it. A weight that the plan factorizes becomes two (`rmt_compress.layers.low_rank`), its
 bias moves to the second, everything else keeps its name. Layout ``dense`` writes the truncated product under
 the original name instead, so that the result loads anywhere.
 

@@ -83,7 +83,7 @@ def compress(
 
     from rmt_compress.checkpoints import open_checkpoint
     from rmt_compress.checkpoints.graph_network import GraphNetwork
-    from rmt_compress.compression.modules import compress_module
+    from rmt_compress.compression.live_modules import compress_module
 
     if isinstance(source, GraphNetwork):
         raise CompressionError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from rmt_compress.compression.checking import check_plan
+from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.decomposition.bases import Directions, basis_called, directions_of
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import LayerKind

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from rmt_compress.data.samples import Batch, Part, Targets
 from rmt_compress.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,6 +56,29 @@ class Dataset:
     def __len__(self) -> int:
         return self.labels.numel()
 
+    @property
+    def part(self) -> Part:
+        """The split."""
+        return self.split
+
+    @property
+    def targets(self) -> Targets:
+        """Labels are classes."""
+        return "classes"
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self)
+
+    def read(self, _name: str, which: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+        """The samples of these numbers in this order, `size` at a time."""
+        import torch
+
+        for start in range(0, len(which), size):
+            mine = torch.from_numpy(which[start : start + size])
+            yield Batch(self.images[mine], self.labels[mine])
+
     def thinned(self, count: int) -> Dataset:
         """`count` samples, at least 1, spread evenly over the set, in order; the set itself where it has no more.
 
@@ -69,12 +93,13 @@ class Dataset:
         picked = torch.arange(count) * len(self) // count
         return replace(self, images=self.images[picked], labels=self.labels[picked])
 
-    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    # Batches whose targets are never None, which evaluation.py relies on; a `Batch` may have none.
+    def batches(self, size: int) -> Iterator[Any]:
         """Inputs and labels in their order, `size` (1 at least) at a time; the last batch may be smaller."""
         if size < 1:
             raise ValueError(f"batch size {size} is below 1")
         for start in range(0, len(self), size):
-            yield self.images[start : start + size], self.labels[start : start + size]
+            yield Batch(self.images[start : start + size], self.labels[start : start + size])
 
 
 def from_pixels(

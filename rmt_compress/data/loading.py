@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from rmt_compress.data.cifar import layout_suffix, read_cifar_split
+from rmt_compress.data.cifar import BATCH_STEMS, layout_suffix, read_cifar_split
 from rmt_compress.data.dataset import Dataset, Split
-from rmt_compress.data.idx import has_idx, read_idx_split
-from rmt_compress.data.image_folder import is_image_folder, read_image_folder
+from rmt_compress.data.idx import IDX_STEMS, find_idx_file, has_idx, read_idx_split
+from rmt_compress.data.image_folder import read_image_folder, splits_of
 from rmt_compress.data.named_sets import NAMED_SETS, locate
 from rmt_compress.errors import DataError, MissingDependencyError
 from rmt_compress.object_reference import is_reference, load_callable
@@ -68,6 +68,20 @@ def load_data(spec: str, *, split: Split, allow_partial: bool = False) -> Datase
     )
 
 
+def splits_on_disk(path: Path) -> tuple[Split, ...]:
+    """Which splits of IDX files or CIFAR-10 batches a directory has; none where it holds neither."""
+    splits: tuple[Split, ...] = get_args(Split)
+    for folder in (path, path / "raw"):
+        if has_idx(folder):
+            return tuple(each for each in splits if any(find_idx_file(folder, stem) for stem in IDX_STEMS[each]))
+    for folder in (path, path / "cifar-10-batches-bin", path / "cifar-10-batches-py"):
+        if (suffix := layout_suffix(folder)) is not None:
+            return tuple(
+                each for each in splits if any((folder / f"{stem}{suffix}").is_file() for stem in BATCH_STEMS[each])
+            )
+    return ()
+
+
 def _load_directory(spec: str, path: Path, split: Split, *, allow_partial: bool) -> Dataset:
     for folder in (path, path / "raw"):
         if has_idx(folder):
@@ -75,7 +89,7 @@ def _load_directory(spec: str, path: Path, split: Split, *, allow_partial: bool)
     for folder in (path, path / "cifar-10-batches-bin", path / "cifar-10-batches-py"):
         if layout_suffix(folder) is not None:
             return read_cifar_split(spec, folder, split, allow_partial=allow_partial)
-    if is_image_folder(path):
+    if splits_of(path):
         return read_image_folder(spec, path, split)
     raise DataError(
         f"{spec}: nothing known in it; expected IDX files (train-images-idx3-ubyte.gz …), CIFAR-10 batches "

@@ -1,6 +1,6 @@
 """What may become of a weight: two factors, zeros, or neither; what its factors are called, and their product.
 
-Two factors are two stock layers, see `rmt_compress.layers.modules`.
+Two factors are two stock layers, see `rmt_compress.layers.low_rank`.
 """
 
 from __future__ import annotations

@@ -1,26 +1,22 @@
-"""What a network costs and what it is worth: accuracy, loss, size on disk, multiply-adds, measured milliseconds."""
+"""What a network costs and what it is worth: its score, size on disk, multiply-adds, measured milliseconds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.state_dicts import find_ties
-from rmt_compress.errors import EvaluationError, SettingsError
+from rmt_compress.data.samples import Samples
+from rmt_compress.errors import SettingsError
 from rmt_compress.layers.counting import is_buffer
-from rmt_compress.networks.loading import load_model
-from rmt_compress.networks.measurement import (
-    as_inputs,
-    count_macs,
-    evaluation_mode,
-    first_inputs,
-    measure_latency,
-    placement,
-)
+from rmt_compress.networks.latency import Latency, measure_latency
+from rmt_compress.networks.measurement import bytes_moved, count_macs, example_inputs, peak_memory
+from rmt_compress.networks.tasks.choosing import agreement_beside, task_for
+from rmt_compress.networks.tasks.task import Score, Task
 from rmt_compress.progress import Progress
-from rmt_compress.wording import one_line, times
+from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint
@@ -30,52 +26,25 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.data import Dataset
-
-__all__ = ["Evaluation", "Score", "compare", "count_macs", "evaluate", "load_model", "move", "score"]
-
-BATCH_SIZE = 64
-"""Larger batches are no faster on a CPU: a third of a convolutional network's time went into giving the memory of
-its outputs back to the system and taking it again, 4.2 s at 256 for 2.7 s at 64."""
-TOP5_CLASSES = 20
-"""With fewer classes the right one is among five by luck too often."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a network answers on one data set.
-
-    Attributes:
-        samples: how many were asked.
-        accuracy: share of samples whose largest output is the right class.
-        top5: share whose right class is among the five largest outputs; None below `TOP5_CLASSES` classes.
-        loss: mean cross-entropy of the outputs taken as logits.
-        dead_outputs: outputs with one and the same value for every sample. A ReLU after the last layer can kill
-            an output, and its class is lost for good.
-        never_predicted: classes of the data set that are no sample's largest output.
-    """
-
-    samples: int
-    accuracy: float
-    top5: float | None
-    loss: float
-    dead_outputs: int
-    never_predicted: int
+__all__ = ["Evaluation", "compare", "evaluate", "file_size", "move", "score"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One network on one data set, with what it costs.
+    """One network on one task, with what it costs.
 
     Attributes:
         path: its file; None for a live model.
-        score: how it answers.
+        score: how well it does.
         parameters: entries of its parameters, shared ones once; buffers are not counted, see
             `rmt_compress.layers.counting`.
         nonzeros: those that are not 0.
         bytes: on disk; None for a live model.
-        macs: multiply-adds of the Linear and convolution layers for one sample.
-        latency_ms: batch size -> median milliseconds of one forward pass; empty where not measured.
+        macs: multiply-adds of the Linear and convolution layers for one sample; None without samples.
+        latency: milliseconds of one forward pass by batch size; empty where not measured.
+        bytes_moved: what the layers read and write for one sample, weights too; None without samples.
+        peak_memory: most bytes alive on the way through the network for one sample; None without samples.
+        agreement: how far it answers as the network it is compared with; None where there is none.
     """
 
     path: str | None
@@ -83,28 +52,41 @@ class Evaluation:
     parameters: int
     nonzeros: int
     bytes: int | None
-    macs: int
-    latency_ms: dict[str, float]
+    macs: int | None
+    latency: Latency
+    bytes_moved: int | None = None
+    peak_memory: int | None = None
+    agreement: Score | None = None
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Batch size -> median milliseconds of one forward pass in eager mode."""
+        return self.latency.eager
 
     def to_json(self) -> dict[str, Any]:
         """The object of `evaluate --json`, accuracies as fractions."""
+        agreement = {} if self.agreement is None else {"agreement": dict(self.agreement.details)}
         return {
             "path": self.path,
-            **asdict(self.score),
+            **self.score.to_json(),
             "parameters": self.parameters,
             "nonzeros": self.nonzeros,
             "bytes": self.bytes,
             "macs": self.macs,
-            "latency_ms": dict(self.latency_ms),
+            "bytes_moved": self.bytes_moved,
+            "peak_memory": self.peak_memory,
+            "latency_ms": dict(self.latency.eager),
+            **({"latency_graph_ms": dict(self.latency.graph)} if self.latency.graph else {}),
+            **agreement,
         }
 
 
 def evaluate(
     model: nn.Module,
-    dataset: Dataset,
+    task: Task | Samples,
     *,
     path: CheckpointPath | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     latency: bool = True,
     progress: Progress | None = None,
@@ -112,115 +94,93 @@ def evaluate(
     """Measure one network; its mode, its weights and their gradients stay as they are.
 
     Args:
-        model: takes inputs (N, …) of the data set and returns logits (N, classes).
-        dataset: what it is asked.
+        model: the network.
+        task: what it is asked; of data alone the task they are made for.
         path: the file it came from, or that file opened, for `Evaluation.path` and `Evaluation.bytes`.
-        batch_size: samples per forward pass while scoring.
+        batch_size: samples per forward pass while scoring; None for the task's own.
         device: where to run; the model is moved there and stays. None: where it is.
         latency: whether to measure milliseconds too.
         progress: called with (samples done, samples in all, "").
 
     Raises:
-        EvaluationError: the model does not take these inputs, or does not return such logits.
-        SettingsError: no such device.
+        EvaluationError: the model does not take these inputs, or its outputs are not what the task is about.
+        DataError: the data end in something that is none.
+        SettingsError: no such device, or the data suit no task.
     """
-    (result,) = _evaluate([model], [path], dataset, batch_size, device, latency, progress)
-    return result
+    return _evaluate([model], [path], as_task(task, model), batch_size, device, latency, progress)[0]
 
 
 def compare(
     model: nn.Module,
     against: nn.Module,
-    dataset: Dataset,
+    task: Task | Samples,
     *,
     paths: tuple[CheckpointPath | None, CheckpointPath | None] = (None, None),
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     latency: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Evaluation]:
     """Measure two networks; their runs alternate, so that a machine's other work meets both alike.
 
-    `paths` are those of both; everything else is as in `evaluate`.
+    `paths` are those of both; everything else is as in `evaluate`. The first one's `Evaluation.agreement` says how
+    far it answers as the second.
     """
-    first, second = _evaluate([model, against], list(paths), dataset, batch_size, device, latency, progress)
+    asked = as_task(task, against)
+    first, second = _evaluate([model, against], list(paths), asked, batch_size, device, latency, progress)
     return first, second
 
 
 def score(
     model: nn.Module,
-    dataset: Dataset,
+    task: Task | Samples,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
     name: str = "the model",
 ) -> Score:
-    """Ask `model`, where it is, every sample of `dataset`, in evaluation mode; errors call it `name`.
+    """How well a network does alone, see `Task.score`; of data the task they are made for."""
+    return as_task(task, model).score(model, batch_size=batch_size, progress=progress, name=name)
 
-    `progress` is called with the number of samples done; the errors are those of `evaluate`.
-    """
-    import torch
-    from torch.nn import functional
 
-    device, dtype = placement(model)
-    correct = among_five = done = 0
-    loss = 0.0
-    lowest = highest = predicted = None
-    with evaluation_mode(model), torch.inference_mode():
-        for inputs, classes in dataset.batches(batch_size):
-            outputs = _logits(model, as_inputs(inputs, device, dtype), dataset, name).double()
-            labels = classes.to(device)
-            right = outputs.gather(1, labels[:, None])
-            answers = outputs.argmax(1)
-            correct += int((answers == labels).sum())
-            among_five += int(((outputs > right).sum(1) < 5).sum())
-            loss += float(functional.cross_entropy(outputs, labels, reduction="sum"))
-            low, high = outputs.amin(0), outputs.amax(0)
-            lowest = low if lowest is None else torch.minimum(lowest, low)
-            highest = high if highest is None else torch.maximum(highest, high)
-            counts = torch.bincount(answers, minlength=outputs.shape[1])
-            predicted = counts if predicted is None else predicted + counts
-            done += len(labels)
-            if progress is not None:
-                progress(done)
-    assert lowest is not None
-    assert highest is not None
-    assert predicted is not None
-    return Score(
-        samples=done,
-        accuracy=correct / done,
-        top5=among_five / done if dataset.classes >= TOP5_CLASSES else None,
-        loss=loss / done,
-        dead_outputs=int((lowest == highest).sum()) if done > 1 else 0,
-        never_predicted=int((predicted[: dataset.classes] == 0).sum()),
-    )
+def as_task(task: Task | Samples, model: nn.Module) -> Task:
+    """A task as it is; of data the one that they and the network are made for."""
+    return task_for(task, model) if isinstance(task, Samples) else task
 
 
 def _evaluate(
     models: Sequence[nn.Module],
     paths: Sequence[CheckpointPath | None],
-    dataset: Dataset,
-    batch_size: int,
+    task: Task,
+    batch_size: int | None,
     device: str | torch.device | None,
     latency: bool,
     progress: Progress | None,
 ) -> list[Evaluation]:
     from rmt_compress.layers.zeroing import count_nonzero
 
-    total = len(dataset) * len(models)
+    samples = task.samples
     names = [None if path is None else str(getattr(path, "path", path)) for path in paths]
-    scores = []
-    for index, model in enumerate(models):
-        if device is not None:
+    together = agreement_beside(task, models[1]) if len(models) > 1 else None
+    count = (samples.count if samples is not None else None) or 0
+    total = count * (len(models) + (together is not None))
+    if device is not None:
+        for model in models:
             move(model, device)
+    runs: list[tuple[Task, int]] = [(task, index) for index in range(len(models))]
+    runs += [(together, 0)] if together is not None else []
+    scores = []
+    for turn, (each, index) in enumerate(runs):
 
-        def advance(done: int, before: int = index * len(dataset)) -> None:
+        def advance(done: int, before: int = turn * count) -> None:
             if progress is not None:
-                progress(before + done, total, "")
+                progress(before + done, max(total, before + done), "")
 
         called = names[index] or "the model"
-        scores.append(score(model, dataset, batch_size=batch_size, progress=advance, name=called))
-    timings = measure_latency(models, dataset) if latency else [{} for _ in models]
+        scores.append(each.score(models[index], batch_size=batch_size, progress=advance, name=called))
+    agreement = scores.pop() if together is not None else None
+    timings = measure_latency(models, task) if latency and samples is not None else [Latency() for _ in models]
+    examples = [None if samples is None else example_inputs(model, task, 1) for model in models]
     return [
         Evaluation(
             path=name,
@@ -228,10 +188,15 @@ def _evaluate(
             parameters=sum(tensor.numel() for tensor in _parameters(model)),
             nonzeros=sum(count_nonzero(tensor) for tensor in _parameters(model)),
             bytes=None if path is None else file_size(path),
-            macs=count_macs(model, first_inputs(model, dataset, 1)),
-            latency_ms=timing,
+            macs=None if samples is None else count_macs(model, example),
+            latency=timing,
+            bytes_moved=None if samples is None else bytes_moved(model, example),
+            peak_memory=None if samples is None else peak_memory(model, example),
+            agreement=agreement if model is models[0] else None,
         )
-        for model, path, name, outcome, timing in zip(models, paths, names, scores, timings, strict=True)
+        for model, path, name, outcome, timing, example in zip(
+            models, paths, names, scores, timings, examples, strict=True
+        )
     ]
 
 
@@ -261,34 +226,6 @@ def file_size(source: CheckpointPath) -> int:
 
     with open_checkpoint(source) as checkpoint:
         return sum(file.stat().st_size for file in checkpoint.files)
-
-
-def _logits(model: nn.Module, inputs: torch.Tensor, dataset: Dataset, name: str) -> torch.Tensor:
-    """The outputs (N, classes) of one batch, or the error that says what they are instead."""
-    import torch
-
-    shape = times(inputs.shape[1:], scalar="one number")
-    try:
-        outputs = model(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise EvaluationError(
-            f"{name} cannot take inputs of {shape} from {dataset.name}, {len(inputs)} at once: {one_line(error)}"
-        ) from error
-    outputs = getattr(outputs, "logits", outputs)
-    if not isinstance(outputs, torch.Tensor):
-        raise EvaluationError(f"{name} returns a {type(outputs).__name__}, not a tensor of logits (N, classes)")
-    if outputs.ndim != 2 or len(outputs) != len(inputs) or outputs.shape[1] < dataset.classes:
-        raise EvaluationError(
-            f"{name} returns {'×'.join(map(str, outputs.shape))} numbers for {len(inputs)} inputs of "
-            f"{dataset.name}, which has {dataset.classes} classes; (N, {dataset.classes}) are needed"
-        )
-    if outputs.isnan().any():
-        bad = int(outputs.isnan().any(1).sum())
-        raise EvaluationError(
-            f"{name} returns NaN for {bad} of {len(inputs)} inputs of {dataset.name}; look at its weights with "
-            "rmt-compress analyze"
-        )
-    return outputs
 
 
 def move(model: nn.Module, device: str | torch.device) -> None:

@@ -37,7 +37,7 @@ def load_model(source: str | PathLike[str] | Checkpoint, *, arch: str | None = N
             holds other tensors than the architecture has; the message lists which.
         SettingsError: `arch` is wrong.
     """
-    from rmt_compress.saving.loading import load
+    from rmt_compress.saving.reloading import load
 
     with open_checkpoint(source) as checkpoint:
         path = checkpoint.path

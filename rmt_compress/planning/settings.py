@@ -8,8 +8,8 @@ from typing import Literal
 from rmt_compress.analysis.settings import NOISE_AND_CUTS
 from rmt_compress.planning.rank_rule import RankRule
 from rmt_compress.planning.rules import rule_and_number, usage
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import setting
+from rmt_compress.settings.validation import problems_of, refuse
 
 WhenNotSmaller = Literal["keep", "truncate"]
 

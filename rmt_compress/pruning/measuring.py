@@ -1,4 +1,4 @@
-"""What ``--data`` adds to `prune`: both networks measured, and accuracy against rank drawn beside the output."""
+"""What ``--data`` adds to `prune`: both networks measured, and score against rank drawn beside the output."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.data import load_data
 from rmt_compress.networks.batchnorm import fold_batchnorm
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.tasks.opening import Question
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
-from rmt_compress.saving.loading import load
+from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
 
 if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.networks.evaluation import Evaluation
+    from rmt_compress.networks.tasks.task import Task
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import PruneResult
 
@@ -40,13 +43,24 @@ class Measurement:
     The arguments are those of `prune`; `folded` says whether batch norms are.
     """
 
-    def __init__(self, checkpoint: Checkpoint, data: str, arch: str | None, *, folded: bool, trust: bool) -> None:
-        self._dataset = load_data(data, split="test", allow_partial=True)
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        data: str | None,
+        asked: TaskSettings | None,
+        arch: str | None,
+        *,
+        folded: bool,
+        trust: bool,
+    ) -> None:
         self._arch = arch
         self._checkpoint = checkpoint
         self._trust = trust
         model = load_model(checkpoint, arch=arch)
         self._model = fold_batchnorm(model) if folded else model
+        question = Question(data, self._model, checkpoint, asked)
+        self._task = question.whole()
+        self.remembered = question.remembered
 
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint
@@ -59,28 +73,35 @@ class Measurement:
         after, before = compare(
             self._smaller(target),
             self._model,
-            self._dataset,
+            self._task,
             paths=(target, self._checkpoint),
-            progress=progress and (lambda done, total, _: progress(done, total, "accuracy")),
+            progress=progress and (lambda done, total, _: progress(done, total, "score")),
         )
-        result = replace(result, before=before, after=after, notes=(*result.notes, *self._dataset.notes))
+        samples = self._task.samples
+        notes = (*result.notes, *(samples.notes if samples is not None else ()))
+        result = replace(result, before=before, after=after, notes=notes)
         analysis = result.analysis or analyze(self._model)
         if not analysis.analyzed:
             return result
-        # So many samples that the whole sweep takes less than half a minute.
-        trials = _SWEEP_POINTS * min(_SWEEP_LAYERS, len(analysis.analyzed))
-        samples = int(1000 * _SWEEP_SECONDS / (before.latency_ms["128"] / 128) / trials)
-        dataset = self._dataset.thinned(max(samples, _LEAST_SAMPLES))
-        swept = SweepTarget(self._model, analysis, dataset, path=result.source)
+        task = self._thinned(before, _SWEEP_POINTS * min(_SWEEP_LAYERS, len(analysis.analyzed)))
+        swept = SweepTarget(self._model, analysis, task, path=result.source)
         sweep = sweep_rank(swept, points=_SWEEP_POINTS, progress=progress)
-        notes = result.notes
-        if len(dataset) < len(self._dataset):
+        if sweep.samples < before.score.samples:
             notes += (
-                f"accuracy against rank was asked of {len(dataset):,} samples, of which the network as it is "
-                f"gets {sweep.accuracy:.2%} right; rmt-compress sweep asks all of them",
+                f"the sweep was asked of {sweep.samples:,} samples, of which the network as it is has "
+                f"{sweep.metric.called(sweep.score)}; rmt-compress sweep asks all of them",
             )
         files = tuple(str(file) for file in write_sweep(sweep, _stem(target)))
-        return replace(result, notes=notes, written=(*result.written, ("accuracy against rank", files)))
+        return replace(result, notes=notes, written=(*result.written, (f"{task.metric.name} against rank", files)))
+
+    def _thinned(self, measured: Evaluation, trials: int) -> Task:
+        """The task on so many samples that the whole sweep takes less than half a minute."""
+        task, samples = self._task, self._task.samples
+        if samples is None or samples.count is None:
+            return task
+        size, milliseconds = list(measured.latency_ms.items())[-1]
+        count = int(1000 * _SWEEP_SECONDS / (milliseconds / int(size)) / trials)
+        return task.of(samples.thinned(min(samples.count, max(count, _LEAST_SAMPLES))))
 
 
 def _stem(target: Path) -> Path:

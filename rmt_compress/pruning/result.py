@@ -126,6 +126,8 @@ class PruneResult:
             "written": {what: list(paths) for what, paths in self.written},
         }
         if self.before is not None and self.after is not None:
-            report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
+            if self.after.score.accuracy is not None:
+                report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
+            report["score"] = {"before": self.before.score.value, "after": self.after.score.value}
             report["evaluation"] = {"before": self.before.to_json(), "after": self.after.to_json()}
         return report

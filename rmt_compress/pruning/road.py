@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis.run import analyze_with
+from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.config_file import CONFIG
@@ -15,10 +15,11 @@ from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
-from rmt_compress.compression.checking import check_plan
+from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import check_output, replacing
 from rmt_compress.plan import Plan
 from rmt_compress.planning.making import plan_with
@@ -84,6 +85,7 @@ def prune(
     layout: Layout = "factorized",
     save_plan: Path | None = None,
     data: str | None = None,
+    asked: TaskSettings | None = None,
     arch: str | None = None,
     fold_batchnorm: bool = False,
     trust: bool = False,
@@ -105,7 +107,8 @@ def prune(
         plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
         layout: ``factorized`` or ``dense``.
         save_plan: where to write the plan as JSON.
-        data: a data set to measure accuracy before and after on; also draws accuracy against the weights kept.
+        data: data to measure the network with before and after; also draws its score against the weights kept.
+        asked: how the data are read, and which task the network is asked.
         arch: the network, where the file does not say; needed with `data` and `fold_batchnorm` only.
         fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
         trust: see `open_checkpoint`.
@@ -139,11 +142,11 @@ def prune(
             check_output(save_plan, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None
         measurement: Measurement | None = None
-        if data is not None:
+        if data is not None or (asked is not None and asked.asks_itself):
             from rmt_compress.pruning import measuring
 
             measuring.check_sweep(target, source=path, force=force)
-            measurement = measuring.Measurement(opened, data, arch, folded=fold_batchnorm, trust=trust)
+            measurement = measuring.Measurement(opened, data, asked, arch, folded=fold_batchnorm, trust=trust)
         result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
         left_out = [
             entry
@@ -158,6 +161,8 @@ def prune(
         if dry_run or not result.changes:
             return result
         view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch)
+        if measurement is not None:
+            view.metadata = {**view.metadata, **measurement.remembered}
         file = write(view, target, folder=folder, carried=carried.entries if carried else None, progress=progress)
     result = replace(
         result,

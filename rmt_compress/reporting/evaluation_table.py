@@ -13,19 +13,39 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from rmt_compress.data import Dataset
     from rmt_compress.networks.evaluation import Evaluation
+    from rmt_compress.networks.tasks.task import Task
 
 # Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run.
 _SAME = 1.1
 
 
-def evaluation_table(dataset: Dataset, model: Evaluation, against: Evaluation | None = None) -> Table:
+# What details of a score are called, and whether they are shares; where there are none, 0 or None, there is no row.
+_DETAILS = {
+    "top5": ("top-5 accuracy", "share"),
+    "r2": ("R²", "number"),
+    "perplexity": ("perplexity", "number"),
+    "token_accuracy": ("right tokens", "share"),
+    "bits_per_byte": ("bits per byte", "number"),
+    "dead_outputs": ("dead outputs", "count"),
+    "never_predicted": ("classes never predicted", "count"),
+}
+_AGREEMENT = {
+    "same_answer": ("same answer", "share"),
+    "relative_error": ("distance of outputs", "share"),
+    "cosine": ("cosine of outputs", "number"),
+    "kl": ("Kullback–Leibler, nats", "number"),
+    "same_neighbour": ("same nearest neighbour", "share"),
+}
+_FORMATS = {"share": "{:.2%}", "number": "{:.4f}", "count": "{:,}"}
+
+
+def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None = None) -> Table:
     """Rows of numbers; with `against` a column for each network and one for the change."""
     from rich.text import Text
 
     networks = [model] if against is None else [model, against]
-    table = blank_table(f"{model.score.samples:,} {dataset.split} samples of {dataset.name}")
+    table = blank_table(_asked(task, model))
     table.add_column("")
     for network in networks:
         name = printable(Path(network.path).name if network.path else "model")
@@ -38,20 +58,37 @@ def evaluation_table(dataset: Dataset, model: Evaluation, against: Evaluation | 
         table.add_row(*cells, *([change] if against is not None else []))
 
     first, second = model, against or model
-    row("accuracy", lambda e: f"{e.score.accuracy:.2%}", _points(first.score.accuracy, second.score.accuracy))
-    if first.score.top5 is not None and second.score.top5 is not None:
-        change = _points(first.score.top5, second.score.top5)
-        row("top-5 accuracy", lambda e: f"{e.score.top5 or 0:.2%}", change)
-    row("loss", lambda e: f"{e.score.loss:.4f}", f"{first.score.loss - second.score.loss:+.4f}")
-    if first.score.dead_outputs or second.score.dead_outputs:
-        row("dead outputs", lambda e: f"{e.score.dead_outputs}")
-    if first.score.never_predicted or second.score.never_predicted:
-        row("classes never predicted", lambda e: f"{e.score.never_predicted}")
+    metric = model.score.metric
+    row(metric.name, lambda e: metric.shown(e.score.value), _worse(model, second))
+    if metric.name != "loss" and first.score.loss is not None and task.kind != "regression":
+        row("loss", lambda e: f"{e.score.loss or 0:.4f}", f"{first.score.loss - (second.score.loss or 0):+.4f}")
+    for key, (label, kind) in _DETAILS.items():
+        if any(network.score.details.get(key) for network in networks):
+
+            def detail(network: Evaluation, key: str = key, kind: str = kind) -> str:
+                value = network.score.details.get(key)
+                return "–" if value is None else _FORMATS[kind].format(value)
+
+            new, old = (network.score.details.get(key) for network in (first, second))
+            shares = kind == "share" and new is not None and old is not None
+            row(label, detail, _points(new or 0, old or 0) if shares else "")
+    if model.agreement is not None:
+        for key, (label, kind) in _AGREEMENT.items():
+            value = model.agreement.details.get(key)
+            if value is not None:
+                table.add_row(label, _FORMATS[kind].format(value), "", "")
     row("parameters", lambda e: f"{e.parameters:,}", _ratio(first.parameters, second.parameters, "fewer", "more"))
     row("  not zero", lambda e: f"{e.nonzeros:,}", _ratio(first.nonzeros, second.nonzeros, "fewer", "more"))
     if first.bytes is not None and second.bytes is not None:
         row("bytes on disk", lambda e: f"{e.bytes or 0:,}", _ratio(first.bytes, second.bytes, "smaller", "larger"))
-    row("multiply-adds", lambda e: f"{e.macs:,}", _ratio(first.macs, second.macs, "fewer", "more"))
+    if first.macs is not None and second.macs is not None:
+        row("multiply-adds", lambda e: f"{e.macs or 0:,}", _ratio(first.macs, second.macs, "fewer", "more"))
+    if first.bytes_moved and second.bytes_moved:
+        change = _ratio(first.bytes_moved, second.bytes_moved, "fewer", "more")
+        row("bytes moved, one sample", lambda e: f"{e.bytes_moved or 0:,}", change)
+    if first.peak_memory and second.peak_memory:
+        change = _ratio(first.peak_memory, second.peak_memory, "fewer", "more")
+        row("bytes alive at the peak", lambda e: f"{e.peak_memory or 0:,}", change)
     for size in first.latency_ms:
 
         def milliseconds(network: Evaluation, size: str = size) -> str:
@@ -59,7 +96,33 @@ def evaluation_table(dataset: Dataset, model: Evaluation, against: Evaluation | 
 
         change = _ratio(first.latency_ms[size], second.latency_ms[size], "faster", "slower")
         row(f"time, batch of {size}", milliseconds, change)
+    for size in first.latency.graph.keys() & second.latency.graph.keys():
+
+        def in_graph(network: Evaluation, size: str = size) -> str:
+            return f"{network.latency.graph[size]:.3g} ms"
+
+        change = _ratio(first.latency.graph[size], second.latency.graph[size], "faster", "slower")
+        row(f"  in a CUDA graph, {size}", in_graph, change)
     return table
+
+
+def _asked(task: Task, model: Evaluation) -> str:
+    """What the title says was asked."""
+    samples = task.samples
+    if samples is None:
+        return task.metric.name
+    what = "windows" if samples.targets == "tokens" else "samples"
+    return f"{model.score.samples:,} {samples.part} {what} of {samples.name}"
+
+
+def _worse(new: Evaluation, old: Evaluation) -> Text:
+    """The change of the score, in red where it is worse by more than the second of what people ask about."""
+    from rich.text import Text
+
+    metric = new.score.metric
+    allowed = metric.losses[1][0] * metric.scale(old.score.value)
+    worse = metric.worse_by(new.score.value, old.score.value) > allowed
+    return Text(metric.change(new.score.value, old.score.value), style="red" if worse else "")
 
 
 def _points(new: float, old: float) -> Text:

@@ -113,9 +113,9 @@ def _totals(result: PruneResult) -> RenderableType:
         lines.append(f" {result.bytes_in:,} → {result.bytes_out:,} bytes on the disk, with {named} left out")
     if result.before is not None and result.after is not None:
         old, new = result.before.score, result.after.score
-        lines.append(
-            f" accuracy {old.accuracy:.2%} → {new.accuracy:.2%} on {new.samples:,} test samples"
-            f" ({100 * (new.accuracy - old.accuracy):+.2f} points)"
-        )
+        metric = new.metric
+        shown = f" {metric.name} {metric.shown(old.value)} → {metric.shown(new.value)}"
+        asked = f" on {new.samples:,} test samples" if new.samples else ""
+        lines.append(f"{shown}{asked} ({metric.change(new.value, old.value)})")
     lines.extend(f" {what}: {', '.join(paths)}" for what, paths in result.written)
     return Text("\n".join(lines))

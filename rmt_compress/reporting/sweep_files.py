@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".json", ".png")
 COLUMNS = ("curve", "amount", "weights", "share", "accuracy", "predicted", "ranks")
-# Losses of accuracy, as fractions, that the table gives the smallest network for.
-LOSSES = (0.005, 0.01, 0.03)
 
 TITLES = {
     "rank": "Singular values of one layer, the others whole",
@@ -56,37 +54,35 @@ def write_sweep_csv(sweep: Sweep, target: Path) -> None:
     """One row per trial, the network as it was first; ``ranks`` is written as ``fc1=59 fc2=33``."""
     with replacing(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerow(["original", "", sweep.parameters, "1", f"{sweep.accuracy:.6g}", "", ""])
+        table.writerow([sweep.metric.name if column == "accuracy" else column for column in COLUMNS])
+        table.writerow(["original", "", sweep.parameters, "1", f"{sweep.score:.6g}", "", ""])
         for curve in sweep.curves:
             for point in curve.points:
                 ranks = " ".join(f"{name}={rank}" for name, rank in point.ranks.items())
                 share = f"{point.weights / sweep.parameters:.6g}"
-                accuracy = f"{point.accuracy:.6g}"
+                score = f"{point.score:.6g}"
                 predicted = int(point == curve.predicted)
-                table.writerow(
-                    [curve.name, f"{point.amount:.6g}", point.weights, share, accuracy, predicted, ranks]
-                )
+                table.writerow([curve.name, f"{point.amount:.6g}", point.weights, share, score, predicted, ranks])
 
 
 def sweep_table(sweep: Sweep) -> Group:
-    """Per curve, what the default would do, and the smallest network within some losses of accuracy."""
+    """Per curve, what the default would do, and the smallest network within some losses."""
     from rich.console import Group
     from rich.text import Text
 
     names = {"rank": "layer", "share": "rule", "sparsity": "zeroed"}
-    columns = [Column("predicted", len(LOSSES))]
-    for index, loss in enumerate(LOSSES):
-        points = 100 * loss
-        columns.append(Column(f"within {points:g} point{'s' * (points > 1)}", index))
+    metric, scale = sweep.metric, sweep.metric.scale(sweep.score)
+    columns = [Column("predicted", len(metric.losses))]
+    columns += [Column(f"within {words}", index) for index, (_, words) in enumerate(metric.losses)]
     rows = []
     for curve in sweep.curves:
-        smallest = [curve.smallest_within(loss, sweep.accuracy) for loss in LOSSES]
+        smallest = [curve.smallest_within(loss * scale, sweep.score, metric) for loss, _ in metric.losses]
         predicted = curve.predicted
-        cell = f"{_size(sweep, predicted)} → {predicted.accuracy:.2%}" if predicted else "–"
+        cell = f"{_size(sweep, predicted)} → {metric.shown(predicted.score)}" if predicted else "–"
         rows.append([cell, *(_size(sweep, point) if point else "–" for point in smallest)])
     table = LayerTable("", [curve.name for curve in sweep.curves], columns, rows, first=names[sweep.kind])
-    title = f"{TITLES[sweep.kind]} ({sweep.accuracy:.2%} as it is, {sweep.samples:,} samples of {sweep.data})"
+    as_it_is = f"{metric.called(sweep.score)} as it is"
+    title = f"{TITLES[sweep.kind]} ({as_it_is}, {sweep.samples:,} samples of {sweep.data})"
     units = (
         " Singular values kept; predicted: the spikes.\n"
         if sweep.kind == "rank"

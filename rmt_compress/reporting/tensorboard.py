@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rmt_compress.errors import MissingDependencyError
-from rmt_compress.training.records import Event
+from rmt_compress.training.event_log import Event
 
 _SCALARS = ("test_accuracy", "test_loss", "train_loss", "parameters", "nonzeros", "learning_rate", "dead_outputs")
 

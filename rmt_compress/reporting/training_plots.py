@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.reporting.blanks import blank_figure, write_figure
-from rmt_compress.training.records import Event, of_kind
+from rmt_compress.training.event_log import Event, of_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

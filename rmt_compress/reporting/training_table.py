@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rmt_compress.training import Finetuned
-    from rmt_compress.training.records import Event
+    from rmt_compress.training.event_log import Event
 
 
 def event_line(event: Event) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy against the singular values kept in one layer."""
+"""A network's score against the singular values kept in one layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sweep_rank(
     points: int = POINTS,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Accuracy against the number of singular values kept in one layer, all others whole (SJK23 figure 5).
+    """A network's score against the number of singular values kept in one layer, all others whole (SJK23 figure 5).
 
     Args:
         target: the network.
@@ -49,9 +49,9 @@ def sweep_rank(
         name = layer.name
         found = []
         for rank in grid:
-            accuracy = target.accuracy_with({layer.tensor: target.truncated(layer, rank)})
+            score = target.score_with({layer.tensor: target.truncated(layer, rank)})
             left = target.parameters - saving(layer, rank)
-            found.append(SweepPoint(rank, left, accuracy, {name: rank}))
+            found.append(SweepPoint(rank, left, score, {name: rank}))
             advance(name)
         predicted = next(point for point in found if point.amount == _predicted_rank(layer))
         curves.append(SweepCurve(name, tuple(found), predicted))

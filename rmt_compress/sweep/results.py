@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
+
+from rmt_compress.networks.tasks.task import ACCURACY, Metric
 
 SCHEMA = "rmt-compress/sweep/1"
 
@@ -21,13 +23,13 @@ class SweepPoint:
             of energy or of ranks (``share``); the threshold ξ (``sparsity``).
         weights: entries of all parameters that are left, a layer split only where it shrinks; in a ``sparsity``
             sweep those that are not 0.
-        accuracy: share of right answers.
+        score: what the metric says of it.
         ranks: layer -> singular values kept, for the layers that were cut.
     """
 
     amount: float
     weights: int
-    accuracy: float
+    score: float
     ranks: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -45,13 +47,13 @@ class SweepCurve:
     points: tuple[SweepPoint, ...]
     predicted: SweepPoint | None = None
 
-    def smallest_within(self, loss: float, full: float) -> SweepPoint | None:
-        """The smallest point that reaches `full` − `loss`; None where none does.
+    def smallest_within(self, loss: float, full: float, metric: Metric) -> SweepPoint | None:
+        """The smallest point that is worse than `full` by `loss` at most, in the metric's unit; None where none is.
 
-        A larger one may miss it: accuracy on a finite sample is noisy, and a network that was tried and is good
+        A larger one may miss it: a score on a finite sample is noisy, and a network that was tried and is good
         enough is not made worse by its neighbours.
         """
-        enough = (point for point in self.points if point.accuracy >= full - loss - 1e-12)
+        enough = (point for point in self.points if metric.worse_by(point.score, full) <= loss + 1e-12)
         return min(enough, key=lambda point: point.weights, default=None)
 
 
@@ -65,8 +67,9 @@ class Sweep:
         data: name of the data set.
         samples: how many of it were asked.
         parameters: entries of all parameters of the network as it was.
-        accuracy: of the network as it was.
+        score: of the network as it was.
         curves: see `SweepCurve`.
+        metric: what all scores are.
     """
 
     kind: SweepKind
@@ -74,18 +77,20 @@ class Sweep:
     data: str
     samples: int
     parameters: int
-    accuracy: float
+    score: float
     curves: tuple[SweepCurve, ...]
+    metric: Metric = ACCURACY
 
     def to_json(self) -> dict[str, Any]:
-        """The sweep as plain data; ``share`` is that of all parameters."""
+        """The sweep as plain data; ``share`` is that of all parameters, ``accuracy`` a score that is one."""
+        called = _called(self.metric)
 
         def plain(point: SweepPoint) -> dict[str, Any]:
             return {
                 "amount": point.amount,
                 "weights": point.weights,
                 "share": point.weights / self.parameters,
-                "accuracy": point.accuracy,
+                called: point.score,
                 "ranks": dict(point.ranks),
             }
 
@@ -96,7 +101,8 @@ class Sweep:
             "data": self.data,
             "samples": self.samples,
             "parameters": self.parameters,
-            "accuracy": self.accuracy,
+            called: self.score,
+            "metric": asdict(self.metric),
             "curves": [
                 {
                     "name": curve.name,
@@ -110,14 +116,20 @@ class Sweep:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sweep:
         """The sweep that `to_json` wrote; a `KeyError` where it is something else."""
+        metric = Metric(**data["metric"]) if "metric" in data else ACCURACY
+        called = _called(metric)
         curves = []
         for curve in data["curves"]:
-            points = tuple(_point(point) for point in curve["points"])
-            predicted = curve["predicted"] and _point(curve["predicted"])
+            points = tuple(_point(point, called) for point in curve["points"])
+            predicted = curve["predicted"] and _point(curve["predicted"], called)
             curves.append(SweepCurve(curve["name"], points, predicted))
-        plain = {key: data[key] for key in ("kind", "path", "data", "samples", "parameters", "accuracy")}
-        return cls(curves=tuple(curves), **plain)
+        plain = {key: data[key] for key in ("kind", "path", "data", "samples", "parameters")}
+        return cls(curves=tuple(curves), score=data[called], metric=metric, **plain)
 
 
-def _point(data: Mapping[str, Any]) -> SweepPoint:
-    return SweepPoint(data["amount"], data["weights"], data["accuracy"], dict(data["ranks"]))
+def _called(metric: Metric) -> str:
+    return "accuracy" if metric == ACCURACY else "score"
+
+
+def _point(data: Mapping[str, Any], called: str) -> SweepPoint:
+    return SweepPoint(data["amount"], data["weights"], data[called], dict(data["ranks"]))

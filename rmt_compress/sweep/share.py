@@ -1,4 +1,4 @@
-"""Accuracy of the whole network against the weights left, by one rank rule or several."""
+"""The score of the whole network against the weights left, by one rank rule or several."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sweep_share(
     points: int = POINTS,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Accuracy of the whole network against the weights left, one curve per rank rule.
+    """The score of the whole network against the weights left, one curve per rank rule.
 
     ``bema`` keeps the spikes and a share f of the bulk in every layer that fits; the other rules cut every analysed
     layer. A layer is split only where that shrinks it, as `make_plan` decides.
@@ -53,7 +53,7 @@ def sweep_share(
     plans = {rule: [_plan(target.analysis, rule, amount) for amount in grid] for rule, grid in grids.items()}
     advance = counter(sum(map(len, grids.values())), progress)
     layers = {layer.tensor: layer for layer in target.analysis.analyzed}
-    tried: dict[tuple[tuple[str, int], ...], float] = {(): target.accuracy}
+    tried: dict[tuple[tuple[str, int], ...], float] = {(): target.score}
     curves = []
     default = PlanSettings()
     for rule, grid in grids.items():
@@ -62,7 +62,7 @@ def sweep_share(
             cut = {decision.tensor: decision.rank for decision in plan.layers if decision.rank is not None}
             key = tuple(sorted(cut.items()))
             if key not in tried:
-                tried[key] = target.accuracy_with(
+                tried[key] = target.score_with(
                     {name: target.truncated(layers[name], rank) for name, rank in cut.items()}
                 )
             left = target.parameters - sum(saving(layers[name], rank) for name, rank in cut.items())

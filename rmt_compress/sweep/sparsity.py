@@ -1,4 +1,4 @@
-"""Accuracy against a threshold below which entries become 0, with and without low rank first."""
+"""A network's score against a threshold below which entries become 0, with and without low rank first."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sweep_sparsity(
     points: int = POINTS,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Accuracy against one threshold ξ below which all entries become 0 (BSSZ24 figures 6, 9, 11).
+    """A network's score against one threshold ξ below which all entries become 0 (BSSZ24 figures 6, 9, 11).
 
     Two curves: the network as it is, and its spikes in two factors wherever these are smaller.
 
@@ -80,8 +80,8 @@ def sweep_sparsity(
                 for tensor, factors in parts.items()
             }
             left = rest + sum(count_nonzero(factor) for factors in sparse.values() for factor in factors)
-            accuracy = target.accuracy_with({tensor: _joined(target, tensor, sparse[tensor]) for tensor in sparse})
-            tried.append(SweepPoint(threshold, left, accuracy, ranks if name == LOW_RANK_FIRST else {}))
+            score = target.score_with({tensor: _joined(target, tensor, sparse[tensor]) for tensor in sparse})
+            tried.append(SweepPoint(threshold, left, score, ranks if name == LOW_RANK_FIRST else {}))
             advance(name)
         predicted = tried[-1] if name == LOW_RANK_FIRST and keep_bulk == 0 else None
         curves.append(SweepCurve(name, tuple(tried), predicted))

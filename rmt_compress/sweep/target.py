@@ -10,8 +10,9 @@ from rmt_compress.decomposition.bases import basis_called, directions_of
 from rmt_compress.decomposition.cuts import Cuts
 from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.layers.splitting import split_refusal
-from rmt_compress.networks.evaluation import BATCH_SIZE, score
+from rmt_compress.networks.evaluation import as_task
 from rmt_compress.networks.replacing import replaced
+from rmt_compress.networks.tasks.task import Task
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer
-    from rmt_compress.data import Dataset
+    from rmt_compress.data.samples import Samples
     from rmt_compress.decomposition.metrics import Shrinkage
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
@@ -32,11 +33,11 @@ class SweepTarget:
     """A network, its analysis and the data it is asked: what all its sweeps share.
 
     Args:
-        model: a classifier, run where it is; between two trials it is as it was.
+        model: run where it is; between two trials it is as it was.
         analysis: of this very model.
-        dataset: what it is asked.
+        task: what it is asked; of data the task they are made for.
         path: the file it came from, for the record.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; None for the task's own.
         basis: which directions are kept, as `Plan.basis` names it.
         moments: of the network's layers, for a calibrated basis.
         shrinkage: of the moments; None for the default.
@@ -50,19 +51,20 @@ class SweepTarget:
         self,
         model: nn.Module,
         analysis: Analysis,
-        dataset: Dataset,
+        task: Task | Samples,
         *,
         path: str | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         basis: str = "plain",
         moments: Moments | None = None,
         shrinkage: Shrinkage | None = None,
     ) -> None:
         self.model = model
         self.analysis = analysis
-        self.dataset = dataset
+        self.task = as_task(task, model)
         self.path = path
         self._batch_size = batch_size
+        self._samples = 0
         self._weights = dict(model.named_parameters(remove_duplicate=False))
         directions = directions_of(
             [layer.layer for layer in analysis.layers],
@@ -86,9 +88,9 @@ class SweepTarget:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @cached_property
-    def accuracy(self) -> float:
+    def score(self) -> float:
         """Of the network as it is."""
-        return self.accuracy_with({})
+        return self.score_with({})
 
     def weight(self, tensor: str) -> torch.Tensor | None:
         """The parameter of this name, or the layer's part of one, detached; None where there is none."""
@@ -111,16 +113,25 @@ class SweepTarget:
         """The weight with its `rank` largest singular values only, in its own shape."""
         return self._cuts.truncated(layer.tensor, rank)
 
-    def accuracy_with(self, weights: Mapping[str, torch.Tensor]) -> float:
-        """Accuracy with other weights in the layers of these tensors; biases change as the basis says."""
+    def score_with(self, weights: Mapping[str, torch.Tensor]) -> float:
+        """The score with other weights in the layers of these tensors; biases change as the basis says."""
         with replaced(self.model, self._cuts.placed(weights)):
-            name = self.path or "the model"
-            return score(self.model, self.dataset, batch_size=self._batch_size, name=name).accuracy
+            result = self.task.score(self.model, batch_size=self._batch_size, name=self.path or "the model")
+        self._samples = result.samples
+        return result.value
 
     def result(self, kind: SweepKind, curves: Sequence[SweepCurve]) -> Sweep:
         """A `Sweep` of this network."""
+        full, samples = self.score, self.task.samples
         return Sweep(
-            kind, self.path, self.dataset.name, len(self.dataset), self.parameters, self.accuracy, tuple(curves)
+            kind=kind,
+            path=self.path,
+            data=self.task.metric.name if samples is None else samples.name,
+            samples=self._samples,
+            parameters=self.parameters,
+            score=full,
+            curves=tuple(curves),
+            metric=self.task.metric,
         )
 
 

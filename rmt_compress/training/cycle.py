@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis, SkippedLayer
-from rmt_compress.analysis.run import analyze_with
+from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.compression import compress
 from rmt_compress.decomposition.products import decompose_product
 from rmt_compress.layers.splitting import factor_matrices, factor_tensors, module_path

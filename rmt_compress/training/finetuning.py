@@ -13,7 +13,7 @@ from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.writers import check_suffix
 from rmt_compress.errors import SettingsError, TrainingError
 from rmt_compress.outputs import check_output
-from rmt_compress.training.records import Event, EventLog, of_kind
+from rmt_compress.training.event_log import Event, EventLog, of_kind
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
 from rmt_compress.training.starting import Start, starting_point
 

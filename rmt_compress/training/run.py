@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rmt_compress.networks.evaluation import Score, score
+from rmt_compress.networks.evaluation import score
+from rmt_compress.networks.tasks.task import Score
 from rmt_compress.training import schedules
 from rmt_compress.training.cycle import Cut, Cycle
+from rmt_compress.training.event_log import EventLog
+from rmt_compress.training.held_masks import HeldMasks, sparsify_model
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
-from rmt_compress.training.records import EventLog
-from rmt_compress.training.sparsity import HeldMasks, sparsify_model
 from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
 from rmt_compress.training.steps import StepProgress, train_epoch
@@ -201,23 +202,24 @@ class Run:
         result: Score = self._workers.from_leader(lambda: score(model, self._job.test))
         split = {"train": 0.0, "analyze": 0.0, **seconds, "evaluate": time.perf_counter() - start}
         parameters = list(model.parameters())
-        after = {"accuracy_after": result.accuracy} if event["event"] == "cycle" else {}
+        accuracy = result.value
+        after = {"accuracy_after": accuracy} if event["event"] == "cycle" else {}
         if self._workers.leads:
             self._log.add(
                 {
                     **event,
                     **after,
-                    "test_accuracy": result.accuracy,
+                    "test_accuracy": accuracy,
                     "test_loss": result.loss,
-                    "dead_outputs": result.dead_outputs,
-                    "never_predicted": result.never_predicted,
+                    "dead_outputs": result.details["dead_outputs"],
+                    "never_predicted": result.details["never_predicted"],
                     "parameters": sum(each.numel() for each in parameters),
                     "nonzeros": sum(int(each.count_nonzero()) for each in parameters),
                     "seconds": split,
                     **more,
                 }
             )
-        return result.accuracy
+        return accuracy
 
     def _wrap(self, old: torch.optim.Optimizer | None, before: dict[str, nn.Parameter]) -> None:
         """Make the optimizer of the network as it is, and what accelerate puts around both."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from rmt_compress.analysis.settings import NOISE_AND_CUTS, AnalysisSettings
 from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import held, setting
+from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.training import schedules
 
 Optimizer = Literal["sgd", "adamw"]

@@ -12,9 +12,9 @@ from torch import nn
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import DenseView
-from rmt_compress.compression.modules import replace_module
+from rmt_compress.compression.live_modules import replace_module
 from rmt_compress.layers.kinds import KINDS
-from rmt_compress.layers.modules import module_kind, split_module, split_module_empty
+from rmt_compress.layers.low_rank import module_kind, split_module, split_module_empty
 from rmt_compress.layers.splitting import Factors, beside, factor_names, factor_tensors, module_path
 from rmt_compress.plan import LayerDecision, Plan
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.data import Dataset
+    from rmt_compress.training.held_masks import HeldMasks
     from rmt_compress.training.settings import TrainingSettings
-    from rmt_compress.training.sparsity import HeldMasks
     from rmt_compress.training.workers import Workers
 
 StepProgress = Callable[[int, int], None]

@@ -21,7 +21,7 @@ from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load
+from rmt_compress.saving.reloading import load
 from tests.samples.contents import assert_holds
 from tests.samples.seeds import repeatable
 

@@ -11,7 +11,7 @@ import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.zeroing import count_nonzero
-from rmt_compress.networks.export import export
+from rmt_compress.networks.exporting import export
 from rmt_compress.pruning.road import prune
 from rmt_compress.saving.description import describe
 from tests.samples.seeds import repeatable

@@ -6,7 +6,7 @@ from torch import nn
 
 import rmt_compress as rmt
 from rmt_compress.errors import CheckpointError, OutputError
-from rmt_compress.networks.export import export
+from rmt_compress.networks.exporting import export
 from rmt_compress.pruning.road import prune
 
 

@@ -7,7 +7,7 @@ import rmt_compress as rmt
 from rmt_compress.checkpoints import free_memory
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.errors import CheckpointError, RmtCompressError
-from rmt_compress.networks.export import export
+from rmt_compress.networks.exporting import export
 from rmt_compress.networks.loading import load_model
 from rmt_compress.plan import LayerDecision, Plan
 

@@ -20,7 +20,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import CheckpointError, UntrustedError
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load
+from rmt_compress.saving.reloading import load
 from tests.samples.contents import assert_holds
 from tests.samples.seeds import repeatable
 

@@ -14,7 +14,7 @@ from rmt_compress.errors import CheckpointError
 from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load
+from rmt_compress.saving.reloading import load
 from tests.samples.compressed import inputs, network
 
 SETTINGS = {"analysis": AnalysisSettings(min_size=8), "plan": PlanSettings(rule="ratio:0.25", gof=1.0)}

@@ -11,7 +11,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load, load_dense
+from rmt_compress.saving.reloading import load, load_dense
 from tests.samples.packages import member
 
 pytestmark = [

@@ -14,7 +14,7 @@ from rmt_compress.cli.app import app
 from rmt_compress.errors import CheckpointError, OutputError
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load, load_dense
+from rmt_compress.saving.reloading import load, load_dense
 from tests.samples.seeds import repeatable
 
 SETTINGS = {"analysis": AnalysisSettings(min_size=8), "plan": PlanSettings(rule="ratio:0.25", gof=1.0)}

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from safetensors.torch import save_file
 
-from rmt_compress.networks import measurement
+from rmt_compress.networks import latency
 from rmt_compress.networks.architectures import build
 from tests.samples.command_line import one_error_line
 from tests.samples.repository import DIGITS
@@ -14,7 +14,7 @@ from tests.samples.repository import DIGITS
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch):
-    monkeypatch.setattr(measurement, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_no_gain_is_said(run, tmp_path):
     result = run(
         "evaluate", tmp_path / "copy.safetensors", "--against", DIGITS, "--data", "digits", "--limit", "20"
     )
-    assert result.stdout.count("the same") == 4
+    assert result.stdout.count("the same") == 6
     assert "+0.00 points" in result.stdout
 
 
@@ -98,10 +98,10 @@ def test_bad_input_is_one_line(run, small, tmp_path):
 
 def test_notes_of_the_data_are_shown(run, tmp_path, monkeypatch):
     (tmp_path / "my_batches.py").write_text(
-        "import torch\ndef batches():\n    yield torch.zeros(3, 64), torch.tensor([0, 1, 9])\n"
+        "import torch\ndef batches():\n    yield torch.zeros(3, 64, dtype=torch.uint8), torch.tensor([0, 1, 9])\n"
     )
     monkeypatch.chdir(tmp_path)
     result = run("evaluate", DIGITS, "--data", "my_batches:batches")
     assert result.returncode == 0, result.stderr
-    assert "note: my_batches:batches has no parameter 'split'" in result.stderr
+    assert "note: Inputs are bytes and taken as they are" in result.stderr
     assert "dead outputs" in result.stdout

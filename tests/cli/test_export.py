@@ -11,8 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 import rmt_compress as rmt
-from rmt_compress.networks import architectures
-from rmt_compress.networks import export as export_module
+from rmt_compress.networks import architectures, exporting
 from tests.samples import compressed, exported, onnx_models
 from tests.samples.command_line import one_error_line
 
@@ -124,13 +123,13 @@ def test_an_architecture_in_a_file_runs_no_code(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_not_kept(run, tmp_path, small_cnn, monkeypatch):
-    trace = export_module._trace
+    trace = exporting._trace
 
     def wrong(model, *arguments):
         model.fc2.bias.data += 0.01
         trace(model, *arguments)
 
-    monkeypatch.setattr(export_module, "_trace", wrong)
+    monkeypatch.setattr(exporting, "_trace", wrong)
     line = one_error_line(run("export", small_cnn[1], "-o", "out.onnx"))
     assert "differ from torch's by 0.01" in line
     assert {path.name for path in tmp_path.iterdir()} == {"cnn.safetensors", "small.safetensors"}
@@ -148,7 +147,7 @@ def test_a_network_that_returns_nan_is_named(run, tmp_path):
 @pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
 def test_missing_packages_are_named(run, small_cnn, monkeypatch, package):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == package else find_spec(name))
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == package else find_spec(name))
     line = one_error_line(run("export", small_cnn[1], "-o", "out.onnx"))
     assert f"making an ONNX file of a network needs {package}: pip install 'rmt-compress[onnx]'" in line
 

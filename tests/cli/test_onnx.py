@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rmt_compress.networks import measurement
-from rmt_compress.networks.export import export
+from rmt_compress.networks import latency
+from rmt_compress.networks.exporting import export
 from tests.samples.command_line import one_error_line
 from tests.samples.onnx_models import model, saved
 from tests.samples.onnx_models import run as run_onnx
@@ -25,7 +25,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def digits(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(measurement, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "SECONDS", 0.0)
     path = tmp_path / "digits.onnx"
     path.write_bytes(exported.read_bytes())
     return path

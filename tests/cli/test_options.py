@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from rmt_compress.cli.options import typed_settings, with_options
 from rmt_compress.errors import SettingsError
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import held, setting
+from rmt_compress.settings.validation import problems_of, refuse
 
 
 @dataclass(frozen=True)

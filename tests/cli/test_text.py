@@ -1,10 +1,9 @@
 """What people read: names with brackets, narrow and full and old outputs, what to do next."""
 
 import json
-import os
 import re
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.samples.command_line import one_error_line
-from tests.samples.repository import DIGITS, REPOSITORY
+from tests.samples.repository import DIGITS
 
 NAMES = [f"bert.encoder.layer.{i}.attention.self.{part}" for i in range(3) for part in ("query", "key", "value")]
 NEEDS_DEV_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -27,15 +26,17 @@ def bert(tmp_path):
 
 
 @pytest.fixture
-def process(tmp_path):
-    """Run the program with another environment and standard output."""
+def process(python, tmp_path):
+    """Run the program with another environment and standard output; its status and what it wrote, as bytes."""
 
-    def _process(*args, stdout=subprocess.PIPE, **environment):
-        command = [sys.executable, "-m", "rmt_compress", *args]
-        env = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
-        return subprocess.run(
-            command, stdout=stdout, stderr=subprocess.PIPE, cwd=tmp_path, env=env, timeout=300, check=False
-        )
+    def _process(*args, stdout=None, **environment):
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            status = python.start(
+                *("-m", "rmt_compress", *args), cwd=tmp_path, env=environment, stdout=stdout or out, stderr=err
+            ).wait(300)
+            for stream in (out, err):
+                stream.seek(0)
+            return subprocess.CompletedProcess(args, status, out.read(), err.read())
 
     return _process
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from rmt_compress.cli.app import main
-from rmt_compress.networks import measurement
+from rmt_compress.networks import latency
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def invoke(folder: Path, *arguments: str | Path) -> Finished:
     status = 0
     with (
         mock.patch.object(sys, "argv", ["rmt-compress", *map(str, arguments)]),
-        mock.patch.object(measurement, "LATENCY_SECONDS", 0.0),
+        mock.patch.object(latency, "SECONDS", 0.0),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
         warnings.catch_warnings(),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rmt_compress.layers.kinds import KINDS, LayerKind, convolution, factor_shapes, kind_of
-from rmt_compress.layers.modules import module_kind
+from rmt_compress.layers.low_rank import module_kind
 from rmt_compress.layers.splitting import beside, factor_names, is_weight, module_path
 
 MODULES = {

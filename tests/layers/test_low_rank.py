@@ -13,7 +13,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.decomposition.svd import decompose
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.layer import Layer, as_matrix
-from rmt_compress.layers.modules import module_refusal, split_module, split_module_empty
+from rmt_compress.layers.low_rank import module_refusal, split_module, split_module_empty
 from rmt_compress.layers.splitting import (
     factor_names,
     factor_tensors,

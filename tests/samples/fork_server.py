@@ -4,7 +4,8 @@ A server, a process of its own that has imported everything and started no threa
 supervisor between the two waits for the program and tells its exit status, so the server itself never waits. The
 program is a process like any other: it has its own memory, streams, folder and environment, takes signals, and ends
 as the interpreter ends. What it cannot show is how it started: its imports have happened, its hashes have the
-server's seed, it has one thread, and variables that only count at the start (PYTHON*, OMP_*) do nothing.
+server's seed, it has one thread, and variables that only count at the start (PYTHON*, OMP_*) do nothing, except for
+PYTHONIOENCODING.
 """
 
 import atexit
@@ -182,13 +183,16 @@ def _supervise(connection: int, *streams: int) -> Sequence[str]:
             _, status = os.waitpid(process, 0)
             told.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
             os._exit(0)
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    if encoding := os.environ.get("PYTHONIOENCODING"):
+        for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
+            stream.reconfigure(encoding=encoding, errors=errors)  # type: ignore[union-attr]
     arguments: Sequence[str] = request["arguments"]
     return arguments
 

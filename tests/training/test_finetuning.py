@@ -17,8 +17,8 @@ from rmt_compress.networks.architectures import build
 from rmt_compress.networks.evaluation import score
 from rmt_compress.networks.loading import load_model
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
+from rmt_compress.training.event_log import of_kind, read_lines
 from rmt_compress.training.finetuning import Listeners, default_output, state_path
-from rmt_compress.training.records import of_kind, read_lines
 from tests.samples.repository import DIGITS, MODELS
 
 SMALL = "mlp:64,96,96,10"

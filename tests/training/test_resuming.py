@@ -11,8 +11,8 @@ from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.errors import TrainingError
 from rmt_compress.networks.loading import load_model
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
+from rmt_compress.training.event_log import of_kind, read_lines
 from rmt_compress.training.finetuning import Listeners, state_path
-from rmt_compress.training.records import of_kind, read_lines
 from tests.samples.repository import DIGITS
 
 QUICK = TrainingSettings(epochs=4, batch_size=64, learning_rate=0.01)

@@ -14,7 +14,7 @@ from rmt_compress.errors import CheckpointError, OutputError
 from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load_dense
+from rmt_compress.saving.reloading import load_dense
 from rmt_compress.saving.writing import write
 from tests.samples import exported
 

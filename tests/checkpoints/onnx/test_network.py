@@ -153,9 +153,9 @@ def test_sweeps_agree_point_by_point(mlp):
         target = SweepTarget(each, analyze(each, gof=1.0), dataset)
         ranks = sweep_rank(target, points=8)
         zeros = sweep_sparsity(target, points=4)
-        sweeps.append([[(point.amount, point.accuracy) for point in curve.points] for curve in ranks.curves])
-        sweeps[-1] += [[point.accuracy for point in curve.points] for curve in zeros.curves]
-        assert target.accuracy_with({}) == target.accuracy
+        sweeps.append([[(point.amount, point.score) for point in curve.points] for curve in ranks.curves])
+        sweeps[-1] += [[point.score for point in curve.points] for curve in zeros.curves]
+        assert target.score_with({}) == target.score
     assert sweeps[0] == sweeps[1]
     assert len({accuracy for curve in sweeps[0][:2] for _, accuracy in curve}) > 4
 

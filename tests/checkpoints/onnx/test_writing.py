@@ -12,9 +12,9 @@ from rmt_compress.checkpoints.onnx import onnx_writing as writing
 from rmt_compress.compression import Compressed
 from rmt_compress.errors import OutputError
 from rmt_compress.layers.splitting import Factors
-from rmt_compress.networks.export import export
+from rmt_compress.networks.exporting import export
 from rmt_compress.planning.making import make_plan
-from rmt_compress.saving.loading import load_dense
+from rmt_compress.saving.reloading import load_dense
 from rmt_compress.saving.writing import write
 from tests.samples.onnx_models import model, run, saved
 from tests.samples.seeds import repeatable

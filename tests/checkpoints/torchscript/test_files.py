@@ -12,7 +12,7 @@ from rmt_compress.layers.splitting import Factors
 from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from rmt_compress.saving.loading import load, load_dense
+from rmt_compress.saving.reloading import load, load_dense
 from tests.samples import exported
 from tests.samples.seeds import repeatable
 

@@ -11,7 +11,7 @@ from rmt_compress.checkpoints.memory import ModuleCheckpoint, module_tensor
 from rmt_compress.compression.compressed import become, corrected, grouped
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
-from rmt_compress.layers.modules import module_refusal, split_module
+from rmt_compress.layers.low_rank import module_refusal, split_module
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.plan import Plan
 

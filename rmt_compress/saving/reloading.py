@@ -11,10 +11,10 @@ from rmt_compress.checkpoints.beside import is_extra_state
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.manifest import FactorizedLayer
 from rmt_compress.checkpoints.views import DenseView
-from rmt_compress.compression.modules import replace_module
+from rmt_compress.compression.live_modules import replace_module
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS, untransposed
-from rmt_compress.layers.modules import module_refusal, split_module
+from rmt_compress.layers.low_rank import module_refusal, split_module
 from rmt_compress.layers.splitting import Factors, factor_matrices, factor_tensors, module_path
 from rmt_compress.wording import listed, problems_listed, times
 

@@ -1,0 +1,67 @@
+"""Peak memory of going through a generated stream of data that no memory holds, as one JSON object.
+
+    python benchmarks/streaming.py --gigabytes 20
+
+The stream is divided into its parts, and the test part is gone through; every batch is made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+SHAPE = (3, 224, 224)
+BATCH = 32
+GIGABYTE = 1e9
+MEGABYTE = 1e6
+
+gigabytes = 0.0
+
+
+def batches() -> Iterator[tuple[Any, Any]]:
+    """Images of one grey each, and labels, `gigabytes` in all; named on the command line of `--data`."""
+    import torch
+
+    each = 4 * BATCH * SHAPE[0] * SHAPE[1] * SHAPE[2]
+    for number in range(int(gigabytes * GIGABYTE / each)):
+        yield torch.full((BATCH, *SHAPE), number % 256 / 255), torch.arange(BATCH) % 10
+
+
+def peak() -> float:
+    """Resident memory of this process at its highest, in 10⁶ bytes."""
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE
+
+
+def main() -> None:
+    """Read the command line, go through the stream, print."""
+    global gigabytes  # noqa: PLW0603 — what --data names takes no arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=20.0)
+    gigabytes = parser.parse_args().gigabytes
+    # The module that --data names is this one, not a second copy with another number in it.
+    sys.modules["streaming"] = sys.modules[__name__]
+
+    from rmt_compress.data import DataSettings, open_samples
+
+    samples = open_samples("streaming:batches", DataSettings(mean="imagenet")).part("test")
+    before, start = peak(), time.perf_counter()
+    count = sum(len(batch.inputs) for batch in samples.batches(64))
+    report = {
+        "gigabytes": gigabytes,
+        "test_samples": count,
+        "peak_megabytes": peak(),
+        "peak_megabytes_before": before,
+        "seconds": time.perf_counter() - start,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Milliseconds of a forward pass: by the clock, on CUDA by events and in a CUDA graph too.
+
+Several networks are timed in turns, so that a machine's other work meets all alike. Of a small batch on a GPU the
+time goes into launching kernels, of which two thin layers need twice as many: in eager mode split layers may be
+slower where in a graph, which is launched as one, they are faster. Both are given.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.networks.calling import call, main_output, without_cache
+from rmt_compress.networks.measurement import evaluation_mode, example_inputs, placement
+from rmt_compress.wording import one_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.networks.tasks.task import Task
+
+BATCHES = (1, 128)
+TEXT_BATCHES = (1, 8)
+"""Of windows of text, each of which holds hundreds of tokens."""
+SECONDS = 0.7
+"""Time spent per model and batch size; at least `_LEAST_RUNS` runs whatever they take."""
+_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
+
+Run = Callable[[], float]
+"""One forward pass; its seconds come back."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median milliseconds of one forward pass by batch size.
+
+    Attributes:
+        eager: as torch runs a network by itself.
+        graph: in a CUDA graph; empty elsewhere, and where the network cannot be captured in one.
+        why_no_graph: why it cannot; None where it was, or was not tried.
+    """
+
+    eager: dict[str, float] = field(default_factory=dict)
+    graph: dict[str, float] = field(default_factory=dict)
+    why_no_graph: str | None = None
+
+
+def measure_latency(models: Sequence[nn.Module], task: Task) -> list[Latency]:
+    """One `Latency` per model, of the first inputs of a task's samples; their runs alternate."""
+    import torch
+
+    result = [Latency() for _ in models]
+    text = task.samples is not None and task.samples.targets == "tokens"
+    for size in TEXT_BATCHES if text else BATCHES:
+        with torch.inference_mode():
+            batches = [example_inputs(model, task, size) for model in models]
+            runs: list[Run] = [_eager(model, inputs) for model, inputs in zip(models, batches, strict=True)]
+        owners = list(range(len(models)))
+        for index, (model, inputs) in enumerate(zip(models, batches, strict=True)):
+            captured = _captured(model, inputs)
+            if isinstance(captured, str):
+                result[index] = Latency(result[index].eager, result[index].graph, captured)
+            elif captured is not None:
+                runs.append(captured)
+                owners.append(index)
+        for turn, milliseconds in enumerate(_in_turns(runs)):
+            found = result[owners[turn]]
+            (found.eager if turn < len(models) else found.graph)[str(size)] = milliseconds
+    return result
+
+
+def _in_turns(runs: Sequence[Run]) -> list[float]:
+    """Median milliseconds of each; one first, then another."""
+    import torch
+
+    times: list[list[float]] = [[] for _ in runs]
+    deadline = time.perf_counter() + SECONDS * len(runs)
+    with torch.inference_mode():
+        for turn in range(-_WARM_UP, _MOST_RUNS):
+            if turn >= _LEAST_RUNS and time.perf_counter() > deadline:
+                break
+            for index in range(len(runs))[:: 1 if turn % 2 else -1]:
+                seconds = runs[index]()
+                if turn >= 0:
+                    times[index].append(seconds)
+    return [1000 * statistics.median(seconds) for seconds in times]
+
+
+def _eager(model: nn.Module, inputs: Any) -> Run:
+    import torch
+
+    device = placement(model)[0]
+    if device.type == "cuda":
+        return _by_events(device, lambda: _forward(model, inputs))
+    wait: Callable[[], object] = getattr(torch, device.type).synchronize
+
+    def run() -> float:
+        wait()
+        start = time.perf_counter()
+        _forward(model, inputs)
+        wait()
+        return time.perf_counter() - start
+
+    return run
+
+
+def _forward(model: nn.Module, inputs: Any) -> object:
+    with evaluation_mode(model), without_cache(model):
+        return call(model, inputs)
+
+
+def _by_events(device: Any, work: Callable[[], object]) -> Run:
+    """Seconds between two events on the device's own clock, around `work`."""
+    import torch
+
+    def run() -> float:
+        with torch.cuda.device(device):
+            # torch gives its events and streams no types.
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end)) / 1000
+
+    return run
+
+
+def _captured(model: nn.Module, inputs: Any) -> Run | str | None:
+    """A forward pass in a CUDA graph, why there can be none, or None where there is no CUDA."""
+    import torch
+
+    device = placement(model)[0]
+    if device.type != "cuda":
+        return None
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.device(device), torch.no_grad(), evaluation_mode(model), without_cache(model):
+            # Libraries choose their kernels, and ask for memory, in the first passes: on a stream aside.
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP):
+                    outputs = call(model, inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            eager = main_output(outputs)
+            with torch.cuda.graph(graph):
+                kept = call(model, inputs)
+    # What a network does on the way, a look at a value on the host above all, may raise anything.
+    except Exception as error:
+        torch.cuda.synchronize()
+        return f"no CUDA graph can be made of it: {one_line(error)[:120]}"
+    graph.replay()
+    torch.cuda.synchronize()
+    again = main_output(kept)
+    if eager is not None and again is not None and not torch.allclose(eager, again, rtol=1e-2, atol=1e-3):
+        return "its CUDA graph does not compute the same"
+
+    def replay(held: object = kept) -> None:
+        """The outputs are held: they live in the graph's own memory."""
+        graph.replay()
+
+    return _by_events(device, replay)

@@ -1,0 +1,60 @@
+"""How many bytes of tensors are alive at once while torch works."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+    """Counts the memory of tensors that operations make, until nobody refers to them.
+
+    Attributes:
+        peak: most bytes that were alive at once so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        # Views share memory: bytes count once, until the last tensor on them is gone.
+        self._holders: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operation and count what it makes."""
+        given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs or {}))}
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in _tensors(outputs):
+            storage = tensor.untyped_storage()
+            place, size = storage.data_ptr(), storage.nbytes()
+            if place not in self._holders and place in given:
+                continue
+            if place not in self._holders:
+                self._now += size
+                self.peak = max(self.peak, self._now)
+            self._holders[place] = self._holders.get(place, 0) + 1
+            weakref.finalize(tensor, self._gone, place, size)
+        return outputs
+
+    def _gone(self, place: int, size: int) -> None:
+        self._holders[place] -= 1
+        if not self._holders[place]:
+            del self._holders[place]
+            self._now -= size
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)

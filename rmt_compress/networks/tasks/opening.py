@@ -1,0 +1,135 @@
+"""From what the user typed after ``--data`` and ``--task`` to a task that a network can be asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.checkpoints.keys import PIXELS_KEY
+from rmt_compress.data import DataSettings, Source, flattened, open_samples
+from rmt_compress.errors import DataError, SettingsError
+from rmt_compress.networks.calling import call, placed, without_cache
+from rmt_compress.networks.measurement import evaluation_mode, placement
+from rmt_compress.networks.tasks.choosing import task_for
+from rmt_compress.networks.tasks.settings import TaskSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.checkpoints import Checkpoint
+    from rmt_compress.data.samples import Part, Samples
+    from rmt_compress.networks.tasks.task import Task
+
+
+class Question:
+    """Data and network brought together: a task on each part of the data.
+
+    Args:
+        data: what was typed after ``--data``; None for a callable that asks by itself.
+        model: the network, as it was before any compression.
+        checkpoint: the file it comes from, which may say what it expects of pixels; None for none.
+        settings: how data are read, and which task is asked.
+
+    Raises:
+        DataError: there are no such data, or the file's record of its pixels is damaged.
+        SettingsError: neither data nor a callable.
+        MissingDependencyError: a package is needed to read them.
+    """
+
+    def __init__(
+        self,
+        data: str | None,
+        model: nn.Module,
+        checkpoint: Checkpoint | None = None,
+        settings: TaskSettings | None = None,
+    ) -> None:
+        self._settings = settings or TaskSettings()
+        self._model = model
+        self.pixels = self._settings.data.or_as(_remembered(checkpoint))
+        self._source: Source | None = None
+        if data is not None:
+            self._source = open_samples(data, self.pixels, vocabulary=_vocabulary(model))
+        elif not self._settings.asks_itself:
+            raise SettingsError(["nothing to ask the network: add --data, or --task package.module:callable"])
+
+    def part(self, part: Part) -> Task:
+        """The task on a part of the data; see `Source.part`."""
+        return self._task(None if self._source is None else self._source.part(part))
+
+    def whole(self) -> Task:
+        """The task on all that may be scored where nothing calibrates or chooses; see `Source.whole`."""
+        return self._task(None if self._source is None else self._source.whole())
+
+    @property
+    def remembered(self) -> dict[str, str]:
+        """What a file of this network is to remember of its pixels, as text for its metadata."""
+        pixels = self.pixels.to_json()
+        return {PIXELS_KEY: json.dumps(pixels)} if pixels else {}
+
+    def _task(self, samples: Samples | None) -> Task:
+        if samples is not None and samples.targets != "tokens":
+            samples = _as_taken(samples, self._model)
+        return task_for(samples, self._model, self._settings)
+
+
+def open_task(
+    data: str | None,
+    model: nn.Module,
+    checkpoint: Checkpoint | None = None,
+    settings: TaskSettings | None = None,
+    *,
+    limit: int | None = None,
+) -> Task:
+    """What a network is asked where nothing is chosen by the answer; see `Question` for arguments and errors.
+
+    `limit` is the most samples that are asked.
+    """
+    task = Question(data, model, checkpoint, settings).whole()
+    if limit is None or task.samples is None:
+        return task
+    return task.of(task.samples.thinned(limit))
+
+
+def _remembered(checkpoint: Checkpoint | None) -> DataSettings:
+    text = checkpoint.metadata.get(PIXELS_KEY) if checkpoint is not None else None
+    if text is None:
+        return DataSettings()
+    try:
+        stored: Any = json.loads(text)
+    except ValueError as error:
+        raise DataError(
+            "what the file remembers of its pixels is no JSON; say it again with --mean and --std"
+        ) from error
+    return DataSettings.from_json(stored)
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    """How many tokens a network knows, as far as it says."""
+    from torch import nn
+
+    known = getattr(getattr(model, "config", None), "vocab_size", None)
+    if isinstance(known, int):
+        return known
+    return next((module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)), None)
+
+
+def _as_taken(samples: Samples, model: nn.Module) -> Samples:
+    """Images flattened for a network that takes rows and does not flatten them itself."""
+    import torch
+    from torch import nn
+
+    batch = next(iter(samples.batches(1)), None)
+    if batch is None or isinstance(batch.inputs, Mapping | tuple | list) or batch.inputs.ndim < 3:
+        return samples
+    first = next((module for module in model.modules() if isinstance(module, nn.Linear)), None)
+    if first is None or first.in_features != batch.inputs[0].numel():
+        return samples
+    device, dtype = placement(model)
+    with evaluation_mode(model), without_cache(model), torch.inference_mode():
+        try:
+            call(model, placed(batch.inputs, device, dtype))
+        # What a network makes of inputs it was not made for may be any error; that of the flat ones is told later.
+        except Exception:
+            return flattened(samples)
+    return samples
