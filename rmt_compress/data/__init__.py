@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rmt_compress.data.changed_inputs import flattened
     from rmt_compress.data.dataset import Dataset, Split
     from rmt_compress.data.loading import KNOWN_SETS, load_data
     from rmt_compress.data.samples import Batch, Part, Samples, Targets
     from rmt_compress.data.settings import DataSettings
     from rmt_compress.data.sources import Source, open_samples
-    from rmt_compress.data.changed_inputs import flattened
 
 # Names are fetched on first use: the settings stand in `--help`, which does not wait for readers of data.
 _HOMES = {

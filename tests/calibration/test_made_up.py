@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.batches import plain_call
 from rmt_compress.networks.calibration.made_up import described, input_shape, make_inputs, one_over_f
 from rmt_compress.networks.calibration.measuring import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.calling import call
 from tests.samples.convolutional import audio_cnn
 from tests.samples.sequential import ViT, bert, gpt2
 
@@ -142,9 +142,9 @@ def test_the_amplitude_of_noise_falls_with_the_frequency():
 
 
 def test_the_shape_of_inputs_is_found_where_the_network_tells_it():
-    assert input_shape(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), plain_call) == (784,)
+    assert input_shape(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), call) == (784,)
     cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))
-    assert input_shape(cnn, plain_call) == (3, 32, 32)
+    assert input_shape(cnn, call) == (3, 32, 32)
 
 
 def test_where_nothing_tells_the_shape_the_error_says_what_to_give():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
+from rmt_compress.checkpoints.onnx.onnx_tapping import disturb, taps
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.wording import one_line, printable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.onnx.onnx_graph import OnnxGraph
     from rmt_compress.checkpoints.onnx.onnx_layers import Weight
+    from rmt_compress.checkpoints.onnx.onnx_tapping import Tap
 
 # onnxruntime's names of the types an input may have.
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -97,6 +99,46 @@ class OnnxNetwork(GraphNetwork):
             if self._batch is not None:
                 break
         return total
+
+    def taps(self) -> tuple[Tap, ...]:
+        """The places where weights are applied."""
+        return tuple(taps(self._graph, self._weights))
+
+    def tapped(
+        self, values: Sequence[str], disturbed: tuple[str, float, int] | None = None
+    ) -> Callable[[torch.Tensor], Iterator[tuple[list[torch.Tensor], torch.Tensor]]]:
+        """A function of inputs that gives some values of the graph, and the first output.
+
+        Args:
+            values: their names.
+            disturbed: name of a value that gets noise, how much of it, and a seed; see `onnx_tapping.disturb`.
+
+        Returns:
+            A function that runs inputs (N, …) part by part, as many at once as the model takes; of a model of fixed
+            batch size what fills no part is left out, unless that is all.
+        """
+        from onnx import ValueInfoProto, helper
+
+        changed = _differing(self._values(), self._original)
+        model = self._edited(changed) if changed else OnnxEditor(self._graph).finished()
+        first = model.graph.output[0].name
+        if disturbed is not None:
+            disturb(model, *disturbed, helper.np_dtype_to_tensor_dtype(np.dtype(self._type)))
+        given = {entry.name for entry in (*model.graph.input, *model.graph.output)}
+        asked = [name for name in dict.fromkeys(values) if name != self._input]
+        model.graph.output.extend(ValueInfoProto(name=name) for name in asked if name not in given)
+        session = self._start(model)
+
+        def run(inputs: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+            whole = inputs
+            if self._batch is not None and len(inputs) > self._batch:
+                whole = inputs[: len(inputs) // self._batch * self._batch]
+            for part in self._parts(whole):
+                outputs = [torch.from_numpy(output) for output in self._run(session, [*asked, first], part)]
+                held = dict(zip(asked, outputs, strict=False)) | {self._input: torch.from_numpy(part)}
+                yield [held[name] for name in values], outputs[-1]
+
+        return run
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> OnnxNetwork:
         """Refuse what would move the weights away: onnxruntime is given them on the CPU."""

@@ -125,11 +125,11 @@ class Weights:
     def __init__(self, state: Mapping[str, Any], layers: Iterable[Layer]) -> None:
         self._by_memory: dict[int, list[tuple[torch.Tensor, Layer]]] = {}
         for layer in layers:
-            tensor = state.get(layer.stored)
-            if isinstance(tensor, torch.Tensor) and (memory := _memory(tensor)) is not None:
-                if layer.part is not None:
-                    tensor = tensor[layer.part.start : layer.part.stop]
-                self._by_memory.setdefault(memory, []).append((tensor.detach(), layer))
+            if not isinstance(state.get(layer.stored), torch.Tensor):
+                continue
+            tensor = layer_weight(state, layer)
+            if (memory := _memory(tensor)) is not None:
+                self._by_memory.setdefault(memory, []).append((tensor, layer))
 
     def find(self, tensor: object) -> Weight | None:
         """Which weight a tensor is; None where it is none, or one of another shape."""
@@ -149,6 +149,12 @@ class Weights:
                     if rest == 0 and 0 <= expert < len(stored) and _same(turned, stored[expert]):
                         return Weight(layer, flipped, expert)
         return None
+
+
+def layer_weight(state: Mapping[str, Any], layer: Layer) -> torch.Tensor:
+    """The weight of a layer in a state dict, of the layer's shape; it shares the memory."""
+    tensor: torch.Tensor = state[layer.stored].detach()
+    return tensor if layer.part is None else tensor[layer.part.start : layer.part.stop]
 
 
 def _memory(tensor: torch.Tensor) -> int | None:
@@ -248,7 +254,9 @@ def _functions() -> dict[Any, tuple[Reader, tuple[str, ...], dict[str, Any]]]:
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
         *(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
     ]
-    any_convolution: list[Any] = [torch.convolution, aten.convolution.default]
+    any_convolution: list[Any] = [
+        *(torch.convolution, aten.convolution.default, aten._convolution.default, aten._convolution.deprecated),
+    ]
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
     return {
         **dict.fromkeys(linear, (_linear, ("input", "weight", "bias"), {})),

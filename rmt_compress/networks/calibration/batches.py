@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.measurement import as_inputs, placement
+from rmt_compress.networks import calling
+from rmt_compress.networks.measurement import placement
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -18,28 +19,19 @@ Call = Callable[["nn.Module", Any], Any]
 """How a network is called with one batch of inputs; returns its outputs."""
 
 
-def plain_call(model: nn.Module, inputs: Any) -> Any:
-    """``model(x)``, of a tuple or list ``model(*x)``, of a mapping ``model(**x)``."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
-
-
 class Batches:
     """Inputs that are gone over once or several times.
 
     Args:
         batches: the inputs; an iterator is gone over once only.
         model: where they go to, and whose float type they get.
-        call: see `plain_call`.
+        call: how the network is called with one; None for `calling.call`.
     """
 
     def __init__(self, batches: Iterable[Any], model: nn.Module, call: Call | None) -> None:
         self._batches = batches
         self._model = model
-        self._call = call or plain_call
+        self._call = call or calling.call
         self._place = placement(model)
         self._passes = 0
         self.count = len(batches) if isinstance(batches, Sized) else None
@@ -70,15 +62,7 @@ class Batches:
 
     def placed(self, inputs: Any) -> Any:
         """Inputs on the device of the network, floating-point ones in its type."""
-        import torch
-
-        if isinstance(inputs, torch.Tensor):
-            return as_inputs(inputs, *self._place)
-        if isinstance(inputs, Mapping):
-            return {key: self.placed(value) for key, value in inputs.items()}
-        if isinstance(inputs, tuple | list):
-            return tuple(self.placed(value) for value in inputs)
-        return inputs
+        return calling.placed(inputs, *self._place)
 
     def ask(self, inputs: Any) -> Any:
         """The network's outputs.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from rmt_compress.networks.calibration.sampled_text import logits_of
 from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.calling import main_output
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def fit_inputs(
     advance = counter(steps, progress)
     for step in range(steps):
         loss, outputs = _mismatch(model, call, inputs)
-        logits = logits_of(outputs)
+        logits = main_output(outputs)
         if logits is not None and logits.dim() == 2 and logits.shape[1] > 1:
             classes = torch.arange(count, device=logits.device) % logits.shape[1]
             loss = loss + CLASSES * functional.cross_entropy(logits, classes)

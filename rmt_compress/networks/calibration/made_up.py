@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.batches import Batches, plain_call
+from rmt_compress.networks import calling
+from rmt_compress.networks.calibration.batches import Batches
 from rmt_compress.networks.calibration.measuring import undisturbed
 from rmt_compress.networks.measurement import placement
 from rmt_compress.progress import Progress
@@ -86,7 +87,7 @@ def make_inputs(
     with undisturbed(model, seed):
         if vocabulary is not None:
             return _tokens(model, vocabulary, count or TEXTS, length or TOKENS, call, generator, seed, progress)
-        return _values(model, shape, count, call or plain_call, generator, seed, progress)
+        return _values(model, shape, count, call or calling.call, generator, seed, progress)
 
 
 def _tokens(
@@ -107,7 +108,7 @@ def _tokens(
 
     def ask(model: nn.Module, ids: torch.Tensor) -> Any:
         ids = ids.to(placement(model)[0])
-        return (call or plain_call)(model, {"input_ids": ids} if named else ids)
+        return (call or calling.call)(model, {"input_ids": ids} if named else ids)
 
     most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     found = longest(model, ask, vocabulary, min(length, most) if isinstance(most, int) else length)
@@ -194,7 +195,7 @@ def one_over_f(count: int, shape: Sequence[int], generator: torch.Generator) -> 
     common = torch.randn(count, 1, *shape[1:], generator=generator)
     own = torch.randn(count, *shape, generator=generator)
     white = math.sqrt(0.8) * common + math.sqrt(0.2) * own
-    noise = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) / grid, dim=axes).real
+    noise: torch.Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) / grid, dim=axes).real
     noise = noise - noise.mean()
     return noise / noise.std()
 

@@ -7,6 +7,7 @@ patches at some places of a convolution), and G = E[g gᵀ], g the gradient at y
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -18,6 +19,7 @@ from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.batches import Batches
+from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.progress import Progress
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 POSITIONS = 64
 """Places of one sample at which the inputs of a convolution are looked at."""
+PERTURBED = 2
+"""Batches on which the outputs of layers are disturbed where there are no gradients."""
 
 
 def calibrate(
@@ -71,7 +75,8 @@ def calibrate(
     Returns:
         Moments by the names of ``open_checkpoint(model).layers()``. `LayerMoments.outputs` is the mean over samples
         (losses) of the sum over the vectors of one, so that ½‖G^½ ΔW C^½‖_F² is what the loss of one sample moves
-        by, comparable between layers; None where no gradient comes back.
+        by, comparable between layers; None where no gradient comes back. Of an ONNX model and of a TorchScript
+        program, which have none, it is tr G/m as noise at the layer's outputs tells it, see `perturbing`.
 
     Raises:
         DataError: no batches, or not such as the network takes.
@@ -80,26 +85,27 @@ def calibrate(
     """
     import torch
 
-    from rmt_compress.networks.calibration.applied import Weights
+    from rmt_compress.networks.calibration.applied import Weights, layer_weight
     from rmt_compress.networks.calibration.interrupted import Partial, digest_of
     from rmt_compress.networks.calibration.passes import Passes
+    from rmt_compress.networks.calibration.perturbing import with_numbers
+    from rmt_compress.networks.calibration.running import runner_of
     from rmt_compress.networks.calibration.watchers import NotShared, Scout
-    from rmt_compress.networks.calibration.watching import Watch
 
     wanted, left_out = _choose(open_checkpoint(model).layers(), layers)
     data = Batches(batches, model, call)
     state = model.state_dict(keep_vars=True)
-    weights = Weights(state, wanted.values())
-    with undisturbed(model, seed):
+    runner = runner_of(model, data, Weights(state, wanted.values()), wanted)
+    with undisturbed(model, seed), without_cache(model):
         scout = Scout()
-        with torch.no_grad(), Watch(weights, scout):
-            data.ask(data.placed(data.first))
+        with torch.no_grad():
+            runner.run(data.placed(data.first), scout)
         for name, layer in wanted.items():
             if name in scout.otherwise:
                 left_out[name] = "applied in another way than its layer is read"
             elif name not in scout.seen:
                 left_out[name] = _why_not_seen(layer)
-        passes = Passes(data, weights, scalar, seed, positions, _memory(memory), placement(model)[0], progress)
+        passes = Passes(data, runner, scalar, seed, positions, _memory(memory), placement(model)[0], progress)
         digest = digest_of(state, data.first, (seed, positions, *wanted))
         kept = Partial(Path(partial), digest) if partial is not None else None
         alone: set[str] = set() if kept is None else kept.alone
@@ -119,10 +125,16 @@ def calibrate(
             if kept is not None and not kept.named:
                 kept.remove()
             raise
+        found = measured.layers
+        if not runner.gradients and found:
+            few = itertools.islice(data.once_over(), PERTURBED)
+            weights = {name: layer_weight(state, wanted[name]) for name in found}
+            with torch.no_grad():
+                found = with_numbers(found, scout.seen, weights, runner, few, seed, progress)
+            measured.record["gradient"] = "one number per layer, by noise at its outputs"
         if kept is not None:
             kept.remove()
-    ordered = {name: measured.layers[name] for name in wanted if name in measured.layers}
-    return Moments(ordered, left_out, measured.record)
+    return Moments({name: found[name] for name in wanted if name in found}, left_out, measured.record)
 
 
 def _choose(found: Iterable[Layer], asked: Iterable[str] | None) -> tuple[dict[str, Layer], dict[str, str]]:

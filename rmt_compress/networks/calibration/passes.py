@@ -12,13 +12,12 @@ from rmt_compress.networks.calibration.batches import Padding
 from rmt_compress.networks.calibration.blocks import fitted, in_blocks
 from rmt_compress.networks.calibration.scalars import label_free, of_user
 from rmt_compress.networks.calibration.watchers import Adder, LayerSums, seed_of
-from rmt_compress.networks.calibration.watching import Watch
 
 if TYPE_CHECKING:
-    from rmt_compress.networks.calibration.applied import Weights
     from rmt_compress.networks.calibration.batches import Batches
     from rmt_compress.networks.calibration.blocks import Group
     from rmt_compress.networks.calibration.interrupted import Partial
+    from rmt_compress.networks.calibration.running import Runner
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
     from rmt_compress.networks.calibration.watchers import Seen
     from rmt_compress.progress import Progress
@@ -29,7 +28,7 @@ class Passes:
     """How inputs are gone over, see `calibrate`; `device` is where sums are kept."""
 
     data: Batches
-    weights: Weights
+    runner: Runner
     scalar: UserScalar | None
     seed: int
     positions: int | None
@@ -98,9 +97,12 @@ class Passes:
 
     def _gradients(self, adder: Adder, inputs: Any, place: int) -> Scalar | None:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "scalar", place))
+        if not self.runner.gradients:
+            with torch.no_grad():
+                self.runner.run(inputs, adder)
+            return None
         with torch.enable_grad():
-            with Watch(self.weights, adder):
-                outputs = self.data.ask(inputs)
+            outputs = self.runner.run(inputs, adder)
             if self.scalar is not None:
                 scalar = of_user(self.scalar, outputs, generator)
             else:

@@ -5,11 +5,11 @@ Known from data-free quantization (Liu et al. 2023, LLM-QAT); method.md §14 fin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rmt_compress.networks.calling import main_output
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
@@ -29,14 +29,6 @@ def vocabulary_of(model: nn.Module) -> int | None:
     return first.num_embeddings if isinstance(first, torch.nn.Embedding) else None
 
 
-def logits_of(outputs: Any) -> torch.Tensor | None:
-    """The logits in outputs: what is called so, or the (first) tensor there is."""
-    named = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
-    while isinstance(named, tuple | list) and named:
-        named = named[0]
-    return named if isinstance(named, torch.Tensor) else None
-
-
 def is_language_model(model: nn.Module, call: Call, vocabulary: int, length: int, seed: int) -> bool:
     """Whether each token's logits are over all tokens and know of no later one."""
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +36,7 @@ def is_language_model(model: nn.Module, call: Call, vocabulary: int, length: int
     second = first.clone()
     second[:, -1] = (second[:, -1] + 1) % vocabulary
     with torch.no_grad():
-        some, others = logits_of(call(model, first)), logits_of(call(model, second))
+        some, others = main_output(call(model, first)), main_output(call(model, second))
     if some is None or others is None or some.shape[:2] != first.shape or some.dim() != 3 or length < 2:
         return False
     return some.shape[2] >= vocabulary and torch.allclose(some[:, :-1], others[:, :-1], rtol=1e-3, atol=1e-4)
@@ -120,6 +112,6 @@ class _Steps:
             self._caches = self._cache is not None
         else:
             outputs = self._call(self._model, ids)
-        logits = logits_of(outputs)
+        logits = main_output(outputs)
         assert logits is not None
         return logits[:, -1]

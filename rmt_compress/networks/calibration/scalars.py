@@ -44,7 +44,7 @@ def label_free(outputs: Any, generator: torch.Generator, mask: torch.Tensor | No
     """
     named = outputs.get("logits") if isinstance(outputs, Mapping) else None
     logits = outputs if named is None else named
-    if _are_logits(logits, alone=named is None):
+    if are_logits(logits, alone=named is None):
         return drawn_class(logits, generator, mask)
     return random_direction(outputs, generator, mask)
 
@@ -57,7 +57,7 @@ def drawn_class(
         return None
     kept = _unmasked(logits, mask).flatten(0, -2)
     kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
-    likely = kept.log() if _are_probabilities(kept.detach()) else kept.log_softmax(-1)
+    likely = log_chances(kept)
     # Drawn on the CPU, so that every device sees the same classes.
     drawn = torch.multinomial(likely.detach().exp().cpu(), 1, generator=generator).to(likely.device)
     return Scalar(-likely.gather(1, drawn).sum(), len(kept), "a class drawn from the network's softmax")
@@ -86,7 +86,13 @@ def of_user(scalar: UserScalar, outputs: Any, generator: torch.Generator) -> Sca
     return Scalar(value, len(tensors[0]) if tensors and tensors[0].dim() else 1, "given")
 
 
-def _are_logits(tensor: Any, *, alone: bool) -> bool:
+def log_chances(logits: torch.Tensor) -> torch.Tensor:
+    """Logarithms of what each class is given, (…, classes); rows of probabilities are taken for such."""
+    return logits.log() if _are_probabilities(logits.detach()) else logits.log_softmax(-1)
+
+
+def are_logits(tensor: Any, *, alone: bool = True) -> bool:
+    """Whether outputs are logits; `alone`: whether nothing else says so."""
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.dim() < 2:
         return False
     return tensor.shape[-1] > 1 and (not alone or tensor.dim() <= 3)

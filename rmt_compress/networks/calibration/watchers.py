@@ -47,12 +47,14 @@ class Seen:
         layer: the layer.
         inputs: numbers in x, n.
         outputs: numbers in g, m.
+        spread: of a transposed convolution the product of its strides, of everything else 1.
         tokens: what it was applied to.
     """
 
     layer: Layer
     inputs: int
     outputs: int
+    spread: int = 1
     tokens: list[Token] = field(default_factory=list)
 
     @property
@@ -73,7 +75,8 @@ class Scout:
         """Note the use."""
         inputs, outputs = use.sizes(output)
         name = use.layer.tensor
-        seen = self.seen.setdefault(name, Seen(use.layer, inputs, outputs))
+        spread = math.prod(use.geometry.stride) if use.geometry is not None and use.reads_places else 1
+        seen = self.seen.setdefault(name, Seen(use.layer, inputs, outputs, spread))
         if (seen.inputs, seen.outputs) != (inputs, outputs):
             self.otherwise.add(name)
         seen.tokens.append(self._tensors.token(use))
