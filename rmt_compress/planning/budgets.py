@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rmt_compress.planning.allocation import Scaling
-from rmt_compress.settings.checking import problems_of, refuse
 from rmt_compress.settings.declaring import setting
+from rmt_compress.settings.validation import problems_of, refuse
 
 Metric = Literal["plain", "input", "two-sided"]
 Search = Literal["portfolio", "one"]
