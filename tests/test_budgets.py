@@ -253,15 +253,13 @@ def test_another_budget_is_read_off_the_plan_file(analysis, moments, tmp_path):
 
 
 def test_a_compressed_file_does_not_carry_the_curve(model, analysis, moments, tmp_path):
-    from rmt_compress.saving.loading import load_dense
-
     plan = rmt.plan_within(analysis, moments, keep=0.5)
     small = rmt.compress(model, plan, moments)
     rmt.save(small, tmp_path / "small.safetensors", plan=plan)
     head = (tmp_path / "small.safetensors").read_bytes()[:20000]
     assert b"two-sided" in head
     assert b"losses" not in head
-    assert set(load_dense(tmp_path / "small.safetensors")) == set(model.state_dict())
+    assert set(rmt.load_dense(tmp_path / "small.safetensors")) == set(model.state_dict())
 
 
 def test_a_file_is_read_again(model, moments, tmp_path):

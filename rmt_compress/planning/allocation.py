@@ -21,14 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+
+from rmt_compress.planning.budgets import Scaling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Scaling = Literal["absolute", "tempered", "relative", "uniform"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rmt_compress.planning.allocation import Scaling
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
+Scaling = Literal["absolute", "tempered", "relative", "uniform"]
 Metric = Literal["plain", "input", "two-sided"]
 Search = Literal["portfolio", "one"]
 Edge = Literal["ignore", "floor", "ceiling"]
@@ -40,7 +40,7 @@ class BudgetSettings:
         evaluations: the most networks that are tried.
 
     Raises:
-        SettingsError: listing everything that is out of range; no budget at all.
+        SettingsError: listing everything that is out of range.
     """
 
     keep: float | None = setting(
@@ -64,7 +64,7 @@ class BudgetSettings:
     shrink_outputs: float = setting(
         0.1, "Shrink the moments of the gradients by this.", within="[0, 1]", panel=PANEL
     )
-    exclude: tuple[str, ...] = setting((), "Leave the layers of this name whole.", metavar="GLOB", panel=PANEL)
+    exclude: tuple[str, ...] = setting(())
     caps: tuple[str, ...] = setting(
         (), "Let layers keep at most this share of their size.", metavar="GLOB:SHARE", panel=PANEL
     )
@@ -77,8 +77,6 @@ class BudgetSettings:
         problems += [
             f"caps takes GLOB:SHARE with a share in (0, 1], got {cap!r}" for cap in self.caps if not _cap(cap)
         ]
-        if not self.shares and self.max_drop is None:
-            problems.append("no budget: give one of keep, macs, latency, max-drop")
         refuse(problems)
 
     @property

@@ -14,8 +14,8 @@ from rmt_compress.decomposition.bases import basis_called, directions_of
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.layers.treating import matches
 from rmt_compress.plan import Action, LayerDecision, Plan, Shrinkages
-from rmt_compress.planning.allocation import Allocation, PriceCurve, Scaling, most_harmful
-from rmt_compress.planning.budgets import BudgetSettings, Metric
+from rmt_compress.planning.allocation import Allocation, PriceCurve, most_harmful
+from rmt_compress.planning.budgets import BudgetSettings, Metric, Scaling
 from rmt_compress.planning.choices import Bounds, choices, cut_refusal
 from rmt_compress.planning.costs import Cost, Together
 from rmt_compress.planning.price_record import curve_record

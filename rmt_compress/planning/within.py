@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.opening import Source
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import LayerDecision, Plan
-    from rmt_compress.planning.allocation import Scaling
-    from rmt_compress.planning.budgets import Edge, Metric, Search
+    from rmt_compress.planning.budgets import Edge, Metric, Scaling, Search
     from rmt_compress.planning.costs import Cost, Seconds
     from rmt_compress.planning.searching import Score
     from rmt_compress.progress import Progress
@@ -106,6 +105,8 @@ def plan_within_with(
     """`plan_within`, its settings in one object; `source` is the network where the analysis does not know it."""
     from rmt_compress.checkpoints import open_checkpoint
 
+    if not settings.shares and settings.max_drop is None:
+        raise SettingsError(["no budget: give one of keep, macs, latency, max-drop"])
     source = analysis.source if source is None else source
     if source is None:
         raise PlanError("the analysis does not know its network any more; give it as source")
