@@ -185,13 +185,10 @@ def markdown(numbers: Numbers) -> str:
             keeps = [f"{keep:g}" for keep in about["keeps"]]
             parts.append(f"| {title} | " + " | ".join(f"keep {keep}" for keep in keeps) + " |")
             parts.append("|---" * (len(keeps) + 1) + "|")
-            for metric in METRICS:
-                for scaling in SCALINGS:
-                    cells = [
-                        _cell([each[kind].get(f"{metric} {scaling} {keep}") for each in seeds.values()])
-                        for keep in keeps
-                    ]
-                    parts.append(f"| {metric} {scaling} | " + " | ".join(cells) + " |")
+            for rule in (f"{metric} {scaling}" for metric in METRICS for scaling in SCALINGS):
+                found = [[each[kind].get(f"{rule} {keep}") for each in seeds.values()] for keep in keeps]
+                if any(score is not None for scores in found for score in scores):
+                    parts.append(f"| {rule} | " + " | ".join(map(_cell, found)) + " |")
             parts.append("")
     return "\n".join(parts)
 
