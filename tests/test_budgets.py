@@ -168,6 +168,17 @@ def test_a_network_without_a_finite_score_loses_to_any_other(analysis, moments):
         rmt.plan_within(analysis, moments, max_drop=0.1, score=mostly_nan)
 
 
+def test_energies_of_inputs_count_as_the_loss_feels_them(analysis, moments):
+    """As two-sided ones do where of G no more than tr G/m is known: one unit for all layers."""
+    white = {
+        name: type(own)(own.inputs, own.mean, own.outputs.diagonal().mean(), own.count)
+        for name, own in moments.layers.items()
+    }
+    inputs = rmt.plan_within(analysis, moments, keep=0.5, metric="input", scaling="absolute")
+    felt = rmt.plan_within(analysis, Moments(white), keep=0.5, metric="two-sided", scaling="absolute")
+    assert [each.rank for each in inputs.layers] == [each.rank for each in felt.layers]
+
+
 def test_one_rule_asks_nothing(analysis, moments, score):
     plan = rmt.plan_within(analysis, moments, keep=0.4, search="one", score=score)
     assert (score.calls, plan.settings["budget"]["evaluations"]) == ([], 0)

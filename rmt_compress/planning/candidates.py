@@ -264,7 +264,10 @@ class Candidates:
 
     def _choices(self, metric: Metric, cost: Cost) -> list[Choices]:
         cuts = self.cuts(metric)
-        values = {tensor: _values(cuts.decomposition(tensor)) for tensor in self.cut}
+        values = {
+            tensor: [self._felt(metric, tensor) ** 0.5 * s for s in _values(cuts.decomposition(tensor))]
+            for tensor in self.cut
+        }
         energies = {tensor: 0.5 * float(sum(np.square(s).sum() for s in own)) for tensor, own in values.items()}
         strangers = [tensor for tensor in self.cut if cuts.directions[tensor].why_plain is not None]
         known = [energy for tensor, energy in energies.items() if tensor not in strangers]
@@ -275,6 +278,19 @@ class Candidates:
             choices(layer.layer, values[tensor], cost, self._bounds(layer), scale=scales.get(tensor, 1.0))
             for tensor, layer in self.cut.items()
         ]
+
+    def _felt(self, metric: Metric, tensor: str) -> float:
+        """What errors of the outputs weigh in the loss, where the directions do not say: tr G/m, 1 where not known.
+
+        Raw energies of inputs are treacherous: a layer of large outputs would take everything.
+        """
+        if metric != "input" or self._moments is None or "two-sided" not in self.metrics:
+            return 1.0
+        own = self._moments.layers.get(tensor)
+        if own is None or own.outputs is None:
+            return 1.0
+        G = own.outputs
+        return float(G.diagonal(dim1=-2, dim2=-1).mean() if G.dim() > 1 else G.mean())
 
     def _bounds(self, layer: AnalyzedLayer) -> Bounds:
         settings, least, most = self.settings, 1, None
