@@ -83,7 +83,7 @@ class Question:
 def source_for(
     data: str, model: nn.Module, checkpoint: Checkpoint | None, settings: DataSettings
 ) -> tuple[Source, int | None]:
-    """Data as a network reads them, text by the tokenizer of its folder; and the token that stands for a masked one.
+    """Data as a network reads them, text by the tokenizer of its folder; and the token of masked places.
 
     Args:
         data: as after ``--data``.
