@@ -96,7 +96,7 @@ def evaluate(
         print_result(evaluation_table(task, result, original))
         if checkpoint.manifest is None and original is None:
             next_step("prune", model)
-        elif data is not None:
+        elif data is not None and not checkpoint.has_graph:
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
     report = {

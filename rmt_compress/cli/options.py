@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from rmt_compress.cli.console import note
 from rmt_compress.errors import SettingsError
 from rmt_compress.settings.declaring import Declared, declared
 from rmt_compress.settings.validation import choices, refuse
@@ -90,11 +91,15 @@ def force_option(what: str, panel: str | None = None) -> Any:
     return switch("--force", f"Overwrite {what}.", panel)
 
 
-def opened(path: Path, *, trust: bool, weights: str | None = None) -> Checkpoint:
-    """The checkpoint at `path`, for all that a command does with it."""
+def opened(path: Path, *, trust: bool, weights: str | None = None, tells: bool = True) -> Checkpoint:
+    """The checkpoint at `path`, for all that a command does with it; `tells` of what was noted on opening."""
     from rmt_compress.checkpoints import open_checkpoint
 
-    return open_checkpoint(path, trust=trust, weights=weights)
+    checkpoint = open_checkpoint(path, trust=trust, weights=weights)
+    if tells and checkpoint.manifest is None:
+        for text in checkpoint.notes:
+            note(text)
+    return checkpoint
 
 
 def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
