@@ -25,9 +25,10 @@ Command = Callable[..., None]
 
 DATA_HELP = (
     "mnist, fashion-mnist, cifar10, digits, a folder, text:FILE, array:FILE, csv:FILE, parquet:FILE, "
-    "images:FOLDER, or package.module:name; docs/data.md lists all."
+    "images:FOLDER, or package.module:name or file.py:name; docs/data.md lists all."
 )
-ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
+ARCH_FORMS = "mlp:784,1000,10, cnn:…, package.module:Net or net.py:Net, with arguments: 'net.py:Net(16, width=2)'"
+ARCH_HELP = f"The network: {ARCH_FORMS}; by default the one the file names."
 
 
 def optional(

@@ -20,6 +20,7 @@ from rmt_compress.cli.console import (
     progress_bar,
 )
 from rmt_compress.cli.options import (
+    ARCH_FORMS,
     DATA_HELP,
     Group,
     Trust,
@@ -103,7 +104,7 @@ def prune(
     accept: Annotated[bool, switch("--accept", "Write a network that misses the budget too.", PANEL)] = False,
     arch: Annotated[
         str | None,
-        optional("The network, where the file does not say: mlp:784,1000,10, cnn:… or package.module:callable."),
+        optional(f"The network, where the file does not say: {ARCH_FORMS}."),
     ] = None,
     fold_batchnorm: Annotated[
         bool,

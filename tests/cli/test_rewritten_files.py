@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks import architectures
-from rmt_compress.networks.export import export
+from rmt_compress.networks.exporting import export
 from rmt_compress.networks.loading import load_model
 
 ARCH = "mlp:64,96,48,10"
