@@ -79,7 +79,8 @@ def _literals(call: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
             return ast.literal_eval(node)
         except (ValueError, TypeError, RecursionError, MemoryError) as error:
-            raise ValueError(f"{_shown(ast.unparse(node))} is no literal; {told}") from error
+            wrong = ast.get_source_segment(f"f{call}", node) or call
+            raise ValueError(f"{_shown(wrong)} is no literal; {told}") from error
 
     arguments = tuple(literal(node) for node in parsed.args)
     keywords: dict[str, Any] = {}

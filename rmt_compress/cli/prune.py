@@ -185,6 +185,8 @@ def prune(
         print_result(prune_table(result, group=group), written=result.output)
     if result.analysis is not None:
         report_outcome(result.analysis)
+    if result.wreck is not None:
+        raise GoalNotReached(f"{result.output}: is written, but its {result.wreck}")
     if result.missed:
         kept = "it was written all the same" if result.output else "nothing was written; --accept writes it"
         raise GoalNotReached(f"{path}: the budget was missed: {result.missed}; {kept}")
