@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmt_compress.cli.console import GoalNotReached, next_step, note, print_json, print_result, progress_bar
+from rmt_compress.cli.console import (
+    GoalNotReached,
+    next_step,
+    note,
+    print_json,
+    print_result,
+    progress_bar,
+    warning,
+)
 from rmt_compress.cli.options import (
     Arch,
     Data,
@@ -61,6 +69,7 @@ def evaluate(
     from rmt_compress.networks.evaluation import compare
     from rmt_compress.networks.evaluation import evaluate as run
     from rmt_compress.networks.loading import load_model
+    from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import open_task
     from rmt_compress.networks.wreck import against_original
     from rmt_compress.reporting.evaluation_table import evaluation_table
@@ -80,6 +89,8 @@ def evaluate(
     task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
     for text in () if task.samples is None else task.samples.notes:
         note(text)
+    if (words := unnormalized_samples(first, task.samples)) is not None:
+        warning(f"{model}: {words}")
     with progress_bar("Evaluating") as progress:
         if second is None:
             result = run(first, task, path=checkpoint, batch_size=batch_size, device=device, progress=progress)
@@ -104,7 +115,7 @@ def evaluate(
         elif data is not None and not checkpoint.has_graph:
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
-    report = {
+    report: dict[str, Any] = {
         "schema": SCHEMA,
         "data": _described(task, result),
         "model": result.to_json(),

@@ -18,6 +18,7 @@ from rmt_compress.cli.console import (
     print_json,
     print_result,
     progress_bar,
+    warning,
 )
 from rmt_compress.cli.options import (
     ARCH_FORMS,
@@ -179,6 +180,8 @@ def prune(
         )
     for text in result.notes:
         note(text)
+    for text in result.warnings:
+        warning(text)
     if as_json:
         print_json(result.to_json(), written=result.output)
     else:

@@ -11,6 +11,7 @@ from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.pixel_statistics import unnormalized_samples
 from rmt_compress.networks.wreck import against_original
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
 from rmt_compress.saving.reloading import load
@@ -55,6 +56,7 @@ class Measurement:
         self._trust = trust
         self._model = model
         self._task = task
+        self._pixels = unnormalized_samples(model, task.samples)
 
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint
@@ -88,6 +90,8 @@ class Measurement:
         samples = self._task.samples
         notes = (*result.notes, *(samples.notes if samples is not None else ()))
         result = replace(result, before=before, after=after, notes=notes, wreck=self._wreck(before, after, target))
+        if self._pixels is not None:
+            result = replace(result, warnings=(*result.warnings, f"{self._checkpoint.path}: {self._pixels}"))
         analysis = result.analysis or analyze(self._model)
         if not sweeps or not analysis.analyzed:
             return result

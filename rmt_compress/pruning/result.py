@@ -47,7 +47,8 @@ class PruneResult:
             network made, or ``unverified``.
         budget: of a plan within one: what was asked and reached; see `pruning.budgeted`.
         missed: why the budget was missed; empty where it was kept or none was asked for.
-        wreck: why the output is worth nothing, with the way out; None where it is, or was not measured.
+        wreck: why the output is worth nothing, with the way out; None where it is not, or unmeasured.
+        warnings: what makes the measured numbers doubtful.
     """
 
     source: str
@@ -72,6 +73,7 @@ class PruneResult:
     budget: dict[str, Any] | None = None
     missed: str = ""
     wreck: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:
