@@ -30,6 +30,7 @@ _SWEEP_SECONDS = 25.0
 _SWEEP_POINTS = 8
 _SWEEP_LAYERS = 6
 _LEAST_SAMPLES = 300
+_FIRST_SAMPLES = 8
 
 
 def check_sweep(target: Path, *, source: Path, force: bool) -> None:
@@ -57,6 +58,9 @@ class Measurement:
         self._model = model
         self._task = task
         self._pixels = unnormalized_samples(model, task.samples)
+        if task.samples is not None:
+            # What cannot be asked is told before anything is written.
+            task.of(task.samples.thinned(_FIRST_SAMPLES)).score(model, name=str(checkpoint.path))
 
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint

@@ -249,10 +249,11 @@ def finetune(
     missed = (
         f"the accuracy asked for, {least:.2%}, was not reached: {reached:.2%}" if least and reached < least else ""
     )
+    cut = first[1].pruned
     if not missed and (words := trained_accuracy(first[1].accuracies, sets[1].labels.tolist())) is not None:
         missed = (
-            f"{target}: is written, but its {words}; train longer or in smaller steps "
-            f"(--epochs {2 * training.epochs} --lr {training.learning_rate / 10:g}), or cut less (--keep-bulk 0.5)"
+            f"{target}: is written, but its {words}; train longer (--epochs {2 * training.epochs}) or at another "
+            f"rate (--lr {training.learning_rate / 10:g}){', or cut less (--keep-bulk 0.5)' if cut else ''}"
         )
     return Finetuned(
         tuple(results), target, written, log_path(target), start.architecture, tuple(notes), goal_missed=missed
