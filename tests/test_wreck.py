@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from rmt_compress.networks.tasks.task import ACCURACY, Metric, Score
 from rmt_compress.networks.wreck import against_original, chance_margin, trained_accuracy, wreck
 
 LABELS = [label for label in range(10) for _ in range(100)]
@@ -44,17 +45,34 @@ def test_without_an_original_only_guessing_is_a_wreck():
 
 def test_an_original_that_guesses_proves_nothing():
     assert wreck(0.0, guess=0.1, original=0.1, margin=0.03) is None
-    assert against_original(0.08, 0.12, LABELS) is None
-    assert against_original(0.08, 0.9, LABELS) == (
+    assert against_original(answered(0.08), answered(0.12)) is None
+
+
+def answered(accuracy, guess=0.1):
+    return Score("classification", ACCURACY, accuracy, None, 1000, guess)
+
+
+def test_scores_of_tasks():
+    assert against_original(answered(0.08), answered(0.9)) == (
         "accuracy 8.00% is nearer to guessing (10.00%) than to the original (90.00%)"
     )
+    nats = Metric("loss", "nats per token", higher_is_better=False)
+
+    def read(value, guess=4.2):
+        return Score("causal", nats, value, value, 1000, guess)
+
+    assert against_original(read(1.2), read(0.9)) is None
+    assert against_original(read(3.0), read(0.9)) == (
+        "loss 3.0000 is nearer to guessing (4.2000) than to the original (0.9000)"
+    )
+    # Where nothing says what guessing gives, nothing is said.
+    assert against_original(read(9.0, guess=None), read(0.9, guess=None)) is None
 
 
 def test_guessing_is_to_name_the_largest_class():
     lopsided = [0] * 900 + [1] * 100
-    assert against_original(0.9, 0.97, lopsided) is not None
-    assert against_original(0.6, 0.97, [0] * 500 + [1] * 500) is not None
-    assert against_original(0.9, 0.97, [0] * 500 + [1] * 500) is None
+    assert trained_accuracy([0.9], lopsided) is not None
+    assert trained_accuracy([0.9], [0] * 500 + [1] * 500) is None
 
 
 def test_what_training_ends_with():

@@ -102,7 +102,8 @@ def _first_norm(model: nn.Module, images: torch.Tensor) -> _Seen | None:
     import torch
     from torch import nn
 
-    from rmt_compress.networks.measurement import as_inputs, evaluation_mode, placement
+    from rmt_compress.networks.calling import call, placed
+    from rmt_compress.networks.measurement import evaluation_mode, placement
 
     seen: list[_Seen] = []
 
@@ -129,7 +130,7 @@ def _first_norm(model: nn.Module, images: torch.Tensor) -> _Seen | None:
         return None
     try:
         with evaluation_mode(model), torch.inference_mode():
-            model(as_inputs(images, *placement(model)))
+            call(model, placed(images, *placement(model)))
     except (_Stopped, RuntimeError, ValueError, TypeError, IndexError):
         # A network that cannot take these inputs is told of where it is asked.
         pass

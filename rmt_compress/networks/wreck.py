@@ -69,7 +69,7 @@ def wreck(
 
 
 def against_original(score: Score, original: Score) -> str | None:
-    """Why a network is a wreck by its score and the original's; None: it is none, or nobody knows what guessing gives."""
+    """Why a network is a wreck by its score and the original's; None: it is none, or no guess is known."""
     if score.guess is None or score.task != original.task:
         return None
     chance = score.accuracy is not None and 0 < score.guess < 1 and score.samples
