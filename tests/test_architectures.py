@@ -18,6 +18,9 @@ CANONICAL = [
     "cnn:1x28x28/8,p/10/dropout=0.0,init=normal",
     "cnn:1x28x28/8,p/64,32,10/dropout=0.123456789,init=xavier,final=relu",
     "package.module:Class.method",
+    "net.py:Net",
+    "some folder/net.py:Net(16, hidden=[1, 2], name='a, b')",
+    "nets:Net()",
 ]
 
 
@@ -65,6 +68,15 @@ def test_what_a_spec_means(spec, architecture):
         ("cnn:3x4x8/8,p,8,p,8,p/10", ["3 pools leave nothing of an image of 4×8 pixels"]),
         ("cnn:3x4x4/p/10", ["at least one convolution"]),
         ("cnn:3x32x32/8", ["3 parts before the options expected, 2 found"]),
+        ("net.py", ["'net.py' is a file: name the class in it too, net.py:Net"]),
+        ("nets:Net(16", ["'nets:Net(16' is none of mlp:784"]),
+        ("nets:Net(16, )x)", ["(16, )x) cannot be read", "arguments are numbers"]),
+        ("nets:Net(size)", ["size is no literal; arguments are numbers"]),
+        ("nets:Net(__import__('os').abort())", ["__import__('os').abort() is no literal"]),
+        ("nets:Net(*[1])", ["is no literal"]),
+        ("nets:Net(**{})", ["has a ** in it"]),
+        ("nets:Net(1)(2)", ["is no list of arguments"]),
+        ("nets:Net(1) or (2)", ["is no list of arguments"]),
     ],
 )
 def test_errors_name_every_offending_part(spec, messages):
@@ -193,8 +205,15 @@ def user_module(tmp_path, monkeypatch):
         "class Net(nn.Linear):\n    def __init__(self): super().__init__(3, 2)\n"
         "def number(): return 5\n"
         "def fails(): raise ValueError('two\\nlines')\n"
+        "def of(size, width=1): return nn.Linear(size, width)\n"
+        "def late():\n    import users_own_blocks\n    return users_own_blocks.block\n"
+        "ready = nn.Linear(5, 4)\n"
+        "some = [1]\n"
     )
+    (tmp_path / "users_own_blocks.py").write_text("from torch import nn\nblock = nn.Linear(7, 7)\n")
+    (tmp_path / "random.py").write_text("from users_own_blocks import block\n")
     yield
+    sys.modules.pop("users_own_blocks", None)
     sys.modules.pop("users_own_nets", None)
 
 
@@ -211,13 +230,65 @@ def test_a_users_own_model(user_module):
         ("number", "returned int, not a torch.nn.Module"),
         ("fails", "calling it failed (ValueError: two lines)"),
         ("absent", "users_own_nets has no absent"),
+        ("some", "it is a list, neither a network nor callable"),
+        ("some()", "users_own_nets:some is a list, which takes no arguments"),
+        ("of", "calling it failed (TypeError: of() missing 1 required"),
+        ("of(1, 2, 3)", "calling it failed (TypeError: of() takes"),
     ],
 )
 def test_a_users_model_that_is_none(user_module, name, message):
-    with pytest.raises(SettingsError, match=rf"users_own_nets:{name}.*{re.escape(message)}"):
+    with pytest.raises(SettingsError, match=rf"users_own_nets:{re.escape(name)}.*{re.escape(message)}"):
         build(f"users_own_nets:{name}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ("users_own_nets:of(16)", (1, 16)),
+        ("users_own_nets.py:of(16, width=3)", (3, 16)),
+        ("./users_own_nets.py:of(width=2, size=-0x10 + 20j - 20j)", None),
+        ("users_own_nets.py:Net()", (2, 3)),
+        ("users_own_nets.py:ready", (4, 5)),
+        ("users_own_nets.py:late", (7, 7)),
+        ("random.py:block", (7, 7)),
+    ],
+)
+def test_what_stands_in_files_and_takes_arguments(user_module, spec, shape):
+    before = list(sys.path)
+    if shape is None:
+        with pytest.raises(SettingsError, match="is no literal"):
+            build(spec)
+    else:
+        assert build(spec).get_parameter("weight").shape == shape
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("inside", ["[" * 900 + "]" * 900, "9" * 3000, "-" * 1500 + "1"])
+def test_arguments_beyond_all_use_are_one_line(inside):
+    with pytest.raises(SettingsError, match=r"(cannot be read|no literal).*; arguments are numbers") as caught:
+        parse(f"nets:Net({inside})")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_ready_made_is_copied(user_module):
+    first = build("users_own_nets.py:ready")
+    with torch.no_grad():
+        first.get_parameter("weight").zero_()
+    assert bool(build("users_own_nets.py:ready").get_parameter("weight").any())
+
+
+def test_a_file_that_is_not_there_or_hides_behind_another_module(user_module, tmp_path):
+    with pytest.raises(SettingsError, match=r"architecture no\.py:Net: no\.py: no such file"):
+        build("no.py:Net")
+    (tmp_path / "wrong.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(SettingsError, match=r"importing wrong\.py failed: .*nothing_of_this_name"):
+        build("wrong.py:Net")
+    # `random` is Python's own.
+    with pytest.raises(SettingsError, match=r"random has no block .*of the file here it is random\.py:block"):
+        build("random:block")
 
 
 def test_no_module_is_imported_by_parsing(user_module):
     parse("users_own_nets:Net")
+    parse("users_own_nets.py:Net(1)")
     assert "users_own_nets" not in sys.modules

@@ -11,6 +11,7 @@ from torch import nn
 import rmt_compress as rmt
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import PlanError, SettingsError
+from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.replacing import replaced, scored
 from rmt_compress.plan import Plan
 from rmt_compress.planning.budgets import BudgetSettings
@@ -112,6 +113,18 @@ def test_the_predicted_loss_is_that_of_the_output_in_the_metric(model, analysis,
     assert decision.predicted_loss == pytest.approx(float(error.detach()), rel=1e-3)
 
 
+def test_the_predicted_loss_is_what_a_mild_cut_costs(model, analysis, inputs):
+    """Between the answers before and after: KL, which half the true Fisher matrix is the second-order term of."""
+    moments = calibrate(model, list(inputs.split(100)), seed=1)
+    plan = rmt.plan_within(analysis, moments, keep=0.8, scaling="absolute")
+    small = rmt.compress(model, plan, moments)
+    with torch.no_grad():
+        before, after = model(inputs).log_softmax(1).double(), small(inputs).log_softmax(1).double()
+    measured = float((before.exp() * (before - after)).sum(1).mean())
+    predicted = sum(each.predicted_loss or 0.0 for each in plan.layers)
+    assert 0.5 < measured / predicted < 2
+
+
 def test_the_portfolio_is_tried_at_the_wanted_size_and_the_best_is_taken(model, analysis, moments, score):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plan = rmt.plan_within(analysis, moments, keep=0.4, score=score)
@@ -142,6 +155,28 @@ def test_what_was_scored_is_what_compress_makes(model, analysis, moments, inputs
     )
     small = rmt.compress(model, plan, moments)
     torch.testing.assert_close(small(inputs), seen["outputs"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_a_finite_score_loses_to_any_other(analysis, moments):
+    def mostly_nan(trial):
+        return 0.25 if trial.rule == "input uniform" else float("nan")
+
+    budget = rmt.plan_within(analysis, moments, keep=0.4, score=mostly_nan).settings["budget"]
+    assert budget["score"] == 0.25
+    assert {each["score"] for each in budget["tried"]} == {0.25, None}
+    with pytest.raises(SettingsError, match="the network as it is has no finite score"):
+        rmt.plan_within(analysis, moments, max_drop=0.1, score=mostly_nan)
+
+
+def test_energies_of_inputs_count_as_the_loss_feels_them(analysis, moments):
+    """As two-sided ones do where of G no more than tr G/m is known: one unit for all layers."""
+    white = {
+        name: type(own)(own.inputs, own.mean, own.outputs.diagonal().mean(), own.count)
+        for name, own in moments.layers.items()
+    }
+    inputs = rmt.plan_within(analysis, moments, keep=0.5, metric="input", scaling="absolute")
+    felt = rmt.plan_within(analysis, Moments(white), keep=0.5, metric="two-sided", scaling="absolute")
+    assert [each.rank for each in inputs.layers] == [each.rank for each in felt.layers]
 
 
 def test_one_rule_asks_nothing(analysis, moments, score):
@@ -229,15 +264,13 @@ def test_another_budget_is_read_off_the_plan_file(analysis, moments, tmp_path):
 
 
 def test_a_compressed_file_does_not_carry_the_curve(model, analysis, moments, tmp_path):
-    from rmt_compress.saving.reloading import load_dense
-
     plan = rmt.plan_within(analysis, moments, keep=0.5)
     small = rmt.compress(model, plan, moments)
     rmt.save(small, tmp_path / "small.safetensors", plan=plan)
     head = (tmp_path / "small.safetensors").read_bytes()[:20000]
     assert b"two-sided" in head
     assert b"losses" not in head
-    assert set(load_dense(tmp_path / "small.safetensors")) == set(model.state_dict())
+    assert set(rmt.load_dense(tmp_path / "small.safetensors")) == set(model.state_dict())
 
 
 def test_a_file_is_read_again(model, moments, tmp_path):

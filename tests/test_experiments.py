@@ -51,3 +51,11 @@ def test_quick_run_does_not_overwrite_the_results(python):
     done = python.run(EXPERIMENTS / "synthetic_spikes.py", "--quick")
     assert done.returncode == 2
     assert "add --out" in done.stderr
+
+
+def test_the_table_of_calibrated_cuts_is_that_of_its_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    numbers = json.loads((EXPERIMENTS / "data" / "calibrated_cuts.json").read_text(encoding="utf-8"))
+    table = (EXPERIMENTS / "data" / "calibrated_cuts.md").read_text(encoding="utf-8")
+    assert table == __import__("calibrated_cuts").markdown(numbers)
+    assert "two-sided tempered" in table

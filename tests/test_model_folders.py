@@ -149,7 +149,7 @@ def test_more_than_one_file(model, ids, tmp_path, layout):
         prune(target)
 
 
-def test_a_manifest_that_does_not_fit_the_files_is_refused(model, tmp_path):
+def test_a_manifest_that_does_not_fit_the_files_makes_an_ordinary_folder(model, tmp_path):
     model.save_pretrained(tmp_path / "gpt")
     with open_checkpoint(tmp_path / "gpt") as checkpoint:
         plan = rmt.make_plan(rmt.analyze(checkpoint), rule="rank:12")
@@ -157,8 +157,9 @@ def test_a_manifest_that_does_not_fit_the_files_is_refused(model, tmp_path):
     index = tmp_path / "small" / "factorized.safetensors.index.json"
     text = index.read_text()
     index.write_text(text.replace('\\"rank\\":12', '\\"rank\\":11'))
-    with pytest.raises(CheckpointError, match="something else than its manifest says"):
-        open_checkpoint(tmp_path / "small")
+    with open_checkpoint(tmp_path / "small") as checkpoint:
+        assert checkpoint.manifest is None
+        assert "Another program has changed the file" in checkpoint.notes[-1]
     index.write_text(text.replace("rmt-compress/manifest/1", "rmt-compress/manifest/9"))
     with pytest.raises(CheckpointError, match="its manifest is damaged or newer"):
         open_checkpoint(tmp_path / "small")

@@ -179,10 +179,11 @@ class Manifest(_Record):
             ) from error
         return manifest.model_copy(update={"metadata": dict(metadata or {})})
 
-    def check_tensors(self, tensors: Mapping[str, TensorInfo], *, origin: str) -> None:
-        """Refuse the file `origin` where it holds something else than the manifest says.
+    def not_in(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        """What the manifest says and its file's `tensors`, sparse ones under their own names, do not hold.
 
-        Of `tensors`, what it holds, sparse ones stand under their own names.
+        Another program that copies a file's text entries may have renamed, cast, fused or dropped the tensors that
+        they speak of. None where all is as it says; else the first differences, in words.
         """
         problems = []
         for layer in self.factorized:
@@ -190,11 +191,20 @@ class Manifest(_Record):
         for alias, kept in self.ties.items():
             if kept not in tensors:
                 problems.append(f"{kept} (shared by {alias}) is missing")
-        if problems:
-            raise CheckpointError(
-                f"{origin}: holds something else than its manifest says: {problems_listed(problems)}; "
-                "compress the source again"
-            )
+        if self.plan is not None and not self.factorized:
+            # Parts of a tensor and what is computed of several have names of their own, but never all.
+            named = [decision.tensor for decision in self.plan.layers]
+            if named and not any(name in tensors for name in named):
+                problems += [f"{name} is missing" for name in named]
+        return problems_listed(problems) if problems else None
+
+    @staticmethod
+    def no_longer_holds(difference: str) -> str:
+        """What a user is told of a file whose tensors differ from its manifest, see `not_in`."""
+        return printable(
+            f"Another program has changed the file since rmt-compress wrote it ({difference}): read as an ordinary "
+            "one."
+        )
 
 
 def _factor_problems(layer: FactorizedLayer, tensors: Mapping[str, TensorInfo]) -> list[str]:

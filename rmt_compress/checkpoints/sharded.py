@@ -179,7 +179,9 @@ def _take_manifest(checkpoint: ShardedCheckpoint, text: str, path: Path) -> None
     from rmt_compress.checkpoints.manifest import Manifest
 
     manifest = Manifest.from_json(text, origin=str(path), metadata=checkpoint.metadata)
-    manifest.check_tensors(checkpoint.tensors, origin=str(path))
+    if (difference := manifest.not_in(checkpoint.tensors)) is not None:
+        checkpoint.notes = (*checkpoint.notes, manifest.no_longer_holds(difference))
+        return
     checkpoint.manifest = manifest
     checkpoint.format += "" if checkpoint.format.endswith("compressed") else ", compressed"
     checkpoint.notes = (*checkpoint.notes, manifest.sentence())

@@ -49,7 +49,8 @@ class View(Checkpoint):
 class CompressedFile(View):
     """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.
 
-    A file that holds something else than the manifest in its metadata says is refused.
+    Where the file holds something else than the manifest in its metadata says, it has none: another program has
+    rewritten it. What is still stored as a bitmask and values is decoded all the same.
     """
 
     def __init__(self, stored: Checkpoint) -> None:
@@ -57,17 +58,23 @@ class CompressedFile(View):
         texts = {key: text for key, text in stored.metadata.items() if key != MANIFEST_KEY}
         manifest = Manifest.from_json(stored.metadata[MANIFEST_KEY], origin=origin, metadata=texts)
         super().__init__(stored)
-        self._sparse = frozenset(manifest.sparse)
-        self._tensors = self._describe(manifest)
-        manifest.check_tensors(self._tensors, origin=origin)
-        self._other_names = {other: kept for other, kept in manifest.ties.items() if other not in self._tensors}
+        self.metadata = texts
+        differences: list[str] = []
+        self._tensors = self._describe(manifest, differences)
+        self._sparse = frozenset(manifest.sparse) & (self._tensors.keys() - stored.tensors.keys())
+        if (difference := manifest.not_in(self._tensors)) is not None:
+            differences.append(difference)
+        ties = {} if differences else manifest.ties
+        self._other_names = {other: kept for other, kept in ties.items() if other not in self._tensors}
         for other, kept in self._other_names.items():
             info = self._tensors[kept]
             self._tensors[other] = TensorInfo(other, info.shape, info.dtype, info.nbytes)
         self._ties = self._find_ties()
+        if differences:
+            self.notes = (*stored.notes, manifest.no_longer_holds("; ".join(differences[:3])))
+            return
         self.format = f"{stored.format}, compressed"
-        self.metadata = texts
-        self.manifest: Manifest = manifest
+        self.manifest = manifest
         self.notes = (*stored.notes, manifest.sentence())
 
     def _find_ties(self) -> dict[str, tuple[str, ...]]:
@@ -93,39 +100,43 @@ class CompressedFile(View):
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
 
-    def _describe(self, manifest: Manifest) -> dict[str, TensorInfo]:
-        """What the file holds, the three parts of a sparse tensor as one."""
+    def _describe(self, manifest: Manifest, differences: list[str]) -> dict[str, TensorInfo]:
+        """What the file holds, the parts of a sparse tensor as one; where they are none, `differences` say so."""
         stored = self.inner.tensors
         whole_of = {name + part: name for name in manifest.sparse for part in (BITS, VALUES, SHAPE)}
         if len(whole_of) < 3 * len(manifest.sparse):
             raise CheckpointError(f"{self.inner.path}: its manifest gives a tensor two meanings")
+        wholes: dict[str, TensorInfo] = {}
+        for name in manifest.sparse:
+            try:
+                wholes[name] = self._describe_sparse(name)
+            except ValueError as error:
+                differences.append(f"{name} is no sparse tensor: {error}")
         tensors: dict[str, TensorInfo] = {}
         for name, info in stored.items():
             whole = whole_of.get(name, name)
-            if whole not in tensors:
-                tensors[whole] = info if whole == name else self._describe_sparse(whole)
-        for name in manifest.sparse:
-            if name in stored:
-                raise self._damaged(name, "it is stored dense")
-            if name not in tensors:
-                raise self._damaged(name, "it is missing")
+            if whole in wholes:
+                tensors.setdefault(whole, wholes[whole])
+            else:
+                tensors[name] = info
         return tensors
 
     def _describe_sparse(self, name: str) -> TensorInfo:
+        """What the three parts of a sparse tensor stand for; a ValueError where they are none."""
         stored = self.inner.tensors
+        if name in stored:
+            raise ValueError("it is stored dense")
         if any(name + part not in stored for part in (BITS, VALUES, SHAPE)):
-            raise self._damaged(name, "one of its parts is missing")
+            missing = all(name + part not in stored for part in (BITS, VALUES, SHAPE))
+            raise ValueError("it is missing" if missing else "one of its parts is missing")
         bits, values, shape = (stored[name + part] for part in (BITS, VALUES, SHAPE))
         if shape.dtype != "int64" or len(shape.shape) != 1 or shape.shape[0] > _MAX_DIMENSIONS:
-            raise self._damaged(name, "its shape is no short 1-d int64 tensor")
+            raise ValueError("its shape is no short 1-d int64 tensor")
         if bits.dtype != "uint8" or len(bits.shape) != 1:
-            raise self._damaged(name, "its bits are no 1-d uint8 tensor")
+            raise ValueError("its bits are no 1-d uint8 tensor")
         if values.dtype not in FLOAT_DTYPES or len(values.shape) != 1:
-            raise self._damaged(name, "its values are no 1-d floating-point tensor")
-        try:
-            sizes = sparse_shape(self.inner.read(name + SHAPE).tolist(), bits.shape[0], values.shape[0])
-        except ValueError as error:
-            raise self._damaged(name, str(error)) from error
+            raise ValueError("its values are no 1-d floating-point tensor")
+        sizes = sparse_shape(self.inner.read(name + SHAPE).tolist(), bits.shape[0], values.shape[0])
         itemsize = values.nbytes // values.shape[0] if values.shape[0] else _itemsize(values.dtype)
         return TensorInfo(name, sizes, values.dtype, math.prod(sizes) * itemsize)
 

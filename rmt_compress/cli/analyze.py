@@ -73,7 +73,7 @@ def analyze(
         check_output(csv, force=force, inputs=(path,))
     if plots is not None:
         check_output_folder(plots, force=force)
-    source = opened(path, trust=trust, weights=weights)
+    source = opened(path, trust=trust, weights=weights, tells=False)
     with progress_bar("Analysing") as progress:
         analysis = analyze_with(source, settings, jobs=jobs, progress=progress)
     for text in analysis.notes:

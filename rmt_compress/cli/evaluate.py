@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmt_compress.cli.console import next_step, note, print_json, print_result, progress_bar
+from rmt_compress.cli.console import (
+    GoalNotReached,
+    next_step,
+    note,
+    print_json,
+    print_result,
+    progress_bar,
+    warning,
+)
 from rmt_compress.cli.options import (
     Arch,
     Data,
@@ -60,7 +69,9 @@ def evaluate(
     from rmt_compress.networks.evaluation import compare
     from rmt_compress.networks.evaluation import evaluate as run
     from rmt_compress.networks.loading import load_model
+    from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import open_task
+    from rmt_compress.networks.wreck import against_original
     from rmt_compress.reporting.evaluation_table import evaluation_table
 
     checkpoint = opened(model, trust=trust, weights=weights)
@@ -78,6 +89,8 @@ def evaluate(
     task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
     for text in () if task.samples is None else task.samples.notes:
         note(text)
+    if (words := unnormalized_samples(first, task.samples)) is not None:
+        warning(f"{model}: {words}")
     with progress_bar("Evaluating") as progress:
         if second is None:
             result = run(first, task, path=checkpoint, batch_size=batch_size, device=device, progress=progress)
@@ -92,21 +105,27 @@ def evaluate(
                 device=device,
                 progress=progress,
             )
+    wrecked = None if original is None else against_original(result.score, original.score)
     if not as_json:
         print_result(evaluation_table(task, result, original))
+        if wrecked is not None:
+            raise _goal_missed(model, data, wrecked)
         if checkpoint.manifest is None and original is None:
             next_step("prune", model)
-        elif data is not None:
+        elif data is not None and not checkpoint.has_graph:
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
-    report = {
+    report: dict[str, Any] = {
         "schema": SCHEMA,
         "data": _described(task, result),
         "model": result.to_json(),
     }
     if original is not None:
         report["against"] = original.to_json()
+        report["wreck"] = wrecked
     print_json(report)
+    if wrecked is not None:
+        raise _goal_missed(model, data, wrecked)
 
 
 def _described(task: Task, result: Evaluation) -> dict[str, Any]:
@@ -114,3 +133,8 @@ def _described(task: Task, result: Evaluation) -> dict[str, Any]:
     samples = task.samples
     name, split = (task.metric.name, None) if samples is None else (samples.name, samples.part)
     return {"name": name, "split": split, "samples": result.score.samples}
+
+
+def _goal_missed(model: Path, data: str | None, words: str) -> GoalNotReached:
+    back = f"rmt-compress finetune {shlex.quote(str(model))} --data {shlex.quote(data or 'DATA')}"
+    return GoalNotReached(f"{model}: its {words}; prune less, or win it back: {back}")

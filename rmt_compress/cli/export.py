@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rmt_compress.cli.console import next_step, print_result, progress_bar
-from rmt_compress.cli.options import Trust, Weights, force_option, opened, optional
+from rmt_compress.cli.options import ARCH_FORMS, Trust, Weights, force_option, opened, optional
 from rmt_compress.errors import SettingsError
 
 
@@ -23,8 +23,7 @@ def export(
     arch: Annotated[
         str | None,
         optional(
-            "For .onnx: the network, mlp:784,1000,10, cnn:… or package.module:callable; by default the one "
-            "the file names.",
+            f"For .onnx: the network, {ARCH_FORMS}; by default the one the file names.",
             "SPEC",
         ),
     ] = None,

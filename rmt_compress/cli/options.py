@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from rmt_compress.cli.console import note
 from rmt_compress.errors import SettingsError
 from rmt_compress.settings.declaring import Declared, declared
 from rmt_compress.settings.validation import choices, refuse
@@ -24,9 +25,10 @@ Command = Callable[..., None]
 
 DATA_HELP = (
     "mnist, fashion-mnist, cifar10, digits, a folder, text:FILE, array:FILE, csv:FILE, parquet:FILE, "
-    "images:FOLDER, or package.module:name; docs/data.md lists all."
+    "images:FOLDER, or package.module:name or file.py:name; docs/data.md lists all."
 )
-ARCH_HELP = "The network: mlp:784,1000,10, cnn:… or package.module:callable; by default the one the file names."
+ARCH_FORMS = "mlp:784,1000,10, cnn:…, package.module:Net or net.py:Net, with arguments: 'net.py:Net(16, width=2)'"
+ARCH_HELP = f"The network: {ARCH_FORMS}; by default the one the file names."
 
 
 def optional(
@@ -90,11 +92,15 @@ def force_option(what: str, panel: str | None = None) -> Any:
     return switch("--force", f"Overwrite {what}.", panel)
 
 
-def opened(path: Path, *, trust: bool, weights: str | None = None) -> Checkpoint:
-    """The checkpoint at `path`, for all that a command does with it."""
+def opened(path: Path, *, trust: bool, weights: str | None = None, tells: bool = True) -> Checkpoint:
+    """The checkpoint at `path`, for all that a command does with it; `tells` of what was noted on opening."""
     from rmt_compress.checkpoints import open_checkpoint
 
-    return open_checkpoint(path, trust=trust, weights=weights)
+    checkpoint = open_checkpoint(path, trust=trust, weights=weights)
+    if tells and checkpoint.manifest is None:
+        for text in checkpoint.notes:
+            note(text)
+    return checkpoint
 
 
 def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Callable[[Command], Command]:

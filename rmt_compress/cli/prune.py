@@ -18,8 +18,10 @@ from rmt_compress.cli.console import (
     print_json,
     print_result,
     progress_bar,
+    warning,
 )
 from rmt_compress.cli.options import (
+    ARCH_FORMS,
     DATA_HELP,
     Group,
     Trust,
@@ -103,7 +105,7 @@ def prune(
     accept: Annotated[bool, switch("--accept", "Write a network that misses the budget too.", PANEL)] = False,
     arch: Annotated[
         str | None,
-        optional("The network, where the file does not say: mlp:784,1000,10, cnn:… or package.module:callable."),
+        optional(f"The network, where the file does not say: {ARCH_FORMS}."),
     ] = None,
     fold_batchnorm: Annotated[
         bool,
@@ -142,7 +144,9 @@ def prune(
     within = None
     if budget.shares or max_drop is not None:
         budget = replace(budget, multiple=decisions.rank_multiple)
-        within = Request(budget, replace(calibration, seed=asked.data.seed), max_drop, moments, save_moments)
+        within = Request(
+            budget, replace(calibration, seed=asked.data.seed, data=asked.data), max_drop, moments, save_moments
+        )
         if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
@@ -178,12 +182,16 @@ def prune(
         )
     for text in result.notes:
         note(text)
+    for text in result.warnings:
+        warning(text)
     if as_json:
         print_json(result.to_json(), written=result.output)
     else:
         print_result(prune_table(result, group=group), written=result.output)
     if result.analysis is not None:
         report_outcome(result.analysis)
+    if result.wreck is not None:
+        raise GoalNotReached(f"{result.output}: is written, but its {result.wreck}")
     if result.missed:
         kept = "it was written all the same" if result.output else "nothing was written; --accept writes it"
         raise GoalNotReached(f"{path}: the budget was missed: {result.missed}; {kept}")

@@ -17,6 +17,7 @@ from rmt_compress.cli.console import (
     print_json,
     print_result,
     progress_bar,
+    warning,
 )
 from rmt_compress.cli.options import (
     Arch,
@@ -149,6 +150,7 @@ def _target(
     from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
+    from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import open_task
     from rmt_compress.sweep import SweepTarget
 
@@ -157,6 +159,8 @@ def _target(
     task = open_task(data, model, checkpoint, asked, limit=limit)
     for text in () if task.samples is None else task.samples.notes:
         note(text)
+    if (words := unnormalized_samples(model, task.samples)) is not None:
+        warning(f"{path}: {words}")
     move(model, device)
     with progress_bar("Analysing") as progress:
         analysis = analyze_with(model, settings, progress=progress)

@@ -3,7 +3,9 @@
     mlp:784,1000,10                                     784 inputs, 1000 hidden units, 10 outputs
     mlp:784,1000,10/init=normal,final=relu              with options
     cnn:3x32x32/32,64,p,128,128,p/256,10/dropout=0.35   channels×height×width / convolutions / fully connected
-    package.module:callable                             the user's own, called without arguments
+    package.module:Net, net.py:Net                      the user's own, of a module or a Python file: a class or
+                                                        function that is called, or a network ready made
+    net.py:Net(16, hidden=32)                           called with these arguments, which are literals
 
 Options: ``init=uniform|normal|he|xavier`` (default ``uniform``), ``final=relu`` for a ReLU after the last layer
 too (as in BSSZ24's runs; an output can die of it, method.md §9), and for a ``cnn`` ``dropout=P`` (default 0.35).
@@ -14,14 +16,15 @@ files load without this package.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.object_reference import is_reference, load_callable
+from rmt_compress.object_reference import importing_from_here, is_reference, load_object, parse_reference
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ Final = Literal["none", "relu"]
 
 POOL = 0
 """Stands for a 2×2 max-pool among the channels of a `CNN`; written ``p``."""
-_SYNTAX = "mlp:784,1000,10, cnn:3x32x32/32,64,p,128,128,p/256,10 or package.module:callable"
+_SYNTAX = "mlp:784,1000,10, cnn:3x32x32/32,64,p,128,128,p/256,10, package.module:Net or net.py:Net(16)"
 
 
 @dataclass(frozen=True)
@@ -160,21 +163,36 @@ class CNN:
 
 @dataclass(frozen=True)
 class UserModel:
-    """The user's own class or function, ``package.module:callable``, called without arguments."""
+    """The user's own: ``package.module:Net`` or ``net.py:Net``, literal arguments behind it or not."""
 
     reference: str
 
     def __str__(self) -> str:
         return self.reference
 
+    def found(self) -> Any:
+        """The callable or the network that the text names; its module is imported."""
+        try:
+            found = load_object(self.reference)
+        except ImportError as error:
+            raise SettingsError([f"architecture {self.reference}: {error}"]) from error
+        if not callable(found):
+            what = type(found).__name__
+            raise SettingsError([f"architecture {self.reference}: it is a {what}, neither a network nor callable"])
+        return found
+
     def build(self) -> nn.Module:
-        """What the callable returns, which must be a module."""
+        """What the callable returns, which must be a module; of a network ready made a copy."""
         from torch import nn
 
         try:
-            model = load_callable(self.reference)()
-        except ImportError as error:
-            raise SettingsError([f"architecture {self.reference}: {error}"]) from error
+            found = self.found()
+            if isinstance(found, nn.Module):
+                return copy.deepcopy(found)
+            with importing_from_here(parse_reference(self.reference).where):
+                model = found()
+        except SettingsError:
+            raise
         except Exception as error:  # whatever the user's own function raises
             raise SettingsError(
                 [f"architecture {self.reference}: calling it failed ({one_line(error)})"]
@@ -199,7 +217,13 @@ def parse(spec: str) -> Architecture:
     kind, _, rest = spec.partition(":")
     if kind not in ("mlp", "cnn"):
         if is_reference(spec):
+            try:
+                parse_reference(spec)
+            except ValueError as error:
+                raise SettingsError([f"architecture {spec!r}: {error}"]) from error
             return UserModel(spec)
+        if spec.endswith(".py"):
+            raise SettingsError([f"architecture {spec!r} is a file: name the class in it too, {spec}:Net"])
         raise SettingsError([f"architecture {spec!r} is none of {_SYNTAX}"])
     try:
         return _parse_mlp(rest) if kind == "mlp" else _parse_cnn(rest)
@@ -222,6 +246,9 @@ def build(spec: str, *, seed: int | None = None) -> nn.Module:
     architecture = parse(spec)
     if seed is None:
         return architecture.build()
+    if isinstance(architecture, UserModel):
+        # A module that draws numbers when it is imported does so once only.
+        architecture.found()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return architecture.build()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rmt_compress.data.settings import DataSettings
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
@@ -26,6 +27,7 @@ class CalibrationSettings:
         repair: ``statistics`` estimates those of batch norms anew after a cut; ``none`` leaves them.
         input_shape: of one input that the network makes itself, ``3,224,224``; None where it tells by itself.
         seed: of all that is drawn.
+        data: how data are read that are named here.
 
     Raises:
         SettingsError: listing everything that is out of range.
@@ -59,6 +61,7 @@ class CalibrationSettings:
         None, "Shape of one input that the network makes itself, as 3,224,224.", metavar="SHAPE", panel=PANEL
     )
     seed: int = setting(0)
+    data: DataSettings = setting(DataSettings())
 
     def __post_init__(self) -> None:
         problems = problems_of(self)

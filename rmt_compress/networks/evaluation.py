@@ -207,8 +207,11 @@ def _parameters(model: nn.Module) -> list[torch.Tensor]:
     from rmt_compress.checkpoints.graph_network import GraphNetwork
 
     if isinstance(model, GraphNetwork):
-        state: dict[str, torch.Tensor] = {**dict(model.named_parameters())}
-        ties = model.checkpoint.ties
+        given = dict(model.named_parameters())
+        # Quantized weights are none of its parameters, but are counted.
+        checkpoint = model.checkpoint
+        state = {name: given[name] if name in given else checkpoint.read(name) for name in checkpoint.tensors}
+        ties = checkpoint.ties
     else:
         state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
         ties = find_ties(state)

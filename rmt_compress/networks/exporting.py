@@ -179,10 +179,23 @@ def _trace(model: torch.nn.Module, example: torch.Tensor, path: Path, target: Pa
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
+        _forget_shapes_of_weights(path)
     except OSError:
         raise
     except Exception as error:
         raise OutputError(f"{target}: torch cannot export this network to ONNX: {one_line(error)[:500]}") from error
+
+
+def _forget_shapes_of_weights(path: Path) -> None:
+    """Take away what torch says twice: a quantizer that transposes a weight is refused for the old shape of it."""
+    import onnx
+
+    model = onnx.load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [entry for entry in model.graph.value_info if entry.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager

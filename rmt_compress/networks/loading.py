@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.layers.layer import TensorInfo
 
-ARCH_HINT = "--arch mlp:784,1000,10, cnn:… or package.module:callable"
+ARCH_HINT = "--arch mlp:784,1000,10, cnn:…, package.module:Net or net.py:Net"
 
 
 def load_model(
@@ -103,7 +104,7 @@ def _architecture(path: Path, checkpoint: Checkpoint, arch: str | None) -> archi
         # Importing a module runs its code: never because a file says so.
         raise CheckpointError(
             f"{path}: its network is built by {named}, code that is not run because a file names it; "
-            f"if you trust it, add --arch {named}"
+            f"if you trust it, add --arch {shlex.quote(named)}"
         )
     return architecture
 

@@ -17,7 +17,7 @@ No scaling of E is right for every network and size:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -84,12 +84,14 @@ class Allocation:
         cost: of all layers together.
         losses: tensor of a layer -> predicted loss.
         price: gain per cost of the last full step; every step that is worth more was taken.
+        worth: scaled gains of all layers together.
     """
 
     ranks: dict[str, int | None]
     cost: float
     losses: dict[str, float]
     price: float
+    worth: float
 
     @property
     def loss(self) -> float:
@@ -195,6 +197,7 @@ class PriceCurve:
             float(sum(layer.points[0][choice] for layer, choice in pairs)),
             {layer.tensor: float(layer.points[1][choice]) for layer, choice in pairs},
             float(price),
+            float(sum(gains[choice] for gains, choice in zip(self._gains, chosen, strict=True))),
         )
 
 
@@ -222,18 +225,9 @@ def _slope(costs: NDArray[np.float64], gains: NDArray[np.float64], before: int, 
     return float((gains[after] - gains[before]) / (costs[after] - costs[before]))
 
 
-def restored(layers: Sequence[Choices], allocation: Allocation, count: int) -> Allocation:
-    """The allocation with the `count` layers of the largest predicted loss dense again, where they may be."""
-    by_tensor: Mapping[str, Choices] = {layer.tensor: layer for layer in layers}
+def most_harmful(layers: Sequence[Choices], allocation: Allocation, count: int) -> list[str]:
+    """The tensors of the `count` cut layers of the largest predicted loss that may be dense again."""
     cut = [
-        name for name, rank in allocation.ranks.items() if rank is not None and by_tensor[name].dense is not None
+        layer.tensor for layer in layers if allocation.ranks[layer.tensor] is not None and layer.dense is not None
     ]
-    worst = sorted(cut, key=lambda name: -allocation.losses[name])[:count]
-    ranks: dict[str, int | None] = {**allocation.ranks, **dict.fromkeys(worst)}
-    losses = {**allocation.losses, **dict.fromkeys(worst, 0.0)}
-    cost = 0.0
-    for name, rank in ranks.items():
-        layer = by_tensor[name]
-        place = len(layer.ranks) if rank is None else int(np.searchsorted(layer.ranks, rank))
-        cost += float(layer.points[0][place])
-    return Allocation(ranks, cost, losses, allocation.price)
+    return sorted(cut, key=lambda name: -allocation.losses[name])[:count]

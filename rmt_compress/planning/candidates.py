@@ -14,7 +14,7 @@ from rmt_compress.decomposition.bases import basis_called, directions_of
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.layers.treating import matches
 from rmt_compress.plan import Action, LayerDecision, Plan, Shrinkages
-from rmt_compress.planning.allocation import Allocation, PriceCurve, restored
+from rmt_compress.planning.allocation import Allocation, PriceCurve, most_harmful
 from rmt_compress.planning.budgets import BudgetSettings, Metric, Scaling
 from rmt_compress.planning.choices import Bounds, choices, cut_refusal
 from rmt_compress.planning.costs import Cost, Together
@@ -58,11 +58,13 @@ class Candidate:
     Attributes:
         rule: what chose the ranks.
         allocation: what every layer gets.
+        layers: what it was chosen from.
         sizes: name of a measure of size -> the share of it that is left.
     """
 
     rule: Rule
     allocation: Allocation
+    layers: Sequence[Choices]
     sizes: Mapping[str, float]
 
     @property
@@ -164,7 +166,7 @@ class Candidates:
         """
         names = list(shares)
         if len(names) == 1:
-            return self._along(rule, names[0], self.costs[names[0]], shares, 1.0)
+            return self._along(rule, names[0], shares[names[0]])
         found: list[Candidate] = []
         for weights in product(_WEIGHTS, repeat=len(names)):
             if sum(weights) != 1.0 and not np.isclose(sum(weights), 1.0):
@@ -176,7 +178,7 @@ class Candidates:
                 found.append(candidate)
         if not found:
             raise SettingsError([f"no cut reaches all of {', '.join(f'{n} {s:g}' for n, s in shares.items())}"])
-        return max(found, key=lambda each: self._worth(rule, each))
+        return max(found, key=lambda each: each.allocation.worth)
 
     def smallest(self, name: str) -> float:
         """The least share of a measure of size that can be reached."""
@@ -185,8 +187,10 @@ class Candidates:
 
     def restored(self, candidate: Candidate, count: int) -> Candidate:
         """The candidate with its `count` most harmful layers dense again."""
-        layers = self._choices(candidate.rule.metric, self.costs["keep"])
-        allocation = restored(layers, candidate.allocation, count)
+        before = candidate.allocation
+        worst = most_harmful(candidate.layers, before, count)
+        ranks: dict[str, int | None] = {**before.ranks, **dict.fromkeys(worst)}
+        allocation = replace(before, ranks=ranks, losses={**before.losses, **dict.fromkeys(worst, 0.0)})
         return replace(candidate, allocation=allocation, sizes=self._sizes(allocation))
 
     def tensors(self, candidate: Candidate) -> dict[str, torch.Tensor]:
@@ -222,40 +226,35 @@ class Candidates:
             return "excluded"
         return cut_refusal(layer.layer)
 
-    def _along(self, rule: Rule, name: str, cost: Cost, shares: Mapping[str, float], part: float) -> Candidate:
-        curve, budget = self._curve(rule, name, cost), part * shares[name] * cost.whole - self._fixed(cost)
-        if budget < curve.least * (1 - 1e-12):
-            least = (self._fixed(cost) + curve.least) / cost.whole
-            raise SettingsError([f"{name} {shares[name]:g} cannot be reached: {least:.3g} is the least there is"])
-        allocation = curve.at_cost(budget)
-        return Candidate(rule, allocation, self._sizes(allocation))
+    def _along(self, rule: Rule, name: str, share: float) -> Candidate:
+        cost = self.costs[name]
+        curve, fixed = self._curve(rule, name, cost), self._fixed(cost)
+        if share * cost.whole - fixed < curve.least * (1 - 1e-12):
+            least = (fixed + curve.least) / cost.whole
+            raise SettingsError([f"{name} {share:g} cannot be reached: {least:.3g} is the least there is"])
+        allocation = curve.at_cost(share * cost.whole - fixed)
+        return Candidate(rule, allocation, curve.layers, self._sizes(allocation))
 
     def _within_all(self, rule: Rule, name: str, cost: Together, shares: Mapping[str, float]) -> Candidate | None:
         """The largest network along a curve that is within every budget, to a thousandth; None where none is."""
-        curve, best = self._curve(rule, name, cost), None
-        low, high = curve.least, curve.most
-        for spent in (low, high):
+        curve = self._curve(rule, name, cost)
+
+        def within(spent: float) -> Candidate | None:
             sizes = self._sizes(allocation := curve.at_cost(spent))
-            if all(sizes[each] <= share * (1 + 1e-12) for each, share in shares.items()):
-                best = Candidate(rule, allocation, sizes)
-        if best is None or best.allocation.cost >= high:
-            return best
+            fits = all(sizes[each] <= share * (1 + 1e-12) for each, share in shares.items())
+            return Candidate(rule, allocation, curve.layers, sizes) if fits else None
+
+        low, high = curve.least, curve.most
+        best = within(low)
+        if best is None or (whole := within(high)) is not None:
+            return best if best is None else whole
         for _ in range(10):
             middle = (low + high) / 2
-            sizes = self._sizes(allocation := curve.at_cost(middle))
-            if all(sizes[each] <= share * (1 + 1e-12) for each, share in shares.items()):
-                best, low = Candidate(rule, allocation, sizes), middle
+            if (found := within(middle)) is not None:
+                best, low = found, middle
             else:
                 high = middle
         return best
-
-    def _worth(self, rule: Rule, candidate: Candidate) -> float:
-        total = 0.0
-        for layer in self._choices(rule.metric, self.costs["keep"]):
-            rank = candidate.allocation.ranks[layer.tensor]
-            place = len(layer.ranks) if rank is None else int(np.searchsorted(layer.ranks, rank))
-            total += float(layer.gains(rule.scaling)[place])
-        return total
 
     def _curve(self, rule: Rule, name: str, cost: Cost) -> PriceCurve:
         key = rule, name
@@ -265,7 +264,10 @@ class Candidates:
 
     def _choices(self, metric: Metric, cost: Cost) -> list[Choices]:
         cuts = self.cuts(metric)
-        values = {tensor: _values(cuts.decomposition(tensor)) for tensor in self.cut}
+        values = {
+            tensor: [self._felt(metric, tensor) ** 0.5 * s for s in _values(cuts.decomposition(tensor))]
+            for tensor in self.cut
+        }
         energies = {tensor: 0.5 * float(sum(np.square(s).sum() for s in own)) for tensor, own in values.items()}
         strangers = [tensor for tensor in self.cut if cuts.directions[tensor].why_plain is not None]
         known = [energy for tensor, energy in energies.items() if tensor not in strangers]
@@ -276,6 +278,19 @@ class Candidates:
             choices(layer.layer, values[tensor], cost, self._bounds(layer), scale=scales.get(tensor, 1.0))
             for tensor, layer in self.cut.items()
         ]
+
+    def _felt(self, metric: Metric, tensor: str) -> float:
+        """What errors of the outputs weigh in the loss, where the directions do not say: tr G/m, 1 where not known.
+
+        Raw energies of inputs are treacherous: a layer of large outputs would take everything.
+        """
+        if metric != "input" or self._moments is None or "two-sided" not in self.metrics:
+            return 1.0
+        own = self._moments.layers.get(tensor)
+        if own is None or own.outputs is None:
+            return 1.0
+        G = own.outputs
+        return float(G.diagonal(dim1=-2, dim2=-1).mean() if G.dim() > 1 else G.mean())
 
     def _bounds(self, layer: AnalyzedLayer) -> Bounds:
         settings, least, most = self.settings, 1, None

@@ -44,7 +44,7 @@ def cut_refusal(layer: Layer) -> str | None:
 def choices(
     layer: Layer, values: Sequence[NDArray[np.float64]], cost: Cost, bounds: Bounds, *, scale: float = 1.0
 ) -> Choices:
-    """The ranks of a layer that cost less than the layer itself, with the loss ½Σ_{i>r} σ_i² of each.
+    """The ranks of a layer that cost less than it and have fewer entries, with the loss ½Σ_{i>r} σ_i² of each.
 
     Losses are rounded to float32, in which a plan keeps them.
 
@@ -62,7 +62,7 @@ def choices(
     first = -(-max(bounds.least, 1) // bounds.multiple) * bounds.multiple
     ranks = np.arange(first, p + 1, bounds.multiple, dtype=np.int64)
     costs = cost.factors(layer, ranks)
-    cheaper = costs < dense
+    cheaper = (costs < dense) & (layer.factor_parameters(1) * ranks < layer.parameters)
     bounded = cheaper.copy()
     if bounds.most is not None:
         bounded &= ranks <= max(bounds.most, first)

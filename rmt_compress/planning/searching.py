@@ -8,6 +8,7 @@ returned was measured, and no network is measured twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -77,8 +78,10 @@ class _Trials:
     def of(self, candidate: Candidate) -> float:
         """The score of a network, from memory where it has been asked before."""
         if candidate.key not in self.seen:
-            found = float(self.score(Trial(self.candidates.tensors(candidate), str(candidate.rule))))
-            self.seen[candidate.key] = candidate, found
+            rule = str(candidate.rule) if candidate.key[1] else ""
+            found = float(self.score(Trial(self.candidates.tensors(candidate), rule)))
+            # A network that answers NaN is worse than any other.
+            self.seen[candidate.key] = candidate, found if math.isfinite(found) else -math.inf
             if self.progress is not None:
                 self.progress(len(self.seen), self.limit, str(candidate.rule))
         return self.seen[candidate.key][1]
@@ -90,7 +93,11 @@ class _Trials:
     def record(self, **more: object) -> dict[str, object]:
         """What was tried, in order."""
         tried = [
-            {"rule": str(each.rule) if each.key[1] else "uncut", **each.sizes, "score": score}
+            {
+                "rule": str(each.rule) if each.key[1] else "uncut",
+                **each.sizes,
+                "score": score if math.isfinite(score) else None,
+            }
             for each, score in self.seen.values()
         ]
         return {**more, "evaluations": len(self.seen), "tried": tried}
@@ -133,6 +140,8 @@ def _smallest(trials: _Trials, drop: float) -> Found:
     name = next(iter(settings.shares), "keep")
     uncut = _uncut(candidates)
     goal = trials.of(uncut) - drop
+    if not math.isfinite(goal):
+        raise SettingsError(["the network as it is has no finite score: there is nothing that it could lose"])
     # `low` was missed or cannot be reached, `high` is the largest that may be.
     low, high = candidates.smallest(name), settings.shares.get(name, 1.0)
     rule = candidates.rule
@@ -193,5 +202,5 @@ def _give_back(trials: _Trials, name: str, goal: float) -> None:
 
 def _uncut(candidates: Candidates) -> Candidate:
     dense: dict[str, int | None] = dict.fromkeys(candidates.cut)
-    allocation = Allocation(dense, 0.0, dict.fromkeys(candidates.cut, 0.0), 0.0)
-    return Candidate(candidates.rule, allocation, dict.fromkeys(candidates.costs, 1.0))
+    allocation = Allocation(dense, 0.0, dict.fromkeys(candidates.cut, 0.0), 0.0, 0.0)
+    return Candidate(candidates.rule, allocation, (), dict.fromkeys(candidates.costs, 1.0))

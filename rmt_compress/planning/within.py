@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ def plan_within_with(
         found = search(candidates, score, progress=progress)
         asked = {**settings.shares} | ({} if settings.max_drop is None else {"max_drop": settings.max_drop})
         record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}
-        if found.score is not None:
+        if found.score is not None and math.isfinite(found.score):
             record["score"] = found.score
         return candidates.plan(found.candidate, {"budget": {**record, **found.record}})
 

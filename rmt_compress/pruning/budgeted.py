@@ -104,7 +104,9 @@ def plan_within_budget(
     """
     if model is None:
         return _unverified(analysis, checkpoint, request, progress)
-    calibration = calibration_for(model, question, request.calibration, progress=_named(progress, "inputs"))
+    calibration = calibration_for(
+        model, question, request.calibration, checkpoint, progress=_named(progress, "inputs")
+    )
     notes = list(calibration.notes)
     if request.moments is not None:
         moments = load_moments(request.moments)

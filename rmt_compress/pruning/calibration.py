@@ -6,27 +6,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.data import Samples, open_samples
+from rmt_compress.data import Samples
 from rmt_compress.data.in_memory import InMemory
 from rmt_compress.networks.calibration.made_up import make_inputs
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.measurement import count_macs, example_inputs
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.choosing import agreement_of
+from rmt_compress.networks.tasks.questions import source_for
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
 
-_SAMPLES, _WINDOWS = 128, 64
-_WORK = 3e11
+_ASKED = 3e11
 """Multiply-adds of one evaluation: so many samples are asked, some seconds on a few cores, whatever the machine."""
-_LEAST, _MOST = 256, 8192
-_LEAST_WINDOWS, _MOST_WINDOWS = 8, 512
+_SEEN = 2e11
+"""Those of calibration, which also goes back through the network."""
+_LEAST, _MOST = 128, 8192
+_LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
 _HELD_BACK = 4
 """Every so many of the inputs that a network has made choose among its cuts; the others calibrate."""
 
@@ -72,6 +75,7 @@ def calibration_for(
     model: nn.Module,
     question: Question | None,
     settings: CalibrationSettings,
+    checkpoint: Checkpoint,
     *,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -81,6 +85,7 @@ def calibration_for(
         model: the network, uncut.
         question: what it is asked about data; None without data.
         settings: which inputs, and how many.
+        checkpoint: the file or folder the network comes from.
         progress: told while the network makes inputs.
 
     Raises:
@@ -92,19 +97,19 @@ def calibration_for(
         assert question is not None
         task = question.part("selection")
         assert task.samples is not None
-        asked = task.of(task.samples.thinned(settings.selection_samples or _affordable(model, task)))
+        asked = task.of(task.samples.thinned(settings.selection_samples or _affordable(model, task, _ASKED)))
     if settings.calibrate == SELF or (settings.calibrate is None and not has_data):
         return _made_by_the_network(model, asked, settings, progress)
     if settings.calibrate is not None:
-        source = open_samples(settings.calibrate, None if question is None else question.pixels)
+        source, _ = source_for(settings.calibrate, model, checkpoint, settings.data)
         samples = source.part("train") if source.comes_in == "splits" else source.whole()
     else:
         assert question is not None
         task = question.part("calibration")
         assert task.samples is not None
         samples = task.samples
-    windows = samples.targets == "tokens"
-    samples = samples.thinned(settings.calibration_samples or (_WINDOWS if windows else _SAMPLES))
+    seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
+    samples = samples.thinned(settings.calibration_samples or _affordable(model, seen, _SEEN))
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
     if asked is None:
         # Of one set that only calibrates, every fourth sample chooses.
@@ -151,13 +156,13 @@ def _divided(samples: Samples, model: nn.Module) -> tuple[Agreement, Agreement]:
     return agreement_of(seen, model), agreement_of(asked, model)
 
 
-def _affordable(model: nn.Module, task: Task) -> int:
-    """How many samples candidates are asked; the same on every machine."""
+def _affordable(model: nn.Module, task: Task, work: float) -> int:
+    """How many samples so many multiply-adds are; the same on every machine."""
     assert task.samples is not None
     macs = count_macs(model, example_inputs(model, task, 1))
     text = task.samples.targets == "tokens"
     least, most = (_LEAST_WINDOWS, _MOST_WINDOWS) if text else (_LEAST, _MOST)
-    return max(least, min(most, int(_WORK / max(1, macs))))
+    return max(least, min(most, int(work / max(1, macs))))
 
 
 def _said(samples: Samples) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.pixel_statistics import unnormalized_samples
+from rmt_compress.networks.wreck import against_original
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
 from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
@@ -27,6 +30,7 @@ _SWEEP_SECONDS = 25.0
 _SWEEP_POINTS = 8
 _SWEEP_LAYERS = 6
 _LEAST_SAMPLES = 300
+_FIRST_SAMPLES = 8
 
 
 def check_sweep(target: Path, *, source: Path, force: bool) -> None:
@@ -53,12 +57,25 @@ class Measurement:
         self._trust = trust
         self._model = model
         self._task = task
+        self._pixels = unnormalized_samples(model, task.samples)
+        if task.samples is not None:
+            # What cannot be asked is told before anything is written.
+            task.of(task.samples.thinned(_FIRST_SAMPLES)).score(model, name=str(checkpoint.path))
 
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint
         if self._arch is None and not original.has_graph and (own := original.own_network()) is not None:
             return load(target, own).eval()
         return load_model(open_checkpoint(target, trust=self._trust), arch=self._arch)
+
+    def _wreck(self, before: Evaluation, after: Evaluation, target: Path) -> str | None:
+        words = against_original(after.score, before.score)
+        if words is None:
+            return None
+        samples = self._task.samples
+        data = "DATA" if samples is None else shlex.quote(samples.name)
+        back = f"rmt-compress finetune {shlex.quote(str(target))} --data {data}"
+        return f"{words}; cut less (--keep-bulk 0.5, --rule energy:0.99) or win it back: {back}"
 
     def of(
         self, result: PruneResult, target: Path, progress: Progress | None, *, sweeps: bool = True
@@ -76,7 +93,9 @@ class Measurement:
         )
         samples = self._task.samples
         notes = (*result.notes, *(samples.notes if samples is not None else ()))
-        result = replace(result, before=before, after=after, notes=notes)
+        result = replace(result, before=before, after=after, notes=notes, wreck=self._wreck(before, after, target))
+        if self._pixels is not None:
+            result = replace(result, warnings=(*result.warnings, f"{self._checkpoint.path}: {self._pixels}"))
         analysis = result.analysis or analyze(self._model)
         if not sweeps or not analysis.analyzed:
             return result

@@ -47,6 +47,8 @@ class PruneResult:
             network made, or ``unverified``.
         budget: of a plan within one: what was asked and reached; see `pruning.budgeted`.
         missed: why the budget was missed; empty where it was kept or none was asked for.
+        wreck: why the output is worth nothing, with the way out; None where it is not, or unmeasured.
+        warnings: what makes the measured numbers doubtful.
     """
 
     source: str
@@ -70,6 +72,8 @@ class PruneResult:
     verified: Verified = "unverified"
     budget: dict[str, Any] | None = None
     missed: str = ""
+    wreck: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -134,6 +138,7 @@ class PruneResult:
             "verified": self.verified,
             "metric": self.plan.basis,
             "budget": self.budget,
+            "wreck": self.wreck,
             "written": {what: list(paths) for what, paths in self.written},
         }
         if self.before is not None and self.after is not None:

@@ -155,6 +155,11 @@ def prune(
         question = Question(data, model, opened, asked) if asks and model is not None else None
         if asks:
             check_sweep(target, source=path, force=force)
+        measurement = None
+        if question is not None and model is not None:
+            # What chose the plan scores nothing.
+            task = question.whole() if within is None else question.part("test")
+            measurement = Measurement(opened, model, task, arch=arch, trust=trust)
         budgeted = None
         if within is None:
             result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
@@ -197,11 +202,8 @@ def prune(
         notes=(*result.notes, *file.notes, *(_carried_notes(carried) if carried else ())),
     )
     result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
-    if question is None or model is None:
+    if measurement is None:
         return result
-    # What chose the plan scores nothing.
-    task = question.whole() if within is None else question.part("test")
-    measurement = Measurement(opened, model, task, arch=arch, trust=trust)
     result = replace(result, verified="measured")
     return measurement.of(result, target, progress, sweeps=within is None)
 

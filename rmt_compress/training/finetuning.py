@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.writers import check_suffix
 from rmt_compress.errors import SettingsError, TrainingError
+from rmt_compress.networks.wreck import trained_accuracy
 from rmt_compress.outputs import check_output
 from rmt_compress.training.event_log import Event, EventLog, of_kind
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
@@ -56,6 +57,11 @@ class RunResult:
         return self.events[-1]
 
     @property
+    def accuracies(self) -> list[float]:
+        """Of the network before training, after every epoch, and of the one that is left."""
+        return [event["test_accuracy"] for event in self.events if "test_accuracy" in event]
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent training, analysing and cutting, and evaluating."""
         parts = ("train", "analyze", "evaluate")
@@ -87,7 +93,7 @@ class Finetuned:
         log: the file of events.
         architecture: the network in one word.
         notes: remarks for the user.
-        goal_missed: why the least accuracy was not reached; empty where it was, or none was asked for.
+        goal_missed: why the least accuracy was not reached or the network is a wreck, with the way out; else empty
     """
 
     runs: tuple[RunResult, ...]
@@ -243,6 +249,12 @@ def finetune(
     missed = (
         f"the accuracy asked for, {least:.2%}, was not reached: {reached:.2%}" if least and reached < least else ""
     )
+    cut = first[1].pruned
+    if not missed and (words := trained_accuracy(first[1].accuracies, sets[1].labels.tolist())) is not None:
+        missed = (
+            f"{target}: is written, but its {words}; train longer (--epochs {2 * training.epochs}) or at another "
+            f"rate (--lr {training.learning_rate / 10:g}){', or cut less (--keep-bulk 0.5)' if cut else ''}"
+        )
     return Finetuned(
         tuple(results), target, written, log_path(target), start.architecture, tuple(notes), goal_missed=missed
     )

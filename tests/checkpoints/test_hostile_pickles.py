@@ -241,3 +241,52 @@ def test_two_hundred_random_programs(seed, watched, tmp_path):
     for _ in range(50):
         extra = b"".join(rng.choices(pieces, k=rng.randrange(1, 12)))
         watched(written(tmp_path / "x.pt", extra))
+
+
+# Tuples of which each holds the one before twice: 40 of them are a trillion parts.
+NEST = b")q\x64" + b"h\x64h\x64\x86q\x64" * 40
+LONG = b"](" + b"N" * 30_000 + b"eq\x65"
+TRAPS = {
+    "key of a dict": b"}" + NEST + b"K\x01s",
+    "key among several": b"}(" + NEST + b"K\x01u",
+    "entry of a set": b"cbuiltins\nset\n](" + NEST + b"e\x85R",
+    "key of pairs": b"ccollections\nOrderedDict\n](" + NEST + b"K\x01\x86e\x85R",
+    "key of lists": b"ccollections\nCounter\n](]" + NEST + b"aK\x01ae\x85R",
+    "attribute": b"ccollections\nOrderedDict\n)R}" + NEST + b"K\x01sb",
+    "storage": NEST + b"Q",
+    "copies": LONG + b"(" + b"cbuiltins\nset\nh\x65\x85R" * 20_000 + b"l",
+    "bytes": b"cbuiltins\nbytearray\nI9999999999\n\x85R",
+    "equal hashes": b"}("
+    + b"".join(b"\x8a\x09" + (n * (2**61 - 1)).to_bytes(9, "little") + b"N" for n in range(20, 29))
+    + b"u",
+    "a class as well": b"}" + NEST + b"K\x01s" + b"cours\nThing\n)\x81\x86",
+}
+
+
+@pytest.mark.parametrize("protocol", ["zip", "legacy"])
+@pytest.mark.parametrize("trap", TRAPS)
+def test_traps_for_time_and_memory_are_one_line(tmp_path, monkeypatch, trap, protocol):
+    path = tmp_path / "trap.pt"
+    written(path, TRAPS[trap])
+    if protocol == "legacy":
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+            content = archive.read(name)
+        head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        path.write_bytes(head + content + pickle.dumps([], 2))
+    steps = []
+    genops = pickletools.genops
+    monkeypatch.setattr(pickletools, "genops", lambda file: (steps.append(1) or each for each in genops(file)))
+    with pytest.raises(CheckpointError, match=r"(more work than any|huge number|a hundred parts)") as caught:
+        open_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    # The file is gone through once, up to the trap.
+    assert len(steps) < 200_000
+
+
+def test_shared_parts_of_a_sound_checkpoint_are_no_trap(tmp_path):
+    shared = tuple(range(1000))
+    state = {"w": torch.ones(3, 2), "history": [shared] * 100, "by": {(1, (2, "three")): 4}}
+    torch.save({"model": {f"l{n}": torch.ones(2) for n in range(300)}, **state}, tmp_path / "sound.pt")
+    with open_checkpoint(tmp_path / "sound.pt") as checkpoint:
+        assert len(checkpoint.tensors) == 300

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import subprocess
 
 import pytest
@@ -203,19 +204,13 @@ def _text(manifest):
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (_shape, "fc.up.weight is 40×5 instead of 41×5"),
-        (_rank, "conv.down.weight is 4×3×3×3 instead of 5×3×3×3; conv.up.weight"),
-        (_name, "nothing.weight is missing"),
         (_twice, "stands for two things"),
         (_kind, "conv1d weight of 4 dimensions"),
         (_bias, "head.bias is not the bias beside conv.weight"),
         (_extra, "surprise: Extra inputs"),
         (_schema, "newer than this version"),
         (_negative, "factorized.2.shape.0"),
-        (_sparse, "head.bias is damaged: it is stored dense"),
         (_sparse_twice, "stands for two things"),
-        (_not_sparse, "nothing is damaged: it is missing"),
-        (_tie, "nothing .shared by a. is missing"),
         (_dense, "dense layout has neither"),
         (_digest, "source.sha256"),
         (_infinite, "not JSON compliant|Input should be"),
@@ -234,6 +229,36 @@ def test_a_tampered_manifest_is_one_line(tmp_path, small, tamper, message):
         open_checkpoint(path)
     assert str(caught.value).isprintable()
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "difference"),
+    [
+        (_shape, "fc.up.weight is 40×5 instead of 41×5"),
+        (_rank, "conv.down.weight is 4×3×3×3 instead of 5×3×3×3; conv.up.weight"),
+        (_name, "nothing.weight is missing"),
+        (_sparse, "head.bias is no sparse tensor: it is stored dense"),
+        (_not_sparse, "nothing is no sparse tensor: it is missing"),
+        (_tie, "nothing .shared by a. is missing"),
+    ],
+)
+def test_a_manifest_of_other_tensors_makes_an_ordinary_file(tmp_path, small, tamper, difference):
+    state = load_file(small)
+    with safe_open(small, "pt") as file:
+        texts = file.metadata()
+    manifest = json.loads(texts["rmt_compress"])
+    names = set(open_checkpoint(small).tensors)
+    tamper(manifest)
+    path = tmp_path / "tampered.safetensors"
+    save_file(state, path, {**texts, "rmt_compress": json.dumps(manifest)})
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.manifest is None
+        assert "rmt_compress" not in checkpoint.metadata
+        assert re.search(f"Another program has changed .*{difference}", checkpoint.notes[-1])
+        # What is still stored as a bitmask and values is decoded.
+        assert set(checkpoint.tensors) == (names if tamper is not _not_sparse else set(state))
+        for name, info in checkpoint.tensors.items():
+            assert tuple(checkpoint.read(name).shape) == info.shape
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "1", "[" * 100_000, '{"schema": "\\ud800"}'])
@@ -266,6 +291,25 @@ def _parts(state):
         lambda state, bits, values, shape: state.update({bits: state[bits][:-1]}),
         lambda state, bits, values, shape: state.update({bits: state[bits].float()}),
         lambda state, bits, values, shape: state.update({values: state[values].long()}),
+    ],
+)
+def test_parts_that_are_no_sparse_tensor_stay_what_they_are(tmp_path, small, tamper):
+    state = load_file(small)
+    with safe_open(small, "pt") as file:
+        texts = file.metadata()
+    tamper(state, *_parts(state))
+    path = tmp_path / "tampered.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, texts)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.manifest is None
+        assert " is no sparse tensor: " in checkpoint.notes[-1]
+        for name in set(_parts(load_file(small))) & state.keys():
+            assert torch.equal(checkpoint.read(name), state[name])
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
         lambda state, bits, values, shape: state.update({values: state[values][:-1].clone()}),
         lambda state, bits, values, shape: state[bits].fill_(255),
     ],

@@ -41,7 +41,8 @@ def test_a_whole_pickled_model_has_to_be_unpacked_first(run, tmp_path):
     # The way out works.
     assert run(*command.split()[1:]).returncode == 0
     done = run("finetune", "weights.safetensors", *SHORT, "--arch", "mlp:64,40,10", "--samples", "40", "-o", "x.pt")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "x.pt: is written, but its accuracy" in done.stderr
 
 
 def test_json_is_all_there_is_on_stdout(run, tmp_path):
@@ -60,7 +61,8 @@ def test_seeds_and_comparison_side_by_side(run):
         "finetune", "--data", "digits", "--arch", "mlp:64,80,10", "--epochs", "2", "--prune-every", "1",
         "--seeds", "1,2", "--compare", "-o", "x.safetensors",
     )  # fmt: skip
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert "than to the best on the way" in done.stderr
     assert "pruned, mean" in done.stdout
     assert "baseline, mean" in done.stdout
     assert "±" in done.stdout
@@ -176,7 +178,8 @@ def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     options = ("--arch", "ours:net", "--gof", "1", "--keep-bulk", "0", "--epochs", "2", "--prune-every", "1")
     done = run("finetune", "--data", "digits", "--samples", "300", *options, "-o", "x.safetensors", "--json")
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert "no better than guessing" in done.stderr
     report = json.loads(done.stdout)["runs"][0]
     assert report["parameters"] < report["parameters_first"]
     evaluated = run("evaluate", "x.safetensors", "--data", "digits", "--arch", "ours:net", "--json")

@@ -11,9 +11,9 @@ import torch
 
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
+from rmt_compress.checkpoints.onnx.onnx_products import multiply_adds_per_entry
 from rmt_compress.checkpoints.onnx.onnx_tapping import disturb, taps
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.kinds import KINDS
 from rmt_compress.wording import one_line, printable
 
 if TYPE_CHECKING:
@@ -76,16 +76,9 @@ class OnnxNetwork(GraphNetwork):
         """
         from onnx import ValueInfoProto
 
-        graph = self._graph
-        factors: dict[str, int] = {}
-        for weight in self._weights.values():
-            matrix = weight.layer.matrix
-            for use in (used.use for used in weight.uses):
-                if use.place.graph or matrix is None or not KINDS[weight.layer.kind].splits:
-                    continue
-                node = graph.node(use.place)
-                asked = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
-                factors[asked] = factors.get(asked, 0) + matrix[1]
+        factors = multiply_adds_per_entry(self._graph, self._weights)
+        if not factors:
+            return 0
         model = OnnxEditor(self._graph).finished()
         given = {entry.name for entry in (*model.graph.input, *model.graph.output)}
         model.graph.output.extend(ValueInfoProto(name=name) for name in factors if name not in given)
@@ -188,6 +181,9 @@ class OnnxNetwork(GraphNetwork):
             yield np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
 
     def _run(self, session: Any, names: list[str], part: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        if not names:
+            # To onnxruntime no names mean all.
+            return []
         try:
             outputs: list[np.ndarray[Any, Any]] = session.run(names, {self._input: part})
         except Exception as error:  # onnxruntime's exceptions have no common base

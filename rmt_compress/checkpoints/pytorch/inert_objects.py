@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter, OrderedDict
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _MAX_DIMENSIONS = 64
 _LARGEST = 2**63
-_MAX_KEY_PARTS = 1000
+_MAX_KEY_PARTS = 100
 _MAX_KEY_BITS = 64
 
 # Modules and functions that harmless objects have no use for: whoever names them wants something run.
@@ -122,9 +123,10 @@ def checked_key(key: Any) -> Any:
         part = left.pop()
         parts += 1
         if parts > _MAX_KEY_PARTS:
-            raise InertPickleError("has a key of a thousand parts")
+            raise InertPickleError("has a key of a hundred parts")
         if isinstance(part, tuple | frozenset):
-            left.extend(part)
+            # No more than would be refused.
+            left.extend(itertools.islice(part, _MAX_KEY_PARTS + 1))
         if isinstance(part, int) and part.bit_length() > _MAX_KEY_BITS:
             # Larger numbers can be made to have one hash all.
             raise InertPickleError("has a key that is a huge number")

@@ -26,6 +26,8 @@ from rmt_compress.checkpoints.pytorch.inert_objects import (
 # A checkpoint of a thousand layers has about a hundred thousand; this many take half a minute.
 _MAX_STEPS = 8_000_000
 _MAX_INTEGER_BITS = 8_192
+# Entries and characters handed to calls.
+_MOST_COPIED = 200_000_000
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
@@ -92,6 +94,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._copied = 0
         self.result: Any = None
 
     def step(self, opcode: str, argument: Any) -> None:
@@ -146,10 +149,10 @@ class _Machine:
             stack.append(global_named(module, name))
         elif opcode in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
-            stack.append(made_by(function, arguments))
+            stack.append(self._called(function, arguments))
         elif opcode == "NEWOBJ_EX":
             named, arguments, function = stack.pop(), stack.pop(), stack.pop()
-            made = made_by(function, arguments)
+            made = self._called(function, arguments)
             stack.append(with_state(made, named) if isinstance(made, Unloaded) and named else made)
         elif opcode == "BUILD":
             state = stack.pop()
@@ -164,10 +167,10 @@ class _Machine:
             stack.append(self._storage(stack.pop()))
         elif opcode == "INST":
             arguments = tuple(self._since_mark())
-            self._stack.append(made_by(global_named(*argument.split(" ", 1)), arguments))
+            self._stack.append(self._called(global_named(*argument.split(" ", 1)), arguments))
         elif opcode == "OBJ":
             function, *rest = self._since_mark()
-            self._stack.append(made_by(function, tuple(rest)))
+            self._stack.append(self._called(function, tuple(rest)))
         elif opcode == "POP" and stack:
             stack.pop()
         elif opcode in ("POP", "POP_MARK"):
@@ -181,6 +184,16 @@ class _Machine:
         else:
             # Numbers of a registry of this process (EXT), buffers from elsewhere, ids that are text.
             raise InertPickleError(f"holds the instruction {opcode}, as torch.save never writes it")
+
+    def _called(self, function: Any, arguments: Any) -> Any:
+        """What a call stands for; calls that copy the same long list again and again come to an end."""
+        if type(arguments) is tuple:
+            self._copied += sum(
+                len(part) for part in arguments if isinstance(part, tuple | list | dict | str | bytes)
+            )
+            if self._copied > _MOST_COPIED:
+                raise InertPickleError("copies more than any checkpoint")
+        return made_by(function, arguments)
 
     def _since_mark(self) -> list[Any]:
         items = self._stack

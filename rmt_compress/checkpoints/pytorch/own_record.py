@@ -21,7 +21,7 @@ def write_record(manifest: str, texts: Mapping[str, str], prefix: str) -> dict[s
 
 
 def read_record(record: Mapping[str, Any], names: Sequence[str], *, path: Path) -> tuple[dict[str, str], str]:
-    """The text entries, the manifest among them, and the prefix.
+    """The text entries, the manifest among them, and the prefix; none where another program has taken it off.
 
     Args:
         record: what `write_record` made.
@@ -41,7 +41,7 @@ def read_record(record: Mapping[str, Any], names: Sequence[str], *, path: Path) 
         or not isinstance(prefix, str)
         or not isinstance(texts, dict)
         or not all(isinstance(text, str) for text in texts.values())
-        or not all(name.startswith(prefix) and name != prefix for name in names)
     ):
         raise CheckpointError(f"{path}: what rmt-compress noted in it is damaged; compress the source again")
-    return {**texts, MANIFEST_KEY: manifest}, prefix
+    still_there = all(name.startswith(prefix) and name != prefix for name in names)
+    return {**texts, MANIFEST_KEY: manifest}, prefix if still_there else ""

@@ -13,18 +13,21 @@ import sys
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from rmt_compress.checkpoints.pytorch.inert_files import load_inert
 from rmt_compress.checkpoints.pytorch.inert_objects import InertPickleError
 from rmt_compress.checkpoints.pytorch.inert_weights import check_size, needs_classes, readied
 from rmt_compress.checkpoints.pytorch.pickle_names import names_asked_for
+from rmt_compress.checkpoints.pytorch.pickle_work import check_work
 from rmt_compress.checkpoints.recognition import signs_of, unreadable
 from rmt_compress.errors import CheckpointError, UntrustedError
 from rmt_compress.wording import listed, one_line
+
+T = TypeVar("T")
 
 # Magic number, protocol, system, the object, the storages' keys: the pickles of the legacy layout.
 _LEGACY_PICKLES = 5
@@ -62,6 +65,7 @@ class TorchReader:
         self.opened = self.identity()
         self.ran_code = False
         self.inert = False
+        self._counted = False
 
     def identity(self) -> tuple[int, int, int]:
         """What changes when the file is written anew.
@@ -88,6 +92,9 @@ class TorchReader:
             # torch.load goes by this suffix.
             raise CheckpointError(f"{self.path}: is a torch.save file in spite of its name; rename it to .pt")
         try:
+            if not self._counted:
+                self._over_pickles(check_work)
+                self._counted = True
             saved = self._load_inert() if self.inert else self._load(weights_only=True)
             check_size(saved)
         except OSError as error:
@@ -161,16 +168,20 @@ class TorchReader:
 
     def _names_asked_for(self) -> list[str]:
         try:
-            if self.mapped:
-                with zipfile.ZipFile(self.path) as archive:
-                    record = next(name for name in archive.namelist() if _record(name) == "data.pkl")
-                    return names_asked_for(io.BytesIO(archive.read(record)))
-            with self.path.open("rb") as file:
-                return names_asked_for(file, _LEGACY_PICKLES)
+            return self._over_pickles(names_asked_for)
         except OSError as error:
             raise unreadable(self.path, error) from error
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
             return []
+
+    def _over_pickles(self, look: Callable[[BinaryIO, int], T]) -> T:
+        """What `look` finds in the pickle of the archive, or in the several that the legacy layout begins with."""
+        if self.mapped:
+            with zipfile.ZipFile(self.path) as archive:
+                record = next(name for name in archive.namelist() if _record(name) == "data.pkl")
+                return look(io.BytesIO(archive.read(record)), 1)
+        with self.path.open("rb") as file:
+            return look(file, _LEGACY_PICKLES)
 
 
 @contextmanager

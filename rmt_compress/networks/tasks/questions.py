@@ -10,6 +10,7 @@ from rmt_compress.checkpoints.keys import PIXELS_KEY
 from rmt_compress.data import DataSettings, Source, flattened, open_samples
 from rmt_compress.errors import DataError, SettingsError
 from rmt_compress.networks.calling import call, placed, without_cache
+from rmt_compress.networks.huggingface import model_folder, tokenizer_of
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.networks.tasks.choosing import task_for
 from rmt_compress.networks.tasks.settings import TaskSettings
@@ -47,9 +48,10 @@ class Question:
         self._settings = settings or TaskSettings()
         self._model = model
         self.pixels = self._settings.data.or_as(_remembered(checkpoint))
+        self._mask_token: int | None = None
         self._source: Source | None = None
         if data is not None:
-            self._source = open_samples(data, self.pixels, vocabulary=_vocabulary(model))
+            self._source, self._mask_token = source_for(data, model, checkpoint, self.pixels)
         elif not self._settings.asks_itself:
             raise SettingsError(["nothing to ask the network: add --data, or --task package.module:callable"])
 
@@ -75,7 +77,32 @@ class Question:
     def _task(self, samples: Samples | None) -> Task:
         if samples is not None and samples.targets != "tokens":
             samples = _as_taken(samples, self._model)
-        return task_for(samples, self._model, self._settings)
+        return task_for(samples, self._model, self._settings, mask_token=self._mask_token)
+
+
+def source_for(
+    data: str, model: nn.Module, checkpoint: Checkpoint | None, settings: DataSettings
+) -> tuple[Source, int | None]:
+    """Data as a network reads them, text by the tokenizer of its folder; and the token of masked places.
+
+    Args:
+        data: as after ``--data``.
+        model: the network.
+        checkpoint: the file or folder it comes from; None for none.
+        settings: how data are read.
+    """
+    folder = None if checkpoint is None else model_folder(checkpoint)
+    tokenizer = None
+    if folder is not None and data.startswith("text:"):
+        tokenizer = tokenizer_of(folder, trust=checkpoint is not None and checkpoint.trusted)
+    source = open_samples(
+        data,
+        settings,
+        folder=folder,
+        tokenizer=tokenizer and (lambda text: tokenizer.encode(text, add_special_tokens=False)),
+        vocabulary=_vocabulary(model),
+    )
+    return source, None if tokenizer is None else tokenizer.mask_token_id
 
 
 def open_task(

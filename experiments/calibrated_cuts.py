@@ -1,0 +1,237 @@
+"""Cuts of two real networks by every metric and scaling, at the sizes of method.md §14.
+
+    python experiments/calibrated_cuts.py lm --seeds 0        # some 40 minutes on one core
+    python experiments/calibrated_cuts.py resnet --seeds 0 1 2
+    python experiments/calibrated_cuts.py resnet --rules "input relative 0.15" "plain absolute 0.25"
+    python experiments/calibrated_cuts.py --draw              # the tables again from the numbers
+
+Networks, texts and images lie under ../shared (``--shared``). Seeds choose the calibration inputs and the labels
+that are drawn from the network; what is asked stays the same. Nothing is retrained. Writes calibrated_cuts.json
+in experiments/data after every measurement, so that a run that is broken off goes on, and calibrated_cuts.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rmt_compress.analysis import analyze
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.data import load_data
+from rmt_compress.networks.calibration.calibrating import calibrate
+from rmt_compress.networks.calibration.statistics import renew_statistics
+from rmt_compress.networks.replacing import replaced
+from rmt_compress.outputs import replacing
+from rmt_compress.planning.allocation import SCALINGS
+from rmt_compress.planning.budgets import BudgetSettings
+from rmt_compress.planning.candidates import METRICS, Candidates, Rule
+from rmt_compress.planning.costs import Parameters
+
+DATA = Path(__file__).parent / "data"
+SHARED = Path(__file__).parents[2] / "shared"
+LENGTH = 512
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and what it is asked.
+
+    Attributes:
+        model: the network.
+        layers: names of the weights that are cut.
+        calibration: inputs by seed, in batches.
+        score: of the network as it stands.
+        keeps: shares of the weights of `layers` that are left.
+        samples: what the inputs and questions are, in words.
+    """
+
+    model: nn.Module
+    layers: list[str]
+    calibration: Callable[[int], list[torch.Tensor]]
+    score: Callable[[nn.Module], float]
+    keeps: tuple[float, ...]
+    samples: str
+
+
+def language_model(shared: Path) -> Subject:
+    """All 56 linear layers of the blocks; nats a byte on 24 stretches of the test text."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.config.use_cache = False
+    text, test = (_bytes(shared / "text" / f"{name}.txt") for name in ("calibration", "test"))
+    asked = torch.stack([test[start : start + LENGTH] for start in _evenly(len(test), 24)])
+
+    def calibration(seed: int) -> list[torch.Tensor]:
+        starts = torch.randint(len(text) - LENGTH, (32,), generator=torch.Generator().manual_seed(seed))
+        return list(torch.stack([text[start : start + LENGTH] for start in starts.tolist()]).split(4))  # type: ignore[no-untyped-call]
+
+    def score(network: nn.Module) -> float:
+        total = 0.0
+        with torch.no_grad():
+            for batch in asked.split(4):  # type: ignore[no-untyped-call]
+                logits = network(input_ids=batch).logits[:, :-1].flatten(0, 1)
+                total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
+        return total / (len(asked) * (LENGTH - 1))
+
+    layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    layers = [name for name in layers if not name.startswith("lm_head")]
+    samples = "32 stretches of 512 bytes to calibrate, 24 of the test text asked; nats a byte"
+    return Subject(model, layers, calibration, score, (0.8, 0.6, 0.4), samples)
+
+
+def residual_network(shared: Path) -> Subject:
+    """19 convolutions, stem and head kept; accuracy on the first 1,000 test images."""
+    sys.path.insert(0, str(shared / "models" / "resnet"))
+    network = __import__("network")
+    model = network.Net().eval()
+    state = torch.load(shared / "models" / "resnet" / "resnet.pt", weights_only=True)
+    model.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    )
+    folder = shared / "data" / "cifar10" / "cifar-10-batches-bin"
+    train, test = (load_data(str(folder), split=split, allow_partial=True) for split in ("train", "test"))
+    mean, spread = (torch.tensor(each)[:, None, None] for each in (network.MEAN, network.STD))
+
+    def prepared(images: torch.Tensor) -> torch.Tensor:
+        return (images.reshape(-1, 3, 32, 32) - mean) / spread
+
+    asked, labels = prepared(test.images[:1000]), test.labels[:1000]
+
+    def calibration(seed: int) -> list[torch.Tensor]:
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:256]
+        return list(prepared(train.images[chosen]).split(64))  # type: ignore[no-untyped-call]
+
+    def score(network: nn.Module) -> float:
+        with torch.no_grad():
+            answers = torch.cat([network(batch).argmax(1) for batch in asked.split(250)])  # type: ignore[no-untyped-call]
+        return float((answers == labels).double().mean())
+
+    layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    samples = "256 training images to calibrate, the first 1,000 test images asked; accuracy"
+    return Subject(model, layers[1:], calibration, score, (0.6, 0.4, 0.25, 0.15, 0.1), samples)
+
+
+SUBJECTS = {"lm": language_model, "resnet": residual_network}
+
+
+def measure(
+    name: str, seed: int, shared: Path, numbers: Numbers, save: Callable[[], None], rules: list[str]
+) -> None:
+    """Every rule at every size, or those in `rules`; what is in `numbers` already is left out."""
+    subject = SUBJECTS[name](shared)
+    about = numbers.setdefault(name, {"samples": subject.samples, "keeps": list(subject.keeps), "seeds": {}})
+    if "uncut" not in about:
+        about["uncut"] = subject.score(subject.model)
+        save()
+    known = about["seeds"].setdefault(str(seed), {"seconds": {}, "scores": {}, "renewed": {}})
+    batches, seconds = subject.calibration(seed), known["seconds"]
+    started = time.perf_counter()
+    moments = calibrate(subject.model, batches, seed=seed, layers=subject.layers)
+    seconds["moments"] = time.perf_counter() - started
+    analysis = analyze(subject.model, include=subject.layers)
+    for metric in METRICS:
+        if rules and not any(rule.startswith(metric) for rule in rules):
+            continue
+        settings = BudgetSettings(keep=1.0, metric=metric)
+        with open_checkpoint(subject.model) as checkpoint:
+            # Shares are of the layers that are cut, as in method.md.
+            whole = sum(layer.parameters for layer in analysis.analyzed)
+            candidates = Candidates(checkpoint, analysis, moments, settings, {"keep": Parameters(whole)})
+            started = time.perf_counter()
+            candidates.smallest("keep")
+            seconds[f"{metric}: decompositions"] = time.perf_counter() - started
+            for scaling in SCALINGS:
+                for keep in subject.keeps:
+                    rule = f"{metric} {scaling} {keep:g}"
+                    if rule in known["scores"] or (rules and rule not in rules):
+                        continue
+                    candidate = candidates.at(Rule(metric, scaling), {"keep": keep})
+                    with replaced(subject.model, candidates.tensors(candidate)) as network:
+                        known["scores"][rule] = subject.score(network)
+                        if name == "resnet":
+                            renewed = renew_statistics(network, batches)
+                            known["renewed"][rule] = subject.score(network)
+                            renewed.undo()
+                    print(name, seed, rule, known["scores"][rule], known["renewed"].get(rule, ""), flush=True)
+                    save()
+
+
+def markdown(numbers: Numbers) -> str:
+    """The tables: medians over the seeds, and how far they lie apart."""
+    parts = []
+    for name, about in numbers.items():
+        seeds = about["seeds"]
+        parts.append(f"## {name}\n\n{about['samples']}. Uncut {about['uncut']:.3f}. Seeds {', '.join(seeds)}.\n")
+        for kind, title in (
+            ("scores", "as cut"),
+            ("renewed", "batch-norm statistics renewed on the calibration images"),
+        ):
+            if not any(each[kind] for each in seeds.values()):
+                continue
+            keeps = [f"{keep:g}" for keep in about["keeps"]]
+            parts.append(f"| {title} | " + " | ".join(f"keep {keep}" for keep in keeps) + " |")
+            parts.append("|---" * (len(keeps) + 1) + "|")
+            for rule in (f"{metric} {scaling}" for metric in METRICS for scaling in SCALINGS):
+                found = [[each[kind].get(f"{rule} {keep}") for each in seeds.values()] for keep in keeps]
+                if any(score is not None for scores in found for score in scores):
+                    parts.append(f"| {rule} | " + " | ".join(map(_cell, found)) + " |")
+            parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(scores: list[float | None]) -> str:
+    known = [score for score in scores if score is not None]
+    if not known:
+        return "–"
+    spread = f" ({min(known):.3f}–{max(known):.3f})" if len(known) > 1 and max(known) - min(known) >= 0.0005 else ""
+    return f"{statistics.median(known):.3f}{spread}"
+
+
+def _bytes(path: Path) -> torch.Tensor:
+    return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8).long()
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    return [round(place * (length - LENGTH) / (count - 1)) for place in range(count)]
+
+
+def main() -> None:
+    """Measure what is asked for, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--rules", nargs="+", default=[], help="only these, METRIC SCALING KEEP each")
+    parser.add_argument("--draw", action="store_true", help="only the tables")
+    asked = parser.parse_args()
+    path = asked.out / "calibrated_cuts.json"
+    numbers: Numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def save() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+    if not asked.draw:
+        for name in asked.networks:
+            for seed in asked.seeds:
+                measure(name, seed, asked.shared, numbers, save, asked.rules)
+    (asked.out / "calibrated_cuts.md").write_text(markdown(numbers), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
