@@ -23,6 +23,7 @@ from rmt_compress.cli.options import (
 )
 from rmt_compress.cli.training_view import leads, training_listeners
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.training.settings import CycleSettings, TrainingSettings
 
 _OUTPUT = "Output"
@@ -41,13 +42,14 @@ def finetune(
         Path | None,
         typer.Argument(help="A checkpoint to begin with, compressed or not; without it, train afresh."),
     ] = None,
-    data: Annotated[str | None, optional(DATA_HELP)] = None,
-    arch: Annotated[str | None, optional(f"{ARCH_HELP} Afresh, each named set has a default.", "SPEC")] = None,
     *,
+    data: Annotated[str | None, optional(DATA_HELP)] = None,
+    asked: TaskSettings,
+    arch: Annotated[str | None, optional(f"{ARCH_HELP} Afresh, each named set has a default.", "SPEC")] = None,
     training: TrainingSettings,
     samples: Annotated[
         int | None,
-        optional("Train on N samples only, spread over the set.", "N", least=2, panel="Training"),
+        optional("Train on N samples only, of text windows, spread over the set.", "N", least=2, panel="Training"),
     ] = None,
     cycle: CycleSettings,
     no_prune: Annotated[bool, switch("--no-prune", "Only train: the baseline.", NOISE_AND_CUTS)] = False,
@@ -70,7 +72,7 @@ def finetune(
     force: Annotated[bool, force_option("what an earlier run has left", panel=_OUTPUT)] = False,
     plots: Annotated[
         Path | None,
-        optional("Draw accuracy, loss and size over the epochs into this folder.", "DIR", panel=_OUTPUT),
+        optional("Draw score, loss and size over the epochs into this folder.", "DIR", panel=_OUTPUT),
     ] = None,
     tensorboard: Annotated[
         Path | None, optional("Write scalars for TensorBoard here.", "DIR", panel=_OUTPUT)
@@ -95,6 +97,7 @@ def finetune(
                 checkpoint,
                 output,
                 data=data,
+                asked=asked,
                 arch=arch,
                 training=training,
                 cycle=None if no_prune else cycle,

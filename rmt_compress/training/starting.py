@@ -12,10 +12,13 @@ from rmt_compress.checkpoints.provenance import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.networks import architectures
 from rmt_compress.networks.loading import ARCH_HINT, architecture_of, load_model
+from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from rmt_compress.checkpoints import Checkpoint
 
 DEFAULT_ARCHITECTURES = {
     "mnist": "mlp:784,1000,1000,1000,500,10",
@@ -45,6 +48,14 @@ class Start:
         if self.weights is not None:
             return self.weights
         return Snapshot([], dict(architectures.build(self.architecture, seed=seed).state_dict()))
+
+    def example(self, seed: int) -> nn.Module:
+        """The network that a run of this seed begins with."""
+        return restored(self.dense, self.snapshot(seed)).model
+
+    def opened(self) -> Checkpoint | None:
+        """The checkpoint; None of a network that begins afresh."""
+        return None if self.source is None else open_checkpoint(self.source)
 
 
 def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
@@ -85,3 +96,12 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
         )
     snapshot = Snapshot(splits, weights)
     return Start(str(architecture), architecture.build, snapshot, source, digest)
+
+
+def restored(dense: Callable[[], nn.Module], snapshot: Snapshot) -> Network:
+    """The network of a snapshot, on the CPU."""
+    network = Network(dense())
+    for tensor, rank in snapshot.splits:
+        network.split_empty(tensor, rank)
+    network.model.load_state_dict(snapshot.weights)
+    return network
