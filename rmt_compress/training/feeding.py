@@ -49,9 +49,9 @@ class Feed:
             return
         self.steps = count // size + (count % size >= self._least)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        kept = torch.split(order[: self.steps * size], size)
+        kept = torch.split(order, size)[: self.steps]
         self._counts = [len(batch) for batch in kept]
-        if self._counts:
+        if kept:
             self._shuffled = reordered(samples, torch.cat([workers.share(batch) for batch in kept]).numpy())
 
     def __iter__(self) -> Iterator[Step]:
