@@ -22,6 +22,7 @@ from rmt_compress.cli.options import (
     with_options,
 )
 from rmt_compress.cli.training_view import leads, training_listeners
+from rmt_compress.data.settings import DataSettings
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.training.settings import CycleSettings, TrainingSettings
@@ -35,6 +36,7 @@ _OUTPUT = "Output"
     ("every", "no_prune"),
     ("keep_bulk", "gof", "gof_conv", "when_not_smaller", "rank_multiple"),
     without=("embeddings",),
+    renamed={(DataSettings, "seed"): "data_seed"},
 )
 def finetune(
     context: typer.Context,

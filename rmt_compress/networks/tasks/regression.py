@@ -93,9 +93,9 @@ class Regression:
             raise EvaluationError(f"{self.samples.name}: has no numbers to compare the answers of {name} with")
         wanted = wanted.to(answer.device)
         # The first axis is that of samples, of which there may be one.
-        rows = tuple(each.flatten(-2) if each.ndim > 1 and each.shape[-1] == 1 else each for each in (answer, wanted))
-        if answer.shape != wanted.shape and rows[0].shape == rows[1].shape:
-            answer, wanted = rows
+        flat = [each.flatten(-2) if each.ndim > 1 and each.shape[-1] == 1 else each for each in (answer, wanted)]
+        if answer.shape != wanted.shape and flat[0].shape == flat[1].shape:
+            answer, wanted = flat
         if answer.shape != wanted.shape:
             raise EvaluationError(
                 f"{name} returns {'×'.join(map(str, answer.shape))} numbers for targets of "
