@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.networks.tasks.opening import Question
+from rmt_compress.networks.tasks.questions import Question
 from rmt_compress.networks.tasks.task import ACCURACY
 
 if TYPE_CHECKING:
