@@ -62,8 +62,8 @@ def finetune(
     output: Annotated[
         Path | None,
         optional(
-            "The smaller file, .safetensors or .pt; by default the input's name with .tuned in it. Its log "
-            "stands beside it.",
+            "The smaller file, .safetensors or .pt, or of a Hugging Face folder the smaller folder; by default "
+            "named after the input, with tuned in it. Its log stands beside it.",
             *("OUT", "-o", "--output"),
             panel=_OUTPUT,
         ),
@@ -88,6 +88,7 @@ def finetune(
     """
     from rmt_compress.reporting.training_table import finetune_table
     from rmt_compress.training import finetune as run
+    from rmt_compress.training.finetuning import default_output
 
     if data is None:
         raise SettingsError(["finetune needs samples to train on: add --data mnist, cifar10, digits or a folder"])
@@ -112,7 +113,7 @@ def finetune(
             )
     except KeyboardInterrupt:
         if leads():
-            note(_what_is_kept(checkpoint, output, data))
+            note(_what_is_kept(output or default_output(checkpoint, data, arch)))
         raise SystemExit(130) from None
     if not leads():
         return
@@ -134,14 +135,13 @@ def finetune(
         next_step("evaluate", result.output, *beside, "--data", Path(data))
 
 
-def _what_is_kept(checkpoint: Path | None, output: Path | None, data: str) -> str:
+def _what_is_kept(target: Path) -> str:
     """What a run that was stopped has left."""
-    from rmt_compress.training.finetuning import default_output, state_path
+    from rmt_compress.training.finetuning import state_path, stem_of
 
-    target = output or default_output(checkpoint, data)
     # Each run of several has a state of its own.
     first = state_path(target)
-    states = [*first.parent.glob(f"{escape(target.stem)}.*training.pt")]
+    states = [*first.parent.glob(f"{escape(stem_of(target))}.*training.pt")]
     if not states:
         return "stopped before the first epoch was whole: nothing is kept, and the same command begins anew"
     return f"stopped; {states[0].name} keeps the last whole epoch: the same command with --resume goes on"

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.writers import check_suffix
 from rmt_compress.errors import SettingsError, TrainingError
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import check_output
+from rmt_compress.saving.folders import check_folder_output, is_folder_output
 from rmt_compress.training.event_log import Event, EventLog
 from rmt_compress.training.finetuned import Finetuned, RunResult
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
@@ -43,27 +45,36 @@ class Listeners:
     steps: Callable[[int], StepProgress] | None = None
 
 
-def default_output(source: Path | None, data: str) -> Path:
-    """The source's name with ``.tuned`` before its suffix; afresh, one named after the data set."""
+def default_output(source: Path | None, data: str, arch: str | None = None) -> Path:
+    """The source's name with ``.tuned`` before its suffix; afresh, one named after the data set.
+
+    Of a Hugging Face folder, with a ``config.json``, another folder, ``…-tuned``, unless another `arch` is given.
+    """
     if source is None:
         kind, _, rest = data.rpartition(":")
         name = Path(rest).stem if kind in ("text", "array") else Path(rest).name
         return Path(f"{name}.tuned.safetensors")
     if source.is_dir() or source.name.endswith(".index.json"):
         folder = (source if source.is_dir() else source.parent).resolve()
-        return folder.parent / f"{folder.name}.tuned.safetensors"
+        own_class = arch is None and (folder / CONFIG).is_file()
+        return folder.parent / (f"{folder.name}-tuned" if own_class else f"{folder.name}.tuned.safetensors")
     suffix = source.suffix if source.suffix in state_dict_formats() else ".safetensors"
     return source.with_name(f"{source.stem}.tuned{suffix}")
 
 
+def stem_of(output: Path) -> str:
+    """What the names of the files beside an output begin with: its own without the suffix of a file."""
+    return output.stem if output.suffix in state_dict_formats() else output.name
+
+
 def log_path(output: Path) -> Path:
     """Where the events of a run with this output go."""
-    return output.with_name(f"{output.stem}.log.jsonl")
+    return output.with_name(f"{stem_of(output)}.log.jsonl")
 
 
 def state_path(output: Path, run: str = "") -> Path:
     """Where the training state of a run with this output goes."""
-    return output.with_name(f"{output.stem}{'.' + run.replace(' ', '-') if run else ''}.training.pt")
+    return output.with_name(f"{stem_of(output)}{'.' + run.replace(' ', '-') if run else ''}.training.pt")
 
 
 def finetune(
@@ -88,7 +99,7 @@ def finetune(
 
     Args:
         source: a checkpoint to begin with, compressed or not; None to begin afresh.
-        output: the file to write; None for `default_output`.
+        output: the file to write, or, of a Hugging Face folder, the folder; None for `default_output`.
         data: training and test samples, as for `open_samples`; read as they are needed.
         asked: how data are read, and what is learned; by default what data and network are made for.
         arch: the network; None for the checkpoint's own, or the default of a named data set.
@@ -111,18 +122,20 @@ def finetune(
     asked = asked or TaskSettings()
     training, listeners = training or TrainingSettings(), listeners or Listeners()
     path = None if source is None else Path(source)
-    target = default_output(path, data) if output is None else Path(output)
-    check_suffix(target)
+    target = default_output(path, data, arch) if output is None else Path(output)
+    folder = path if path is not None and arch is None and is_folder_output(path, target) else None
+    if folder is None:
+        check_suffix(target)
     with Workers(training) as workers:
         plan = _runs(training.seed, seeds, cycle is not None, compare)
         inputs = () if path is None else (path,)
-        workers.from_leader(lambda: _check_outputs(target, plan, resume=resume, force=force, inputs=inputs))
+        workers.from_leader(lambda: _check_outputs(target, plan, folder, resume=resume, force=force, inputs=inputs))
         start = starting_point(path, data, arch)
         if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
             raise SettingsError([f"nothing would be cut in {training.epochs} epochs: take a smaller --prune-every"])
         lessons = open_lessons(data, start, asked, training, samples)
         training = replace(training, batch_size=lessons.batch_size)
-        job = _Asked(start, data, asked, lessons, samples, target, resume)
+        job = _Asked(start, data, asked, lessons, samples, target, folder, resume)
         results = []
         first: tuple[Network, RunResult] | None = None
         for name, seed, pruned in plan:
@@ -158,6 +171,7 @@ class _Asked:
     lessons: Lessons
     samples: int | None
     target: Path
+    folder: Path | None
     resume: bool
 
 
@@ -175,10 +189,19 @@ def _runs(seed: int, seeds: Sequence[int], pruned: bool, compare: bool) -> list[
 
 
 def _check_outputs(
-    target: Path, plan: Sequence[tuple[str, int, bool]], *, resume: bool, force: bool, inputs: tuple[Path, ...]
+    target: Path,
+    plan: Sequence[tuple[str, int, bool]],
+    folder: Path | None,
+    *,
+    resume: bool,
+    force: bool,
+    inputs: tuple[Path, ...],
 ) -> None:
     # What stands there when a run is resumed is its own: the kill came between writing it and tidying up.
-    check_output(target, force=force or resume, inputs=inputs)
+    if folder is None:
+        check_output(target, force=force or resume, inputs=inputs)
+    else:
+        check_folder_output(folder, target, force=force or resume)
     log, states = log_path(target), [state_path(target, name) for name, _, _ in plan]
     if resume:
         if not any(state.is_file() for state in states):
@@ -273,20 +296,23 @@ def _write(
 
     import torch
 
-    from rmt_compress.saving.writing import save
+    from rmt_compress.saving.writing import save, save_folder
 
     model = network.model.to("cpu")
     # torch's stubs do not know this form of `to`.
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     metadata = {
-        "architecture": asked.start.architecture,
+        **({} if asked.start.folder is not None else {"architecture": asked.start.architecture}),
         "dataset": asked.data,
         "finetuned": json.dumps(_plain(training, cycle)),
         **asked.lessons.remembered,
         **_measured(result),
         "seed": str(result.seed),
     }
-    return save(model, asked.target, plan=network.plan(), source=asked.start.source, metadata=metadata).bytes
+    plan, source = network.plan(), asked.start.source
+    if asked.folder is None:
+        return save(model, asked.target, plan=plan, source=source, metadata=metadata).bytes
+    return save_folder(model, asked.target, plan=plan, source=asked.folder, metadata=metadata).bytes
 
 
 def _measured(result: RunResult) -> dict[str, str]:
