@@ -24,8 +24,11 @@ class LayerMoments:
     Attributes:
         inputs: C = E[x xᵀ], (n, n); where that would not fit memory its diagonal, (n,).
         mean: E[x], (n,).
-        outputs: G = E[g gᵀ], (m, m), g the gradient of the loss of one sample with respect to y; a 0-d tensor where
-            only its mean diagonal tr G/m is known; None where nothing is.
+        outputs: G = E[g gᵀ], (m, m), g the gradient of the loss of one sample with respect to y: of a layer that is
+            applied at many places of a sample (tokens of one answer, positions of a convolution) the mean over
+            samples of the sum over places, so that ½‖G^½ ΔW C^½‖_F² is what the loss of one sample moves by,
+            whatever the layer. A 0-d tensor, of a stack (experts,), where only its mean diagonal tr G/m is known;
+            None where nothing is.
         count: how many vectors x the means are over; of a stack the mean count of an expert.
     """
 

@@ -1,0 +1,1 @@
+"""What calibration inputs tell of a network, be they real ones or such as it makes itself."""

@@ -1,0 +1,248 @@
+"""Calibration inputs that a network makes itself, where its owner has none (method.md §14).
+
+takes tokens, and tells the next one     text that it samples
+takes tokens otherwise                   random tokens
+has batch norms                          inputs fitted to their running statistics
+takes images, waves or volumes           noise with a 1/f spectrum, as nature's is
+takes vectors                            standard normal ones
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress.errors import DataError
+from rmt_compress.networks.calibration.batches import Batches, plain_call
+from rmt_compress.networks.calibration.measuring import undisturbed
+from rmt_compress.networks.measurement import placement
+from rmt_compress.progress import Progress
+from rmt_compress.wording import times
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rmt_compress.networks.calibration.batches import Call
+
+TEXTS, TOKENS = 32, 512
+FITTED, NOISE = 96, 256
+_BATCH = {"text": 4, "other": 32}
+# As images for networks are commonly cut to.
+_SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 384)
+_SAY = "say what shape its inputs have (--input-shape, such as 3,224,224)"
+
+
+@dataclass(frozen=True, eq=False)
+class MadeUp:
+    """Inputs that a network has made.
+
+    Attributes:
+        batches: as it is called with them; on the CPU.
+        kind: what they are, in a few words.
+        record: how they were made: plain JSON.
+    """
+
+    batches: tuple[Any, ...] = field(repr=False)
+    kind: str
+    record: dict[str, Any]
+
+
+def make_inputs(
+    model: nn.Module,
+    *,
+    shape: Sequence[int] | None = None,
+    count: int | None = None,
+    length: int | None = None,
+    call: Call | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MadeUp:
+    """Inputs for `calibrate` that need no data; the same from the same seed.
+
+    The network's mode, weights and hooks, and torch's random numbers, stay as they are.
+
+    Args:
+        model: the network, on any device.
+        shape: of one input, without the axis of the batch; None where the network itself tells it.
+        count: how many; None for 32 texts, 96 inputs fitted to statistics, 256 of the others.
+        length: tokens of a text; None for 512, or as many as the network takes.
+        call: how the network is asked; None for ``model(x)``, of a network of transformers
+            ``model(input_ids=x)``.
+        seed: of all that is drawn.
+        progress: told of every token or step.
+
+    Raises:
+        DataError: nothing tells the shape of an input, or the network does not take such.
+    """
+    import torch
+
+    from rmt_compress.networks.calibration.sampled_text import vocabulary_of
+
+    vocabulary = None if shape is not None and len(shape) > 1 else vocabulary_of(model)
+    generator = torch.Generator().manual_seed(seed)
+    with undisturbed(model, seed):
+        if vocabulary is not None:
+            return _tokens(model, vocabulary, count or TEXTS, length or TOKENS, call, generator, seed, progress)
+        return _values(model, shape, count, call or plain_call, generator, seed, progress)
+
+
+def _tokens(
+    model: nn.Module,
+    vocabulary: int,
+    count: int,
+    length: int,
+    call: Call | None,
+    generator: torch.Generator,
+    seed: int,
+    progress: Progress | None,
+) -> MadeUp:
+    import torch
+
+    from rmt_compress.networks.calibration.sampled_text import is_language_model, longest, sample_text
+
+    named = call is None and hasattr(model, "config")
+
+    def ask(model: nn.Module, ids: torch.Tensor) -> Any:
+        ids = ids.to(placement(model)[0])
+        return (call or plain_call)(model, {"input_ids": ids} if named else ids)
+
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    found = longest(model, ask, vocabulary, min(length, most) if isinstance(most, int) else length)
+    if found is None:
+        raise DataError(
+            f"{type(model).__name__}: takes tokens, but not alone; inputs for it cannot be made up: give some"
+        )
+    if is_language_model(model, ask, vocabulary, min(found, 8), seed):
+        kind = "text sampled from the network"
+        ids = sample_text(
+            model,
+            ask,
+            vocabulary=vocabulary,
+            sequences=count,
+            length=found,
+            generator=generator,
+            progress=progress,
+        )
+    else:
+        kind = "random tokens"
+        ids = torch.randint(vocabulary, (count, found), generator=generator)
+    batches = tuple({"input_ids": part} if named else part for part in torch.split(ids, _BATCH["text"]))
+    return MadeUp(batches, kind, {"kind": kind, "count": count, "tokens": found, "seed": seed})
+
+
+def _values(
+    model: nn.Module,
+    shape: Sequence[int] | None,
+    count: int | None,
+    call: Call,
+    generator: torch.Generator,
+    seed: int,
+    progress: Progress | None,
+) -> MadeUp:
+    import torch
+
+    from rmt_compress.networks.calibration.fitted_images import fit_inputs
+    from rmt_compress.networks.calibration.statistics import batch_norms
+
+    shape = tuple(shape) if shape is not None else input_shape(model, call)
+    # A look at whether it takes them, with an error that says what it was asked.
+    data = Batches([torch.zeros(2, *shape)], model, call)
+    with torch.no_grad():
+        data.ask(data.placed(data.first))
+    if batch_norms(model):
+        kind = "inputs fitted to the statistics of the batch norms"
+        count = count or FITTED
+        parts = [
+            fit_inputs(model, call, shape, count=size, generator=generator, progress=progress).cpu()
+            for size in _parts(count, FITTED)
+        ]
+        inputs = torch.cat(parts)
+    else:
+        count = count or NOISE
+        kind = "standard normal inputs" if len(shape) == 1 else "noise with a 1/f spectrum"
+        inputs = one_over_f(count, shape, generator)
+    return MadeUp(
+        tuple(torch.split(inputs, _BATCH["other"])),
+        kind,
+        {"kind": kind, "count": count, "shape": list(shape), "seed": seed},
+    )
+
+
+def _parts(count: int, most: int) -> list[int]:
+    """`count` in parts of about one size, none larger than `most`."""
+    parts = math.ceil(count / most)
+    return [count // parts + (part < count % parts) for part in range(parts)]
+
+
+def one_over_f(count: int, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Noise (count, *shape) of mean 0 and variance 1 whose amplitude falls with one over the frequency.
+
+    The first axis is that of channels, which have most of it in common, as colours have; of vectors, which have no
+    such axis, it is white.
+    """
+    import torch
+
+    if len(shape) == 1:
+        return torch.randn(count, *shape, generator=generator)
+    waves = torch.meshgrid(*map(torch.fft.fftfreq, shape[1:]), indexing="ij")
+    # The slowest wave is as strong as the mean.
+    grid = torch.stack(waves).square().sum(0).sqrt().clamp(min=1 / max(shape[1:]))
+    axes = tuple(range(2, len(shape) + 1))
+    common = torch.randn(count, 1, *shape[1:], generator=generator)
+    own = torch.randn(count, *shape, generator=generator)
+    white = math.sqrt(0.8) * common + math.sqrt(0.2) * own
+    noise = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) / grid, dim=axes).real
+    noise = noise - noise.mean()
+    return noise / noise.std()
+
+
+def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
+    """The shape of one input, as far as the network tells it.
+
+    By its configuration (transformers, timm), by its first layer where that is a Linear, or by trying: of common
+    sizes of images exactly one runs through a network that ends in a Linear of fixed width.
+
+    Raises:
+        DataError: it does not tell.
+    """
+    from torch import nn
+
+    config = getattr(model, "config", None)
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
+    if isinstance(size, int | list | tuple) and isinstance(channels, int):
+        return (channels, *((size, size) if isinstance(size, int) else size))
+    default = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
+    if isinstance(default, dict) and "input_size" in default:
+        return tuple(default["input_size"])
+    first = next((module for module in model.modules() if "weight" in module._parameters), None)
+    if isinstance(first, nn.Linear):
+        return (first.in_features,)
+    if isinstance(first, nn.Conv2d):
+        fitting = [side for side in _SIDES if _runs(model, call, (first.in_channels, side, side))]
+        if len(fitting) == 1:
+            return (first.in_channels, *fitting * 2)
+        what = "images of many sizes" if fitting else "images of none of the common sizes"
+        raise DataError(f"{type(model).__name__}: takes {first.in_channels} channels and {what}; {_SAY}")
+    raise DataError(f"{type(model).__name__}: does not tell what inputs it takes; {_SAY}")
+
+
+def _runs(model: nn.Module, call: Call, shape: tuple[int, ...]) -> bool:
+    import torch
+
+    device, dtype = placement(model)
+    try:
+        with torch.no_grad():
+            call(model, torch.zeros(1, *shape, device=device, dtype=dtype))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    return True
+
+
+def described(made: MadeUp) -> str:
+    """One sentence: how many of what, of which size, from which seed."""
+    record = made.record
+    size = f"{record['tokens']} tokens each" if "tokens" in record else f"{times(record['shape'])} each"
+    return f"{record['count']} inputs made up: {made.kind}, {size}, seed {record['seed']}"

@@ -1,0 +1,157 @@
+"""Inputs that a network makes itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from rmt_compress.errors import DataError
+from rmt_compress.networks.calibration.batches import plain_call
+from rmt_compress.networks.calibration.made_up import described, input_shape, make_inputs, one_over_f
+from rmt_compress.networks.calibration.measuring import calibrate
+from rmt_compress.networks.calibration.statistics import batch_norms
+from tests.samples.convolutional import audio_cnn
+from tests.samples.sequential import ViT, bert, gpt2
+
+
+def normed():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+
+
+class Chain(nn.Module):
+    """A language model that is a Markov chain: the next token depends on the last alone."""
+
+    def __init__(self, chances):
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(torch.tensor(chances).log())
+
+    def forward(self, ids):
+        return self.table(ids)
+
+
+CHANCES = [[0.1, 0.9, 1e-9], [1e-9, 0.3, 0.7], [0.8, 0.1, 0.1]]
+
+
+def test_sampled_text_has_the_frequencies_of_the_network():
+    made = make_inputs(Chain(CHANCES), count=200, length=60)
+
+    ids = torch.cat(made.batches)
+    assert ids.shape == (200, 60)
+    assert made.kind == "text sampled from the network"
+    pairs = torch.zeros(3, 3)
+    pairs.index_put_((ids[:, :-1].flatten(), ids[:, 1:].flatten()), torch.ones(()), accumulate=True)
+    torch.testing.assert_close(pairs / pairs.sum(1, keepdim=True), torch.tensor(CHANCES), rtol=0, atol=0.03)
+    first = ids[:, 0].bincount(minlength=3) / 200
+    assert (first - 1 / 3).abs().max() < 0.12
+
+
+@pytest.mark.slow
+def test_a_cache_of_keys_and_values_changes_nothing():
+    model = gpt2().model.eval()
+    cached = make_inputs(model, count=5, length=20)
+    model.config.use_cache = False
+    whole = make_inputs(model, count=5, length=20)
+    assert all(
+        torch.equal(some["input_ids"], others["input_ids"])
+        for some, others in zip(cached.batches, whole.batches, strict=True)
+    )
+    assert calibrate(model, cached.batches).record["samples"] == 100
+
+
+@pytest.mark.slow
+def test_what_tells_no_next_token_gets_random_ones_as_long_as_it_takes():
+    made = make_inputs(bert().model.eval(), count=6)
+    assert made.kind == "random tokens"
+    assert [batch["input_ids"].shape for batch in made.batches] == [(4, 32), (2, 32)]
+    assert described(made) == "6 inputs made up: random tokens, 32 tokens each, seed 0"
+
+
+def test_fitted_inputs_meet_the_statistics_of_the_norms():
+    torch.manual_seed(1)
+    model = normed()
+    with torch.no_grad():
+        for _ in range(8):  # something to be met
+            model.train()(one_over_f(32, (3, 16, 16), torch.Generator().manual_seed(3)) * 2 + 1)
+    model.eval()
+
+    made = make_inputs(model, shape=(3, 16, 16), count=24)
+
+    def mismatch(inputs):
+        found = []
+        handles = [
+            norm.register_forward_pre_hook(
+                lambda norm, given: found.append(
+                    ((given[0].mean((0, 2, 3)) - norm.running_mean) / norm.running_var.sqrt()).square().mean()
+                    + (given[0].var((0, 2, 3)) / norm.running_var).log().square().mean()
+                )
+            )
+            for norm in batch_norms(model).values()
+        ]
+        with torch.no_grad():
+            model(inputs)
+        for handle in handles:
+            handle.remove()
+        return float(torch.stack(found).mean())
+
+    fitted = torch.cat(made.batches)
+    assert fitted.shape == (24, 3, 16, 16)
+    assert mismatch(fitted) < mismatch(torch.randn(24, 3, 16, 16)) / 5
+    assert made.record == {"kind": made.kind, "count": 24, "shape": [3, 16, 16], "seed": 0}
+
+
+def test_the_same_seed_makes_the_same_and_leaves_the_network_alone():
+    model = normed().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+
+    first, second, other = (
+        torch.cat(make_inputs(model, shape=(3, 8, 8), count=4, seed=seed).batches) for seed in (2, 2, 3)
+    )
+
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_networks_without_norms_get_noise():
+    made = make_inputs(ViT(), count=40)
+    assert made.kind == "noise with a 1/f spectrum"
+    assert [len(batch) for batch in made.batches] == [32, 8]
+    made = make_inputs(nn.Sequential(nn.Linear(7, 3)), count=5000)
+    assert made.kind == "standard normal inputs"
+    values = torch.cat(made.batches)
+    assert values.shape == (5000, 7)
+    torch.testing.assert_close(torch.cov(values.T), torch.eye(7), rtol=0, atol=0.1)
+
+
+def test_the_amplitude_of_noise_falls_with_the_frequency():
+    noise = one_over_f(100, (3, 32, 32), torch.Generator().manual_seed(0))
+    power = torch.fft.fft2(noise).abs().square().mean((0, 1))
+    assert float(power[0, 2] / power[0, 8]) == pytest.approx(16, rel=0.2)
+    assert float(power[3, 4] / power[6, 8]) == pytest.approx(4, rel=0.2)
+    colours = torch.corrcoef(noise.transpose(0, 1).flatten(1))
+    assert float(colours[0, 1]) == pytest.approx(0.8, abs=0.03)
+    assert float(noise.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(noise.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_shape_of_inputs_is_found_where_the_network_tells_it():
+    assert input_shape(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), plain_call) == (784,)
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))
+    assert input_shape(cnn, plain_call) == (3, 32, 32)
+
+
+def test_where_nothing_tells_the_shape_the_error_says_what_to_give():
+    with pytest.raises(DataError, match=r"takes 3 channels and images of many sizes; .*--input-shape"):
+        make_inputs(normed())
+    with pytest.raises(DataError, match="does not tell what inputs it takes"):
+        make_inputs(audio_cnn())
+    with pytest.raises(DataError, match=r"cannot be run on calibration inputs 2×5×8×8"):
+        make_inputs(normed(), shape=(5, 8, 8))
+    assert torch.cat(make_inputs(audio_cnn(), shape=(1, 2000), count=3).batches).shape == (3, 1, 2000)
