@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.measurement import as_inputs, placement
+from rmt_compress.networks.calling import placed
+from rmt_compress.networks.measurement import placement
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -70,15 +71,7 @@ class Batches:
 
     def placed(self, inputs: Any) -> Any:
         """Inputs on the device of the network, floating-point ones in its type."""
-        import torch
-
-        if isinstance(inputs, torch.Tensor):
-            return as_inputs(inputs, *self._place)
-        if isinstance(inputs, Mapping):
-            return {key: self.placed(value) for key, value in inputs.items()}
-        if isinstance(inputs, tuple | list):
-            return tuple(self.placed(value) for value in inputs)
-        return inputs
+        return placed(inputs, *self._place)
 
     def ask(self, inputs: Any) -> Any:
         """The network's outputs.
