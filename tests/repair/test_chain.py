@@ -6,13 +6,13 @@ from torch import nn
 from rmt_compress.networks.repair.chain import find_chain, split_layers
 from rmt_compress.networks.repair.relay import Relay, outline
 from tests.samples.convolutional import UNet, resnet18, vgg16
-from tests.samples.half_kept import cut_to
+from tests.samples.cut_copies import cut_to
 from tests.samples.sequential import ViT, bert, gpt2
 
 
-def chain_of(model, inputs, *, only=None):
+def chain_of(model, inputs, *, rank=2, only=None):
     model.eval()
-    return find_chain(model, split_layers(cut_to(model, 4, only=only), model), model, inputs)
+    return find_chain(model, split_layers(cut_to(model, rank, only=only), model), model, inputs)
 
 
 def test_layers_of_a_vision_transformer():
@@ -49,7 +49,7 @@ class Around(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.third = (nn.Linear(6, 6) for _ in range(3))
+        self.first, self.second, self.third = (nn.Linear(9, 9) for _ in range(3))
 
     def forward(self, x):
         x = self.first(x)
@@ -57,7 +57,7 @@ class Around(nn.Module):
 
 
 def test_where_there_is_a_way_around_the_whole_network_is_one_block():
-    assert chain_of(Around(), torch.randn(2, 6)) == ("",)
+    assert chain_of(Around(), torch.randn(2, 9)) == ("",)
     assert chain_of(UNet(), torch.randn(1, 3, 16, 16)) == ("",)
 
 
@@ -65,12 +65,12 @@ def test_a_layer_that_is_called_twice_is_no_block():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.layer, self.head = nn.Linear(9, 9), nn.Linear(9, 9)
 
         def forward(self, x):
             return self.head(self.layer(self.layer(x)))
 
-    assert chain_of(Twice(), torch.randn(2, 6)) == ("",)
+    assert chain_of(Twice(), torch.randn(2, 9)) == ("",)
 
 
 def test_block_by_block_gives_what_the_network_gives():

@@ -8,13 +8,13 @@ from torch import nn
 
 from rmt_compress.errors import DataError, SettingsError
 from rmt_compress.networks.repair.repairing import repair_blocks
-from tests.samples.half_kept import cut_to
+from tests.samples.cut_copies import cut_to
 
 
 def mlp():
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Linear(12, 20), nn.ReLU(), nn.LayerNorm(20), nn.Linear(20, 16), nn.ReLU(inplace=True), nn.Linear(16, 5)
+        nn.Linear(12, 20), nn.ReLU(), nn.LayerNorm(20), nn.Linear(20, 16), nn.ReLU(inplace=True), nn.Linear(16, 12)
     )
 
 
@@ -58,10 +58,10 @@ def test_factors_of_a_linear_block_reach_the_least_squares_optimum():
     report = repair_blocks(small, model, [inputs], passes=25, rate=0.02)
 
     # Eckart and Young: of rank 3 the nearest outputs are the three leading singular vectors of the outputs.
-    outputs = model(inputs).detach()
+    outputs, found = model(inputs).detach(), small(inputs).detach()
     values = torch.linalg.svdvals(outputs)
     optimum = float(values[3:].norm() / values.norm())
-    error = float((small(inputs) - outputs).norm() / outputs.norm())
+    error = float((found - outputs).norm() / outputs.norm())
     assert report.before > 1.2 * optimum
     assert optimum <= error < 1.04 * optimum
 
@@ -148,11 +148,11 @@ def test_a_language_model_with_padded_inputs(dtype):
     model = llama().to(dtype)
     small = cut_to(model, 6, only=[name for name, _ in model.named_modules() if ".layers." in name])
     before, again = state_of(small), copy.deepcopy(small)
-    mask = torch.ones(60, 8, dtype=torch.int64)
+    mask = torch.ones(24, 8, dtype=torch.int64)
     mask[::2, 5:] = 0
-    words = torch.randint(0, 50, (60, 8))
+    words = torch.randint(0, 50, (24, 8))
 
-    report = repair_blocks(small, model, [{"input_ids": words, "attention_mask": mask}], rate=2e-3)
+    report = repair_blocks(small, model, [{"input_ids": words, "attention_mask": mask}], rate=2e-3, passes=3)
 
     assert [block.block for block in report.blocks] == ["model.layers.0", "model.layers.1"]
     assert [len(block.layers) for block in report.blocks] == [7, 7]
@@ -163,7 +163,7 @@ def test_a_language_model_with_padded_inputs(dtype):
     assert {value.dtype for value in small.state_dict().values()} == {dtype}
     # What stands in the padding says nothing.
     others = torch.where(mask == 0, (words + 1) % 50, words)
-    same = repair_blocks(again, model, [{"input_ids": others, "attention_mask": mask}], rate=2e-3)
+    same = repair_blocks(again, model, [{"input_ids": others, "attention_mask": mask}], rate=2e-3, passes=3)
     assert same.after == pytest.approx(report.after, rel=1e-6)
 
 
@@ -195,12 +195,13 @@ class Scaled(nn.Module):
 def test_a_network_of_several_inputs_whose_blocks_take_them_by_name(named):
     model = TwoInputs()
     small = cut_to(model, 3)
-    values, scale = torch.randn(80, 10), torch.rand(80, 1)
+    values, scale = torch.randn(160, 10) * torch.logspace(-1, 0.5, 10), torch.rand(160, 1)
     inputs = {"values": values, "scale": scale} if named else (values, scale)
 
     report = repair_blocks(small, model, [inputs], rate=5e-3)
 
-    assert [block.block for block in report.blocks] == ["first", "second"]
+    # Around the first Linear goes what comes from no block, around the second what comes from the first.
+    assert [block.block for block in report.blocks] == ["first.linear", "second"]
     assert report.after < 0.98 * report.before
 
 
@@ -209,7 +210,7 @@ def test_how_the_network_is_called_can_be_given():
     small = cut_to(model, 4)
     inputs = [(torch.randn(4, 12), "a label") for _ in range(12)]
     report = repair_blocks(small, model, inputs, call=lambda model, batch: model(batch[0]), rate=5e-3)
-    assert report.inputs == 12
+    assert report.inputs == 48
     assert report.after < report.before
 
 
@@ -250,7 +251,7 @@ def test_what_cannot_be_repaired():
     small = cut_to(model, 4)
     with pytest.raises(DataError, match="two calibration inputs or more"):
         repair_blocks(small, model, [torch.randn(1, 12)])
-    with pytest.raises(DataError, match="cannot be run on calibration inputs 8×13"):
+    with pytest.raises(DataError, match="cannot be run on calibration inputs 1×13"):
         repair_blocks(small, model, [torch.randn(8, 13)])
     with pytest.raises(SettingsError, match="passes must be 1 or more, not 0; rate must be above 0, not 0"):
         repair_blocks(small, model, [torch.randn(8, 12)], passes=0, rate=0)

@@ -1,4 +1,4 @@
-"""Compressed copies of small networks: every layer that can be split has so much of its rank."""
+"""Compressed copies of small networks: every layer that can be split has the same rank."""
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.compression import compress
@@ -7,7 +7,7 @@ from rmt_compress.plan import LayerDecision, Plan
 
 
 def cut_to(model, rank, *, only=None):
-    """A copy with all its Linear and convolution layers, or those of `only`, split to one rank."""
+    """A copy whose Linear and convolution layers, or those of `only`, are split to one rank, if that is smaller."""
     layers = [
         LayerDecision(
             name=layer.name,
@@ -20,6 +20,7 @@ def cut_to(model, rank, *, only=None):
         for layer in ModuleCheckpoint(model).layers()
         if layer.matrix is not None
         and split_refusal(layer) is None
+        and layer.factor_parameters(min(rank, *layer.matrix)) < layer.parameters
         and (only is None or layer.tensor.removesuffix(".weight") in only)
     ]
     return compress(model, Plan(layers=tuple(layers)))
