@@ -33,6 +33,7 @@ from rmt_compress.compression import compress
 from rmt_compress.decomposition.bases import BASES, directions_of
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.decomposition.moments_file import load_moments, save_moments
+from rmt_compress.decomposition.svd import Decomposition
 from rmt_compress.networks.calibration.measuring import calibrate
 from rmt_compress.networks.calibration.statistics import renew_statistics
 from rmt_compress.networks.repair.repairing import PASSES, RATE, repair_blocks
@@ -148,7 +149,9 @@ def _relative(model: nn.Module, layers: list[str], moments: Moments, basis: str,
         gains = []
         whole = 0
         for name, directions in found.items():
-            energies = directions.decompose(checkpoint.read(name)).s.square()
+            decomposition = directions.decompose(checkpoint.read(name))
+            assert isinstance(decomposition, Decomposition)
+            energies = decomposition.s.square()
             assert directions.layer.matrix is not None
             cost = sum(directions.layer.matrix)
             whole += directions.layer.parameters
@@ -179,7 +182,7 @@ def measure(name: str, asked: argparse.Namespace, numbers: Numbers, save: Callab
         about["uncut"] = subject.score(subject.model)
     for keep in asked.keeps or subject.keeps:
         small = compress(subject.model, _plan(subject, subject.ranks(moments, keep)), moments)
-        row = {"cut": subject.score(small)}
+        row: Numbers = {"cut": subject.score(small)}
         if renew_statistics(small, subject.inputs).norms:
             row["renewed"] = subject.score(small)
         processor = time.process_time()

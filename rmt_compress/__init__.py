@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
     from rmt_compress.networks.batchnorm import fold_batchnorm
+    from rmt_compress.networks.repair.repairing import repair_blocks
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
     from rmt_compress.pruning.road import prune
@@ -40,6 +41,7 @@ _HOMES = {
     "load_plan": "plan",
     "make_plan": "planning.making",
     "prune": "pruning",
+    "repair_blocks": "networks.repair.repairing",
     "load": "saving",
     "load_dense": "saving",
     "save": "saving",
@@ -62,6 +64,7 @@ __all__ = [
     "make_plan",
     "open_checkpoint",
     "prune",
+    "repair_blocks",
     "save",
 ]
 

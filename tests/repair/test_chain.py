@@ -1,5 +1,6 @@
 """Which modules form a chain, against what their authors drew as blocks."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ def test_layers_of_a_vision_transformer():
     assert chain_of(ViT(), torch.randn(1, 3, 32, 32)) == ("conv_proj", "layers.0", "layers.1", "head")
 
 
+@pytest.mark.slow
 def test_layers_of_transformers_networks():
     words = torch.randint(0, 100, (1, 8))
     assert chain_of(gpt2(), words) == ("model.transformer.h.0", "model.transformer.h.1")

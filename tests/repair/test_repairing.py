@@ -138,11 +138,12 @@ def test_the_same_seed_gives_the_same_network_bit_for_bit():
     model, inputs = mlp(), torch.randn(80, 12)
     several = [cut_to(model, 4) for _ in range(3)]
     for small, seed in zip(several, (0, 0, 1), strict=True):
-        repair_blocks(small, model, [inputs], seed=seed)
+        repair_blocks(small, model, [inputs], seed=seed, passes=2)
     assert not changed(several[0], several[1].state_dict())
     assert changed(several[0], several[2].state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
 def test_a_language_model_with_padded_inputs(dtype):
     model = llama().to(dtype)

@@ -58,8 +58,11 @@ def find_chain(model: nn.Module, layers: Collection[str], ask: Ask, inputs: Any)
     order = _calls(model, ask, inputs)
     refused: set[str] = set()
     while True:
-        parts = {block: _parts(model, block, layers, order) for block in blocks if block not in refused}
-        parts = {block: found for block, found in parts.items() if found}
+        parts = {
+            block: found
+            for block in blocks
+            if block not in refused and (found := _parts(model, block, layers, order)) is not None
+        }
         if not parts:
             return blocks
         outputs = _outputs(model, {*blocks, *(path for found in parts.values() for path in found)}, ask, inputs)
