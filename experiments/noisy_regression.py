@@ -80,7 +80,7 @@ def _run(problem: Problem, seed: int) -> dict[str, Any]:
     cuts = () if problem.cycle is None else problem.cycle.cuts(epochs, trained=False)
     points, begun = [], time.perf_counter()
     for epoch in range(1, epochs + 1):
-        for batch in torch.split(torch.randperm(len(x), generator=random), problem.training.batch_size):
+        for batch in torch.split(torch.randperm(len(x), generator=random), problem.training.at_once(text=False)):
             optimizer.zero_grad()
             torch.autograd.backward(functional.mse_loss(network.model(x[batch]), y[batch]))
             optimizer.step()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rmt_compress.layers import Layer
     from rmt_compress.networks.batchnorm import fold_batchnorm
     from rmt_compress.networks.calibration.calibrating import calibrate
+    from rmt_compress.networks.repair.repairing import repair_blocks
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
     from rmt_compress.planning.within import plan_within
@@ -47,6 +48,7 @@ _HOMES = {
     "make_plan": "planning.making",
     "plan_within": "planning.within",
     "prune": "pruning",
+    "repair_blocks": "networks.repair.repairing",
     "load": "saving",
     "load_dense": "saving",
     "save": "saving",
@@ -72,6 +74,7 @@ __all__ = [
     "open_checkpoint",
     "plan_within",
     "prune",
+    "repair_blocks",
     "save",
     "save_moments",
 ]

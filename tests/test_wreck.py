@@ -5,9 +5,7 @@ import math
 import pytest
 
 from rmt_compress.networks.tasks.task import ACCURACY, Metric, Score
-from rmt_compress.networks.wreck import against_original, chance_margin, trained_accuracy, wreck
-
-LABELS = [label for label in range(10) for _ in range(100)]
+from rmt_compress.networks.wreck import against_original, chance_margin, trained, wreck
 
 
 @pytest.mark.parametrize(
@@ -70,15 +68,18 @@ def test_scores_of_tasks():
 
 
 def test_guessing_is_to_name_the_largest_class():
-    lopsided = [0] * 900 + [1] * 100
-    assert trained_accuracy([0.9], lopsided) is not None
-    assert trained_accuracy([0.9], [0] * 500 + [1] * 500) is None
+    assert trained([0.9], 0.9, 1000, ACCURACY) is not None
+    assert trained([0.9], 0.5, 1000, ACCURACY) is None
+    assert trained([0.9], None, 1000, ACCURACY) is None
 
 
 def test_what_training_ends_with():
-    assert trained_accuracy([0.1, 0.9, 0.95], LABELS) is None
-    assert trained_accuracy([0.1, 0.11, 0.12], LABELS) == "accuracy 12.00% is no better than guessing (10.00%)"
-    assert "than to the best on the way (95.00%)" in (trained_accuracy([0.1, 0.95, 0.3], LABELS) or "")
+    assert trained([0.1, 0.9, 0.95], 0.1, 1000, ACCURACY) is None
+    assert trained([0.1, 0.11, 0.12], 0.1, 1000, ACCURACY) == "accuracy 12.00% is no better than guessing (10.00%)"
+    nats = Metric("loss", "nats per token", higher_is_better=False)
+    assert trained([4.2, 1.5, 1.0], 4.2, 100, nats) is None
+    assert "than to the best on the way (1.0000)" in (trained([4.2, 1.0, 3.0], 4.2, 100, nats) or "")
+    assert "than to the best on the way (95.00%)" in (trained([0.1, 0.95, 0.3], 0.1, 1000, ACCURACY) or "")
 
 
 def test_the_margin_is_what_a_guess_may_reach(rng):

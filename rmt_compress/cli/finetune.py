@@ -22,7 +22,9 @@ from rmt_compress.cli.options import (
     with_options,
 )
 from rmt_compress.cli.training_view import leads, training_listeners
+from rmt_compress.data.settings import DataSettings
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.training.settings import CycleSettings, TrainingSettings
 
 _OUTPUT = "Output"
@@ -34,6 +36,7 @@ _OUTPUT = "Output"
     ("every", "no_prune"),
     ("keep_bulk", "gof", "gof_conv", "when_not_smaller", "rank_multiple"),
     without=("embeddings",),
+    renamed={(DataSettings, "seed"): "data_seed"},
 )
 def finetune(
     context: typer.Context,
@@ -41,13 +44,14 @@ def finetune(
         Path | None,
         typer.Argument(help="A checkpoint to begin with, compressed or not; without it, train afresh."),
     ] = None,
-    data: Annotated[str | None, optional(DATA_HELP)] = None,
-    arch: Annotated[str | None, optional(f"{ARCH_HELP} Afresh, each named set has a default.", "SPEC")] = None,
     *,
+    data: Annotated[str | None, optional(DATA_HELP)] = None,
+    asked: TaskSettings,
+    arch: Annotated[str | None, optional(f"{ARCH_HELP} Afresh, each named set has a default.", "SPEC")] = None,
     training: TrainingSettings,
     samples: Annotated[
         int | None,
-        optional("Train on N samples only, spread over the set.", "N", least=2, panel="Training"),
+        optional("Train on N samples only, of text windows, spread over the set.", "N", least=2, panel="Training"),
     ] = None,
     cycle: CycleSettings,
     no_prune: Annotated[bool, switch("--no-prune", "Only train: the baseline.", NOISE_AND_CUTS)] = False,
@@ -58,8 +62,8 @@ def finetune(
     output: Annotated[
         Path | None,
         optional(
-            "The smaller file, .safetensors or .pt; by default the input's name with .tuned in it. Its log "
-            "stands beside it.",
+            "The smaller file, .safetensors or .pt, or of a Hugging Face folder the smaller folder; by default "
+            "named after the input, with tuned in it. Its log stands beside it.",
             *("OUT", "-o", "--output"),
             panel=_OUTPUT,
         ),
@@ -70,7 +74,7 @@ def finetune(
     force: Annotated[bool, force_option("what an earlier run has left", panel=_OUTPUT)] = False,
     plots: Annotated[
         Path | None,
-        optional("Draw accuracy, loss and size over the epochs into this folder.", "DIR", panel=_OUTPUT),
+        optional("Draw score, loss and size over the epochs into this folder.", "DIR", panel=_OUTPUT),
     ] = None,
     tensorboard: Annotated[
         Path | None, optional("Write scalars for TensorBoard here.", "DIR", panel=_OUTPUT)
@@ -84,6 +88,7 @@ def finetune(
     """
     from rmt_compress.reporting.training_table import finetune_table
     from rmt_compress.training import finetune as run
+    from rmt_compress.training.finetuning import default_output
 
     if data is None:
         raise SettingsError(["finetune needs samples to train on: add --data mnist, cifar10, digits or a folder"])
@@ -95,6 +100,7 @@ def finetune(
                 checkpoint,
                 output,
                 data=data,
+                asked=asked,
                 arch=arch,
                 training=training,
                 cycle=None if no_prune else cycle,
@@ -107,7 +113,7 @@ def finetune(
             )
     except KeyboardInterrupt:
         if leads():
-            note(_what_is_kept(checkpoint, output, data))
+            note(_what_is_kept(output or default_output(checkpoint, data, arch)))
         raise SystemExit(130) from None
     if not leads():
         return
@@ -129,14 +135,13 @@ def finetune(
         next_step("evaluate", result.output, *beside, "--data", Path(data))
 
 
-def _what_is_kept(checkpoint: Path | None, output: Path | None, data: str) -> str:
+def _what_is_kept(target: Path) -> str:
     """What a run that was stopped has left."""
-    from rmt_compress.training.finetuning import default_output, state_path
+    from rmt_compress.training.finetuning import state_path, stem_of
 
-    target = output or default_output(checkpoint, data)
     # Each run of several has a state of its own.
     first = state_path(target)
-    states = [*first.parent.glob(f"{escape(target.stem)}.*training.pt")]
+    states = [*first.parent.glob(f"{escape(stem_of(target))}.*training.pt")]
     if not states:
         return "stopped before the first epoch was whole: nothing is kept, and the same command begins anew"
     return f"stopped; {states[0].name} keeps the last whole epoch: the same command with --resume goes on"

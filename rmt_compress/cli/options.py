@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
@@ -103,7 +103,11 @@ def opened(path: Path, *, trust: bool, weights: str | None = None, tells: bool =
     return checkpoint
 
 
-def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def with_options(
+    *order: tuple[str, ...],
+    without: tuple[str, ...] = (),
+    renamed: Mapping[tuple[type, str], str] | None = None,
+) -> Callable[[Command], Command]:
     """Make a command of a function that takes objects of settings: typer sees one option for every setting.
 
     A parameter that is a `Literal` becomes a choice.
@@ -112,14 +116,16 @@ def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Call
         order: chains of names, each of which is shown right behind the one before it; all else stands as in the
             function and in the classes.
         without: settings that this command has no option for.
+        renamed: (class, setting) -> name of its option, where another class has one of the same name.
     """
+    instead = renamed or {}
 
     def decorate(function: Command) -> Command:
         hints = get_type_hints(function, include_extras=True)
         parameters = [
             option
             for parameter in signature(function).parameters.values()
-            for option in _parameters(parameter.replace(annotation=hints[parameter.name]), without)
+            for option in _parameters(parameter.replace(annotation=hints[parameter.name]), without, instead)
         ]
         hints.pop("return")
 
@@ -127,7 +133,9 @@ def with_options(*order: tuple[str, ...], without: tuple[str, ...] = ()) -> Call
         def run(**given: Any) -> None:
             problems: list[str] = []
             asked = {
-                name: _object(hint, given, without, problems) if is_dataclass(hint) else _value(given[name])
+                name: _object(hint, given, without, instead, problems)
+                if is_dataclass(hint)
+                else _value(given[name])
                 for name, hint in hints.items()
             }
             refuse(problems)
@@ -160,7 +168,10 @@ def was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _parameters(parameter: Parameter, without: tuple[str, ...]) -> Iterator[Parameter]:
+_Names = Mapping[tuple[type, str], str]
+
+
+def _parameters(parameter: Parameter, without: tuple[str, ...], renamed: _Names) -> Iterator[Parameter]:
     """What typer is to see in the place of a command's parameter."""
     kind, default = parameter.annotation, parameter.default
     if not is_dataclass(kind):
@@ -169,19 +180,19 @@ def _parameters(parameter: Parameter, without: tuple[str, ...]) -> Iterator[Para
         annotation = Annotated[(inner, *extras)] if extras else inner
         yield Parameter(parameter.name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         return
-    for name, each in _asked(kind, without):
+    for name, each in _asked(kind, without, renamed):
         inner, default = _for_typer(each.kind, each.default)
         annotation = Annotated[inner, _option(name, each)]
         yield Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _asked(kind: Any, without: tuple[str, ...]) -> Iterator[tuple[str, Declared]]:
-    """The settings of a class that have an option, those of the settings it holds among them."""
+def _asked(kind: Any, without: tuple[str, ...], renamed: _Names) -> Iterator[tuple[str, Declared]]:
+    """The settings of a class that have an option, by its name; those of the settings it holds among them."""
     for name, each in declared(kind).items():
         if each.holds_others:
-            yield from _asked(each.kind, (*without, *each.setting.without))
+            yield from _asked(each.kind, (*without, *each.setting.without), renamed)
         elif each.setting.text and name not in without:
-            yield name, each
+            yield renamed.get((kind, name), name), each
 
 
 def _option(name: str, declared: Declared) -> Any:
@@ -208,15 +219,17 @@ def _value(given: Any) -> Any:
     return given.value if isinstance(given, enum.Enum) else given
 
 
-def _object(kind: Any, given: dict[str, Any], without: tuple[str, ...], problems: list[str]) -> Any:
+def _object(
+    kind: Any, given: dict[str, Any], without: tuple[str, ...], renamed: _Names, problems: list[str]
+) -> Any:
     """An object of settings from the values of its options; its problems join the others."""
     values: dict[str, Any] = {}
-    asked = dict(_asked(kind, without))
+    asked = dict(_asked(kind, without, renamed))
     for name, each in declared(kind).items():
         if each.holds_others:
-            values[name] = _object(each.kind, given, (*without, *each.setting.without), problems)
-        elif name in asked:
-            values[name] = tuple(given[name] or ()) if isinstance(each.default, tuple) else _value(given[name])
+            values[name] = _object(each.kind, given, (*without, *each.setting.without), renamed, problems)
+        elif (called := renamed.get((kind, name), name)) in asked:
+            values[name] = tuple(given[called] or ()) if isinstance(each.default, tuple) else _value(given[called])
     try:
         return kind(**values)
     except SettingsError as error:

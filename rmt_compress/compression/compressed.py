@@ -119,6 +119,7 @@ class Compressed(View):
 
     Attributes:
         groups: name of a tensor of `inner` -> the steps of the layers in it.
+        repaired: values that take the place of what the plan makes, of the same shapes, by their names here.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Compressed(View):
         self._corrected = {step.bias: step.layer.stored for step in self._steps if step.bias is not None}
         self._corrections: dict[str, torch.Tensor] = {}
         self._progress = progress
+        self.repaired: Mapping[str, torch.Tensor] = {}
         self._done: dict[str, LayerOutcome] = {}
         self._waiting: dict[str, torch.Tensor] = {}
 
@@ -189,7 +191,9 @@ class Compressed(View):
             value = self.become(origin).value
             pieces = value if isinstance(value, Factors) else (value,)
             self._waiting = dict(zip(self._names[origin], pieces, strict=True))
-        return self._waiting.pop(own)
+        made = self._waiting.pop(own)
+        repaired = self.repaired.get(name)
+        return made if repaired is None else repaired.to(made.dtype)
 
     def close(self) -> None:
         """Give back what the inner checkpoint keeps open."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rmt_compress.data.changed_inputs import flattened
+    from rmt_compress.data.changed_inputs import flattened, reordered
     from rmt_compress.data.dataset import Dataset, Split
     from rmt_compress.data.loading import KNOWN_SETS, load_data
     from rmt_compress.data.samples import Batch, Part, Samples, Targets
@@ -27,6 +27,7 @@ _HOMES = {
     "flattened": "changed_inputs",
     "load_data": "loading",
     "open_samples": "sources",
+    "reordered": "changed_inputs",
 }
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "flattened",
     "load_data",
     "open_samples",
+    "reordered",
 ]
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rmt_compress.data.batches import leaves, mapped
+from rmt_compress.data.rows import RowSamples
 from rmt_compress.data.samples import Batch, Part, Samples, Targets
 from rmt_compress.data.settings import Pixels
 from rmt_compress.errors import DataError
 from rmt_compress.wording import counted, times
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 _IMAGES = 4  # dimensions: (N, C, H, W)
@@ -71,6 +74,16 @@ class ChangedSamples:
     def thinned(self, count: int) -> ChangedSamples:
         """See `Samples`."""
         return replace(self, inner=self.inner.thinned(count))
+
+
+def reordered(samples: Samples, numbers: npt.NDArray[np.int64]) -> Samples | None:
+    """The samples of these numbers, each in [0, count), in this order; None of a stream, which has its own."""
+    if isinstance(samples, RowSamples):
+        return replace(samples, which=samples.which[numbers])
+    if not isinstance(samples, ChangedSamples):
+        return None
+    inner = reordered(samples.inner, numbers)
+    return None if inner is None else replace(samples, inner=inner)
 
 
 def flattened(samples: Samples) -> Samples:

@@ -9,7 +9,7 @@ from rmt_compress.data.settings import DataSettings
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
-Repair = Literal["none", "statistics"]
+Repair = Literal["none", "statistics", "blocks"]
 PANEL = "Calibration"
 SELF = "self"
 """What is written for inputs that the network makes itself."""
@@ -24,7 +24,8 @@ class CalibrationSettings:
             for the calibration part of the data, or ``self`` where there are none.
         calibration_samples: the most that are seen; None for 128, of text 64 windows.
         selection_samples: the most that candidates are asked; None for what some 3e11 multiply-adds allow.
-        repair: ``statistics`` estimates those of batch norms anew after a cut; ``none`` leaves them.
+        repair: ``statistics`` estimates those of batch norms anew after a cut; ``blocks`` trains the factors,
+            biases and norms of each block too, to return what it returned; ``none`` leaves all.
         input_shape: of one input that the network makes itself, ``3,224,224``; None where it tells by itself.
         seed: of all that is drawn.
         data: how data are read that are named here.
@@ -56,7 +57,11 @@ class CalibrationSettings:
         metavar="N",
         panel=PANEL,
     )
-    repair: Repair = setting("statistics", "After a cut: estimate batch-norm statistics anew.", panel=PANEL)
+    repair: Repair = setting(
+        "statistics",
+        "After a cut: estimate batch-norm statistics anew; or train block after block too, which takes minutes.",
+        panel=PANEL,
+    )
     input_shape: str | None = setting(
         None, "Shape of one input that the network makes itself, as 3,224,224.", metavar="SHAPE", panel=PANEL
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rmt_compress.networks.tasks.task import Score
+    from rmt_compress.networks.tasks.task import Metric, Score
 
 # Three standard errors: a network that guesses comes this near to the score of guessing, and hardly ever farther.
 _DEVIATIONS = 3.0
@@ -84,10 +83,27 @@ def against_original(score: Score, original: Score) -> str | None:
     )
 
 
-def trained_accuracy(accuracies: Sequence[float], labels: Sequence[int]) -> str | None:
-    """Why training has ended with a wreck, by the accuracies on the way; the last one counts. None: it has not."""
-    chance = chance_accuracy(tuple(Counter(labels).values()))
-    margin = chance_margin(chance, len(labels))
-    best = max(accuracies)
-    original = best if best - chance > margin else None
-    return wreck(accuracies[-1], guess=chance, original=original, margin=margin, called="the best on the way")
+def trained(scores: Sequence[float], guess: float | None, samples: int, metric: Metric) -> str | None:
+    """Why training has ended with a wreck, by the scores on the way; the last one counts. None: it has not.
+
+    Args:
+        scores: of the network before training, after every epoch, and of the one that is left.
+        guess: the score of a constant answer; None where that means nothing.
+        samples: how many were asked.
+        metric: what the scores are.
+    """
+    if guess is None:
+        return None
+    margin = chance_margin(guess, samples) if metric.unit == "share" and 0 < guess < 1 else 0.0
+    sign = 1 if metric.higher_is_better else -1
+    best = max(scores, key=lambda score: sign * score)
+    return wreck(
+        scores[-1],
+        guess=guess,
+        original=best if sign * (best - guess) > margin else None,
+        margin=margin,
+        higher_is_better=metric.higher_is_better,
+        name=metric.name,
+        called="the best on the way",
+        shown=metric.shown,
+    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.checkpoints.views import View
 from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
@@ -18,6 +16,7 @@ from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
+from rmt_compress.pruning.repairs import carried_out, repair
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.decomposition.moments import Moments
-    from rmt_compress.layers.layer import Layer
     from rmt_compress.networks.calibration_settings import CalibrationSettings
     from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.networks.tasks.task import Metric, Score
@@ -68,7 +66,7 @@ class Budgeted:
         missed: why the budget was missed; empty where it is kept.
         record: the budget, what was reached and how many networks were asked: plain JSON.
         notes: remarks for the user.
-        buffers: batch-norm statistics estimated anew, by the names of their tensors.
+        repaired: values that take the place of what the plan makes, by their names in the state dict of the result.
     """
 
     plan: Plan
@@ -77,7 +75,7 @@ class Budgeted:
     missed: str
     record: dict[str, Any]
     notes: tuple[str, ...]
-    buffers: dict[str, torch.Tensor]
+    repaired: dict[str, torch.Tensor]
 
 
 def plan_within_budget(
@@ -116,7 +114,7 @@ def plan_within_budget(
         )
     if request.save_moments is not None:
         save_moments(moments, request.save_moments)
-    renews = request.calibration.repair == "statistics" and bool(batch_norms(model))
+    renews = request.calibration.repair != "none" and bool(batch_norms(model))
     full = calibration.selection.score(model)
     budget = replace(request.budget, max_drop=_drop(request, calibration.selection.metric, full.value))
 
@@ -145,10 +143,9 @@ def plan_within_budget(
         positions=positions,
         progress=_named(progress, "searching"),
     )
-    buffers: dict[str, torch.Tensor] = {}
-    if renews:
-        buffers = _renewed(model, plan, moments, calibration)
-        notes.append(f"estimated the statistics of {len(batch_norms(model))} batch norms anew")
+    result = carried_out(model, checkpoint, plan, moments)
+    repairs = repair(result, model, calibration.inputs, request.calibration, _named(progress, "repairing"))
+    notes += repairs.notes
     found = dict(plan.settings["budget"])
     record = {
         "kind": ", ".join(found["asked"]),
@@ -162,7 +159,7 @@ def plan_within_budget(
         if question is not None and question.has_data:
             task = question.part("test")
             full = task.score(model)
-        with _cut(model, plan, moments, buffers) as small:
+        with result.network() as small:
             left = task.score(small)
         drop = task.metric.worse_by(left.value, full.value)
         record |= {"full": full.value, "left": left.value, "drop": drop, "allowed": budget.max_drop}
@@ -172,7 +169,7 @@ def plan_within_budget(
                 f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
                 f"{left.samples:,} samples that chose nothing"
             )
-    return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), buffers)
+    return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), repairs.values)
 
 
 def _unverified(
@@ -212,49 +209,7 @@ def _positions(model: nn.Module, calibration: Calibration) -> dict[str, float]:
     return found
 
 
-def _renewed(model: nn.Module, plan: Plan, moments: Moments, calibration: Calibration) -> dict[str, torch.Tensor]:
-    """The batch-norm statistics of the network that the plan makes."""
-    from rmt_compress.compression import compress
-
-    small: nn.Module = compress(model, plan, moments)
-    renew_statistics(small, calibration.inputs)
-    norms = batch_norms(small)
-    return {
-        f"{path}.{name}": buffer.clone()
-        for path, norm in norms.items()
-        for name, buffer in norm.named_buffers(recurse=False)
-    }
-
-
-@contextmanager
-def _cut(model: nn.Module, plan: Plan, moments: Moments, buffers: dict[str, torch.Tensor]) -> Iterator[nn.Module]:
-    """The network that a plan makes, with other batch-norm statistics."""
-    from rmt_compress.compression import compress
-
-    small: nn.Module = compress(model, plan, moments)
-    with replaced(small, buffers):
-        yield small
-
-
 def _named(progress: Progress | None, what: str) -> Callable[[int, int, str], None] | None:
     if progress is None:
         return None
     return lambda done, total, name: progress(done, total, f"{what}: {name}" if name else what)
-
-
-class WithBuffers(View):
-    """A checkpoint with other values in some of its tensors; names, shapes and types are the original's."""
-
-    def __init__(self, inner: Checkpoint, values: dict[str, torch.Tensor]) -> None:
-        super().__init__(inner)
-        self._tensors, self._ties = inner.tensors, inner.ties
-        self._values = values
-
-    def layers(self) -> tuple[Layer, ...]:
-        """As in the original."""
-        return self.inner.layers()
-
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor called `name`, of its original type."""
-        value, original = self._values.get(name), self.inner.read(name)
-        return original if value is None else value.to(original.dtype)

@@ -27,14 +27,15 @@ from rmt_compress.planning.making import plan_with
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
-from rmt_compress.pruning.budgeted import Request, WithBuffers, plan_within_budget
+from rmt_compress.pruning.budgeted import Request, plan_within_budget
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.saving.folders import check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
-from rmt_compress.wording import printable
+from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from rmt_compress.analysis.records import Analysis
@@ -186,10 +187,10 @@ def prune(
             result = replace(result, written=(("plan", (str(save_plan),)),))
         if dry_run or not result.changes or (result.missed and not accept):
             return result
-        moments = None
-        if budgeted is not None:
-            checkpoint, moments = WithBuffers(checkpoint, budgeted.buffers), budgeted.moments
+        moments = None if budgeted is None else budgeted.moments
         view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch, moments=moments)
+        if budgeted is not None:
+            view.repaired = _suiting(view, budgeted.repaired)
         if question is not None:
             view.metadata = {**view.metadata, **question.remembered}
         file = write(view, target, folder=folder, carried=carried.entries if carried else None, progress=progress)
@@ -271,6 +272,19 @@ def _outlined(checkpoint: Checkpoint, path: Path, analysis: Analysis | None, pla
         notes=checkpoint.notes,
         bytes_in=file_size(checkpoint),
     )
+
+
+def _suiting(view: Compressed, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The values, each of which must have its place in what is written."""
+    strange = [name for name in values if name not in view.tensors]
+    if strange:
+        what = (
+            "--layout dense has no place for what was repaired"
+            if view.layout == "dense"
+            else "the file names it otherwise"
+        )
+        raise SettingsError([f"{listed(strange, 3)}: {what}; add --repair none or --repair statistics"])
+    return values
 
 
 def _folded(checkpoint: Checkpoint, arch: str | None) -> Checkpoint:

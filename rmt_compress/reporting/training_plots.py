@@ -1,4 +1,4 @@
-"""Pictures of training runs: accuracy, loss and size over the epochs, cuts marked (BSSZ24 figures 1, 2, 5)."""
+"""Pictures of training runs: score, loss and size over the epochs, cuts marked (BSSZ24 figures 1, 2, 5)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rmt_compress.training.finetuning import RunResult
+    from rmt_compress.training.finetuned import RunResult
 
 _PRUNED, _BASELINE, _CUT = "#c8553d", "#6c757d", "#1d3557"
 
@@ -21,7 +21,9 @@ _PRUNED, _BASELINE, _CUT = "#c8553d", "#6c757d", "#1d3557"
 def training_figure(runs: Sequence[RunResult]) -> Figure:
     """Three panels; runs with cuts in colour, runs without in grey."""
     figure = blank_figure(13.5, 4.2, "--plots")
-    accuracy, loss, size = figure.subplots(1, 3)
+    score, loss, size = figure.subplots(1, 3)
+    metric = runs[0].metric
+    shares = metric.unit == "share"
     labelled: set[bool] = set()
     style: dict[str, Any]
     for run in runs:
@@ -30,19 +32,22 @@ def training_figure(runs: Sequence[RunResult]) -> Figure:
         color = _PRUNED if run.pruned else _BASELINE
         style = {"color": color, "lw": 1.6, "alpha": 1.0 if len(runs) <= 2 else 0.7}
         points = [event for event in run.events if event["event"] != "end"]
-        accuracy.plot(*_series(points, "test_accuracy", 100), "-", label=label, **style)
+        score.plot(*_series(points, "test_score", 100 if shares else 1), "-", label=label, **style)
         loss.plot(*_series(of_kind(run.events, "epoch")[1:], "train_loss"), "-", label=label, **style)
         loss.plot(*_series(of_kind(run.events, "epoch"), "test_loss"), ":", **style)
         size.plot(*_series(points, "parameters"), "-", label=label, **style)
         if any(event["nonzeros"] < 0.995 * event["parameters"] for event in points):
             size.plot(*_series(points, "nonzeros"), ":", label=None if label is None else "not zero", **style)
     for epoch in sorted({event["epoch"] for run in runs for event in of_kind(run.events, "cycle")}):
-        for axes in (accuracy, loss, size):
+        for axes in (score, loss, size):
             axes.axvline(epoch, color=_CUT, lw=0.7, ls="--", alpha=0.35, zorder=0)
-    _finish(accuracy, "test accuracy, %", "Accuracy; dashed lines are cuts")
+    unit = "%" if shares else metric.unit
+    named = f"test {metric.name}, {unit}" if unit else f"test {metric.name}"
+    _finish(score, named, f"{metric.name.capitalize()}; dashed lines are cuts")
     _finish(loss, "loss", "Loss: training —, test ···")
     _finish(size, "parameters", "What is left")
-    _zoom(accuracy, runs)
+    if shares:
+        _zoom(score, runs)
     loss.set_yscale("log")
     size.set_ylim(bottom=0)
     size.yaxis.set_major_formatter("{x:,.0f}")
@@ -64,7 +69,7 @@ def _series(events: Sequence[Event], key: str, factor: float = 1.0) -> tuple[lis
 
 def _zoom(axes: Axes, runs: Sequence[RunResult]) -> None:
     """Leave the untrained network out of sight where it would flatten all the rest."""
-    values = sorted(100 * event["test_accuracy"] for run in runs for event in run.events)
+    values = sorted(100 * event["test_score"] for run in runs for event in run.events)
     if values[-1] - values[0] > 30:
         low = values[len(values) // 10]
         axes.set_ylim(bottom=max(0, low - 0.5 * (values[-1] - low) - 1), top=values[-1] + 1)

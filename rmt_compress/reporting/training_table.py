@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.networks.tasks.task import ACCURACY
 from rmt_compress.reporting.blanks import blank_table
+from rmt_compress.training.event_log import metric_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,17 +21,20 @@ def event_line(event: Event) -> str:
     left = f"{event['parameters']:,} parameters"
     if event["nonzeros"] < 0.995 * event["parameters"]:
         left += f", {event['nonzeros']:,} not zero"
-    dead = f", {event['dead_outputs']} dead outputs" if event["dead_outputs"] else ""
-    accuracy = f"{event['test_accuracy']:.2%}"
+    dead = f", {event['dead_outputs']} dead outputs" if event.get("dead_outputs") else ""
+    metric = metric_of(event)
+    # Everybody knows what a percentage is here; a loss is told from that of the training samples.
+    score = ("" if metric == ACCURACY else "test ") + metric.called(event["test_score"])
+    loss = "loss" if metric == ACCURACY else "training loss"
     if kind == "epoch" and epoch == 0:
-        return f"start     {accuracy:>7}{dead}, {left}"
+        return f"start     {score:>7}{dead}, {left}"
     if kind == "epoch":
         rate = f"rate {event['learning_rate']:.3g}"
-        return f"epoch {epoch:<3} {accuracy:>7}{dead}, loss {event['train_loss']:.4f}, {rate}, {left}"
+        return f"epoch {epoch:<3} {score:>7}{dead}, {loss} {event['train_loss']:.4f}, {rate}, {left}"
     if kind == "cycle":
-        return f"  cut     {accuracy:>7}{dead}, f = {event['keep_bulk']:.3g}, {_ranks(event['layers'])}; {left}"
+        return f"  cut     {score:>7}{dead}, f = {event['keep_bulk']:.3g}, {_ranks(event['layers'])}; {left}"
     if kind == "sparsify":
-        return f"  zeros   {accuracy:>7}{dead}, |w| < {event['threshold']:g} set to 0; {left}"
+        return f"  zeros   {score:>7}{dead}, |w| < {event['threshold']:g} set to 0; {left}"
     return ""
 
 
@@ -48,18 +53,20 @@ def _ranks(layers: list[dict[str, Any]]) -> str:
 
 def finetune_table(result: Finetuned) -> Table:
     """Every run's first and last network; where there are several, mean and deviation below."""
-    table = blank_table(result.architecture)
+    metric = result.runs[0].metric
+    unit = f", {metric.name} in {metric.unit}" if metric.unit not in ("", "share") else ""
+    table = blank_table(result.architecture + unit)
     several = len(result.runs) > 1
     if several:
         table.add_column("run")
-    for name in ("accuracy", "before", "parameters", "before", "fewer", "not zero", "seconds", "cutting"):
+    for name in (metric.name, "before", "parameters", "before", "fewer", "not zero", "seconds", "cutting"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in result.runs:
         first, last, seconds = run.first, run.last, run.seconds
         table.add_row(
             *([run.name] if several else []),
-            f"{last['test_accuracy']:.2%}",
-            f"{first['test_accuracy']:.2%}",
+            metric.shown(last["test_score"]),
+            metric.shown(first["test_score"]),
             f"{last['parameters']:,}",
             f"{first['parameters']:,}",
             f"{1 - last['parameters'] / first['parameters']:.1%}",
@@ -70,10 +77,11 @@ def finetune_table(result: Finetuned) -> Table:
     if several:
         table.add_section()
         for pruned in sorted({run.pruned for run in result.runs}, reverse=True):
-            mean, deviation = result.mean("test_accuracy", pruned=pruned)
+            mean, deviation = result.mean("test_score", pruned=pruned)
+            spread = f"{100 * deviation:.2f}" if metric.unit == "share" else f"{deviation:.4f}"
             table.add_row(
                 f"{'pruned' if pruned else 'baseline'}, mean",
-                f"{mean:.2%} ± {100 * deviation:.2f}",
+                f"{metric.shown(mean)} ± {spread}",
                 "",
                 f"{result.mean('parameters', pruned=pruned)[0]:,.0f}",
                 "",

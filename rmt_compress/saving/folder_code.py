@@ -55,7 +55,13 @@ def add_code(folder: Path, manifest: Manifest) -> str | None:
         return None
     if "quantization_config" in config:
         return _left_out("the other weights are quantized")
-    if (folder / f"{MODULE}.py").exists():
+    own_module = folder / f"{MODULE}.py"
+    if own_module.exists() and "factorized" in config:
+        # The folder was factorized before, and its classes ask for nothing but what is stored as two.
+        config["factorized"] = factorized_entry(manifest)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return None
+    if own_module.exists():
         return _left_out(f"its {MODULE}.py is another one")
     own = config.get("auto_map")
     auto_map = dict(own) if isinstance(own, dict) else {}

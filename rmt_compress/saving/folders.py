@@ -32,9 +32,11 @@ from rmt_compress.wording import listed, printable
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.views import View
     from rmt_compress.compression.compressed import Compressed
     from rmt_compress.layers.layer import TensorInfo
+    from rmt_compress.plan import Layout, Plan
 
 MAX_SHARD = 5_000_000_000
 """Bytes of weights in one file, unless a single tensor is larger."""
@@ -75,8 +77,29 @@ def check_folder_output(source: Path, target: Path, *, force: bool) -> None:
     check_new_folder(target, force=force, known_by=CONFIG, keep=(folder,))
 
 
+class Made(View):
+    """A network that is compressed already, as `Compressed` shows one that is to be.
+
+    Args:
+        inner: the network as it is.
+        plan: what was done to it.
+        manifest: of what is written.
+    """
+
+    def __init__(self, inner: Checkpoint, plan: Plan, manifest: Manifest) -> None:
+        super().__init__(inner)
+        self._tensors, self._ties = inner.tensors, inner.ties
+        self.plan = plan
+        self.manifest: Manifest = manifest
+        self.layout: Layout = "factorized" if manifest.factorized else "dense"
+
+    def read(self, name: str) -> torch.Tensor:
+        """See `Checkpoint.read`."""
+        return self.inner.read(name)
+
+
 def write_folder(
-    view: Compressed,
+    view: Compressed | Made,
     target: Path,
     *,
     source: Path,
@@ -146,7 +169,7 @@ def write_folder(
 class _Shard(View):
     """Some tensors of a compressed checkpoint, which go into one file."""
 
-    def __init__(self, view: Compressed, infos: list[TensorInfo]) -> None:
+    def __init__(self, view: Compressed | Made, infos: list[TensorInfo]) -> None:
         super().__init__(view)
         self._tensors = {info.name: info for info in infos}
         self._ties = {first: others for first, others in view.ties.items() if first in self._tensors}

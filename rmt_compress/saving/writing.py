@@ -12,9 +12,10 @@ from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, stays_a_graph, write_checkpoint
 from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.graphs import write_graph
+from rmt_compress.layers.layer import FLOAT_DTYPES
 from rmt_compress.plan import Plan
 from rmt_compress.progress import Progress
-from rmt_compress.saving.folders import write_folder
+from rmt_compress.saving.folders import Made, write_folder
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,40 @@ def save(
         metadata={**(origin.metadata if origin else {}), **(metadata or {})},
     )
     return write_checkpoint(opened, target)
+
+
+def save_folder(
+    model: torch.nn.Module,
+    path: str | PathLike[str],
+    *,
+    plan: Plan,
+    source: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> WrittenFile:
+    """Write a compressed network into a folder like the one it came from, see `write_folder`.
+
+    Its weights take the floating-point type that those of the folder are stored in.
+
+    Args:
+        model: the network as it stands, some of its layers in two.
+        path: the new folder.
+        plan: what was done to it.
+        source: the folder it came from, or its index.
+        metadata: text entries beside those of `source`.
+
+    Raises:
+        OutputError: too little room, or a write that fails; nothing is left behind.
+        PlanError: `plan` factorizes layers that `model` has not split.
+        CheckpointError: `source` cannot be read.
+    """
+    import torch
+
+    origin = open_checkpoint(source)
+    stored = next((info.dtype for info in origin.tensors.values() if info.dtype in FLOAT_DTYPES), "float32")
+    opened = open_checkpoint(model.to(getattr(torch, stored)))
+    texts = {**origin.metadata, **(metadata or {})}
+    manifest = make_manifest(origin, plan, opened.tensors, ties=opened.ties, metadata=texts)
+    return write_folder(Made(opened, plan, manifest), Path(path), source=source)
 
 
 def write(

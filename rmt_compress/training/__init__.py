@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from rmt_compress.training.settings import CycleSettings, TrainingSettings
 
 if TYPE_CHECKING:
-    from rmt_compress.training.finetuning import Finetuned, finetune
+    from rmt_compress.training.finetuned import Finetuned
+    from rmt_compress.training.finetuning import finetune
 
 __all__ = ["CycleSettings", "Finetuned", "TrainingSettings", "finetune"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmt_compress.errors import OutputError, TrainingError
+from rmt_compress.networks.tasks.task import Metric
 
 Event = dict[str, Any]
 """``event`` is one of
@@ -18,6 +19,11 @@ Event = dict[str, Any]
 ``sparsify``  small weights set to zero after the last epoch
 ``end``       why the run ended, and what it leaves
 """
+
+
+def metric_of(event: Event) -> Metric:
+    """What the ``test_score`` of an event is."""
+    return Metric(**event["score"])
 
 
 class EventLog:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from rmt_compress.networks.evaluation import score
+from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.tasks.task import Score
 from rmt_compress.training import schedules
 from rmt_compress.training.cycle import Cut, Cycle
 from rmt_compress.training.event_log import EventLog
 from rmt_compress.training.held_masks import HeldMasks, sparsify_model
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
-from rmt_compress.training.split_network import Network
+from rmt_compress.training.starting import restored
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
 from rmt_compress.training.steps import StepProgress, train_epoch
 from rmt_compress.training.workers import Workers
 
 if TYPE_CHECKING:
-    from rmt_compress.data import Dataset
+    from rmt_compress.networks.tasks.task import Task
     from rmt_compress.training.settings import CycleSettings, TrainingSettings
+    from rmt_compress.training.split_network import Network
+
+# What else of a score goes into the log, where the task has it.
+_DETAILS = ("dead_outputs", "never_predicted")
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Job:
         dense: builds the network as it is without any split; its weights do not matter.
         start: the weights to begin with.
         trained: whether they are those of a trained network.
-        train: training samples.
-        test: what accuracy is measured on.
+        train: what is trained on.
+        test: what the score is measured on.
         training: how to train.
         cycle: how to cut; None to train only.
         identity: what makes it this run, compared when it is resumed.
@@ -48,8 +52,8 @@ class Job:
     dense: Callable[[], nn.Module]
     start: Snapshot
     trained: bool
-    train: Dataset
-    test: Dataset
+    train: Task
+    test: Task
     training: TrainingSettings
     cycle: CycleSettings | None
     identity: dict[str, Any] = field(default_factory=dict)
@@ -136,16 +140,17 @@ class Run:
     def _epoch(self, epoch: int) -> None:
         job, start = self._job, time.perf_counter()
         held = HeldMasks(self._network.model, self._masks)
-        loss = train_epoch(
-            self._wrapped,
-            self._wrapped_optimizer,
-            job.train,
-            job.training,
-            self._workers,
-            epoch,
-            held=held if held.masks else None,
-            progress=self._step_progress(epoch) if self._step_progress else None,
-        )
+        with without_cache(self._network.model):
+            loss = train_epoch(
+                self._wrapped,
+                self._wrapped_optimizer,
+                job.train,
+                job.training,
+                self._workers,
+                epoch,
+                held=held if held.masks else None,
+                progress=self._step_progress(epoch) if self._step_progress else None,
+            )
         event: dict[str, Any] = {"event": "epoch", "epoch": epoch, "train_loss": loss}
         event["learning_rate"] = job.training.rate(epoch)
         if job.cycle is not None and job.cycle.sparsify is not None and epoch % job.cycle.sparsify_every == 0:
@@ -153,15 +158,19 @@ class Run:
             masks = sparsify_model(self._network.model, threshold)
             self._masks = masks if job.cycle.masks == "held" else {}
             event["threshold"] = threshold
-        accuracy = self._evaluated(event, {"train": time.perf_counter() - start})
-        least = job.training.min_accuracy
-        if least is None:
+        score = self._evaluated(event, {"train": time.perf_counter() - start})
+        limit, metric = job.training.limit, job.test.metric
+        if limit is None:
             return
-        if accuracy < least:
+        if metric.worse_by(score, limit) > 0:
             self._blocked = True
             return
-        best, now = self._best, self._snapshot(accuracy)
-        if best is None or (now.parameters, -accuracy) < (best.parameters, -best.accuracy):
+        best, now = self._best, self._snapshot(score)
+        if (
+            best is None
+            or now.parameters < best.parameters
+            or (now.parameters == best.parameters and metric.worse_by(score, best.score) < 0)
+        ):
             self._best = _copied(now)
 
     def _cut(self, epoch: int) -> None:
@@ -169,7 +178,7 @@ class Run:
         cycle, network = self._cycle, self._network
         share = schedules.retained_share(cycle.settings.keep_bulk, self._cuts)(epoch)
         before = dict(network.model.named_parameters())
-        last = self._log.events[-1]["test_accuracy"] if self._log.events else None
+        last = self._log.events[-1] if self._log.events else {}
         cut: Cut = self._workers.from_leader(lambda: cycle.decide(network, share))
         optimizer = self._optimizer
         seconds = cycle.apply(network, cut)
@@ -177,15 +186,18 @@ class Run:
         changed = {decision.tensor for decision in cut.plan.layers if decision.changes}
         self._masks = {name: mask for name, mask in self._masks.items() if name not in changed}
         self._wrap(optimizer, before)
-        event = {"event": "cycle", "epoch": epoch, "keep_bulk": share, "accuracy_before": last}
+        event = {"event": "cycle", "epoch": epoch, "keep_bulk": share}
+        if self._job.test.kind == "classification":
+            event["accuracy_before"] = last.get("test_accuracy")
+        event["score_before"] = last.get("test_score")
         self._evaluated(event, {"analyze": cut.seconds + seconds}, layers=cut.records(network))
 
     def _finish(self, epoch: int, why: str) -> None:
-        least, threshold = self._job.training.min_accuracy, self._job.cycle and self._job.cycle.sparsify_after
-        if self._best is not None:
+        limit, threshold = self._job.training.limit, self._job.cycle and self._job.cycle.sparsify_after
+        if self._best is not None and limit is not None:
             self._network = restored(self._job.dense, self._best)
             self._network.model.to(self._workers.device)
-            why += f"; the smallest network of at least {least:.2%} was kept"
+            why += f"; the smallest network of {self._job.test.metric.within(limit)} was kept"
         self._network.join_nested()
         if threshold:
             sparsify_model(self._network.model, threshold)
@@ -196,30 +208,35 @@ class Run:
         self._save(epoch, ended=why)
 
     def _evaluated(self, event: dict[str, Any], seconds: dict[str, float], **more: object) -> float:
-        """Complete an event with what the test set says and write it; the test accuracy comes back."""
+        """Complete an event with what the test samples say and write it; the test score comes back."""
         start = time.perf_counter()
-        model = self._network.model
-        result: Score = self._workers.from_leader(lambda: score(model, self._job.test))
+        model, test = self._network.model, self._job.test
+        result: Score = self._workers.from_leader(lambda: test.score(model))
         split = {"train": 0.0, "analyze": 0.0, **seconds, "evaluate": time.perf_counter() - start}
         parameters = list(model.parameters())
-        accuracy = result.value
-        after = {"accuracy_after": accuracy} if event["event"] == "cycle" else {}
+        classes = test.kind == "classification"
+        after: dict[str, Any] = {}
+        if event["event"] == "cycle":
+            after = {**({"accuracy_after": result.value} if classes else {}), "score_after": result.value}
         if self._workers.leads:
             self._log.add(
                 {
                     **event,
                     **after,
-                    "test_accuracy": accuracy,
+                    **({"test_accuracy": result.value} if classes else {}),
+                    "test_score": result.value,
+                    "score": asdict(result.metric),
+                    "guess": result.guess,
+                    "samples": result.samples,
                     "test_loss": result.loss,
-                    "dead_outputs": result.details["dead_outputs"],
-                    "never_predicted": result.details["never_predicted"],
+                    **{key: result.details[key] for key in _DETAILS if key in result.details},
                     "parameters": sum(each.numel() for each in parameters),
                     "nonzeros": sum(int(each.count_nonzero()) for each in parameters),
                     "seconds": split,
                     **more,
                 }
             )
-        return accuracy
+        return result.value
 
     def _wrap(self, old: torch.optim.Optimizer | None, before: dict[str, nn.Parameter]) -> None:
         """Make the optimizer of the network as it is, and what accelerate puts around both."""
@@ -233,12 +250,12 @@ class Run:
         self._wrapped, self._wrapped_optimizer = self._workers.prepare(model, self._optimizer)
         self._network.model = self._workers.plain(self._wrapped)
 
-    def _snapshot(self, accuracy: float = 0.0) -> Snapshot:
+    def _snapshot(self, score: float = 0.0) -> Snapshot:
         network = self._network
         return Snapshot(
             splits=[(tensor, pair.rank) for tensor, pair in network.pairs.items()],
             weights={name: value.detach() for name, value in network.model.state_dict().items()},
-            accuracy=accuracy,
+            score=score,
             parameters=sum(parameter.numel() for parameter in network.model.parameters()),
         )
 
@@ -266,18 +283,9 @@ class Run:
         return self._workers.from_leader(lambda: answer)
 
 
-def restored(dense: Callable[[], nn.Module], snapshot: Snapshot) -> Network:
-    """The network of a snapshot, on the CPU."""
-    network = Network(dense())
-    for tensor, rank in snapshot.splits:
-        network.split_empty(tensor, rank)
-    network.model.load_state_dict(snapshot.weights)
-    return network
-
-
 def _copied(snapshot: Snapshot) -> Snapshot:
     weights = {name: value.to("cpu", copy=True) for name, value in snapshot.weights.items()}
-    return Snapshot(snapshot.splits, weights, snapshot.accuracy, snapshot.parameters)
+    return Snapshot(snapshot.splits, weights, snapshot.score, snapshot.parameters)
 
 
 @contextmanager

@@ -19,6 +19,9 @@ Precision = Literal["no", "fp16", "bf16"]
 Mode = Literal["recombine", "recursive"]
 Masks = Literal["held", "released"]
 
+BATCH, TEXT_BATCH = 128, 8
+"""Samples per step by default; windows of text are many places each."""
+
 _TRAINING, _SPARSITY = "Training", "Sparsification"
 
 # What a cycle does not ask its plan.
@@ -36,7 +39,8 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training samples.
-        batch_size: samples per step, of all processes together; the last, smaller batch is used as well.
+        batch_size: samples per step, of all processes together; the last, smaller batch is used as well. None for
+            `BATCH`, of text `TEXT_BATCH`.
         optimizer: ``sgd`` or ``adamw``.
         learning_rate: that of the first epoch.
         schedule: of the learning rate, see `schedules`.
@@ -44,7 +48,8 @@ class TrainingSettings:
         weight_decay: the optimizer's own.
         l1: μ₁ of the term μ₁·Σ|w| over all weights, biases and norms left out (BSSZ24 (107)).
         l2: μ₂ of the term μ₂·Σw² over the same.
-        loss: ``cross-entropy``, or ``mse`` of the outputs against the one-hot classes.
+        loss: of classes ``cross-entropy``, or ``mse`` of the outputs against the one-hot classes; other tasks have
+            their own.
         augment: ``flip-shift``: half of the images mirrored, all shifted by up to 4 pixels.
         seed: of initial weights, order of samples, dropout and augmentation.
         device: where to train; None for what accelerate chooses.
@@ -52,13 +57,16 @@ class TrainingSettings:
         max_seconds: no epoch is begun that would probably end later than this; None for no limit.
         min_accuracy: nothing more is cut once the test accuracy is below this, and the smallest network that
             reached it is the one that is kept; None for no limit.
+        worst_score: the same for the score of any task, in its own unit and direction; None for no limit.
 
     Raises:
         SettingsError: listing everything that is out of range.
     """
 
     epochs: int = setting(10, "Passes over the training samples.", within="[1, inf)", panel=_TRAINING)
-    batch_size: int = setting(128, "Samples per step.", within="[1, inf)", panel=_TRAINING)
+    batch_size: int | None = setting(
+        None, "Samples per step; by default 128, of text 8 windows.", within="[1, inf)", panel=_TRAINING
+    )
     optimizer: Optimizer = setting("sgd", "SGD with momentum, or AdamW.", panel=_TRAINING)
     learning_rate: float = setting(
         0.02,
@@ -74,7 +82,9 @@ class TrainingSettings:
     weight_decay: float = setting(0.0, "The optimizer's own.", within="[0, inf)", panel=_TRAINING)
     l1: float = setting(0.0, "Times the sum of |w|, in the loss.", within="[0, inf)", panel=_TRAINING)
     l2: float = setting(0.0, "Times the sum of w², in the loss.", within="[0, inf)", panel=_TRAINING)
-    loss: Loss = setting("cross-entropy", "What is made small.", panel=_TRAINING)
+    loss: Loss = setting(
+        "cross-entropy", "What is made small where classes are told; other tasks have their own.", panel=_TRAINING
+    )
     augment: Augmentation = setting("none", "Mirror and shift training images.", panel=_TRAINING)
     seed: int = setting(
         0, "Of weights, order and dropout.", within="[0, inf)", called="the seed", minimum=0, panel=_TRAINING
@@ -93,14 +103,33 @@ class TrainingSettings:
         said="is a share above 0 and at most 1",
         panel=_TRAINING,
     )
+    worst_score: float | None = setting(
+        None,
+        "The same for the score of any task: cut no more once it is worse (a loss above this).",
+        within="(-inf, inf)",
+        said="must be a number",
+        metavar="SCORE",
+        panel=_TRAINING,
+    )
 
     def __post_init__(self) -> None:
         problems = problems_of(self)
+        if self.min_accuracy is not None and self.worst_score is not None:
+            problems.append("min-accuracy and worst-score are two words for one limit: give one")
         try:
             self.rate(1)
         except ValueError as error:
             problems.append(str(error))
         refuse(problems)
+
+    @property
+    def limit(self) -> float | None:
+        """The worst test score that is good enough; None for no limit."""
+        return self.min_accuracy if self.worst_score is None else self.worst_score
+
+    def at_once(self, *, text: bool) -> int:
+        """Samples per step."""
+        return self.batch_size or (TEXT_BATCH if text else BATCH)
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
@@ -189,7 +218,7 @@ class CycleSettings:
         """All of it in one flat dictionary, as files keep it.
 
         What the files of the first version hold comes first, in their order; the rest only where it is not as by
-        default, so that runs of earlier versions can be taken up again.
+        default, so that files written before a setting was there can be compared with later ones.
         """
         ours, default = _flat(self), _flat(CycleSettings())
         later = {name: value for name, value in ours.items() if value != default[name]}

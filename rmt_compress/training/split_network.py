@@ -14,6 +14,7 @@ from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.compression.live_modules import replace_module
 from rmt_compress.layers.kinds import KINDS
+from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_kind, split_module, split_module_empty
 from rmt_compress.layers.splitting import Factors, beside, factor_names, factor_tensors, module_path
 from rmt_compress.plan import LayerDecision, Plan
@@ -79,7 +80,7 @@ class Network:
         """Put two modules with these weights in the place of the two that stand for `tensor`, or of all inside."""
         pair = self.pairs[tensor]
         stands = self.model.get_submodule(pair.path)
-        new = split_module(pair.template, *factors, name=pair.layer.name)
+        new = self._answering(split_module(pair.template, *factors, name=pair.layer.name), pair.template)
         self.model = replace_module(self.model, stands, new.train(stands.training))
         self.pairs[tensor] = replace(pair, rank=factors.down.shape[0])
 
@@ -90,7 +91,7 @@ class Network:
         new = split_module_empty(module, rank, name=layer.name).to_empty(device="cpu")
         # The bias stays the very parameter: a later cut takes it from the template.
         new.get_submodule("up").register_parameter("bias", module._parameters["bias"])
-        self.model = replace_module(self.model, module, new)
+        self.model = replace_module(self.model, module, self._answering(new, module))
         self.remember(layer, module, rank)
 
     def remember(self, layer: Layer, template: nn.Module, rank: int) -> None:
@@ -98,6 +99,10 @@ class Network:
         weight = template.get_parameter("weight")
         template.weight = nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
         self.pairs[layer.tensor] = Pair(layer, template, rank)
+
+    def _answering(self, pair: nn.Sequential, whole: nn.Module) -> nn.Sequential:
+        # Networks of transformers read more of their layers than outputs: T5 the type of a weight.
+        return with_attributes(pair, whole) if is_library_model(self.model) else pair
 
     def factors(self, tensor: str) -> Factors:
         """The weights of the two modules that stand for `tensor`, detached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.provenance import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
-from rmt_compress.networks import architectures
+from rmt_compress.networks import architectures, huggingface
 from rmt_compress.networks.loading import ARCH_HINT, architecture_of, load_model
+from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from rmt_compress.checkpoints import Checkpoint
 
 DEFAULT_ARCHITECTURES = {
     "mnist": "mlp:784,1000,1000,1000,500,10",
@@ -31,7 +35,8 @@ class Start:
     """Where runs begin; `digest` is the SHA-256 of the files of the checkpoint `source`.
 
     `dense` builds the network without any split; its weights do not matter. `weights` are those of a checkpoint,
-    None where every seed has weights of its own.
+    None where every seed has weights of its own. `folder` is a Hugging Face folder whose class the network is: then
+    `architecture` is the name of that class, and no spec.
     """
 
     architecture: str
@@ -39,12 +44,21 @@ class Start:
     weights: Snapshot | None
     source: Path | None
     digest: str | None
+    folder: Path | None = None
 
     def snapshot(self, seed: int) -> Snapshot:
         """The weights that a run of this seed begins with."""
         if self.weights is not None:
             return self.weights
         return Snapshot([], dict(architectures.build(self.architecture, seed=seed).state_dict()))
+
+    def example(self, seed: int) -> nn.Module:
+        """The network that a run of this seed begins with."""
+        return restored(self.dense, self.snapshot(seed)).model
+
+    def opened(self) -> Checkpoint | None:
+        """The checkpoint; None of a network that begins afresh."""
+        return None if self.source is None else open_checkpoint(self.source)
 
 
 def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
@@ -72,10 +86,16 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
                 "was made from"
             )
         model = load_model(checkpoint, arch=arch)
-        architecture = architectures.parse(arch or architecture_of(checkpoint) or "")
-        factorized = checkpoint.manifest.factorized if checkpoint.manifest is not None else ()
+        folder = huggingface.model_folder(checkpoint) if arch is None else None
+        if folder is not None:
+            named, dense = type(model).__name__, _class_in(folder)
+            splits = _pairs(model)
+        else:
+            architecture = architectures.parse(arch or architecture_of(checkpoint) or "")
+            named, dense = str(architecture), architecture.build
+            factorized = checkpoint.manifest.factorized if checkpoint.manifest is not None else ()
+            splits = [(layer.weight, layer.rank) for layer in factorized]
         digest = file_digest(checkpoint.files)
-    splits = [(layer.weight, layer.rank) for layer in factorized]
     weights = dict(model.state_dict())
     damaged = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if damaged:
@@ -84,4 +104,35 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
             "checkpoint"
         )
     snapshot = Snapshot(splits, weights)
-    return Start(str(architecture), architecture.build, snapshot, source, digest)
+    return Start(named, dense, snapshot, source, digest, folder)
+
+
+def _class_in(folder: Path) -> Callable[[], nn.Module]:
+    """Builds the network of a Hugging Face folder without any split."""
+    config, cls = huggingface.class_of(folder, trust=False)
+
+    def dense() -> nn.Module:
+        model: nn.Module = cls(copy.deepcopy(config))
+        return model
+
+    return dense
+
+
+def _pairs(model: nn.Module) -> list[tuple[str, int]]:
+    """Name of each weight that stands as two in a network of transformers, and its rank."""
+    from rmt_compress.layers.modeling_factorized import Factors
+
+    return [
+        (f"{name}.weight", len(module.get_parameter("down.weight")))
+        for name, module in model.named_modules()
+        if isinstance(module, Factors)
+    ]
+
+
+def restored(dense: Callable[[], nn.Module], snapshot: Snapshot) -> Network:
+    """The network of a snapshot, on the CPU."""
+    network = Network(dense())
+    for tensor, rank in snapshot.splits:
+        network.split_empty(tensor, rank)
+    network.model.load_state_dict(snapshot.weights)
+    return network

@@ -18,7 +18,7 @@ from rmt_compress.outputs import replacing
 from rmt_compress.spectrum import BulkFit
 from rmt_compress.wording import one_line
 
-SCHEMA = "rmt-compress/training/1"
+SCHEMA = "rmt-compress/training/2"
 
 
 @dataclass
@@ -28,13 +28,13 @@ class Snapshot:
     Attributes:
         splits: name of each weight that stands as two and its rank, outer ones first.
         weights: the state dict.
-        accuracy: on the test set, a fraction.
+        score: on the test samples.
         parameters: entries of the parameters.
     """
 
     splits: list[tuple[str, int]]
     weights: dict[str, torch.Tensor]
-    accuracy: float = 0.0
+    score: float = 0.0
     parameters: int = 0
 
 
@@ -52,7 +52,7 @@ class TrainingState:
         events: how many lines of the log belong to it.
         seconds: that the run has taken so far.
         blocked: whether nothing more is to be cut.
-        best: the smallest network that reached the least accuracy asked for.
+        best: the smallest network whose score is within the limit asked for.
         ended: why the run is over; empty while it is not.
     """
 

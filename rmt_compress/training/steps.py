@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
+from rmt_compress.data.batches import length
 from rmt_compress.errors import TrainingError
+from rmt_compress.networks.calling import call, main_output, placed, sizes
+from rmt_compress.networks.measurement import placement
+from rmt_compress.networks.tasks.language import MaskedLanguage
 from rmt_compress.training.augmentation import flip_and_shift
-from rmt_compress.wording import one_line, times
+from rmt_compress.training.feeding import Feed
+from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from rmt_compress.data import Dataset
+    from rmt_compress.data import Batch
+    from rmt_compress.networks.tasks.task import Task
     from rmt_compress.training.held_masks import HeldMasks
     from rmt_compress.training.settings import TrainingSettings
     from rmt_compress.training.workers import Workers
 
-StepProgress = Callable[[int, int], None]
+StepProgress = Callable[[int, int | None], None]
 
 
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: Dataset,
+    task: Task,
     settings: TrainingSettings,
     workers: Workers,
     epoch: int,
@@ -35,31 +42,38 @@ def train_epoch(
     held: HeldMasks | None = None,
     progress: StepProgress | None = None,
 ) -> float:
-    """Train `model` on every sample once.
+    """Train `model` on every sample of a task once.
 
-    Order, augmentation and dropout depend on the seed, the epoch and the process alone. A last batch of fewer than
-    two samples per process is left out: batch norm has no variance of one sample.
+    Order, augmentation, dropout and which tokens are masked depend on the seed, the epoch and the process alone;
+    see `Feed`.
 
     Args:
         model: as `Workers.prepare` gave it.
         optimizer: likewise.
-        data: the training samples.
+        task: the training samples, and what the network is asked of them.
         settings: how.
         workers: the processes.
         epoch: from 1.
         held: weights that stay zero.
-        progress: called with (steps done, steps in all).
+        progress: called with (steps done, steps in all, or None where that is not known).
 
     Returns:
         the mean loss per sample over the epoch, the terms in |w| and w² left out.
 
     Raises:
-        TrainingError: the loss or a weight is no finite number any more, or the network does not take the samples.
+        TrainingError: the loss or a weight is no finite number any more, the network does not take the samples, or
+            they are too few for one step.
+        EvaluationError: its outputs are not what the task is about.
+        DataError: the data end in something that is none.
     """
     torch.manual_seed(_mix(settings.seed, epoch, workers.rank))
     augmentation = torch.Generator().manual_seed(_mix(settings.seed, epoch, workers.rank))
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(_mix(settings.seed, epoch)))
-    batches = [batch for batch in torch.split(order, settings.batch_size) if len(batch) >= 2 * workers.count]
+    samples = task.samples
+    assert samples is not None
+    text = samples.targets == "tokens"
+    feed = Feed(samples, settings.at_once(text=text), _mix(settings.seed, epoch), workers)
+    if isinstance(task, MaskedLanguage):
+        task = replace(task, seed=_mix(settings.seed, epoch))
     rate = settings.rate(epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -68,18 +82,18 @@ def train_epoch(
     total = torch.zeros((), dtype=torch.float64 if workers.device.type != "mps" else torch.float32)
     total = total.to(workers.device)
     seen = 0
-    for done, batch in enumerate(batches, start=1):
-        mine = workers.share(batch)
-        images = data.images[mine]
+    dtype = placement(model)[1]
+    for done, (own, count) in enumerate(feed, start=1):
+        mine, batch = length(own), own
         if settings.augment == "flip-shift":
-            images = flip_and_shift(images, augmentation)
-        loss = _loss(model, images.to(workers.device), data.labels[mine].to(workers.device), data, settings)
-        total += loss.detach() * len(mine)
-        seen += len(batch)
+            batch = own._replace(inputs=flip_and_shift(own.inputs, augmentation))
+        loss = _loss(model, task, batch, settings, (workers.device, dtype))
+        total += loss.detach() * mine
+        seen += count
         if workers.count == 1 and not math.isfinite(loss.item()):
             raise _no_number(epoch, rate)
         # Parts of unequal size: gradients are averaged over processes, and are to be those of the whole batch.
-        objective = loss * (len(mine) * workers.count / len(batch))
+        objective = loss * (mine * workers.count / count)
         if settings.l1:
             objective = objective + settings.l1 * sum(weight.abs().sum() for weight in weights)
         if settings.l2:
@@ -90,7 +104,12 @@ def train_epoch(
         if held is not None:
             held.enforce()
         if progress is not None:
-            progress(done, len(batches))
+            progress(done, feed.steps)
+    if not seen:
+        raise TrainingError(
+            f"{samples.name}: its training samples are too few for one step of {workers.count * 2} at least; take "
+            "more, or a larger --batch-size"
+        )
     mean = workers.total(total) / seen
     if not math.isfinite(mean) or not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise _no_number(epoch, rate)
@@ -98,21 +117,34 @@ def train_epoch(
 
 
 def _loss(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, data: Dataset, settings: TrainingSettings
+    model: nn.Module,
+    task: Task,
+    batch: Batch,
+    settings: TrainingSettings,
+    place: tuple[torch.device, torch.dtype],
 ) -> torch.Tensor:
+    inputs = placed(task.inputs(batch), *place)
     try:
-        outputs = model(images)
-        if settings.loss == "mse":
-            return functional.mse_loss(outputs, functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype))
-        return functional.cross_entropy(outputs, labels)
-    except (RuntimeError, ValueError, IndexError) as error:
+        outputs = call(model, inputs)
+        if settings.loss == "mse" and task.kind == "classification":
+            return _against_one_hot(outputs, batch)
+        return task.loss(outputs, batch)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise TrainingError("not enough memory on the device: take a smaller --batch-size") from error
-        shape = times(images.shape[1:], scalar="")
+        assert task.samples is not None
         raise TrainingError(
-            f"the network cannot be trained on {data.name} (samples of {shape}): {one_line(error)}; take a data "
-            "set or an --arch that suits"
+            f"the network cannot be trained on {task.samples.name} (samples of {sizes(inputs)}): "
+            f"{one_line(error)}; take a data set or an --arch that suits"
         ) from error
+
+
+def _against_one_hot(outputs: Any, batch: Batch) -> torch.Tensor:
+    answer = main_output(outputs)
+    assert answer is not None
+    assert batch.targets is not None
+    wanted = functional.one_hot(batch.targets.to(answer.device), answer.shape[1])
+    return functional.mse_loss(answer, wanted.to(answer.dtype))
 
 
 def _no_number(epoch: int, rate: float) -> TrainingError:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rmt_compress.networks import architectures
+from rmt_compress.training.event_log import read_lines
 from tests.samples.repository import DIGITS
 
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
@@ -68,6 +69,44 @@ def test_seeds_and_comparison_side_by_side(run):
     assert "±" in done.stdout
 
 
+LEARN = "tests.samples.learners"
+
+
+def test_text_is_told_in_its_own_metric(run, tmp_path):
+    """The lines, the table, the picture and the log name the loss; a limit that is missed is exit status 1."""
+    (tmp_path / "book.txt").write_bytes(b"to be or not to be, that is the question. " * 20)
+    text = ("--data", "text:book.txt", "--arch", f"{LEARN}:bigrams", "--sequence-length", "16", "--data-seed", "3")
+    options = ("--epochs", "2", "--no-prune", "--samples", "30", "--worst-score", "0.5", "-o", "x.safetensors")
+    done = run("finetune", *text, *options, "--plots", "plots")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("start     test loss 5.")
+    assert lines[2].startswith("epoch 2   test loss ")
+    assert ", training loss " in lines[2]
+    assert any(line.startswith("error: the loss asked for, 0.5000, was not reached: ") for line in lines)
+    assert "loss in nats per token" in done.stdout
+    assert (tmp_path / "plots" / "training.png").read_bytes().startswith(b"\x89PNG")
+    first, *_, last = read_lines(tmp_path / "x.log.jsonl")
+    assert first["score"] == {"name": "loss", "unit": "nats per token", "higher_is_better": False}
+    assert last["test_score"] < first["test_score"]
+    evaluated = run(
+        *("evaluate", "x.safetensors", "--data", "text:book.txt", "--arch", f"{LEARN}:bigrams"),
+        *("--sequence-length", "16", "--json"),
+    )
+    assert json.loads(evaluated.stdout)["model"]["score"]["unit"] == "nats per token"
+
+
+def test_json_of_numbers_says_what_the_score_is(run):
+    arguments = ("--data", f"{LEARN}:table", "--arch", f"{LEARN}:line", "--epochs", "2", "--seeds", "1,2")
+    report = json.loads(run("finetune", *arguments, "--no-prune", "-o", "x.pt", "--json").stdout)
+    for each in report["runs"]:
+        assert each["score"]["name"] == "mean square error"
+        assert each["score"]["value"] == each["test_loss"] < each["score_first"]
+        assert "test_accuracy" not in each
+    values = [each["score"]["value"] for each in report["runs"]]
+    assert report["mean"]["baseline"]["test_score"]["mean"] == pytest.approx(sum(values) / 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -85,6 +124,12 @@ def test_seeds_and_comparison_side_by_side(run):
         ((DIGITS, "--data", "digits", "-o", "x.onnx"), [".safetensors"]),
         ((DIGITS, "--data", "digits", "--include", "zzz*"), ["zzz*"]),
         (("missing.pt", "--data", "digits"), ["missing.pt", "no such file"]),
+        ((DIGITS, "--data", "digits", "--task", f"{LEARN}:length"), [f"{LEARN}:length", "no loss to train with"]),
+        ((DIGITS, "--data", "digits", "--task", "agreement"), ["digits", "agreement is with another network"]),
+        (("--data", f"{LEARN}:table", "--arch", f"{LEARN}:line", "--min-accuracy", "0.9"), ["give worst-score"]),
+        (("--data", f"{LEARN}:table", "--arch", "mlp:64,10"), ["inputs of 6"]),
+        ((DIGITS, "--data", "text:nothing.txt"), ["no tokenizer"]),
+        ((DIGITS, "--data", "digits", "--min-accuracy", "0.9", "--worst-score", "1"), ["give one"]),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(run, tmp_path, arguments, words):

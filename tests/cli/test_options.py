@@ -99,3 +99,22 @@ def test_help_shows_the_order_asked_for_and_only_what_has_words(called):
     assert places == sorted(places)
     assert not any(flag in result.stdout for flag in ("--names", "--quiet", "--hidden"))
     assert "one-way|two-way" in result.stdout
+
+
+def test_two_settings_of_one_name_have_two_options():
+    @dataclass(frozen=True)
+    class Other:
+        share: float = setting(0.25, "Another share.")
+        inner: Inner = held(Inner)
+
+    received = []
+
+    @with_options(renamed={(Inner, "share"): "inner_share"})
+    def command(*, other: Other, outer: Outer) -> None:
+        received.append((other.share, other.inner.share, outer.inner.share))
+
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, ["--share", "0.5", "--inner-share", "0.75"])
+    assert result.exit_code == 0, result.output
+    assert received == [(0.5, 0.75, 0.75)]

@@ -70,6 +70,8 @@ def test_one_number_may_stand_in_a_column_of_its_own():
     column, row = torch.arange(4.0)[:, None], torch.arange(4.0)
     assert Regression(Memory(column, row, "numbers")).score(Echo()).value == 0
     assert Regression(Memory(row, column, "numbers")).score(Echo()).value == 0
+    # A last batch may hold one sample alone.
+    assert Regression(Memory(column, row, "numbers")).score(Echo(), batch_size=3).value == 0
 
 
 @pytest.mark.parametrize(

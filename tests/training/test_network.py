@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
-from rmt_compress.training.run import restored
 from rmt_compress.training.split_network import Network
+from rmt_compress.training.starting import restored
 from rmt_compress.training.state import Snapshot
 from tests.samples.split_networks import cnn, mlp, split
 

@@ -92,8 +92,10 @@ class Regression:
         if wanted is None or not wanted.is_floating_point():
             raise EvaluationError(f"{self.samples.name}: has no numbers to compare the answers of {name} with")
         wanted = wanted.to(answer.device)
-        if answer.shape != wanted.shape and answer.squeeze(-1).shape == wanted.squeeze(-1).shape:
-            answer, wanted = answer.squeeze(-1), wanted.squeeze(-1)
+        # The first axis is that of samples, of which there may be one.
+        flat = [each.flatten(-2) if each.ndim > 1 and each.shape[-1] == 1 else each for each in (answer, wanted)]
+        if answer.shape != wanted.shape and flat[0].shape == flat[1].shape:
+            answer, wanted = flat
         if answer.shape != wanted.shape:
             raise EvaluationError(
                 f"{name} returns {'×'.join(map(str, answer.shape))} numbers for targets of "

@@ -37,6 +37,12 @@ class Metric:
         """A value with what it is: ``89.90%``, ``loss 0.9021``."""
         return self.shown(value) if self == ACCURACY else f"{self.name} {self.shown(value)}"
 
+    def within(self, limit: float) -> str:
+        """What is no worse than a limit: ``at least 97.00%``, ``loss 0.9021 or less``."""
+        if self == ACCURACY:
+            return f"at least {self.shown(limit)}"
+        return f"{self.name} {self.shown(limit)} or {'more' if self.higher_is_better else 'less'}"
+
     def change(self, new: float, old: float) -> str:
         """What became of it: ``-0.40 points``, ``+0.0213``."""
         return f"{100 * (new - old):+.2f} points" if self.unit == "share" else f"{new - old:+.4f}"
