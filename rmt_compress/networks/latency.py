@@ -48,18 +48,23 @@ class Latency:
     why_no_graph: str | None = None
 
 
-def measure_latency(models: Sequence[nn.Module], task: Task) -> list[Latency]:
-    """One `Latency` per model, of the first inputs of a task's samples; their runs alternate."""
+def measure_latency(
+    models: Sequence[nn.Module], task: Task, *, batches: Sequence[int] | None = None
+) -> list[Latency]:
+    """One `Latency` per model, of the first inputs of a task's samples; their runs alternate.
+
+    `batches` are sizes of batches; None for 1 and 128, of text 1 and 8.
+    """
     import torch
 
     result = [Latency() for _ in models]
     text = task.samples is not None and task.samples.targets == "tokens"
-    for size in TEXT_BATCHES if text else BATCHES:
+    for size in batches or (TEXT_BATCHES if text else BATCHES):
         with torch.inference_mode():
-            batches = [example_inputs(model, task, size) for model in models]
-            runs: list[Run] = [_eager(model, inputs) for model, inputs in zip(models, batches, strict=True)]
+            examples = [example_inputs(model, task, size) for model in models]
+            runs: list[Run] = [_eager(model, inputs) for model, inputs in zip(models, examples, strict=True)]
         owners = list(range(len(models)))
-        for index, (model, inputs) in enumerate(zip(models, batches, strict=True)):
+        for index, (model, inputs) in enumerate(zip(models, examples, strict=True)):
             captured = _captured(model, inputs)
             if isinstance(captured, str):
                 result[index] = Latency(result[index].eager, result[index].graph, captured)
