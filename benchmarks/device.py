@@ -1,8 +1,8 @@
-"""What a device (a GPU) makes of thin layers, and whether everything that runs a network runs there: `--device cuda`.
+"""What a device (a GPU) makes of thin layers, and whether all that runs a network runs there: `--device cuda`.
 
 Two parts. Milliseconds of a product with a weight whole and split in two, in eager mode and in a CUDA graph, by
-batch and rank: the ratio says how many times faster the two thin layers are. And the road from calibration to a repaired
-cut on the device, each number beside the CPU's.
+batch and rank: the ratio says how many times faster the two thin layers are. And the road from calibration to a
+repaired cut on the device, each number beside the CPU's.
 
     python benchmarks/device.py --device cuda --out benchmarks/results/device.md
 """
@@ -83,16 +83,16 @@ def road(device: str) -> dict[str, float]:
     """Numbers of the road from calibration to a repaired cut, on one device."""
     model = network()
     images = torch.randn(256, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    renew_statistics(model, images.split(64))
+    renew_statistics(model, torch.chunk(images, 4))
     model = model.eval().to(device)
-    batches = images.split(64)
+    batches = torch.chunk(images, 4)
     labels = model(images.to(device)).argmax(1).cpu() if device != "cpu" else model(images).argmax(1)
     found: dict[str, float] = {}
     moments = rmt.calibrate(model, batches, seed=3)
     for name, own in list(moments.layers.items())[:3]:
         found[f"tr C of {name}"] = float(own.inputs.diagonal().sum())
     analysis = rmt.analyze(model)
-    plan = rmt.plan_within(analysis, moments, keep=0.4, metric="two-sided", scaling="absolute", search="one")
+    plan = rmt.plan_within(analysis, moments, keep=0.4, metric="two-sided", scaling="uniform", search="one")
     found["share kept"] = plan.settings["budget"]["reached"]["keep"]
     small = rmt.compress(model, plan, moments)
     task = Classification(InMemory(images, labels, "classes", 10))
