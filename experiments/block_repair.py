@@ -87,7 +87,8 @@ def language_model(shared: Path) -> Subject:
         total = 0.0
         with torch.no_grad():
             for batch in asked.split(4):  # type: ignore[no-untyped-call]
-                logits = network(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1)
+                logits = network(input_ids=batch.to(network.device), use_cache=False).logits[:, :-1]
+                logits = logits.flatten(0, 1).cpu()
                 total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
         return total / (len(asked) * (LENGTH - 1))
 
@@ -127,7 +128,8 @@ def residual_network(shared: Path) -> Subject:
 
     def score(network: nn.Module) -> float:
         with torch.no_grad():
-            answers = torch.cat([network(batch).argmax(1) for batch in asked.split(250)])  # type: ignore[no-untyped-call]
+            place = next(network.parameters()).device
+            answers = torch.cat([network(batch.to(place)).argmax(1).cpu() for batch in torch.chunk(asked, 4)])
         return float((answers == labels).double().mean())
 
     layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][1:]
@@ -168,6 +170,7 @@ def _relative(model: nn.Module, layers: list[str], moments: Moments, basis: str,
 def measure(name: str, asked: argparse.Namespace, numbers: Numbers, save: Callable[[], None]) -> None:
     """Every size: as cut, with batch-norm statistics renewed, and repaired."""
     subject = SUBJECTS[name](asked.shared)
+    subject.model.to(asked.device)
     file = asked.moments and asked.moments / f"{name}.moments.safetensors"
     begun = time.perf_counter()
     if file and file.exists():
@@ -243,6 +246,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=PASSES)
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--moments", type=Path, help="a folder where moments are kept between runs")
     parser.add_argument("--draw", action="store_true", help="only the table")

@@ -83,7 +83,7 @@ def language_model(shared: Path) -> Subject:
         total = 0.0
         with torch.no_grad():
             for batch in asked.split(4):  # type: ignore[no-untyped-call]
-                logits = network(input_ids=batch).logits[:, :-1].flatten(0, 1)
+                logits = network(input_ids=batch.to(network.device)).logits[:, :-1].flatten(0, 1).cpu()
                 total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
         return total / (len(asked) * (LENGTH - 1))
 
@@ -117,7 +117,8 @@ def residual_network(shared: Path) -> Subject:
 
     def score(network: nn.Module) -> float:
         with torch.no_grad():
-            answers = torch.cat([network(batch).argmax(1) for batch in asked.split(250)])  # type: ignore[no-untyped-call]
+            place = next(network.parameters()).device
+            answers = torch.cat([network(batch.to(place)).argmax(1).cpu() for batch in torch.chunk(asked, 4)])
         return float((answers == labels).double().mean())
 
     layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
@@ -128,11 +129,10 @@ def residual_network(shared: Path) -> Subject:
 SUBJECTS = {"lm": language_model, "resnet": residual_network}
 
 
-def measure(
-    name: str, seed: int, shared: Path, numbers: Numbers, save: Callable[[], None], rules: list[str]
-) -> None:
-    """Every rule at every size, or those in `rules`; what is in `numbers` already is left out."""
-    subject = SUBJECTS[name](shared)
+def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, save: Callable[[], None]) -> None:
+    """Every rule at every size, or those that are asked for; what is in `numbers` already is left out."""
+    subject, rules = SUBJECTS[name](asked.shared), asked.rules
+    subject.model.to(asked.device)
     about = numbers.setdefault(name, {"samples": subject.samples, "keeps": list(subject.keeps), "seeds": {}})
     if "uncut" not in about:
         about["uncut"] = subject.score(subject.model)
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--rules", nargs="+", default=[], help="only these, METRIC SCALING KEEP each")
     parser.add_argument("--draw", action="store_true", help="only the tables")
@@ -229,7 +230,7 @@ def main() -> None:
     if not asked.draw:
         for name in asked.networks:
             for seed in asked.seeds:
-                measure(name, seed, asked.shared, numbers, save, asked.rules)
+                measure(name, seed, asked, numbers, save)
     (asked.out / "calibrated_cuts.md").write_text(markdown(numbers), encoding="utf-8")
 
 
