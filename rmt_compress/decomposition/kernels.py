@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 _BLOCK = 2**21
 _SLICE = 4096
 _STRIP = 256
+
+
+_WAKING = threading.Lock()
+_AWAKE: set[torch.device] = set()
 
 
 class TorchKernels:
@@ -59,11 +64,23 @@ class TorchKernels:
 
     def eigenvalues(self, gram: torch.Tensor) -> NDArray[np.float64]:
         """Ascending eigenvalues of a Gram matrix, in its own precision."""
+        _wake_solver(gram.device)
         return _to_numpy(torch.linalg.eigvalsh(gram, UPLO="L"))
 
     def singular_values(self, matrix: torch.Tensor) -> NDArray[np.float64]:
         """Singular values by a direct SVD in float64, descending."""
+        _wake_solver(matrix.device)
         return _to_numpy(torch.linalg.svdvals(matrix.to(torch.float64)))
+
+
+def _wake_solver(device: torch.device) -> None:
+    """Let torch load its CUDA solver, which two threads that meet in the first call fail to do ("lazy wrapper")."""
+    if device.type != "cuda":
+        return
+    with _WAKING:
+        if device not in _AWAKE:
+            torch.linalg.eigvalsh(torch.eye(2, device=device))
+            _AWAKE.add(device)
 
 
 def _product(wide: torch.Tensor) -> torch.Tensor:
