@@ -131,13 +131,17 @@ class Graph:
         value = self.placeholders.get(weight)
         return () if value is None else tuple(self._follow(value, (), turned=False))
 
-    def looks_up(self, weight: str, indices: str) -> bool:
-        """Whether a table's rows are looked up by the value `indices`, as it is or in another shape or type."""
+    def table_of(self, indices: str) -> str | None:
+        """The weight whose rows the value `indices` looks up, as it is or in another shape or type."""
         names = {indices}
         for node in self.nodes:
             if node["target"] in _PASSING and _tensor(argument(node, "self") or {}) in names:
                 names.update(value_names(node["outputs"]))
-        return any(_tensor(argument(self.nodes[use.node], "indices") or {}) in names for use in self.uses(weight))
+        for weight in self.placeholders:
+            for use in self.uses(weight):
+                if use.kind == "embedding" and _tensor(argument(self.nodes[use.node], "indices") or {}) in names:
+                    return weight
+        return None
 
     def own_bias(self, uses: Collection[Use]) -> str | None:
         """The value that all these nodes add to their results as it is, and that no other node takes."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Operators of aten that open files, or give a tensor other memory than its own: no network needs them.
 _REFUSED = frozenset({"from_file", "set_", "set", "resize_", "resize_as_", "resize", "_resize_output_", "data"})
+# Holds values against the type and device they were exported on, and the network runs in others as well.
+_CHECK = f"{ATEN}_assert_tensor_metadata.default"
 _ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "getitem")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_")
 _MEMORY_FORMATS = {
@@ -65,7 +67,11 @@ class ExportedNetwork(GraphNetwork):
         try:
             for spec in graph.specs:
                 self._enter(spec, constants)
-            self._steps = [(self._operator(node["target"]), node) for node in graph.nodes]
+            self._steps = [
+                (place, self._operator(node["target"]), node)
+                for place, node in enumerate(graph.nodes)
+                if node["target"] != _CHECK
+            ]
             self._returned = _returned(program)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
             raise damaged(f"its graph: {type(error).__name__} {error}") from error
@@ -74,7 +80,8 @@ class ExportedNetwork(GraphNetwork):
             use.node: use.kind
             for layer in checkpoint.layers()
             if layer.in_graph
-            for use in graph.uses(layer.tensor)
+            for name in (layer.tensor, *layer.aliases)
+            for use in graph.uses(name)
         }
 
     def _outputs(self, feeds: Feeds) -> Any:
@@ -94,9 +101,8 @@ class ExportedNetwork(GraphNetwork):
         for entry in self.inputs:
             if entry.made or entry.dtype is None or entry.dtype.is_floating_point:
                 continue
-            for layer in self.checkpoint.layers():
-                if layer.kind == "embedding" and self._graph.looks_up(layer.tensor, entry.name):
-                    return layer.shape[0]
+            if (table := self._graph.table_of(entry.name)) is not None:
+                return self.checkpoint.tensors[table].shape[0]
         return None
 
     def _run(self, feeds: Feeds, counts: list[int] | None) -> Any:
@@ -106,7 +112,7 @@ class ExportedNetwork(GraphNetwork):
             values[value] = self._parameters[name] if name in self._parameters else self._fixed[value]
         for value, tensor in self._fixed.items():
             values[value] = tensor.to(device)
-        for place, (run, node) in enumerate(self._steps):
+        for place, run, node in self._steps:
             given = {entry["name"]: self._value(entry["arg"], values, device) for entry in node["inputs"]}
             result = run(given)
             _bind(node["outputs"], result, values)
@@ -211,7 +217,9 @@ def _keys(module: Json) -> list[str] | None:
 
 
 def _bind(outputs: list[Json], result: Any, values: dict[str, Any]) -> None:
-    """Give the results of a node their names."""
+    """Give the results of a node their names; one that checks something has none."""
+    if not outputs:
+        return
     for given, value in zip(outputs, (result,) if len(outputs) == 1 else result, strict=True):
         ((kind, held),) = given.items()
         if kind == "as_tensor":

@@ -86,10 +86,11 @@ def vocabulary(graph: OnnxGraph, weights: Mapping[str, Weight], inputs: Sequence
             if node.op_type in _PASSING and node.input and node.input[0] in names:
                 names.update(node.output)
         for weight in weights.values():
-            if weight.layer.kind == "embedding" and any(
-                not used.use.place.graph and graph.node(used.use.place).input[1] in names for used in weight.uses
-            ):
-                return weight.layer.shape[0]
+            # A table that is the head as well is listed as what it is there.
+            for used in weight.uses:
+                node = graph.node(used.use.place)
+                if node.op_type == "Gather" and not used.use.place.graph and node.input[1] in names:
+                    return weight.layer.shape[0]
     return None
 
 

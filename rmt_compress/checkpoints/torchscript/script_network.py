@@ -34,9 +34,11 @@ class ScriptedNetwork(GraphNetwork):
                 program = torch.jit.load(str(checkpoint.path), map_location="cpu")  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path}: its program does not load: {one_line(error)}") from error
-        # In a list it is no submodule: its weights are the parameters of this module.
         # Frozen: after some runs the interpreter keeps for gradients what is made in inference mode, which fails.
-        self._program = [program.eval().requires_grad_(False)]
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
+        # In a list it is no submodule: its weights are the parameters of this module.
+        self._program = [program.eval()]
         # The first argument is the module.
         self._take_arguments(list(program.forward.schema.arguments)[1:])
         self._own: dict[str, torch.Tensor] = program.state_dict()
