@@ -125,7 +125,7 @@ def test_text_by_bytes_where_the_table_has_256_rows(tmp_path, rng):
 @pytest.mark.slow
 def test_the_command_line_asks_text_of_a_decoder(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    decoder(tmp_path / "net.onnx", rng, vocabulary=256, width=24)
+    decoder(tmp_path / "net.onnx", rng, vocabulary=256, width=40)
     (tmp_path / "book.txt").write_bytes(bytes(rng.integers(97, 123, 1600).tolist()))
     data = ["--data", "text:book.txt", "--sequence-length", "16"]
 
@@ -139,7 +139,7 @@ def test_the_command_line_asks_text_of_a_decoder(tmp_path, rng, monkeypatch):
     assert (tmp_path / "small.onnx").is_file()
     same = json.loads(run("evaluate", "net.onnx", "--against", "net.onnx", "--task", "agreement", "--json"))
     assert same["model"]["same_answer"] == 1.0
-    run("sweep", "net.onnx", "--min-size", "16")
+    run("sweep", "net.onnx")
     assert (tmp_path / "net.sweep").is_dir()
 
 
