@@ -68,7 +68,9 @@ def test_a_file_that_cannot_run_is_unverified(run, bare):
 @pytest.mark.slow
 def test_a_drop_that_is_missed_writes_nothing_until_accepted(run, tmp_path):
     words = ("prune", DIGITS, "-o", "s.safetensors", "--keep", "0.03", "--max-drop", "0.5", "--data", "digits")
-    line = one_error_line(run(*words), status=1)
+    missed = run(*words)
+    assert "→ nothing written (the budget was missed)" in missed.stdout
+    line = one_error_line(missed, status=1)
     assert re.search(r"budget was missed: the accuracy is \d+\.\d\d% where it was 97\.50%: -\d+\.\d\d points", line)
     assert line.endswith("nothing was written; --accept writes it")
     assert not list(tmp_path.iterdir())
