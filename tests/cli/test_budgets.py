@@ -75,7 +75,9 @@ def test_a_drop_that_is_missed_writes_nothing_until_accepted(run, tmp_path):
     assert line.endswith("nothing was written; --accept writes it")
     assert not list(tmp_path.iterdir())
     line = one_error_line(run(*words, "--accept"), status=1)
-    assert "s.safetensors" in line
+    # Options that no budget goes with are not advised.
+    assert "s.safetensors: is written, but its accuracy" in line
+    assert "; allow it more (--keep, --macs) or win it back: rmt-compress finetune" in line
     assert (tmp_path / "s.safetensors").is_file()
 
 
