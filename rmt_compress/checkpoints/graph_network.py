@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
+from rmt_compress.checkpoints.graph_inputs import Feeds, GraphInput, Parts, matched
 from rmt_compress.layers.layer import FLOAT_DTYPES
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ class GraphNetwork(nn.Module):
 
     Its parameters are the checkpoint's floating-point tensors, under their own names: whoever gives one another
     value (its ``data``), changes what the network computes. `open_checkpoint` of it is the checkpoint itself.
+
+    Attributes:
+        inputs: what the graph takes.
     """
+
+    inputs: tuple[GraphInput, ...] = ()
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -30,10 +36,34 @@ class GraphNetwork(nn.Module):
                 self._parameters[name] = nn.Parameter(checkpoint.read(name), requires_grad=False)
         self.eval()
 
-    @abstractmethod
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The network's (first) output for one batch of inputs."""
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The network's outputs for one batch: a tensor, of several outputs a mapping from their names.
+
+        Inputs are taken in the order of the graph or by its names, see `graph_inputs.matched`. A graph whose batch
+        size is fixed gets larger and smaller batches piece by piece.
+
+        Raises:
+            ValueError: these inputs are not what the graph takes.
+        """
+        parts = self._parts(inputs, named)
+        return parts.joined([self._outputs(part) for part in parts])
+
+    def _parts(self, given: Sequence[Any], named: Mapping[str, Any]) -> Parts:
+        return Parts(self.inputs, matched(self.inputs, given, named))
 
     @abstractmethod
-    def multiply_adds(self, inputs: torch.Tensor) -> int:
-        """Multiply-adds of all products with weights and all convolutions in one pass with these inputs."""
+    def _outputs(self, feeds: Feeds) -> Any:
+        """The outputs for inputs by their names, as many as the graph takes at once."""
+
+    @abstractmethod
+    def multiply_adds(self, inputs: Any) -> int:
+        """Multiply-adds of all products with weights and all convolutions in one pass.
+
+        Args:
+            inputs: a tensor, a tuple or a mapping, as the network is called with them.
+        """
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens the network knows: rows of the table its first input is looked up in, where one is."""
+        return None

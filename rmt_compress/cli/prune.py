@@ -97,7 +97,11 @@ def prune(
     calibration: CalibrationSettings,
     moments: Annotated[
         Path | None,
-        optional("Take the moments from this file instead of measuring them.", "FILE", panel=CALIBRATION),
+        optional(
+            "Take the moments from this file instead of measuring them; also what --plan was made with.",
+            "FILE",
+            panel=CALIBRATION,
+        ),
     ] = None,
     save_moments: Annotated[
         Path | None, optional("Keep the moments that were measured.", "FILE", panel=CALIBRATION)
@@ -151,7 +155,12 @@ def prune(
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
             )
-    elif useless := typed_settings(context, BudgetSettings, CalibrationSettings):
+    elif useless := [
+        *typed_settings(context, BudgetSettings, CalibrationSettings),
+        *(["--moments"] if moments is not None and plan is None else []),
+        *(["--save-moments"] if save_moments is not None else []),
+        *(["--accept"] if accept else []),
+    ]:
         raise SettingsError([f"{', '.join(useless)} needs a budget: add --keep, --macs or --max-drop"])
     if plan is not None and (given := typed_settings(context, AnalysisSettings, PlanSettings, BudgetSettings)):
         raise SettingsError(
@@ -169,6 +178,7 @@ def prune(
             data=data,
             asked=asked,
             within=within,
+            moments=moments,
             accept=accept,
             arch=arch,
             fold_batchnorm=fold_batchnorm,

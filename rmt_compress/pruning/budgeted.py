@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.decomposition.moments_file import load_moments, save_moments
-from rmt_compress.errors import SettingsError
+from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
-from rmt_compress.networks.measurement import example_inputs
+from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.planning.within import plan_within_with
@@ -99,13 +99,22 @@ def plan_within_budget(
     Raises:
         SettingsError: a budget that no cut reaches, or that needs a network that runs.
         DataError: no inputs to calibrate with.
+        CheckpointError: NaN or Inf in a weight.
     """
+    if analysis.damaged:
+        layer = analysis.damaged[0]
+        raise CheckpointError(
+            f"{checkpoint.path}: {layer.tensor}: {layer.reason}, so that nothing can be calibrated; take a "
+            "checkpoint from before that"
+        )
     if model is None:
         return _unverified(analysis, checkpoint, request, progress)
     calibration = calibration_for(
         model, question, request.calibration, checkpoint, progress=_named(progress, "inputs")
     )
     notes = list(calibration.notes)
+    if calibration.verified == "synthetic":
+        notes.append("synthetic: no data say what the cut costs; add --data to have it measured")
     if request.moments is not None:
         moments = load_moments(request.moments)
     else:
@@ -124,8 +133,12 @@ def plan_within_budget(
             return -score.loss
         return score.value if score.metric.higher_is_better else -score.value
 
+    types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+
     def score(trial: Trial) -> float:
-        with replaced(model, trial.tensors) as cut:
+        # The cut has the file's types, which the network need not compute in.
+        tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
+        with replaced(model, tensors) as cut:
             renewed = renew_statistics(cut, calibration.inputs) if renews and trial.rule else None
             try:
                 return judge(calibration.selection.score(cut))
@@ -175,15 +188,25 @@ def plan_within_budget(
 def _unverified(
     analysis: Analysis, checkpoint: Checkpoint, request: Request, progress: Progress | None
 ) -> Budgeted:
-    """One price by the weights alone: nobody knows what it costs."""
+    """One price by the weights, and moments that are at hand: nobody knows what it costs."""
     if request.max_drop is not None or request.budget.max_drop is not None:
         raise SettingsError(
             [f"{checkpoint.path}: max-drop needs a network that runs: add --arch, or ask for a size with --keep"]
         )
-    plan = plan_within_with(analysis, None, request.budget, source=checkpoint, progress=progress)
+    if request.calibration.calibrate is not None or request.save_moments is not None:
+        raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])
+    moments = None if request.moments is None else load_moments(request.moments)
+    plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, progress=progress)
     found = dict(plan.settings["budget"])
-    note = "the network does not run, so that nothing is known of what the cut costs: add --arch and --data"
-    return Budgeted(plan, None, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})
+    note = "unverified: the network does not run, so that nobody knows what the cut costs; add --arch and --data"
+    return Budgeted(plan, moments, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})
+
+
+def in_single(model: nn.Module) -> nn.Module:
+    """The network, in float32 from now on where its weights are shorter: gradients overflow in those."""
+    import torch
+
+    return model.float() if placement(model)[1] in (torch.float16, torch.bfloat16) else model
 
 
 def _drop(request: Request, metric: Metric, full: float) -> float | None:

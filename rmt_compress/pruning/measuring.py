@@ -68,14 +68,15 @@ class Measurement:
             return load(target, own).eval()
         return load_model(open_checkpoint(target, trust=self._trust), arch=self._arch)
 
-    def _wreck(self, before: Evaluation, after: Evaluation, target: Path) -> str | None:
+    def _wreck(self, before: Evaluation, after: Evaluation, target: Path, *, within: bool) -> str | None:
         words = against_original(after.score, before.score)
         if words is None:
             return None
         samples = self._task.samples
         data = "DATA" if samples is None else shlex.quote(samples.name)
         back = f"rmt-compress finetune {shlex.quote(str(target))} --data {data}"
-        return f"{words}; cut less (--keep-bulk 0.5, --rule energy:0.99) or win it back: {back}"
+        less = "allow it more (--keep, --macs)" if within else "cut less (--keep-bulk 0.5, --rule energy:0.99)"
+        return f"{words}; {less} or win it back: {back}"
 
     def of(
         self, result: PruneResult, target: Path, progress: Progress | None, *, sweeps: bool = True
@@ -93,7 +94,8 @@ class Measurement:
         )
         samples = self._task.samples
         notes = (*result.notes, *(samples.notes if samples is not None else ()))
-        result = replace(result, before=before, after=after, notes=notes, wreck=self._wreck(before, after, target))
+        wreck = self._wreck(before, after, target, within=result.budget is not None)
+        result = replace(result, before=before, after=after, notes=notes, wreck=wreck)
         if self._pixels is not None:
             result = replace(result, warnings=(*result.warnings, f"{self._checkpoint.path}: {self._pixels}"))
         analysis = result.analysis or analyze(self._model)

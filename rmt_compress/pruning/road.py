@@ -16,6 +16,7 @@ from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.plan_checking import check_plan
+from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size
@@ -27,7 +28,7 @@ from rmt_compress.planning.making import plan_with
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
-from rmt_compress.pruning.budgeted import Request, plan_within_budget
+from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.saving.folders import check_folder_output, is_folder_output, source_folder
@@ -93,6 +94,7 @@ def prune(
     data: str | None = None,
     asked: TaskSettings | None = None,
     within: Request | None = None,
+    moments: Path | None = None,
     accept: bool = False,
     arch: str | None = None,
     fold_batchnorm: bool = False,
@@ -118,6 +120,7 @@ def prune(
         data: data to measure the network with before and after; also draws its score against the weights kept.
         asked: how the data are read, and which task the network is asked.
         within: a budget that the smallest network is sought for, instead of `plan`; see `pruning.budgeted`.
+        moments: file of the moments that a ready `plan` was made with; needed unless its basis is ``plain``.
         accept: write the network even where it misses the budget.
         arch: the network, where the file does not say; needed with `data`, `within` and `fold_batchnorm` only.
         fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
@@ -153,6 +156,8 @@ def prune(
         carried = _carried(opened, target, layout) if carry_over else None
         asks = data is not None or (asked is not None and asked.asks_itself)
         model = network_of(opened, arch, folded=fold_batchnorm, needed=asks) if asks or within is not None else None
+        if within is not None and model is not None and not opened.has_graph:
+            model = in_single(model)
         question = Question(data, model, opened, asked) if asks and model is not None else None
         if asks:
             check_sweep(target, source=path, force=force)
@@ -187,8 +192,10 @@ def prune(
             result = replace(result, written=(("plan", (str(save_plan),)),))
         if dry_run or not result.changes or (result.missed and not accept):
             return result
-        moments = None if budgeted is None else budgeted.moments
-        view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch, moments=moments)
+        known = None if moments is None else load_moments(moments)
+        if budgeted is not None:
+            known = budgeted.moments
+        view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch, moments=known)
         if budgeted is not None:
             view.repaired = _suiting(view, budgeted.repaired)
         if question is not None:

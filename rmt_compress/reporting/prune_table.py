@@ -68,7 +68,9 @@ def _layers(result: PruneResult, group: bool) -> LayerTable:
         blocks_named([each.name for each in members]) + (f" {len(members)}×" if len(members) > 1 else "")
         for members in groups.values()
     ]
-    nothing = "nothing written (--dry-run)" if result.dry_run else "nothing to cut"
+    nothing = "nothing to cut"
+    if result.dry_run or result.missed:
+        nothing = f"nothing written ({'--dry-run' if result.dry_run else 'the budget was missed'})"
     title = f"{result.source} → {result.output or nothing}"
     return LayerTable(title, names, _COLUMNS, rows, first="layers" if group else "layer")
 

@@ -43,6 +43,18 @@ _TRANSPOSING = tuple(
     f"{ATEN}{name}" for name in ("t.default", "numpy_T.default", "permute.default", "transpose.int")
 )
 _MAX_VIEWS = 8
+# What indices may go through on their way to a table.
+_PASSING = tuple(
+    f"{ATEN}{name}"
+    for name in (
+        "view.default",
+        "reshape.default",
+        "_to_copy.default",
+        "to.dtype",
+        "clone.default",
+        "alias.default",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,18 @@ class Graph:
         """Every node that takes the weight called `weight`."""
         value = self.placeholders.get(weight)
         return () if value is None else tuple(self._follow(value, (), turned=False))
+
+    def table_of(self, indices: str) -> str | None:
+        """The weight whose rows the value `indices` looks up, as it is or in another shape or type."""
+        names = {indices}
+        for node in self.nodes:
+            if node["target"] in _PASSING and _tensor(argument(node, "self") or {}) in names:
+                names.update(value_names(node["outputs"]))
+        for weight in self.placeholders:
+            for use in self.uses(weight):
+                if use.kind == "embedding" and _tensor(argument(self.nodes[use.node], "indices") or {}) in names:
+                    return weight
+        return None
 
     def own_bias(self, uses: Collection[Use]) -> str | None:
         """The value that all these nodes add to their results as it is, and that no other node takes."""

@@ -134,6 +134,12 @@ class OnnxGraph:
         value = values[index] if index < len(values) else None
         return None if value is None or value.tensor is None else self.tensors[value.tensor]
 
+    def shape_is_known(self, name: str) -> bool:
+        """Whether the model says how many axes its input `name` has."""
+        return any(
+            entry.name == name and entry.type.tensor_type.HasField("shape") for entry in self.model.graph.input
+        )
+
     def names(self) -> set[str]:
         """Every name of a value, node or tensor, in all graphs."""
         found = set(self.tensors)

@@ -9,10 +9,11 @@ import numpy as np
 import onnxruntime
 import torch
 
+from rmt_compress.checkpoints.graph_inputs import Feeds, GraphInput, as_arguments
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
 from rmt_compress.checkpoints.onnx.onnx_products import multiply_adds_per_entry
-from rmt_compress.checkpoints.onnx.onnx_tapping import disturb, taps
+from rmt_compress.checkpoints.onnx.onnx_tapping import disturb, taps, vocabulary
 from rmt_compress.errors import CheckpointError
 from rmt_compress.wording import one_line, printable
 
@@ -25,16 +26,25 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.onnx.onnx_tapping import Tap
 
 # onnxruntime's names of the types an input may have.
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(int16)": torch.int16,
+    "tensor(int8)": torch.int8,
+    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+}
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxNetwork(GraphNetwork):
-    """An ONNX model with one input, on the CPU; its first output counts.
+    """An ONNX model on the CPU.
 
     A parameter given another value (``data``) is put into the graph at the next call, for which onnxruntime has to
-    prepare the graph again. A model whose batch size is fixed gets larger and smaller batches piece by piece; one
-    that takes vectors gets images as such.
+    prepare the graph again.
     """
 
     def __init__(self, checkpoint: Checkpoint, graph: OnnxGraph, weights: Mapping[str, Weight]) -> None:
@@ -44,54 +54,43 @@ class OnnxNetwork(GraphNetwork):
         self._original = self._values()
         self._running = self._original
         self._session = self._start(None)
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in _INPUT_TYPES:
-            taken = ", ".join(f"{entry.name} {entry.type}" for entry in inputs)
-            raise CheckpointError(
-                f"{graph.path}: takes {len(inputs)} inputs ({printable(taken)}), and only a network of one "
-                "input of floating-point numbers can be asked about a data set"
-            )
-        self._input = inputs[0].name
-        self._type = _INPUT_TYPES[inputs[0].type]
-        shape = inputs[0].shape
-        self._batch = shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
-        self._takes_vectors = len(shape) == 2
+        self.inputs = tuple(self._input(entry) for entry in self._session.get_inputs())
+        # Sequences and maps are no tensors.
+        self._names = [entry.name for entry in self._session.get_outputs() if entry.type.startswith("tensor(")]
+        if not self._names:
+            raise CheckpointError(f"{graph.path}: no output of it is a tensor")
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The model's first output for one batch of inputs."""
+    def _outputs(self, feeds: Feeds) -> Any:
         now = self._values()
         if _differing(now, self._running):
             changed = _differing(now, self._original)
             self._session = self._start(self._edited(changed) if changed else None)
             self._running = now
-        parts = [
-            self._run(self._session, [self._session.get_outputs()[0].name], part) for part in self._parts(inputs)
-        ]
-        return torch.cat([torch.from_numpy(outputs[0]) for outputs in parts])[: len(inputs)]
+        return _named(self._names, self._run(self._session, self._names, feeds))
 
-    def multiply_adds(self, inputs: torch.Tensor) -> int:
+    def multiply_adds(self, inputs: Any) -> int:
         """Multiply-adds of the products with weights and the convolutions of the main graph for these inputs.
 
         Their outputs are asked for once, since their sizes are known to nobody before.
         """
-        from onnx import ValueInfoProto
-
         factors = multiply_adds_per_entry(self._graph, self._weights)
         if not factors:
             return 0
         model = OnnxEditor(self._graph).finished()
-        given = {entry.name for entry in (*model.graph.input, *model.graph.output)}
-        model.graph.output.extend(ValueInfoProto(name=name) for name in factors if name not in given)
-        session = self._start(model)
-        total = 0
-        for part in self._parts(inputs):
-            wanted = [name for name in factors if name != self._input]
-            sizes = dict(zip(wanted, (output.size for output in self._run(session, wanted, part)), strict=True))
-            sizes[self._input] = part.size
-            total += sum(factor * sizes[name] for name, factor in factors.items()) * len(inputs) // len(part)
-            if self._batch is not None:
-                break
-        return total
+        parts = self._parts(*as_arguments(inputs))
+        given = {entry.name for entry in self.inputs}
+        wanted = [name for name in factors if name not in given]
+        session = self._start(_handing_out(model, wanted))
+        feeds = next(iter(parts))
+        sizes = {name: value.numel() for name, value in feeds.items()}
+        sizes |= {name: out.numel() for name, out in zip(wanted, self._run(session, wanted, feeds), strict=True)}
+        total = sum(factor * sizes[name] for name, factor in factors.items())
+        return total if parts.batch is None else total * parts.count // parts.batch
+
+    @property
+    def vocabulary(self) -> int | None:
+        """See `GraphNetwork.vocabulary`."""
+        return vocabulary(self._graph, self._weights, [entry for entry in self.inputs if not entry.made])
 
     def taps(self) -> tuple[Tap, ...]:
         """The places where weights are applied."""
@@ -99,39 +98,51 @@ class OnnxNetwork(GraphNetwork):
 
     def tapped(
         self, values: Sequence[str], disturbed: tuple[str, float, int] | None = None
-    ) -> Callable[[torch.Tensor], Iterator[tuple[list[torch.Tensor], torch.Tensor]]]:
-        """A function of inputs that gives some values of the graph, and the first output.
+    ) -> Callable[[Any], Iterator[tuple[list[torch.Tensor], Any]]]:
+        """A function of inputs that gives some values of the graph, and the outputs.
 
         Args:
             values: their names.
             disturbed: name of a value that gets noise, how much of it, and a seed; see `onnx_tapping.disturb`.
 
         Returns:
-            A function that runs inputs (N, …) part by part, as many at once as the model takes; of a model of fixed
-            batch size what fills no part is left out, unless that is all.
+            A function that runs inputs as the network is called with them, N samples, part by part, as many at once
+            as the model takes; of a model of fixed batch size what fills no part is left out, unless that is all.
         """
-        from onnx import ValueInfoProto, helper
-
         changed = _differing(self._values(), self._original)
         model = self._edited(changed) if changed else OnnxEditor(self._graph).finished()
-        first = model.graph.output[0].name
         if disturbed is not None:
-            disturb(model, *disturbed, helper.np_dtype_to_tensor_dtype(np.dtype(self._type)))
-        given = {entry.name for entry in (*model.graph.input, *model.graph.output)}
-        asked = [name for name in dict.fromkeys(values) if name != self._input]
-        model.graph.output.extend(ValueInfoProto(name=name) for name in asked if name not in given)
-        session = self._start(model)
+            disturb(model, *disturbed, self._type_of(disturbed[0]))
+        given = {entry.name for entry in self.inputs}
+        asked = [name for name in dict.fromkeys(values) if name not in given]
+        session = self._start(_handing_out(model, asked))
 
-        def run(inputs: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-            whole = inputs
-            if self._batch is not None and len(inputs) > self._batch:
-                whole = inputs[: len(inputs) // self._batch * self._batch]
-            for part in self._parts(whole):
-                outputs = [torch.from_numpy(output) for output in self._run(session, [*asked, first], part)]
-                held = dict(zip(asked, outputs, strict=False)) | {self._input: torch.from_numpy(part)}
-                yield [held[name] for name in values], outputs[-1]
+        def run(inputs: Any) -> Iterator[tuple[list[torch.Tensor], Any]]:
+            for part in self._parts(*as_arguments(inputs)).whole():
+                found = self._run(session, [*asked, *self._names], part)
+                held = dict(zip(asked, found, strict=False)) | part
+                yield [held[name] for name in values], _named(self._names, found[len(asked) :])
 
         return run
+
+    def _type_of(self, value: str) -> int:
+        """ONNX's number of the type of a value; only onnxruntime, which infers it, knows."""
+        from onnx import helper
+
+        session = self._start(_handing_out(OnnxEditor(self._graph).finished(), [value]))
+        found = next(entry.type for entry in session.get_outputs() if entry.name == value)
+        return helper.np_dtype_to_tensor_dtype(np.dtype(str(_TYPES[found]).removeprefix("torch.")))
+
+    def _input(self, entry: Any) -> GraphInput:
+        if entry.type not in _TYPES:
+            raise CheckpointError(
+                f"{self._graph.path}: its input {printable(entry.name)} is {printable(entry.type)}, and only "
+                f"tensors of {', '.join(name[7:-1] for name in _TYPES)} can be given"
+            )
+        # An axis of any length has a name, or none; -1 is written by some.
+        shape = tuple(length if isinstance(length, int) and length > 0 else None for length in entry.shape)
+        known = self._graph.shape_is_known(entry.name)
+        return GraphInput(entry.name, _TYPES[entry.type], shape if known else None)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> OnnxNetwork:
         """Refuse what would move the weights away: onnxruntime is given them on the CPU."""
@@ -167,28 +178,29 @@ class OnnxNetwork(GraphNetwork):
                 f"{self._graph.path}: onnxruntime cannot run it: {printable(one_line(error), 500)}"
             ) from error
 
-    def _parts(self, inputs: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
-        """The inputs as the model takes them; the last of several parts filled up with its own last sample."""
-        values = inputs.detach().numpy().astype(self._type, copy=False)
-        if self._takes_vectors:
-            values = values.reshape(len(values), -1)
-        if self._batch is None:
-            yield values
-            return
-        for start in range(0, len(values), self._batch):
-            part = values[start : start + self._batch]
-            missing = self._batch - len(part)
-            yield np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-
-    def _run(self, session: Any, names: list[str], part: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    def _run(self, session: Any, names: list[str], feeds: Feeds) -> list[torch.Tensor]:
         if not names:
             # To onnxruntime no names mean all.
             return []
         try:
-            outputs: list[np.ndarray[Any, Any]] = session.run(names, {self._input: part})
+            outputs = session.run(names, {name: value.detach().numpy() for name, value in feeds.items()})
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ValueError(f"onnxruntime: {one_line(error)}") from error
-        return outputs
+        return [torch.from_numpy(output) for output in outputs]
+
+
+def _named(names: list[str], outputs: list[torch.Tensor]) -> Any:
+    """One output as it is, several by their names."""
+    return outputs[0] if len(names) == 1 else dict(zip(names, outputs, strict=True))
+
+
+def _handing_out(model: ModelProto, values: Sequence[str]) -> ModelProto:
+    """`model`, which is changed, with some of its values among its outputs."""
+    from onnx import ValueInfoProto
+
+    known = {entry.name for entry in (*model.graph.input, *model.graph.output)}
+    model.graph.output.extend(ValueInfoProto(name=name) for name in values if name not in known)
+    return model
 
 
 def _differing(some: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,13 @@ from rmt_compress.layers.kinds import KINDS
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+    from rmt_compress.checkpoints.graph_inputs import GraphInput
     from rmt_compress.checkpoints.onnx.onnx_graph import OnnxGraph
     from rmt_compress.checkpoints.onnx.onnx_layers import Weight
     from rmt_compress.layers.layer import Layer
+
+# What indices may go through on their way to a table.
+_PASSING = ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,24 @@ def taps(graph: OnnxGraph, weights: Mapping[str, Weight]) -> Iterator[Tap]:
                 # Of W·X the vectors are columns on both sides; a Gemm that turns X over itself is not read.
                 if not flipped:
                     yield Tap(weight.layer, node.input[1 - number], node.output[0], columns=number == 0)
+
+
+def vocabulary(graph: OnnxGraph, weights: Mapping[str, Weight], inputs: Sequence[GraphInput]) -> int | None:
+    """Rows of the table in which the first of some inputs of whole numbers is looked up; None where none is."""
+    for entry in inputs:
+        if entry.dtype is None or entry.dtype.is_floating_point:
+            continue
+        names = {entry.name}
+        for node in graph.graphs[0].node:
+            if node.op_type in _PASSING and node.input and node.input[0] in names:
+                names.update(node.output)
+        for weight in weights.values():
+            # A table that is the head as well is listed as what it is there.
+            for used in weight.uses:
+                node = graph.node(used.use.place)
+                if node.op_type == "Gather" and not used.use.place.graph and node.input[1] in names:
+                    return weight.layer.shape[0]
+    return None
 
 
 def _convolution(layer: Layer, node: NodeProto) -> Tap:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rmt_compress.checkpoints.graph_inputs import Feeds, GraphInput, as_arguments
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.errors import CheckpointError
 from rmt_compress.wording import one_line
@@ -33,8 +34,13 @@ class ScriptedNetwork(GraphNetwork):
                 program = torch.jit.load(str(checkpoint.path), map_location="cpu")  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path}: its program does not load: {one_line(error)}") from error
+        # Frozen: after some runs the interpreter keeps for gradients what is made in inference mode, which fails.
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
         # In a list it is no submodule: its weights are the parameters of this module.
         self._program = [program.eval()]
+        # The first argument is the module.
+        self._take_arguments(list(program.forward.schema.arguments)[1:])
         self._own: dict[str, torch.Tensor] = program.state_dict()
         if missing := [name for name in self._parameters if name not in self._own]:
             raise CheckpointError(f"{checkpoint.path}: its program has no weight called {missing[0]}")
@@ -42,13 +48,33 @@ class ScriptedNetwork(GraphNetwork):
             # The program's memory: to change values in place is to change what is computed.
             self._parameters[name] = torch.nn.Parameter(self._own[name], requires_grad=False)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The program's (first) output for one batch of inputs."""
+    def _take_arguments(self, declared: Iterable[Any]) -> None:
+        """What the program's ``forward`` takes: tensors to be given, and what stands for those that are not."""
+        self._arguments: list[tuple[str, Any]] = []
+        taken = []
+        for entry in declared:
+            kind = str(entry.type)
+            self._arguments.append((entry.name, entry.default_value if entry.has_default_value() else None))
+            if kind in ("Tensor", "Optional[Tensor]"):
+                taken.append(GraphInput(entry.name, optional=entry.has_default_value()))
+            elif not entry.has_default_value():
+                raise CheckpointError(
+                    f"{self.checkpoint.path}: its program takes {entry.name}, a {kind}; only tensors can be given"
+                )
+        self.inputs = tuple(taken)
+
+    def _outputs(self, feeds: Feeds) -> Any:
         with self._given_weights():
-            output = self._program[0](inputs)
-        while isinstance(output, tuple | list) and output:
+            output = self._program[0](*[feeds.get(name, value) for name, value in self._arguments])
+        # A tuple with names says itself which of it counts.
+        while isinstance(output, tuple | list) and output and not hasattr(output, "_fields"):
             output = output[0]
-        return output  # type: ignore[no-any-return] # torch says nothing of what a program returns
+        return output
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the first table: which input is looked up in it a program does not tell."""
+        return next((layer.shape[0] for layer in self.checkpoint.layers() if layer.kind == "embedding"), None)
 
     @contextmanager
     def _given_weights(self) -> Iterator[None]:
@@ -67,8 +93,9 @@ class ScriptedNetwork(GraphNetwork):
             for name, values in kept.items():
                 self._own[name].copy_(values)
 
-    def multiply_adds(self, inputs: torch.Tensor) -> int:
+    def multiply_adds(self, inputs: Any) -> int:
         """Multiply-adds of all products and convolutions in one pass with these inputs."""
+        given, named = as_arguments(inputs)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            self(inputs)
+            self(*given, **named)
         return int(counter.get_total_flops()) // 2

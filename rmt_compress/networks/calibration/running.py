@@ -7,15 +7,18 @@ an ONNX model                        values that its graph is asked to hand out;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.applied import Use, UsedOtherwise, Weights, read_use
 from rmt_compress.networks.calibration.patches import Geometry
+from rmt_compress.networks.calibration.repeated_batches import described
 from rmt_compress.networks.calibration.watching import Watch, Watcher
+from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,19 +138,36 @@ class _Onnx:
 
     def run(self, inputs: Any, watcher: Watcher) -> Any:
         outputs = []
-        for values, output in self._tapped(inputs):
+        for values, output in self._asked(self._tapped, inputs):
             # One tensor for one value, so that layers that read the same are seen to.
             held = dict(zip(self._values, values, strict=True))
             for tap in self._taps:
                 watcher.applied(_use(tap, held[tap.inputs], held[tap.output]), held[tap.output])
             outputs.append(output)
-        return torch.cat(outputs)
+        return _joined(outputs)
 
     def disturbed(self, layer: Layer, scale: float, seed: int) -> Callable[[Any], Any]:
         # Of a weight that is used twice the first use speaks for both.
         value = next(tap.output for tap in self._taps if tap.layer.tensor == layer.tensor)
         tapped = self._model.tapped([], (value, scale, seed))
-        return lambda inputs: torch.cat([output for _, output in tapped(inputs)])
+        return lambda inputs: _joined([output for _, output in self._asked(tapped, inputs)])
+
+    def _asked(self, tapped: Callable[[Any], Iterator[Any]], inputs: Any) -> Iterator[Any]:
+        try:
+            yield from tapped(inputs)
+        except ValueError as error:
+            raise DataError(
+                f"{self._model.checkpoint.path}: cannot be run on calibration inputs {described(inputs)}: "
+                f"{one_line(error)[:300]}; give inputs as the network is called with them"
+            ) from error
+
+
+def _joined(outputs: list[Any]) -> Any:
+    if len(outputs) == 1:
+        return outputs[0]
+    if isinstance(outputs[0], Mapping):
+        return {name: torch.cat([part[name] for part in outputs]) for name in outputs[0] if outputs[0][name].ndim}
+    return torch.cat(outputs)
 
 
 def _use(tap: Tap, inputs: torch.Tensor, output: torch.Tensor) -> Use:

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 def vocabulary_of(model: nn.Module) -> int | None:
     """How many tokens a network knows that takes tokens; None for one that takes something else."""
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     if isinstance(size := getattr(text, "vocab_size", None), int):
         return size
+    if isinstance(model, GraphNetwork):
+        return model.vocabulary
     first = next((module for module in model.modules() if "weight" in module._parameters), None)
     return first.num_embeddings if isinstance(first, torch.nn.Embedding) else None
 

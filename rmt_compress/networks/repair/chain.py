@@ -21,7 +21,7 @@ from rmt_compress.networks.repair.relay import Ask, Relay, outline
 if TYPE_CHECKING:
     from torch import nn
 
-WHOLE = ("",)
+WHOLE: tuple[str, ...] = ("",)
 """The chain of a network in which none can be found: itself."""
 
 

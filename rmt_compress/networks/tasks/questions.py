@@ -140,9 +140,13 @@ def _vocabulary(model: nn.Module) -> int | None:
     """How many tokens a network knows, as far as it says."""
     from torch import nn
 
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
     known = getattr(getattr(model, "config", None), "vocab_size", None)
     if isinstance(known, int):
         return known
+    if isinstance(model, GraphNetwork):
+        return model.vocabulary
     return next((module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)), None)
 
 

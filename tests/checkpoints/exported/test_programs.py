@@ -230,9 +230,15 @@ def test_multiply_adds_are_those_torch_counts(folder, program):
     assert model.multiply_adds(x) == counter.get_total_flops() // 2 - 2 * (2 * 20 * 20)
 
 
-def test_networks_of_several_inputs_are_not_run(folder):
-    with pytest.raises(CheckpointError, match=r"tokens\.pt2: takes 2 tensors \(tokens, shift\)"):
-        load_model(folder / "tokens.pt2")
+def test_a_network_of_two_inputs_and_a_named_output_runs_as_torch_s_own(folder):
+    network = load_model(folder / "tokens.pt2")
+    given = {"tokens": torch.randint(30, (4, 7)), "shift": torch.randn(4, 7, 16)}
+    expected = exported.load(folder / "tokens.pt2").module()(*given.values())["logits"]
+    torch.testing.assert_close(network(**given), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network(*given.values()), expected, rtol=1e-5, atol=1e-5)
+    assert network.vocabulary == 30
+    with pytest.raises(ValueError, match=r"the graph takes tokens, shift; shift is not given"):
+        network(given["tokens"])
 
 
 def test_another_suffix_is_refused(folder, tmp_path):

@@ -218,15 +218,6 @@ def test_another_device_is_refused(tmp_path, rng):
     assert network(torch.ones(4, 5)).shape == (4, 3)
 
 
-def test_several_inputs_cannot_be_asked_about_a_data_set(tmp_path):
-    node = helper.make_node("Add", ["x", "z"], ["y"])
-    path = saved(model([node], {"w": np.ones(3, "f")}, {"x": (2,), "z": (2,)}), tmp_path / "two.onnx")
-    with pytest.raises(
-        CheckpointError, match=r"two\.onnx: takes 2 inputs \(x tensor\(float\), z tensor\(float\)\)"
-    ):
-        load_model(path)
-
-
 def test_what_onnxruntime_cannot_run_is_one_line(tmp_path):
     node = helper.make_node("Nonsense", ["x", "w"], ["y"], domain="mine")
     built = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((3, 3), "f")}, {"x": (2, 3)})
@@ -240,7 +231,7 @@ def test_what_onnxruntime_cannot_run_is_one_line(tmp_path):
 def test_inputs_that_do_not_fit(tmp_path, rng):
     dataset = Dataset("wide", "test", torch.ones(8, 7), torch.zeros(8, dtype=torch.long), classes=3)
     with pytest.raises(
-        EvaluationError, match=r"cannot take inputs of 7 from wide, 8 at once: ValueError: onnxruntime"
+        EvaluationError, match=r"cannot take inputs of 7 from wide, 8 at once: .* x takes N×5, and 8×7 is given"
     ):
         evaluate(load_model(fixed(tmp_path, rng)), dataset)
 
