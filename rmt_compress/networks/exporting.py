@@ -163,7 +163,13 @@ def _own_input_shape(source: Path | None, spec: str) -> tuple[int, ...]:
 def _trace(model: torch.nn.Module, example: torch.Tensor, path: Path, target: Path) -> None:
     import torch
 
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
     try:
+        batch: object = {0: torch.export.Dim("batch")}
+        if isinstance(model, GraphNetwork):
+            # What it takes is a tuple of as many inputs as its graph has.
+            batch = (batch,)
         # torch's exporter tells its progress on stdout, logs what else could be installed, and warns of its own
         # deprecations.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _without_log():
@@ -176,7 +182,7 @@ def _trace(model: torch.nn.Module, example: torch.Tensor, path: Path, target: Pa
                 output_names=["output"],
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=(batch,),
                 verbose=False,
             )
         _forget_shapes_of_weights(path)

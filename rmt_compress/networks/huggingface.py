@@ -240,7 +240,7 @@ def _unknown(folder: Path, raw: dict[str, Any], error: Exception) -> str:
     )
     return (
         f"{folder}: {CONFIG} names {named}, which transformers {transformers.__version__} does not know; "
-        "update transformers, or give the network with --arch package.module:callable"
+        "update transformers, or add --arch package.module:callable, the network"
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.data import Samples
+from rmt_compress.data import Samples, Targets
 from rmt_compress.data.in_memory import InMemory
-from rmt_compress.networks.calibration.made_up import make_inputs
+from rmt_compress.networks.calibration.made_up import MadeUp, make_inputs
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.measurement import count_macs, example_inputs
 from rmt_compress.networks.tasks.agreement import Agreement
@@ -132,13 +132,23 @@ def _made_by_the_network(
         seed=settings.seed,
         progress=progress,
     )
-    samples = InMemory(_joined(made.batches), name=made.kind, part="calibration")
+    samples = in_memory(made)
     note = f"calibrated with {samples.count} inputs that the network made itself ({made.kind})"
     record = {"inputs": SELF, "kind": made.kind, **made.record}
     if asked is not None:
         return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", (note,), record)
     seen, asked = _divided(samples, model)
     return Calibration(Inputs(seen), asked, "synthetic", (note,), record)
+
+
+def in_memory(made: MadeUp) -> InMemory:
+    """Inputs that a network has made, as samples; whole numbers are text."""
+    inputs = _joined(made.batches)
+    first = inputs
+    while isinstance(first, Mapping | tuple | list):
+        first = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
+    targets: Targets = "none" if first.is_floating_point() else "tokens"
+    return InMemory(inputs, targets=targets, name=made.kind, part="calibration")
 
 
 def _divided(samples: Samples, model: nn.Module) -> tuple[Agreement, Agreement]:

@@ -44,7 +44,7 @@ class CarriedOut:
             yield small
 
 
-def carried_out(model: nn.Module, checkpoint: Checkpoint, plan: Plan, moments: Moments) -> CarriedOut:
+def carried_out(model: nn.Module, checkpoint: Checkpoint, plan: Plan, moments: Moments | None) -> CarriedOut:
     """What a plan makes of a network; the network itself stays as it is."""
     if not isinstance(model, GraphNetwork):
         return CarriedOut(compress(model, plan, moments), {})

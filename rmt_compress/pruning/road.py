@@ -31,6 +31,7 @@ from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
+from rmt_compress.pruning.unasked import changed_outputs, wrecked
 from rmt_compress.saving.folders import check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import listed, printable
@@ -200,6 +201,7 @@ def prune(
             view.repaired = _suiting(view, budgeted.repaired)
         if question is not None:
             view.metadata = {**view.metadata, **question.remembered}
+        changed = changed_outputs(checkpoint, result.plan, known) if within is None and not asks else None
         file = write(view, target, folder=folder, carried=carried.entries if carried else None, progress=progress)
     result = replace(
         result,
@@ -211,7 +213,8 @@ def prune(
     )
     result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
     if measurement is None:
-        return result
+        known_by = "synthetic" if changed is not None else result.verified
+        return replace(result, verified=known_by, wreck=wrecked(changed))
     result = replace(result, verified="measured")
     return measurement.of(result, target, progress, sweeps=within is None)
 

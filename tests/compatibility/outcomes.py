@@ -32,7 +32,7 @@ COMMANDS = {
     "prune --layout dense": (),
     "evaluate": (*DATA, "--limit", "40"),
     "sweep": (*DATA, "--limit", "40", "--what", "share", "--rules", "ratio", "--points", "2"),
-    "finetune": (*DATA, "--epochs", "1", "--samples", "60", "--device", "cpu"),
+    "finetune": (*DATA, "--epochs", "3", "--samples", "600", "--learning-rate", "0.05", "--device", "cpu"),
     "export .safetensors": (),
     "export .onnx": (),
 }

@@ -51,6 +51,7 @@ class ScriptedNetwork(GraphNetwork):
     def _take_arguments(self, declared: Iterable[Any]) -> None:
         """What the program's ``forward`` takes: tensors to be given, and what stands for those that are not."""
         self._arguments: list[tuple[str, Any]] = []
+        self._why_not_run: str | None = None
         taken = []
         for entry in declared:
             kind = str(entry.type)
@@ -58,12 +59,13 @@ class ScriptedNetwork(GraphNetwork):
             if kind in ("Tensor", "Optional[Tensor]"):
                 taken.append(GraphInput(entry.name, optional=entry.has_default_value()))
             elif not entry.has_default_value():
-                raise CheckpointError(
-                    f"{self.checkpoint.path}: its program takes {entry.name}, a {kind}; only tensors can be given"
-                )
+                # Its weights can be looked at and cut all the same.
+                self._why_not_run = f"its program takes {entry.name}, a {kind}; only tensors can be given"
         self.inputs = tuple(taken)
 
     def _outputs(self, feeds: Feeds) -> Any:
+        if self._why_not_run is not None:
+            raise ValueError(self._why_not_run)
         with self._given_weights():
             output = self._program[0](*[feeds.get(name, value) for name, value in self._arguments])
         # A tuple with names says itself which of it counts.

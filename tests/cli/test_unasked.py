@@ -1,0 +1,45 @@
+"""`prune` of a Hugging Face folder without data: the network is asked about inputs that it makes itself."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+transformers = pytest.importorskip("transformers")
+
+
+def folder_of(path, directions):
+    """A tiny decoder: noise, or where there are `directions` so many strong ones in little noise."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear) and directions:
+                rows, columns = layer.weight.shape
+                signal = torch.randn(rows, directions) @ torch.randn(directions, columns) / columns**0.5
+                layer.weight.copy_(signal + 1e-3 * torch.randn(rows, columns))
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_wreck_is_told_without_data(run, tmp_path):
+    result = run("prune", folder_of(tmp_path / "noise", 0))
+    assert result.returncode == 1
+    assert (tmp_path / "noise-pruned" / "config.json").exists()
+    last = result.stderr.splitlines()[-1]
+    assert "gives another answer in" in last
+    assert "--keep 0.8" in last
+
+
+@pytest.mark.slow
+def test_a_cut_that_keeps_what_counts_is_none(run, tmp_path):
+    result = run("prune", folder_of(tmp_path / "signal", 3), "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["verified"] == "synthetic"
+    assert report["wreck"] is None
