@@ -47,6 +47,7 @@ def test_committed_tables_are_those_of_the_committed_numbers(name, monkeypatch):
     assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == example.markdown(numbers)
 
 
+@pytest.mark.slow
 def test_quick_run_does_not_overwrite_the_results(python):
     done = python.run(EXPERIMENTS / "synthetic_spikes.py", "--quick")
     assert done.returncode == 2

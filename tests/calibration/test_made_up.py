@@ -69,6 +69,7 @@ def test_what_tells_no_next_token_gets_random_ones_as_long_as_it_takes():
     assert described(made) == "6 inputs made up: random tokens, 32 tokens each, seed 0"
 
 
+@pytest.mark.slow
 def test_fitted_inputs_meet_the_statistics_of_the_norms():
     torch.manual_seed(1)
     model = normed()
@@ -102,6 +103,7 @@ def test_fitted_inputs_meet_the_statistics_of_the_norms():
     assert made.record == {"kind": made.kind, "count": 24, "shape": [3, 16, 16], "seed": 0}
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_and_leaves_the_network_alone():
     model = normed().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -147,6 +149,7 @@ def test_the_shape_of_inputs_is_found_where_the_network_tells_it():
     assert input_shape(cnn, call) == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_where_nothing_tells_the_shape_the_error_says_what_to_give():
     with pytest.raises(DataError, match=r"takes 3 channels and images of many sizes; .*--input-shape"):
         make_inputs(normed())

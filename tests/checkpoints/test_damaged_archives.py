@@ -50,6 +50,7 @@ def test_one_line_that_names_the_file_and_nothing_is_run(file, name, whole, tmp_
     assert not proof.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", list(WRITERS))
 def test_no_flipped_byte_gives_another_error(file, whole, tmp_path):
     data = (whole / file).read_bytes()

@@ -246,6 +246,7 @@ def test_missing_and_truncated_files_are_one_line(folder):
         open_checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_flipped_bytes_give_no_other_error(folder):
     (part,) = folder.glob("*.distcp")
     for path in (part, folder / ".metadata"):

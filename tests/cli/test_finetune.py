@@ -46,6 +46,7 @@ def test_a_whole_pickled_model_has_to_be_unpacked_first(run, tmp_path):
     assert "x.pt: is written, but its accuracy" in done.stderr
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(run, tmp_path):
     done = run("finetune", DIGITS, "-o", "x.pt", *FEW, "--json")
     report = json.loads(done.stdout)
@@ -72,6 +73,7 @@ def test_seeds_and_comparison_side_by_side(run):
 LEARN = "tests.samples.learners"
 
 
+@pytest.mark.slow
 def test_text_is_told_in_its_own_metric(run, tmp_path):
     """The lines, the table, the picture and the log name the loss; a limit that is missed is exit status 1."""
     (tmp_path / "book.txt").write_bytes(b"to be or not to be, that is the question. " * 20)
@@ -96,6 +98,7 @@ def test_text_is_told_in_its_own_metric(run, tmp_path):
     assert json.loads(evaluated.stdout)["model"]["score"]["unit"] == "nats per token"
 
 
+@pytest.mark.slow
 def test_json_of_numbers_says_what_the_score_is(run):
     arguments = ("--data", f"{LEARN}:table", "--arch", f"{LEARN}:line", "--epochs", "2", "--seeds", "1,2")
     report = json.loads(run("finetune", *arguments, "--no-prune", "-o", "x.pt", "--json").stdout)
@@ -171,6 +174,7 @@ def test_settings_of_one_run_do_not_bind_the_next(run):
         assert run("finetune", DIGITS, *FEW, *arguments).returncode == 0
 
 
+@pytest.mark.slow
 def test_an_accuracy_that_is_not_reached_exits_1(run):
     done = run("finetune", DIGITS, "-o", "x.safetensors", *FEW, "--min-accuracy", "0.9999")
     assert done.returncode == 1

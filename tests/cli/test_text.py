@@ -129,6 +129,7 @@ def test_capital_suffixes_are_taken_and_names_that_are_too_long_refused(run, tmp
     assert "too long" in one_error_line(run("prune", bert, "-o", "n" * 260 + ".pt"))
 
 
+@pytest.mark.slow
 @NEEDS_DEV_FULL
 def test_a_report_that_cannot_be_printed_is_no_failed_prune(process, bert, tmp_path):
     for number, extra in enumerate([(), ("--json",)]):
@@ -187,6 +188,7 @@ def test_excluded_layers_are_counted(run, bert):
         assert " skipped 6 layers: excluded\n" in result.stdout
 
 
+@pytest.mark.slow
 def test_did_you_mean(run):
     assert "'analyze'" in run("analyse", "x.pt").stderr
     assert "--sort" in run("analyze", "x.pt", "--sortt", "name").stderr

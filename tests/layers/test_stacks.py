@@ -166,6 +166,7 @@ def assert_cut(before, after, rank):
     torch.testing.assert_close(error, tails(before, rank), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_mixture_goes_there_and_back(tmp_path):
     transformers = pytest.importorskip("transformers")
     model = mixture("GraniteMoe")

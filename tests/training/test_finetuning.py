@@ -34,6 +34,7 @@ def quick(tmp_path_factory):
     return out, finetune(DIGITS, out, data="digits", training=QUICK, cycle=CUTS, listeners=listeners), heard
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_made_smaller_and_can_be_loaded(quick):
     out, result, _ = quick
     (run,) = result.runs
@@ -211,6 +212,7 @@ def test_an_accuracy_out_of_reach_is_said(tmp_path):
     assert "99.90%" in result.goal_missed
 
 
+@pytest.mark.slow
 def test_no_epoch_begins_that_would_end_too_late(tmp_path, monkeypatch):
     """By a clock that goes on a tenth of a second whenever it is looked at, so every epoch takes as long."""
     ticks = itertools.count()
