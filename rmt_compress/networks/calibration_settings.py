@@ -22,7 +22,7 @@ class CalibrationSettings:
     Attributes:
         calibrate: data whose inputs are seen, as after ``--data``; ``self`` for inputs that the network makes; None
             for the calibration part of the data, or ``self`` where there are none.
-        calibration_samples: the most that are seen; None for 128, of text 64 windows.
+        calibration_samples: the most that are seen; None for what some 2e11 multiply-adds allow.
         selection_samples: the most that candidates are asked; None for what some 3e11 multiply-adds allow.
         repair: ``statistics`` estimates those of batch norms anew after a cut; ``blocks`` trains the factors,
             biases and norms of each block too, to return what it returned; ``none`` leaves all.
@@ -43,7 +43,7 @@ class CalibrationSettings:
     )
     calibration_samples: int | None = setting(
         None,
-        "Calibrate with N samples at most; by default 128, of text 64 windows.",
+        "Calibrate with N samples at most; by default what takes some seconds, 128 to 8,192.",
         within="[1, inf)",
         minimum=1,
         metavar="N",
@@ -51,7 +51,7 @@ class CalibrationSettings:
     )
     selection_samples: int | None = setting(
         None,
-        "Ask candidates N samples at most; by default what takes some seconds, 256 to 8,192.",
+        "Ask candidates N samples at most; by default what takes some seconds, 128 to 8,192.",
         within="[1, inf)",
         minimum=1,
         metavar="N",

@@ -52,6 +52,20 @@ def main_output(outputs: Any) -> torch.Tensor | None:
     return None
 
 
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of tuples, lists, mappings and what is nested of them, in their order."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from tensors_in(each)
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from tensors_in(each)
+
+
 def first_axis(inputs: Any) -> int:
     """How many samples inputs hold."""
     if isinstance(inputs, Mapping):

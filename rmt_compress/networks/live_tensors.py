@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from rmt_compress.networks.calling import tensors_in
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
@@ -28,9 +28,9 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operation and count what it makes."""
-        given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs or {}))}
+        given = {tensor.untyped_storage().data_ptr() for tensor in tensors_in((args, kwargs or {}))}
         outputs = func(*args, **(kwargs or {}))
-        for tensor in _tensors(outputs):
+        for tensor in tensors_in(outputs):
             storage = tensor.untyped_storage()
             place, size = storage.data_ptr(), storage.nbytes()
             if place not in self._holders and place in given:
@@ -47,14 +47,3 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         if not self._holders[place]:
             del self._holders[place]
             self._now -= size
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _tensors(each)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _tensors(each)

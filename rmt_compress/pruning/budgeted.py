@@ -11,6 +11,7 @@ from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.replacing import replaced
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.networks.calibration_settings import CalibrationSettings
     from rmt_compress.networks.tasks.questions import Question
-    from rmt_compress.networks.tasks.task import Metric, Score
+    from rmt_compress.networks.tasks.task import Score
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.planning.searching import Trial
@@ -124,8 +125,12 @@ def plan_within_budget(
     if request.save_moments is not None:
         save_moments(moments, request.save_moments)
     renews = request.calibration.repair != "none" and bool(batch_norms(model))
-    full = calibration.selection.score(model)
-    budget = replace(request.budget, max_drop=_drop(request, calibration.selection.metric, full.value))
+    full: Score | None = None
+    if request.max_drop is not None or request.budget.max_drop is not None:
+        full = calibration.selection.score(model)
+    budget = request.budget
+    if full is not None:
+        budget = replace(budget, max_drop=_drop(request, full))
 
     def judge(score: Score) -> float:
         """Higher is better; of agreement at a given size its divergence, which is less noisy than equal answers."""
@@ -167,11 +172,13 @@ def plan_within_budget(
         "calibration": calibration.record,
     }
     missed = ""
-    if budget.max_drop is not None:
-        task = calibration.selection
+    if budget.max_drop is not None and full is not None:
+        task, chose = calibration.selection, "chose it, made by the network itself: of others nothing is known"
         if question is not None and question.has_data:
-            task = question.part("test")
+            task, chose = question.part("test"), "chose nothing"
             full = task.score(model)
+        elif request.calibration.calibrate not in (None, SELF):
+            chose = "chose it: of others nothing is known"
         with result.network() as small:
             left = task.score(small)
         drop = task.metric.worse_by(left.value, full.value)
@@ -180,7 +187,7 @@ def plan_within_budget(
             missed = (
                 f"the {task.metric.name} is {task.metric.shown(left.value)} where it was "
                 f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
-                f"{left.samples:,} samples that chose nothing"
+                f"{left.samples:,} samples that {chose}"
             )
     return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), repairs.values)
 
@@ -209,7 +216,7 @@ def in_single(model: nn.Module) -> nn.Module:
     return model.float() if placement(model)[1] in (torch.float16, torch.bfloat16) else model
 
 
-def _drop(request: Request, metric: Metric, full: float) -> float | None:
+def _drop(request: Request, full: Score) -> float | None:
     """What the user allows, in the score's own unit: points of a share, else a number or a percentage."""
     text = request.max_drop
     if text is None:
@@ -220,9 +227,9 @@ def _drop(request: Request, metric: Metric, full: float) -> float | None:
         amount = -1.0
     if not 0 <= amount < float("inf"):
         raise SettingsError([f"max-drop is a number of points, or a percentage as 2%, of at least 0, got {text!r}"])
-    if metric.unit == "share":
+    if full.metric.unit == "share":
         return amount / 100
-    return amount / 100 * abs(full) if text.endswith("%") else amount
+    return amount / 100 * abs(full.value) if text.endswith("%") else amount
 
 
 def _positions(model: nn.Module, calibration: Calibration) -> dict[str, float]:

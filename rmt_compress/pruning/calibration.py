@@ -100,7 +100,8 @@ def calibration_for(
         asked = task.of(task.samples.thinned(settings.selection_samples or _affordable(model, task, _ASKED)))
     if settings.calibrate == SELF or (settings.calibrate is None and not has_data):
         return _made_by_the_network(model, asked, settings, progress)
-    if settings.calibrate is not None:
+    # A part of the very data that choose and score is one that does neither.
+    if settings.calibrate is not None and not (question is not None and settings.calibrate == question.data):
         source, _ = source_for(settings.calibrate, model, checkpoint, settings.data)
         samples = source.part("train") if source.comes_in == "splits" else source.whole()
     else:

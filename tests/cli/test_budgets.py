@@ -210,3 +210,25 @@ def test_an_empty_file(run, tmp_path):
     (tmp_path / "empty.safetensors").touch()
     line = one_error_line(run("prune", "empty.safetensors", "--keep", "0.2"))
     assert "empty.safetensors: is empty" in line
+
+
+@pytest.mark.slow
+def test_a_drop_without_data_says_what_it_was_seen_on(run, tmp_path):
+    result = run("prune", DIGITS, "-o", "s.safetensors", "--keep", "0.03", "--max-drop", "0.1")
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert "the budget was missed" in line
+    assert "samples that chose it, made by the network itself" in line
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_calibrating_with_the_data_themselves_sees_none_that_score(run, tmp_path):
+    calls = [("--data", "digits"), ("--data", "digits", "--calibrate", "digits")]
+    said = []
+    for index, options in enumerate(calls):
+        result = run("prune", DIGITS, "-o", f"{index}.safetensors", "--keep", "0.5", "--search", "one", *options)
+        assert result.returncode == 0, result.stderr
+        said.append(next(line for line in result.stderr.splitlines() if "calibrated with" in line))
+    assert said[0] == said[1]
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()

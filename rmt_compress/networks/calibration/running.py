@@ -14,10 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.applied import Use, UsedOtherwise, Weights, read_use
+from rmt_compress.networks.calibration.applied import Use, Weights
 from rmt_compress.networks.calibration.patches import Geometry
 from rmt_compress.networks.calibration.repeated_batches import described
-from rmt_compress.networks.calibration.watching import Watch, Watcher
+from rmt_compress.networks.calibration.watching import Watch, Watcher, watched
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -80,14 +80,7 @@ class Operators(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run `func`, and tell of the weight it applies."""
-        given = kwargs or {}
-        output = func(*args, **given)
-        try:
-            use = read_use(func, self._weights, args, given)
-        except UsedOtherwise as error:
-            self._watcher.used_otherwise(str(error))
-            return output
-        return output if use is None else self._watcher.applied(use, output)
+        return watched(func, args, kwargs or {}, self._weights, self._watcher)
 
 
 class _Watched:

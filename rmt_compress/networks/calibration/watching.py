@@ -28,6 +28,19 @@ class Watcher(Protocol):
         ...
 
 
+def watched(
+    func: Callable[..., Any], args: tuple[Any, ...], given: Mapping[str, Any], weights: Weights, watcher: Watcher
+) -> Any:
+    """Run `func`, and tell `watcher` of the weight it applies; what is to stand for its output comes back."""
+    output = func(*args, **given)
+    try:
+        use = read_use(func, weights, args, given)
+    except UsedOtherwise as error:
+        watcher.used_otherwise(str(error))
+        return output
+    return output if use is None else watcher.applied(use, output)
+
+
 class Watch(TorchFunctionMode):
     """While it is entered, `watcher` is told of every use of one of `weights`."""
 
@@ -47,13 +60,7 @@ class Watch(TorchFunctionMode):
         given = kwargs or {}
         if func is functional.multi_head_attention_forward:
             return self._attention(args, given)
-        output = func(*args, **given)
-        try:
-            use = read_use(func, self._weights, args, given)
-        except UsedOtherwise as error:
-            self._watcher.used_otherwise(str(error))
-            return output
-        return output if use is None else self._watcher.applied(use, output)
+        return watched(func, args, given, self._weights, self._watcher)
 
     def _attention(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Attention of torch with its four products taken out, where they are weights that are known.

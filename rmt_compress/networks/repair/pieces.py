@@ -11,7 +11,8 @@ import torch
 from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.repeated_batches import described
-from rmt_compress.networks.repair.relay import outline, tensors_in
+from rmt_compress.networks.calling import tensors_in
+from rmt_compress.networks.repair.relay import outline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

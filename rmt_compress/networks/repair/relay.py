@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calling import main_output
+from rmt_compress.networks.calling import main_output, tensors_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,18 +138,6 @@ def main_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> torch.Te
     first = [named["hidden_states"]] if "hidden_states" in named else []
     given = tensors_in([*arguments, *first, *named.values()])
     return next((tensor for tensor in given if tensor.is_floating_point()), None)
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors of tuples, lists, mappings and what is nested of them, in their order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from tensors_in(each)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from tensors_in(each)
 
 
 def _stop(*arguments: Any, **named: Any) -> Any:

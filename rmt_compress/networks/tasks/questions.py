@@ -45,6 +45,7 @@ class Question:
         checkpoint: Checkpoint | None = None,
         settings: TaskSettings | None = None,
     ) -> None:
+        self.data = data
         self._settings = settings or TaskSettings()
         self._model = model
         self.pixels = self._settings.data.or_as(_remembered(checkpoint))
