@@ -79,7 +79,7 @@ def language_model(shared: Path) -> Subject:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]  # transformers gives it no types
     text, test = (_bytes(shared / "text" / f"{name}.txt") for name in ("calibration", "test"))
     starts = range(0, len(text) - len(text) // 40 + 1, len(text) // 40)
     inputs = torch.stack([text[start : start + LENGTH] for start in starts][:40])
@@ -87,10 +87,10 @@ def language_model(shared: Path) -> Subject:
     asked = torch.stack([test[start : start + LENGTH] for start in (round(last * at / 23) for at in range(24))])
 
     def score(network: nn.Module) -> float:
-        total = 0.0
+        total, place = 0.0, next(network.parameters()).device
         with torch.no_grad():
-            for batch in asked.split(4):  # type: ignore[no-untyped-call]
-                logits = network(input_ids=batch.to(network.device), use_cache=False).logits[:, :-1]
+            for batch in torch.split(asked, 4):
+                logits = network(input_ids=batch.to(place), use_cache=False).logits[:, :-1]
                 logits = logits.flatten(0, 1).cpu()
                 total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
         return total / (len(asked) * (LENGTH - 1))
@@ -104,7 +104,7 @@ def language_model(shared: Path) -> Subject:
     def ranks(moments: Moments, keep: float) -> dict[str, int]:
         return {name: int(keep * layer.weight.numel() / sum(layer.weight.shape)) for name, layer in layers.items()}
 
-    inputs_by_step = list(inputs.split(1))  # type: ignore[no-untyped-call]
+    inputs_by_step = list(torch.split(inputs, 1))
     return Subject(model, inputs_by_step, score, list(layers), "two-sided", ranks, (0.6, 0.4), "nats a byte")
 
 
@@ -140,7 +140,7 @@ def residual_network(shared: Path) -> Subject:
     def ranks(moments: Moments, keep: float) -> dict[str, int]:
         return _relative(model, layers, moments, "input", keep)
 
-    batches = list(inputs.split(96))  # type: ignore[no-untyped-call]
+    batches = list(torch.split(inputs, 96))
     return Subject(model, batches, score, layers, "input", ranks, (0.15, 0.1), "accuracy")
 
 

@@ -70,20 +70,20 @@ def language_model(shared: Path) -> Subject:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]  # transformers gives it no types
     model.config.use_cache = False
     text, test = (_bytes(shared / "text" / f"{name}.txt") for name in ("calibration", "test"))
     asked = torch.stack([test[start : start + LENGTH] for start in _evenly(len(test), 24)])
 
     def calibration(seed: int) -> list[torch.Tensor]:
         starts = torch.randint(len(text) - LENGTH, (32,), generator=torch.Generator().manual_seed(seed))
-        return list(torch.stack([text[start : start + LENGTH] for start in starts.tolist()]).split(4))  # type: ignore[no-untyped-call]
+        return list(torch.split(torch.stack([text[start : start + LENGTH] for start in starts.tolist()]), 4))
 
     def score(network: nn.Module) -> float:
-        total = 0.0
+        total, place = 0.0, next(network.parameters()).device
         with torch.no_grad():
-            for batch in asked.split(4):  # type: ignore[no-untyped-call]
-                logits = network(input_ids=batch.to(network.device)).logits[:, :-1].flatten(0, 1).cpu()
+            for batch in torch.split(asked, 4):
+                logits = network(input_ids=batch.to(place)).logits[:, :-1].flatten(0, 1).cpu()
                 total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
         return total / (len(asked) * (LENGTH - 1))
 
@@ -113,7 +113,7 @@ def residual_network(shared: Path) -> Subject:
 
     def calibration(seed: int) -> list[torch.Tensor]:
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:256]
-        return list(prepared(train.images[chosen]).split(64))  # type: ignore[no-untyped-call]
+        return list(torch.split(prepared(train.images[chosen]), 64))
 
     def score(network: nn.Module) -> float:
         with torch.no_grad():
