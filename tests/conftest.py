@@ -1,6 +1,7 @@
 """Fixtures every test may use."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from rmt_compress.networks import latency
 from tests.samples.fork_server import ForkServer
 from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
+
+# transformers copies code from folders into one place by the folder's name, where tests that run side by side, each
+# with a folder of the same name, would take away each other's. It looks here when it is imported.
+_MODULES = tempfile.TemporaryDirectory(prefix="transformers-modules-")
+os.environ["HF_MODULES_CACHE"] = _MODULES.name
 
 # No test may fail because the machine is busy.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
