@@ -247,12 +247,8 @@ class Mine(LlamaForCausalLM):
 """
 
 
-def test_code_in_the_folder_is_built_upon(tmp_path, monkeypatch):
-    from transformers import dynamic_module_utils
-
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    folder = tmp_path / "llama"
+def test_code_in_the_folder_is_built_upon(tmp_path):
+    folder, small = tmp_path / "llama", tmp_path / "on_own_code"
     built("llama").save_pretrained(folder)
     (folder / "modeling_mine.py").write_text(OWN_CODE)
     edited(
@@ -260,13 +256,13 @@ def test_code_in_the_folder_is_built_upon(tmp_path, monkeypatch):
         architectures=["Mine"],
         auto_map={"AutoModelForCausalLM": "modeling_mine.Mine", "AutoTokenizer": "a.B"},
     )
-    assert prune(folder, tmp_path / "small", plan=RANK).notes == ()
-    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert prune(folder, small, plan=RANK).notes == ()
+    config = json.loads((small / "config.json").read_text())
     assert config["auto_map"] == {"AutoModelForCausalLM": "modeling_factorized.Mine", "AutoTokenizer": "a.B"}
     with pytest.raises(rmt.errors.UntrustedError, match=r"code in the folder \(modeling_factorized\.py\).*--trust"):
-        load_model(tmp_path / "small")
-    trusted = load_model(rmt.checkpoints.open_checkpoint(tmp_path / "small", trust=True))
-    plain = rmt.load(tmp_path / "small", model=built("llama"))
+        load_model(small)
+    trusted = load_model(rmt.checkpoints.open_checkpoint(small, trust=True))
+    plain = rmt.load(small, model=built("llama"))
     torch.testing.assert_close(logits(trusted, "llama"), 2 * logits(plain, "llama"))
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small", trust_remote_code=True).eval()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(small, trust_remote_code=True).eval()
     torch.testing.assert_close(logits(loaded, "llama"), 2 * logits(plain, "llama"))

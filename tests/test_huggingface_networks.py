@@ -136,7 +136,7 @@ def test_both_recipes_leave_out_what_the_class_computes_for_itself(tmp_path, mon
         (
             {"hidden_size": 64},
             CheckpointError,
-            r"not those of LlamaForCausalLM.*q_proj\.weight is 32×32 in the file, 64×64 in the network|64×32",
+            r"not those of LlamaForCausalLM.*embed_tokens\.weight is \d+×32 in the file, \d+×64 in the network",
         ),
         ({"num_hidden_layers": 3}, CheckpointError, r"the file lacks model\.layers\.2\.input_layernorm\.weight"),
         ({"hidden_size": 10**9, "head_dim": 2}, CheckpointError, "the network LlamaForCausalLM"),
@@ -159,11 +159,7 @@ def test_without_transformers_the_extra_is_named(folder, monkeypatch):
         load_model(folder)
 
 
-def test_code_in_a_folder_runs_only_where_it_is_trusted(folder, tmp_path, monkeypatch):
-    from transformers import dynamic_module_utils
-
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr("sys.path", [])
+def test_code_in_a_folder_runs_only_where_it_is_trusted(folder, tmp_path):
     canary = tmp_path / "ran"
     (folder / "modeling_own.py").write_text(
         f"import pathlib\nfrom transformers import LlamaForCausalLM\npathlib.Path({str(canary)!r}).touch()\n"

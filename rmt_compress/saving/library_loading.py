@@ -87,7 +87,7 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
         raise CheckpointError(f"{checkpoint.path}: transformers cannot load it as {cls.__name__}: {why}") from error
     mismatched = [
         f"{name} is {times(given)} in the file, {times(wanted)} in the network"
-        for name, given, wanted in report.get("mismatched_keys", ())
+        for name, given, wanted in sorted(report.get("mismatched_keys", ()))
     ]
     missing, unexpected = (tuple(sorted(report.get(key, ()))) for key in ("missing_keys", "unexpected_keys"))
     return Loaded(model, missing, unexpected, tuple(mismatched))
