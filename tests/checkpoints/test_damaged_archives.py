@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
@@ -134,7 +132,7 @@ def test_a_pickled_weight_is_named_and_not_run(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_claim_takes_memory(whole, tmp_path):
+def test_no_claim_takes_memory(whole, python, tmp_path):
     for number, (file, name) in enumerate(CASES):
         if any(word in name for word in ("huge", "declared", "bomb", "deep", "modules", "beyond", "dimensions")):
             DAMAGES[file][name](whole / file, tmp_path / f"{number}.{file.rpartition('.')[2]}", tmp_path / "proof")
@@ -155,7 +153,8 @@ def test_no_claim_takes_memory(whole, tmp_path):
         "    except CheckpointError: pass\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True)
+    run = python.run("-c", program, *paths)
+    run.check_returncode()
     *read, grown_kib = run.stdout.splitlines()
     assert read == []
     assert int(grown_kib) < 150 * 1024

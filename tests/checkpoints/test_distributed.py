@@ -4,7 +4,6 @@ import io
 import json
 import math
 import pickle
-import subprocess
 import sys
 import warnings
 
@@ -48,7 +47,7 @@ def save(rank, folder):
     dist.destroy_process_group()
 
 if __name__ == "__main__":
-    torch.multiprocessing.spawn(save, (sys.argv[1],), nprocs=2)
+    torch.multiprocessing.start_processes(save, (sys.argv[1],), nprocs=2, start_method="fork")
 """
 
 
@@ -73,11 +72,11 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path):
+def test_two_processes(python, tmp_path):
     folder, state = tmp_path / "both", network().state_dict()
     torch.save(state, tmp_path / "both.pt")
-    (tmp_path / "write.py").write_text(TWO_PROCESSES)
-    subprocess.run([sys.executable, tmp_path / "write.py", folder], check=True, capture_output=True, timeout=300)
+    done = python.run("-c", TWO_PROCESSES, folder)
+    assert done.returncode == 0, done.stderr
     assert len(list(folder.glob("*.distcp"))) == 2
     assert_holds(folder, state)
     with open_checkpoint(folder) as checkpoint:
@@ -296,9 +295,9 @@ def test_hostile_pickles_run_nothing(where, folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
-def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
-    """Ten tensors of 40 MB: two of them at a time, the whole and its part, and what the program takes itself."""
-    state = {f"layers.{number}.weight": torch.full((2500, 4000), float(number)) for number in range(10)}
+def test_memory_is_bounded_by_the_largest_tensor(python, tmp_path):
+    """Six tensors of 40 MB: two of them at a time, the whole and its part, and what the program takes itself."""
+    state = {f"layers.{number}.weight": torch.full((2500, 4000), float(number)) for number in range(6)}
     folder = saved({"model": state}, tmp_path / "large")
     program = (
         "import re, sys, pathlib, torch\n"
@@ -310,7 +309,8 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
         "        assert checkpoint.read(name)[7, 7] == int(name.split('.')[1])\n"
         "print(peak() - before)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    run = python.run("-c", program, folder)
+    run.check_returncode()
     largest = math.prod((2500, 4000)) * 4 / 1024
     assert int(run.stdout) < 2 * largest + 60 * 1024
 

@@ -1,8 +1,6 @@
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import threading
 import warnings
 import zipfile
@@ -19,6 +17,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.pytorch import torch_file as torch_files
 from rmt_compress.errors import CheckpointError
 from tests.samples.contents import assert_holds
+from tests.samples.fork_server import ForkServer
 
 ZIP = {"_use_new_zipfile_serialization": True}
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -174,7 +173,7 @@ def _reshape(content: bytes) -> bytes:
 
 
 @pytest.mark.slow
-def test_huge_claims_allocate_nothing(tmp_path: Path) -> None:
+def test_huge_claims_allocate_nothing(python: ForkServer, tmp_path: Path) -> None:
     small = {"fc.weight": torch.ones(7, 11)}
     torch.save(small, tmp_path / "small.pt")
     torch.save(small, tmp_path / "legacy.pt", **LEGACY)
@@ -202,7 +201,8 @@ def test_huge_claims_allocate_nothing(tmp_path: Path) -> None:
     )
     paths = sorted(map(str, tmp_path.iterdir()))
     assert len(paths) == 6
-    run = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True)
+    run = python.run("-c", program, *paths)
+    run.check_returncode()
     *read, grown_kib = run.stdout.splitlines()
     assert read == []
     assert int(grown_kib) < 100 * 1024

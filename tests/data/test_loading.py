@@ -33,10 +33,9 @@ def test_digits_labels_belong_to_their_images():
 
 
 @pytest.mark.slow
-def test_digits_split_is_the_same_in_every_process():
+def test_digits_split_is_the_same_in_every_process(python):
     code = "from rmt_compress.data import load_data; print(load_data('digits', split='test').labels.tolist())"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == str(load_data("digits", split="test").labels.tolist())
+    assert python.run("-c", code).stdout.strip() == str(load_data("digits", split="test").labels.tolist())
 
 
 def test_importing_is_cheap():
