@@ -15,6 +15,7 @@ from hypothesis import HealthCheck
 
 from rmt_compress.networks import latency
 from tests.samples.fork_server import ForkServer
+from tests.samples.once import commands_once, operators_once
 from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
 
@@ -55,8 +56,10 @@ class Kept:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hooks that remember something."""
+    """Before any test runs, what all of them gain by."""
     config.pluginmanager.register(Kept())
+    commands_once()
+    operators_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,12 +3,13 @@
 import ast
 import re
 from collections import Counter
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.samples.repository import REPOSITORY
 
 # Lowest first; a folder stands for all in it, the longest name that fits decides.
 FLOORS = (
@@ -52,7 +53,8 @@ def floor_of(module: str) -> tuple[int, str]:
     raise AssertionError(f"{module} has no floor: give it one")
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """The modules of this package that a module imports, or names as ``module:object``, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
@@ -66,7 +68,7 @@ def imports(module: str) -> set[str]:
         for name in names:
             if name.split(".")[0] == "rmt_compress":
                 found.add(_module(name.partition(".")[2]))
-    return found
+    return frozenset(found)
 
 
 def _module(name: str) -> str:

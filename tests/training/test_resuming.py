@@ -30,18 +30,18 @@ def _same(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["recombine", "recursive"])
 def test_a_run_broken_off_after_any_epoch_ends_at_the_same_weights(tmp_path, mode):
-    settings = TrainingSettings(epochs=5, batch_size=64)
+    settings = TrainingSettings(epochs=4, batch_size=64)
     cycle = CycleSettings(
         every=1, mode=mode, sparsify="0.001:0.01", keep_bulk="0.4,0.2,0", analysis=AnalysisSettings(gof=0.3)
     )
     arch = "mlp:64,128,128,10"
 
     def train(out, **more):
-        return finetune(None, out, data="digits", arch=arch, training=settings, cycle=cycle, **more)
+        return finetune(None, out, data="digits", arch=arch, training=settings, cycle=cycle, samples=600, **more)
 
     whole = train(tmp_path / "whole.safetensors")
     broken = tmp_path / "broken.safetensors"
-    for epoch in range(1, 5):
+    for epoch in range(1, 4):
 
         def stop(event, epoch=epoch):
             if event["event"] == "epoch" and event["epoch"] == epoch + 1:
@@ -62,7 +62,7 @@ COMMAND = ("-m", "rmt_compress", "finetune")
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_and_the_same_weights(python, tmp_path):
-    options = ["--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "15", "--batch-size", "16"]
+    options = ["--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "9", "--batch-size", "16"]
     options += ["--prune-every", "3", "--gof", "0.3", "--sparsify", "0.001:0.01"]
     start = time.perf_counter()
     whole = tmp_path / "whole.safetensors"

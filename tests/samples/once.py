@@ -1,0 +1,26 @@
+"""What libraries do again at every call with the same outcome, done once in a process of many tests."""
+
+from functools import cache
+
+import typer.main
+from torch.onnx._internal import _lazy_import
+
+
+def commands_once() -> None:
+    """typer makes its parsers of the commands' signatures anew whenever a program is called, for 16 ms."""
+    typer.main.get_command = cache(typer.main.get_command)
+
+
+def operators_once() -> None:
+    """torch's exporter parses the source of each of onnxscript's 500 operators, half of a small network's export.
+
+    They are found when the exporter asks for them first: importing onnxscript takes a second.
+    """
+    library = _lazy_import.onnxscript_apis
+    found = type(library).__getattr__  # not the attribute that is set here
+
+    @cache
+    def operators() -> list[object]:
+        return found(library, "get_torchlib_ops")()
+
+    library.get_torchlib_ops = operators
