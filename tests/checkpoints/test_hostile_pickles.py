@@ -222,6 +222,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_bombs_end_soon(kind, watched, tmp_path):
     # Behind a class, at which torch's own reader stops: some of these keep it busy for ever.

@@ -29,6 +29,7 @@ def digits(exported, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_analyze_finds_what_it_finds_in_the_state_dict(run_process, digits):
     same = ("name", "matrix", "spikes", "verdict", "kind")
     found = [
@@ -49,6 +50,7 @@ def test_prune_without_naming_the_file(run, digits, tmp_path):
     assert "smaller" in result.stdout
 
 
+@pytest.mark.slow
 def test_prune_measure_show(run, digits, tmp_path):
     result = run("prune", digits, "-o", "small.onnx", "--data", "digits", "--json")
     assert result.returncode == 0, result.stderr

@@ -102,6 +102,7 @@ def test_every_command_takes_a_quantized_file(graphs, tmp_path, run, how):
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_renamed_and_dropped_initializers(graphs, tmp_path):
     model = onnx.load(graphs[1])
     for tensor in model.graph.initializer:

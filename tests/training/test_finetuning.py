@@ -49,6 +49,7 @@ def test_a_checkpoint_is_made_smaller_and_can_be_loaded(quick):
     assert not list(out.parent.glob("*.training.pt"))
 
 
+@pytest.mark.slow
 def test_the_log_says_what_happened(quick):
     out, result, heard = quick
     events = read_lines(result.log)

@@ -63,6 +63,7 @@ COMMAND = ("-m", "rmt_compress", "finetune")
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_and_the_same_weights(python, tmp_path):
     options = ["--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "9", "--batch-size", "16"]
+    options += ["--samples", "600"]
     options += ["--prune-every", "3", "--gof", "0.3", "--sparsify", "0.001:0.01"]
     start = time.perf_counter()
     whole = tmp_path / "whole.safetensors"

@@ -240,6 +240,7 @@ def test_graphs_inside_graphs_without_end(tmp_path, refusal):
         assert ("no tensors" if depth == 20 else "no sound protobuf message") in refusal(path)
 
 
+@pytest.mark.slow
 def test_a_long_chain_takes_no_long_time(tmp_path):
     nodes = [helper.make_node("Identity", [f"w{i}"], [f"w{i + 1}"]) for i in range(20000)]
     nodes.append(helper.make_node("MatMul", ["x", "w20000"], ["y"]))
