@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -38,14 +38,15 @@ class Kept:
     def __init__(self) -> None:
         self._modules = 0
 
-    def pytest_sessionstart(self) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
         """While tests are collected, everything that is made stays."""
         gc.disable()
-
-    def pytest_collection_finish(self) -> None:
-        """Begin."""
-        gc.enable()
-        self.pytest_runtest_logfinish()
+        try:
+            return (yield)
+        finally:
+            gc.enable()
+            self.pytest_runtest_logfinish()
 
     def pytest_runtest_logfinish(self) -> None:
         """After each test that has imported something."""
