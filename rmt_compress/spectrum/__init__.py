@@ -7,6 +7,8 @@ from rmt_compress.spectrum.bulk import (
     QuantileRule,
     fit_bulk,
 )
+from rmt_compress.spectrum.equalizer import Equalized, equalize
+from rmt_compress.spectrum.heavy_tail import HeavyTail, fit_heavy_tail
 from rmt_compress.spectrum.noise import noise_eigenvalues
 from rmt_compress.spectrum.null import fit_error_p_value, fit_error_quantile
 from rmt_compress.spectrum.singular_values import (
@@ -21,14 +23,18 @@ __all__ = [
     "QUANTILE_RULES",
     "BulkFit",
     "DegenerateSpectrumError",
+    "Equalized",
+    "HeavyTail",
     "Kernels",
     "NonFiniteError",
     "NumpyKernels",
     "QuantileRule",
     "SingularValues",
+    "equalize",
     "fit_bulk",
     "fit_error_p_value",
     "fit_error_quantile",
+    "fit_heavy_tail",
     "noise_eigenvalues",
     "singular_values",
 ]
