@@ -10,7 +10,9 @@ from torch import nn
 
 import rmt_compress as rmt
 from rmt_compress.analysis import AnalyzedLayer, AnalyzedPair, SkippedLayer
+from rmt_compress.analysis.settings import Noise
 from rmt_compress.errors import SettingsError
+from rmt_compress.spectrum import equalize
 from tests.samples.repository import MODELS
 
 
@@ -213,3 +215,54 @@ def test_every_layer_has_the_same_keys_and_its_own_kind_of_record(model):
         assert (report["sigma2"] is None, report["verdict"] is None, report["reason"] is not None) == (
             not has_fit,
         ) * 3
+
+
+@pytest.fixture
+def uneven(rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    """A layer of noise whose rows and columns have scales of their own, with two directions that stand out."""
+    rows, columns = np.exp(0.8 * rng.standard_normal(60)), np.exp(0.8 * rng.standard_normal(140))
+    left, right = np.linalg.qr(rng.standard_normal((60, 2)))[0], np.linalg.qr(rng.standard_normal((140, 2)))[0]
+    weight = rows[:, None] * (rng.standard_normal((60, 140)) + 80.0 * left @ right.T) * columns
+    return {"fc.weight": torch.from_numpy(weight).float()}
+
+
+def test_noise_models_side_by_side(uneven: dict[str, torch.Tensor]) -> None:
+    layer = rmt.analyze(uneven, noise="all").analyzed[0]
+    said = layer.to_json()["noise_models"]
+    assert list(said) == ["mp", "equalized", "signflip", "general"]
+    # The usual law takes the scales for structure; without them the two directions are left.
+    assert said["mp"]["gof"] > 0.1 > said["equalized"]["gof"]
+    assert said["equalized"]["spikes"] == 2
+    assert said["equalized"]["row_scales"] > 5
+    assert layer.fit.gof == said["mp"]["gof"]
+
+
+@pytest.mark.parametrize("noise", ["equalized", "signflip", "general"])
+def test_the_model_that_is_asked_decides(uneven: dict[str, torch.Tensor], noise: Noise) -> None:
+    alone, every = rmt.analyze(uneven, noise=noise).analyzed[0], rmt.analyze(uneven, noise="all").analyzed[0]
+    said = every.models[noise]
+    assert not isinstance(said, str)
+    assert alone.fit == said.fit
+    assert alone.to_json()["noise"] == {"model": noise, **said.details}
+    assert not alone.models
+
+
+def test_a_cut_by_equalized_noise_is_one_in_its_scales(uneven: dict[str, torch.Tensor]) -> None:
+    analysis = rmt.analyze(uneven, noise="equalized")
+    plan = rmt.make_plan(analysis)
+    assert plan.basis == "equalized"
+    (decision,) = plan.layers
+    assert (decision.action, decision.rank) == ("factorized", 2)
+    weight = uneven["fc.weight"].double().numpy()
+    equalized = equalize(weight)
+    u, s, vt = np.linalg.svd(equalized.matrix, full_matrices=False)
+    expected = equalized.scaled_back((u[:, :2] * s[:2]) @ vt[:2])
+    cut = rmt.compress(uneven, plan, layout="dense")["fc.weight"].double().numpy()
+    np.testing.assert_allclose(cut, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    # Against the error that matters there, of noise of one variance, a plain cut is worse.
+    plain = rmt.compress(uneven, rmt.make_plan(rmt.analyze(uneven, gof=1.0), rule="rank:2"), layout="dense")[
+        "fc.weight"
+    ]
+    scales = equalized.rows[:, None] * equalized.columns
+    errors = [np.linalg.norm((weight - other) / scales) for other in (cut, plain.double().numpy())]
+    assert errors[0] < errors[1]

@@ -79,7 +79,9 @@ def test_the_plan_says_in_which_basis_a_model_is_cut(strange, model):
 
 def test_an_unknown_basis_is_one_line(model):
     with pytest.raises(
-        PlanError, match=r"^the plan asks for the basis 'oblique', which .*: there is plain, input, two-sided$"
+        PlanError,
+        match=r"^the plan asks for the basis 'oblique', which .*: there is plain, input, "
+        "two-sided, equalized$",
     ):
         rmt.compress(model, cut(model, basis="oblique"))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.records import Analysis, LayerAnalysis, SkippedLayer
-from rmt_compress.analysis.settings import AnalysisSettings, Quantiles
+from rmt_compress.analysis.settings import AnalysisSettings, Flips, Noise, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import Layer
@@ -26,6 +26,8 @@ def analyze(
     beta: float = AnalysisSettings.beta,
     gof: float = AnalysisSettings.gof,
     quantiles: Quantiles = AnalysisSettings.quantiles,
+    noise: Noise = AnalysisSettings.noise,
+    flips: Flips = AnalysisSettings.flips,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_size: int = AnalysisSettings.min_size,
@@ -41,7 +43,9 @@ def analyze(
         alpha: see `AnalysisSettings`, as for all settings up to `embeddings`.
         beta: chance that pure noise shows a spike.
         gof: largest fit error of a layer that fits.
-        quantiles: ``midpoint`` or ``paper``.
+        quantiles: ``midpoint``, ``spiked`` or ``paper``.
+        noise: ``mp``, ``equalized``, ``signflip``, ``general`` or ``all``.
+        flips: ``upper`` or ``pairwise``.
         include: globs of layer names to analyse.
         exclude: globs of layer names to leave out.
         min_size: least min(rows, columns).
@@ -60,6 +64,8 @@ def analyze(
         beta=beta,
         gof=gof,
         quantiles=quantiles,
+        noise=noise,
+        flips=flips,
         include=tuple(include),
         exclude=tuple(exclude),
         min_size=min_size,

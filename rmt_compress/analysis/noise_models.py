@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress import spectrum
 
@@ -14,6 +14,36 @@ if TYPE_CHECKING:
 
     from rmt_compress.analysis.settings import AnalysisSettings
 
+ALL = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One matrix as a noise model sees it.
+
+    Attributes:
+        values: singular values, descending.
+        n: max(rows, columns).
+        matrix: gives the matrix itself, (rows, columns), in float64, for models that look at its entries.
+    """
+
+    values: NDArray[np.float64]
+    n: int
+    matrix: Callable[[], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """What one model says of one matrix.
+
+    Attributes:
+        fit: bulk, edge and spikes; `edge` and `sigma2` on the model's own scale.
+        details: what only this model finds: plain JSON.
+    """
+
+    fit: spectrum.BulkFit
+    details: dict[str, Any] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class NoiseModel:
@@ -21,32 +51,78 @@ class NoiseModel:
 
     Attributes:
         name: what it is called everywhere.
-        fit: from singular values, descending, and n = max(rows, columns) to the fitted bulk.
-        null_quantile: the fit error that pure noise of this size stays below with a probability.
-        p_value: the chance that pure noise of this size fits as badly or worse.
+        caption: in a few words, for tables.
+        fit: from a matrix to the fitted bulk; raises `spectrum.DegenerateSpectrumError` where there is none.
+        basis: which directions a cut by this model keeps, see `rmt_compress.decomposition.bases`.
     """
 
     name: str
-    fit: Callable[[NDArray[np.float64], int, AnalysisSettings], spectrum.BulkFit]
-    null_quantile: Callable[[float, spectrum.BulkFit, AnalysisSettings], float]
-    p_value: Callable[[spectrum.BulkFit, AnalysisSettings], float]
+    caption: str
+    fit: Callable[[Measured, AnalysisSettings], NoiseFit]
+    basis: str = "plain"
 
 
-MARCHENKO_PASTUR = NoiseModel(
-    "mp",
-    lambda values, n, asked: spectrum.fit_bulk(
-        values**2 / n, n, alpha=asked.alpha, beta=asked.beta, quantiles=asked.quantiles
-    ),
-    lambda probability, fit, asked: spectrum.fit_error_quantile(
-        probability, fit.p, fit.n, alpha=asked.alpha, quantiles=asked.quantiles
-    ),
-    lambda fit, asked: spectrum.fit_error_p_value(
-        fit.gof, fit.p, fit.n, alpha=asked.alpha, quantiles=asked.quantiles
-    ),
-)
+def _marchenko_pastur(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
+    return NoiseFit(_bulk(measured.values, measured.n, asked))
+
+
+def _equalized(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
+    equalized = spectrum.equalize(measured.matrix())
+    values = spectrum.singular_values(equalized.matrix, spectrum.NumpyKernels(), alpha=asked.alpha)
+    rows, columns = equalized.rows[equalized.used_rows], equalized.columns[equalized.used_columns]
+    return NoiseFit(
+        _bulk(values, max(equalized.matrix.shape), asked),
+        # The spread of the scales in decades tells a layer of uneven rows from one that was even all along.
+        {"row_scales": float(rows.max() / rows.min()), "column_scales": float(columns.max() / columns.min())},
+    )
+
+
+def _sign_flips(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
+    fit = _bulk(measured.values, measured.n, asked)
+    flips = spectrum.sign_flips(measured.matrix(), measured.values, beta=asked.beta, rule=asked.flips)
+    edge = replace(fit, edge=flips.edge, lambda_plus=flips.edge**2 / measured.n, spikes=flips.spikes)
+    return NoiseFit(edge, {"flips": flips.flips})
+
+
+def _general(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
+    noise = spectrum.fit_gamma_noise(
+        measured.values**2 / measured.n, measured.n, alpha=asked.alpha, beta=asked.beta
+    )
+    return NoiseFit(noise.fit, {"spread": noise.spread, "side": "long" if noise.long_side else "short"})
+
+
+def _bulk(values: NDArray[np.float64], n: int, asked: AnalysisSettings) -> spectrum.BulkFit:
+    return spectrum.fit_bulk(values**2 / n, n, alpha=asked.alpha, beta=asked.beta, quantiles=asked.quantiles)
+
+
+MARCHENKO_PASTUR = NoiseModel("mp", "Marchenko–Pastur", _marchenko_pastur)
+NOISE_MODELS: dict[str, NoiseModel] = {
+    model.name: model
+    for model in (
+        MARCHENKO_PASTUR,
+        NoiseModel("equalized", "scales taken out", _equalized, basis="equalized"),
+        NoiseModel("signflip", "signs flipped", _sign_flips),
+        NoiseModel("general", "gamma variances", _general),
+    )
+}
 
 
 def noise_model(settings: AnalysisSettings) -> NoiseModel:
-    """The model that an analysis asks for; there is one so far (KML21, method.md §4, §5)."""
-    del settings
-    return MARCHENKO_PASTUR
+    """The model whose edge decides; of all of them side by side it is Marchenko and Pastur's (method.md §4)."""
+    return NOISE_MODELS.get(settings.noise, MARCHENKO_PASTUR)
+
+
+def null_quantile(probability: float, fit: spectrum.BulkFit, asked: AnalysisSettings) -> float:
+    """The fit error that pure noise of this size stays below with a probability.
+
+    For every model it is that of Gaussian noise: scales taken out leave it nearly as it is, and a model with one
+    more parameter fits no worse, so that it errs on the side of the fit.
+    """
+    size = fit.p - fit.left_out, fit.n - fit.left_out
+    return spectrum.fit_error_quantile(probability, *size, alpha=asked.alpha, quantiles=asked.quantiles)
+
+
+def p_value(fit: spectrum.BulkFit, asked: AnalysisSettings) -> float:
+    """The chance that pure noise of this size fits as badly or worse."""
+    size = fit.p - fit.left_out, fit.n - fit.left_out
+    return spectrum.fit_error_p_value(fit.gof, *size, alpha=asked.alpha, quantiles=asked.quantiles)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
-from rmt_compress.analysis.noise_models import noise_model
+from rmt_compress.analysis.noise_models import ALL, NOISE_MODELS, Measured, NoiseFit, noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, AnalyzedStack, LayerAnalysis, SkippedLayer
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank, product_singular_values
@@ -16,7 +16,9 @@ from rmt_compress.layers.pairs import pair_products
 from rmt_compress.layers.splitting import is_weight
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from rmt_compress.decomposition.kernels import TorchKernels
 
@@ -68,7 +70,9 @@ class LayerTask:
         try:
             values = self._spectrum.find(alpha=settings.alpha)
             rows, columns = layer.matrix or (0, 0)
-            fit = noise_model(settings).fit(values, max(rows, columns), settings)
+            measured = Measured(values, max(rows, columns), self._entries)
+            found = noise_model(settings).fit(measured, settings)
+            models = _side_by_side(measured, found, settings) if settings.noise == ALL else {}
         except spectrum.NonFiniteError:
             if _is_mask(layer, self._weight):
                 return SkippedLayer(layer, "a mask: it holds −inf where something is hidden, and is no weight")
@@ -76,7 +80,25 @@ class LayerTask:
             return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
         except spectrum.DegenerateSpectrumError as error:
             return SkippedLayer(layer, str(error))
-        return AnalyzedLayer(layer, fit, values, settings)
+        return AnalyzedLayer(layer, found.fit, values, settings, details=found.details, models=models)
+
+    def _entries(self) -> NDArray[np.float64]:
+        """The matrix for models that look at its entries, which work on the CPU."""
+        matrix: NDArray[np.float64] = as_matrix(self._layer, self._weight).detach().double().cpu().numpy()
+        return matrix
+
+
+def _side_by_side(measured: Measured, first: NoiseFit, settings: AnalysisSettings) -> dict[str, NoiseFit | str]:
+    """What every model says of a matrix, or why it says nothing; `first` is said already."""
+    said: dict[str, NoiseFit | str] = {noise_model(settings).name: first}
+    for name, model in NOISE_MODELS.items():
+        if name in said:
+            continue
+        try:
+            said[name] = model.fit(measured, settings)
+        except spectrum.DegenerateSpectrumError as error:
+            said[name] = str(error)
+    return said
 
 
 def _is_mask(layer: Layer, weight: torch.Tensor) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rmt_compress import spectrum
-from rmt_compress.analysis.noise_models import noise_model
+from rmt_compress.analysis.noise_models import NoiseFit, null_quantile, p_value
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank
 from rmt_compress.layers.counting import is_buffer
@@ -82,7 +83,7 @@ class LayerRecord:
             **dict.fromkeys(("reason", "sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_null")),
             **dict.fromkeys(("gof_p_value", "fits", "spikes", "bulk", "bulk_energy", "spectral_norm")),
             "factors": [layer.tensor, layer.pair.second] if layer.pair else None,
-            **dict.fromkeys(("effective_rank", "verdict", "experts")),
+            **dict.fromkeys(("effective_rank", "verdict", "noise", "noise_models", "experts")),
             "parameters": layer.parameters,
             "parameters_after": self.parameters_after,
         }
@@ -90,11 +91,18 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class AnalyzedLayer(LayerRecord):
-    """What the spectrum says of one layer: the fitted bulk, and all singular values, descending."""
+    """What the spectrum says of one layer: the fitted bulk, and all singular values, descending.
+
+    Attributes:
+        details: what only the noise model that was asked finds.
+        models: what every noise model says, by name, or why it says nothing; empty unless all were asked.
+    """
 
     fit: spectrum.BulkFit
     singular_values: NDArray[np.float64] = field(repr=False, compare=False)
     settings: AnalysisSettings = field(default_factory=AnalysisSettings, repr=False)
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    models: Mapping[str, NoiseFit | str] = field(default_factory=dict, repr=False)
     status: ClassVar[Literal["analyzed", "skipped"]] = "analyzed"
     reason: ClassVar[None] = None
 
@@ -139,12 +147,12 @@ class AnalyzedLayer(LayerRecord):
     @property
     def gof_null(self) -> float:
         """95 % point of the fit error of pure noise of this size."""
-        return noise_model(self.settings).null_quantile(0.95, self.fit, self.settings)
+        return null_quantile(0.95, self.fit, self.settings)
 
     @property
     def gof_p_value(self) -> float:
         """The chance that pure noise of this size fits as badly or worse."""
-        return noise_model(self.settings).p_value(self.fit, self.settings)
+        return p_value(self.fit, self.settings)
 
     @property
     def parameters_after(self) -> int:
@@ -172,7 +180,18 @@ class AnalyzedLayer(LayerRecord):
             "bulk_energy": self.bulk_energy,
             "spectral_norm": float(self.singular_values[0]),
             "verdict": self.verdict,
+            "noise": {"model": self.settings.noise, **self.details},
+            "noise_models": {name: self._said_by(name) for name in self.models} or None,
         }
+
+    def _said_by(self, name: str) -> dict[str, Any]:
+        """What one of several noise models says, as JSON."""
+        said = self.models[name]
+        if isinstance(said, str):
+            return {"reason": said}
+        fit = said.fit
+        numbers = {key: getattr(fit, key) for key in ("sigma2", "edge", "gof", "spikes")}
+        return numbers | {"gof_null": null_quantile(0.95, fit, self.settings), **said.details}
 
 
 # What an expert's object in `analyze --json` has of a layer's.
@@ -224,9 +243,7 @@ class AnalyzedStack(AnalyzedLayer):
     @property
     def gof_null(self) -> float:
         """95 % point of the worst fit error of as many matrices of pure noise."""
-        fit, settings = self.fit, self.settings
-        one = 0.95 ** (1 / len(self.experts))
-        return spectrum.fit_error_quantile(one, fit.p, fit.n, alpha=settings.alpha, quantiles=settings.quantiles)
+        return null_quantile(0.95 ** (1 / len(self.experts)), self.fit, self.settings)
 
     @property
     def gof_p_value(self) -> float:

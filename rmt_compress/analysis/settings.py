@@ -10,7 +10,9 @@ from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
 # Those of `spectrum`, which brings scipy with it and would keep `--help` waiting.
-Quantiles = Literal["midpoint", "paper"]
+Quantiles = Literal["spiked", "midpoint", "paper"]
+Noise = Literal["mp", "equalized", "signflip", "general", "all"]
+Flips = Literal["upper", "pairwise"]
 
 NOISE_AND_CUTS = "Noise and cuts"
 
@@ -23,7 +25,10 @@ class AnalysisSettings:
         alpha: share of the ranks BEMA leaves out at either end of the spectrum, in (0, ½).
         beta: the chance that the largest noise eigenvalue passes the edge, in (0, 1).
         gof: largest fit error at which a layer counts as Marchenko–Pastur noise plus spikes.
-        quantiles: ``midpoint`` or ``paper``, see `rmt_compress.spectrum.bulk`.
+        quantiles: ``midpoint``, ``spiked`` or ``paper``, see `rmt_compress.spectrum.bulk`.
+        noise: ``mp``, ``equalized``, ``signflip`` or ``general``, see `rmt_compress.analysis.noise_models`; ``all``
+            sets them side by side, and Marchenko and Pastur's decides.
+        flips: ``upper`` or ``pairwise``, see `rmt_compress.spectrum.sign_flips`.
         include: globs of layer names; when given, only these are analysed.
         exclude: globs of layer names that are left out.
         min_size: the least min(rows, columns) that is analysed.
@@ -52,7 +57,20 @@ class AnalysisSettings:
     )
     quantiles: Quantiles = setting(
         "midpoint",
-        "How edge and noise are estimated: our calibrated rule, or the papers' formula.",
+        "How edge and noise are estimated: our calibrated rule, that with the spikes left out of the ranks, or the "
+        "papers' formula.",
+        panel=NOISE_AND_CUTS,
+    )
+    noise: Noise = setting(
+        "mp",
+        "What noise is: Marchenko-Pastur, the same once scales of rows and columns are taken out, what flipped "
+        "signs leave, rows of gamma-distributed variances, or all side by side.",
+        panel=NOISE_AND_CUTS,
+    )
+    flips: Flips = setting(
+        "upper",
+        "For --noise signflip: compare all singular values with the largest of a flipped matrix, or each with "
+        "its own.",
         panel=NOISE_AND_CUTS,
     )
     include: tuple[str, ...] = setting(

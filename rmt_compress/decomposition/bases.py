@@ -3,6 +3,7 @@
     plain       those of the weight: of all matrices of a rank the nearest one is kept (SJK23 §4.2)
     input       those that carry the outputs on the inputs that occur (DRONE 2021, SVD-LLM, BALF)
     two-sided   those that move the loss, by the gradients at the outputs as well (LEMS)
+    equalized   those of the weight once the scales of its rows and columns are taken out (method.md §15)
 
 A row decomposes one matrix; `Directions` is a row made ready for one layer, whose moments the calibrated ones need.
 """
@@ -64,6 +65,14 @@ def _calibrated(layer: Layer, matrix: torch.Tensor, rank: int | None, metric: Me
     return decompose_in(matrix, metric, rank)
 
 
+def _equalized(layer: Layer, matrix: torch.Tensor, rank: int | None, metric: Metric | None) -> Decomposition:
+    from rmt_compress.decomposition.calibrated import decompose_in
+    from rmt_compress.decomposition.metrics import equalizing_metric
+
+    del layer, metric
+    return decompose_in(matrix, equalizing_metric(matrix), rank)
+
+
 PLAIN = Basis("plain", _plain)
 BASES: dict[str, Basis] = {
     basis.name: basis
@@ -71,6 +80,7 @@ BASES: dict[str, Basis] = {
         PLAIN,
         Basis("input", _calibrated, calibrated=True),
         Basis("two-sided", _calibrated, calibrated=True, gradients=True),
+        Basis("equalized", _equalized),
     )
 }
 

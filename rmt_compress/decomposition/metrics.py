@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from rmt_compress.layers.kinds import KINDS
+from rmt_compress.spectrum import DegenerateSpectrumError, equalize
 from rmt_compress.wording import times
 
 if TYPE_CHECKING:
@@ -105,6 +106,27 @@ def _metric(
         felt = outputs.double()
     sides = shrunk(felt, shrinkage.outputs), shrunk(seen, shrinkage.inputs)
     return Metric(*reversed(sides)) if swaps else Metric(*sides)
+
+
+def equalizing_metric(matrix: torch.Tensor) -> Metric:
+    """The metric in which the noise of a matrix has one variance: 1/x of its rows and 1/y of its columns.
+
+    A matrix of which half of the directions are zero has no noise that scales could be read from: its metric is
+    that of a plain cut.
+
+    Args:
+        matrix: (rows, columns), on any device.
+
+    Raises:
+        NonFiniteError: an entry is NaN or Inf.
+    """
+    try:
+        found = equalize(matrix.detach().double().cpu().numpy())
+    except DegenerateSpectrumError:
+        one = torch.ones((), dtype=torch.float64)
+        return Metric(one, one)
+    rows, columns = (torch.from_numpy(scales).to(matrix.device) for scales in (found.rows, found.columns))
+    return Metric(1 / rows.square(), 1 / columns.square())
 
 
 def shrunk(moment: torch.Tensor, share: float) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
@@ -63,10 +64,12 @@ def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
         "alpha": asked.alpha,
         "beta": asked.beta,
         "quantiles": asked.quantiles,
+        "noise": asked.noise,
         **vars(settings),
         "gof": asked.gof if settings.gof is None else settings.gof,
     }
-    return Plan(settings=record, layers=tuple(decide(layer, settings) for layer in analysis.layers))
+    layers = tuple(decide(layer, settings) for layer in analysis.layers)
+    return Plan(settings=record, layers=layers, basis=noise_model(asked).basis)
 
 
 def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:

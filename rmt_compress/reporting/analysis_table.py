@@ -71,6 +71,8 @@ def analysis_table(analysis: Analysis, *, sort: Sort = "order", group: bool = Fa
     if layers:
         title = f"{analysis.path or 'model'} ({analysis.format})"
         parts.append(_group_table(layers, title) if group else _layer_table(layers, title))
+    if any(layer.models for layer in layers):
+        parts.append(_models_table(layers))
     if analysis.factorized:
         parts.append(_factor_table(analysis))
     skipped = _skipped_lines(analysis)
@@ -125,6 +127,32 @@ def _layer_table(layers: list[AnalyzedLayer], title: str) -> LayerTable:
             ]
         )
     return LayerTable(title, [_names(layer) for layer in layers], _COLUMNS, rows)
+
+
+def _models_table(layers: list[AnalyzedLayer]) -> LayerTable:
+    """Fit error and spikes of every noise model, a layer a row."""
+    from rich.text import Text
+
+    from rmt_compress.analysis.noise_models import NOISE_MODELS, null_quantile
+
+    columns = [
+        Column(model.caption.replace(" ", "\n"), 9 - place) for place, model in enumerate(NOISE_MODELS.values())
+    ]
+    matrices = [matrix for layer in layers for matrix in layer.matrices if matrix.models]
+    rows: list[list[Text | str]] = []
+    for layer in matrices:
+        cells: list[Text | str] = []
+        for name in NOISE_MODELS:
+            said = layer.models[name]
+            if isinstance(said, str):
+                cells.append("–")
+                continue
+            fits = said.fit.gof <= max(layer.settings.gof, null_quantile(0.95, said.fit, layer.settings))
+            # Sign flips assume no law that could fit.
+            error = "" if name == "signflip" else f"{said.fit.gof:.3f} "
+            cells.append(Text(f"{error}{said.fit.spikes:>4}", style="" if fits or not error else _NO_FIT_STYLE))
+        rows.append(cells)
+    return LayerTable("fit error and spikes by noise model", [_names(layer) for layer in matrices], columns, rows)
 
 
 def _group_table(layers: list[AnalyzedLayer], title: str) -> LayerTable:

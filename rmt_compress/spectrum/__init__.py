@@ -8,9 +8,11 @@ from rmt_compress.spectrum.bulk import (
     fit_bulk,
 )
 from rmt_compress.spectrum.equalizer import Equalized, equalize
+from rmt_compress.spectrum.gamma_noise import GammaNoise, fit_gamma_noise
 from rmt_compress.spectrum.heavy_tail import HeavyTail, fit_heavy_tail
 from rmt_compress.spectrum.noise import noise_eigenvalues
 from rmt_compress.spectrum.null import fit_error_p_value, fit_error_quantile
+from rmt_compress.spectrum.sign_flips import SignFlips, sign_flips
 from rmt_compress.spectrum.singular_values import (
     Kernels,
     NonFiniteError,
@@ -24,17 +26,21 @@ __all__ = [
     "BulkFit",
     "DegenerateSpectrumError",
     "Equalized",
+    "GammaNoise",
     "HeavyTail",
     "Kernels",
     "NonFiniteError",
     "NumpyKernels",
     "QuantileRule",
+    "SignFlips",
     "SingularValues",
     "equalize",
     "fit_bulk",
     "fit_error_p_value",
     "fit_error_quantile",
+    "fit_gamma_noise",
     "fit_heavy_tail",
     "noise_eigenvalues",
+    "sign_flips",
     "singular_values",
 ]

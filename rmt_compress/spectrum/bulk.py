@@ -26,6 +26,14 @@ Two rules share that outline (`quantiles=`):
            λ₊ = σ̂²/(1+b) · (μ + [m + ω·(t−m)]·τ) / n,   m the Tracy–Widom mean.
 
     The measured error rate stays within ±0.02 of β (docs/statistics.md).
+
+``spiked``
+    `midpoint` with the spikes left out of the ranks. Spikes sit at the upper end and shift every rank of the noise
+    below them, so that σ̂² comes out high: by a tenth where one direction of ten is a spike, by half at three of
+    ten. k spikes removed, the other singular values are those of noise of a size smaller by k on both sides; so the
+    fit is repeated for p − k eigenvalues of a (p − k) × (n − k) matrix until no more spikes are found. On pure
+    noise nothing changes but the size of what is found beside a false spike. Where more than half of the directions
+    come out as spikes there is no bulk to count in, and the first fit stands.
 """
 
 from __future__ import annotations
@@ -40,8 +48,12 @@ from numpy.typing import ArrayLike
 from rmt_compress.spectrum import marchenko_pastur, tracy_widom
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
 
-QuantileRule = Literal["midpoint", "paper"]
+QuantileRule = Literal["spiked", "midpoint", "paper"]
 QUANTILE_RULES: tuple[QuantileRule, ...] = get_args(QuantileRule)
+
+
+# With more spikes than this share of the directions the rest is no bulk.
+MOST_SPIKES = 0.5
 
 
 class DegenerateSpectrumError(ValueError):
@@ -62,6 +74,7 @@ class BulkFit:
         edge: the edge s₊ = √(n·λ₊) on the scale of singular values.
         spikes: number of eigenvalues above λ₊.
         gof: Kolmogorov distance to the fitted law over the window (SJK23 §4.3, BSSZ24 §9.4).
+        left_out: the largest eigenvalues that the ranks were counted without, because they are spikes.
     """
 
     p: int
@@ -73,6 +86,7 @@ class BulkFit:
     edge: float
     spikes: int
     gof: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,15 +130,36 @@ def fit_bulk(
         raise ValueError(f"beta lies in (0, 1), got {beta}")
     if not np.isfinite(spectrum).all():
         raise ValueError("the spectrum holds NaN or Inf")
-    window = _window(p, int(n), float(alpha), quantiles)
+    # Singular values below this are rounding of zeros (float64 SVD of a matrix of low rank).
+    zero = spectrum[-1] * (p * np.finfo(np.float64).eps) ** 2 if p else 0.0
+    asked = int(n), float(alpha), float(beta), quantiles
+    first = fit = _fit_ranks(spectrum, 0, asked, zero)
+    while quantiles == "spiked" and fit.spikes > fit.left_out:
+        if fit.spikes > MOST_SPIKES * p:
+            return first
+        try:
+            fit = _fit_ranks(spectrum, fit.spikes, asked, zero)
+        except ValueError:  # too few are left, or all of them are zero
+            return first
+    return fit
+
+
+def _fit_ranks(
+    spectrum: FloatArray, left_out: int, asked: tuple[int, float, float, QuantileRule], zero: float
+) -> BulkFit:
+    """The fit of an ascending spectrum less its `left_out` largest, as noise of a size smaller by so many."""
+    n, alpha, beta, quantiles = asked
+    p = spectrum.size
+    window = _window(p - left_out, n - left_out, alpha, quantiles)
     q = window.mp_quantiles
     middle = spectrum[window.first - 1 : window.last]
-    # Singular values below this are rounding of zeros (float64 SVD of a matrix of low rank).
-    if middle[0] <= spectrum[-1] * (p * np.finfo(np.float64).eps) ** 2:
-        rank = int(np.sum(spectrum > spectrum[-1] * (p * np.finfo(np.float64).eps) ** 2))
+    if middle[0] <= zero:
+        rank = int(np.sum(spectrum > zero))
         raise DegenerateSpectrumError(f"the matrix has rank {rank} of {p}: its bulk is zero, there is no noise")
-    sigma2 = float(q @ middle / (q @ q))
-    lambda_plus = sigma2 * _edge_of_unit_noise(p, n, float(beta), quantiles, window)
+    # Eigenvalues are s²/n of the whole matrix, and quantiles those of s²/(n − left_out).
+    scale = (n - left_out) / n
+    sigma2 = float(q @ middle / (q @ q)) / scale
+    lambda_plus = scale * sigma2 * _edge_of_unit_noise(p - left_out, n - left_out, beta, quantiles, window)
     return BulkFit(
         p=p,
         n=n,
@@ -134,7 +169,8 @@ def fit_bulk(
         lambda_plus=lambda_plus,
         edge=float(np.sqrt(n * lambda_plus)),
         spikes=int(p - np.searchsorted(spectrum, lambda_plus, side="right")),
-        gof=_fit_error(middle / sigma2, window.first, p, n),
+        gof=_fit_error(middle / (sigma2 * scale), window.first, p - left_out, n - left_out),
+        left_out=left_out,
     )
 
 
@@ -172,7 +208,7 @@ def _window(p: int, n: int, alpha: float, quantiles: QuantileRule) -> _Window:
     if last - first < 1:
         raise ValueError(f"with alpha = {alpha} and {p} eigenvalues fewer than two are left to fit")
     rank = np.arange(first, last + 1)
-    q = marchenko_pastur.quantile((rank - 0.5 if quantiles == "midpoint" else rank) / p, p / n)
+    q = marchenko_pastur.quantile((rank if quantiles == "paper" else rank - 0.5) / p, p / n)
     bias, variance, covariance = _moments_of_sigma2(p, n, (first - 1) / p, last / p)
     weight = float(q @ q)
     return _Window(first, last, q, bias / weight, float(np.sqrt(variance)) / weight, covariance / weight)

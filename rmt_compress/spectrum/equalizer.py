@@ -71,7 +71,12 @@ def equalize(matrix: ArrayLike) -> Equalized:
     used_rows, used_columns = (whole != 0).any(axis=1), (whole != 0).any(axis=0)
     w = whole[np.ix_(used_rows, used_columns)]
     turned = w.shape[0] > w.shape[1]
-    x, y = _variances(w.T if turned else w)
+    # Once more of what came out: scales that are far apart are not read exactly the first time (noise whose
+    # scales spread over a factor of e passed its edge in 75 % of the draws at 100 × 1000, in 8 % after the second).
+    a = w.T if turned else w
+    x, y = _variances(a)
+    again = _variances(a / np.sqrt(x)[:, None] / np.sqrt(y))
+    x, y = x * again[0], y * again[1]
     if turned:
         x, y = y, x
     rows, columns = np.ones(whole.shape[0]), np.ones(whole.shape[1])
