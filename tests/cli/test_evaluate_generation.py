@@ -25,7 +25,6 @@ def book(tmp_path):
 @pytest.mark.slow
 def test_both_networks_in_table_and_json(run, tmp_path, book, monkeypatch):
     monkeypatch.setitem(measure_generation.__kwdefaults__, "seconds", 0.0)
-    monkeypatch.setattr("rmt_compress.networks.latency.SECONDS", 0.0)
     built("llama").save_pretrained(tmp_path / "llama")
     prune(tmp_path / "llama", tmp_path / "small", plan=PlanSettings(rule="rank:12"))
     words = ("evaluate", "small", "--against", "llama", "--data", book, "--task", "causal")
