@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rmt_compress.errors import EvaluationError, SettingsError
-from rmt_compress.networks.generation_speed import measure_generation
+from rmt_compress.networks.generation_speed import GenerationSettings, measure_generation
 from tests.samples.transformers_models import built
 
 pytest.importorskip("transformers")
@@ -53,10 +53,21 @@ def test_the_mode_of_the_network_is_put_back():
 
 @pytest.mark.parametrize("model", (torch.nn.Linear(3, 3), "bert", "t5"))
 def test_networks_that_do_not_write_are_refused(model):
-    with pytest.raises(EvaluationError, match="…ForCausalLM"):
-        measure_generation([built(model) if isinstance(model, str) else model], prompt=2, written=1)
+    module = built(model) if isinstance(model, str) else model
+    with pytest.raises(EvaluationError, match=rf"^{type(module).__name__}: cannot write text: .*…ForCausalLM"):
+        measure_generation([module], prompt=2, written=1)
+    with pytest.raises(EvaluationError, match=r"^net\.pt: cannot write text"):
+        measure_generation([module], prompt=2, written=1, names=["net.pt"])
 
 
 def test_all_wrong_counts_are_named():
     with pytest.raises(SettingsError, match=r"prompt is 0.*batch is -1.*models is 0"):
         measure_generation([], prompt=0, batch=-1)
+
+
+def test_a_prompt_needs_something_to_write():
+    with pytest.raises(SettingsError, match=r"prompt is what --generate N reads"):
+        GenerationSettings(prompt=3)
+    with pytest.raises(SettingsError, match=r"generate must be at least 1.*prompt must be at least 1"):
+        GenerationSettings(generate=0, prompt=0)
+    assert GenerationSettings(generate=2).prompt is None

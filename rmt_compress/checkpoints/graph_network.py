@@ -39,6 +39,8 @@ class GraphNetwork(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs for one batch: a tensor, of several outputs a mapping from their names.
 
+        Of a TorchScript program what that returns, a tuple too.
+
         Inputs are taken in the order of the graph or by its names, see `graph_inputs.matched`. A graph whose batch
         size is fixed gets larger and smaller batches piece by piece.
 

@@ -31,6 +31,7 @@ from rmt_compress.cli.options import (
     with_options,
 )
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.generation_speed import GenerationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def evaluate(
     data: Data = None,
     *,
     asked: TaskSettings,
+    writing: GenerationSettings,
     arch: Arch = None,
     against: Annotated[Path | None, optional("A second checkpoint to set beside it.", "ORIGINAL")] = None,
     against_arch: Annotated[
@@ -93,7 +95,15 @@ def evaluate(
         warning(f"{model}: {words}")
     with progress_bar("Evaluating") as progress:
         if second is None:
-            result = run(first, task, path=checkpoint, batch_size=batch_size, device=device, progress=progress)
+            result = run(
+                first,
+                task,
+                path=checkpoint,
+                batch_size=batch_size,
+                device=device,
+                generation=writing,
+                progress=progress,
+            )
             original = None
         else:
             result, original = compare(
@@ -103,6 +113,7 @@ def evaluate(
                 paths=(checkpoint, original_checkpoint),
                 batch_size=batch_size,
                 device=device,
+                generation=writing,
                 progress=progress,
             )
     wrecked = None if original is None else against_original(result.score, original.score)
@@ -112,7 +123,7 @@ def evaluate(
             raise _goal_missed(model, data, wrecked)
         if checkpoint.manifest is None and original is None:
             next_step("prune", model)
-        elif data is not None and not checkpoint.has_graph:
+        elif data is not None and not checkpoint.has_graph and _is_worse(result, original):
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
     report: dict[str, Any] = {
@@ -126,6 +137,11 @@ def evaluate(
     print_json(report)
     if wrecked is not None:
         raise _goal_missed(model, data, wrecked)
+
+
+def _is_worse(result: Evaluation, original: Evaluation | None) -> bool:
+    """Whether there is anything to win back, as far as is known."""
+    return original is None or result.score.metric.worse_by(result.score.value, original.score.value) > 0
 
 
 def _described(task: Task, result: Evaluation) -> dict[str, Any]:

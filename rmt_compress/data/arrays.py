@@ -74,7 +74,9 @@ def _read(name: str, path: Path) -> dict[str, npt.NDArray[Any]]:
                 arrays[key] = _usable(name, key, _member(path, archive, member))
     except (OSError, ValueError, EOFError, SyntaxError, struct.error, zipfile.BadZipFile) as error:
         missing = isinstance(error, FileNotFoundError)
-        said = "no such file" if missing else f"no readable numpy file of numbers ({one_line(error)})"
+        # What numpy takes for a pickle is no file of its own, and its advice to load it unsafely is not ours.
+        why = "ValueError: it does not begin as one" if "pickle" in str(error) else one_line(error)
+        said = "no such file" if missing else f"no readable numpy file of numbers ({why})"
         raise DataError(f"{name}: {said}") from error
     if not arrays:
         raise DataError(f"{name}: no arrays in it; save them with numpy.savez(FILE, x=…, y=…)")

@@ -107,10 +107,14 @@ def encoder(
     if tokenizer is None:
         if vocabulary != BYTES:
             where = f"in {folder}" if folder else "beside the network"
-            has = "is not known" if vocabulary is None else f"is {vocabulary:,}"
+            if vocabulary is None:
+                raise DataError(
+                    f"{name}: there is no tokenizer {where}, and no table of tokens in it: text is for "
+                    "networks that take tokens; give the --data it was trained on, or ids: array:FILE.npy"
+                )
             raise DataError(
-                f"{name}: there is no tokenizer {where}, and its vocabulary {has}, not the {BYTES} of bytes; put "
-                "the tokenizer's files (tokenizer.json) there, or give ids: array:FILE.npy"
+                f"{name}: there is no tokenizer {where}, and its vocabulary is {vocabulary:,}, not the {BYTES} of "
+                "bytes; put the tokenizer's files (tokenizer.json) there, or give ids: array:FILE.npy"
             )
         return lambda text: np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
@@ -149,13 +153,13 @@ def open_text(
     import numpy as np
 
     name = f"text:{path}"
-    encode = encoder(name, tokenizer, vocabulary, folder)
     try:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(f"{name}: no such file can be read ({one_line(error)})") from error
     if not size:
         raise DataError(f"{name}: the file is empty")
+    encode = encoder(name, tokenizer, vocabulary, folder)
     if tokenizer is None:
         for _ in _pieces(path, 0, size if size <= KEPT else PIECE, whole=size <= KEPT):
             pass

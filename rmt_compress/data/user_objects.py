@@ -180,5 +180,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _named(found: object) -> str:
+    if found is None:
+        return "nothing (None)"
     kind = type(found).__name__
     return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"

@@ -11,6 +11,7 @@ from rmt_compress.checkpoints.state_dicts import find_ties
 from rmt_compress.data.samples import Samples
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.counting import is_buffer
+from rmt_compress.networks.generation_speed import GenerationSettings, GenerationSpeed, measure_generation
 from rmt_compress.networks.latency import Latency, measure_latency
 from rmt_compress.networks.measurement import bytes_moved, count_macs, example_inputs, peak_memory
 from rmt_compress.networks.tasks.choosing import agreement_beside, task_for
@@ -45,6 +46,7 @@ class Evaluation:
         bytes_moved: what the layers read and write for one sample, weights too; None without samples.
         peak_memory: most bytes alive on the way through the network for one sample; None without samples.
         agreement: how far it answers as the network it is compared with; None where there is none.
+        generation: tokens per second of reading and of writing; None where that was not asked.
     """
 
     path: str | None
@@ -57,6 +59,7 @@ class Evaluation:
     bytes_moved: int | None = None
     peak_memory: int | None = None
     agreement: Score | None = None
+    generation: GenerationSpeed | None = None
 
     @property
     def latency_ms(self) -> dict[str, float]:
@@ -77,6 +80,7 @@ class Evaluation:
             "peak_memory": self.peak_memory,
             "latency_ms": dict(self.latency.eager),
             **({"latency_graph_ms": dict(self.latency.graph)} if self.latency.graph else {}),
+            **({} if self.generation is None else {"generation": self.generation.to_json()}),
             **agreement,
         }
 
@@ -89,6 +93,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     latency: bool = True,
+    generation: GenerationSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure one network; its mode, its weights and their gradients stay as they are.
@@ -100,14 +105,16 @@ def evaluate(
         batch_size: samples per forward pass while scoring; None for the task's own.
         device: where to run; the model is moved there and stays. None: where it is.
         latency: whether to measure milliseconds too.
+        generation: how many tokens to write, for tokens per second of a causal language model; None for none.
         progress: called with (samples done, samples in all, "").
 
     Raises:
-        EvaluationError: the model does not take these inputs, or its outputs are not what the task is about.
+        EvaluationError: the model does not take these inputs, its outputs are not what the task is about, or it
+            cannot write.
         DataError: the data end in something that is none.
         SettingsError: no such device, or the data suit no task.
     """
-    return _evaluate([model], [path], as_task(task, model), batch_size, device, latency, progress)[0]
+    return _evaluate([model], [path], as_task(task, model), batch_size, device, latency, generation, progress)[0]
 
 
 def compare(
@@ -119,6 +126,7 @@ def compare(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     latency: bool = True,
+    generation: GenerationSettings | None = None,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Evaluation]:
     """Measure two networks; their runs alternate, so that a machine's other work meets both alike.
@@ -127,7 +135,8 @@ def compare(
     far it answers as the second.
     """
     asked = as_task(task, against)
-    first, second = _evaluate([model, against], list(paths), asked, batch_size, device, latency, progress)
+    both = [model, against]
+    first, second = _evaluate(both, list(paths), asked, batch_size, device, latency, generation, progress)
     return first, second
 
 
@@ -155,6 +164,7 @@ def _evaluate(
     batch_size: int | None,
     device: str | torch.device | None,
     latency: bool,
+    generation: GenerationSettings | None,
     progress: Progress | None,
 ) -> list[Evaluation]:
     from rmt_compress.layers.zeroing import count_nonzero
@@ -167,6 +177,8 @@ def _evaluate(
     if device is not None:
         for model in models:
             move(model, device)
+    # First, since a network that cannot write is to say so before it is asked for minutes.
+    speeds = _generation(models, names, generation)
     runs: list[tuple[Task, int]] = [(task, index) for index in range(len(models))]
     runs += [(together, 0)] if together is not None else []
     scores = []
@@ -193,11 +205,20 @@ def _evaluate(
             bytes_moved=None if samples is None else bytes_moved(model, example),
             peak_memory=None if samples is None else peak_memory(model, example),
             agreement=agreement if model is models[0] else None,
+            generation=speed,
         )
-        for model, path, name, outcome, timing, example in zip(
-            models, paths, names, scores, timings, examples, strict=True
+        for model, path, name, outcome, timing, example, speed in zip(
+            models, paths, names, scores, timings, examples, speeds, strict=True
         )
     ]
+
+
+def _generation(
+    models: Sequence[nn.Module], names: Sequence[str | None], asked: GenerationSettings | None
+) -> Sequence[GenerationSpeed | None]:
+    if asked is None or asked.generate is None:
+        return [None for _ in models]
+    return measure_generation(models, prompt=asked.prompt, written=asked.generate, names=names)
 
 
 def _parameters(model: nn.Module) -> list[torch.Tensor]:

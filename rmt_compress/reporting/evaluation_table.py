@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.reporting.blanks import blank_table
+from rmt_compress.saving.folders import source_folder
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -48,8 +50,8 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     table = blank_table(_asked(task, model))
     table.add_column("")
     for network in networks:
-        name = printable(Path(network.path).name if network.path else "model")
-        table.add_column(Text(name), justify="right", overflow="fold")
+        name = _called(Path(network.path)) if network.path else "model"
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
     if against is not None:
         table.add_column("change", justify="right", no_wrap=True)
 
@@ -92,18 +94,42 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     for size in first.latency_ms:
 
         def milliseconds(network: Evaluation, size: str = size) -> str:
-            return f"{network.latency_ms[size]:.3g} ms"
+            return _milliseconds(network.latency_ms[size])
 
         change = _ratio(first.latency_ms[size], second.latency_ms[size], "faster", "slower")
         row(f"time, batch of {size}", milliseconds, change)
     for size in first.latency.graph.keys() & second.latency.graph.keys():
 
         def in_graph(network: Evaluation, size: str = size) -> str:
-            return f"{network.latency.graph[size]:.3g} ms"
+            return _milliseconds(network.latency.graph[size])
 
         change = _ratio(first.latency.graph[size], second.latency.graph[size], "faster", "slower")
         row(f"  in a CUDA graph, {size}", in_graph, change)
+    for verb, field in (("reading", "prefill"), ("writing", "decode")):
+        if first.generation is None or second.generation is None:
+            continue
+
+        def rate(network: Evaluation, field: str = field) -> float:
+            return float(getattr(network.generation, field))
+
+        count = first.generation.prompt if verb == "reading" else first.generation.written
+        change = _ratio(1 / rate(first), 1 / rate(second), "faster", "slower")
+
+        def shown(network: Evaluation, rate: Callable[[Evaluation], float] = rate) -> str:
+            return f"{rate(network):,.0f}"
+
+        row(f"tokens a second, {verb} {count}", shown, change)
     return table
+
+
+def _called(path: Path) -> str:
+    """The name of a file, in a Hugging Face folder that of the folder: files are called alike there."""
+    folder = source_folder(path) or path.parent
+    return folder.resolve().name if (folder / CONFIG).is_file() else path.name
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
 
 
 def _asked(task: Task, model: Evaluation) -> str:

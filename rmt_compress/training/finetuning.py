@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.writers import check_suffix
-from rmt_compress.errors import SettingsError, TrainingError
+from rmt_compress.errors import DataError, EvaluationError, SettingsError, TrainingError
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.networks.wreck import trained
 from rmt_compress.outputs import check_output
 from rmt_compress.saving.folders import check_folder_output, is_folder_output
-from rmt_compress.training.event_log import Event, EventLog
+from rmt_compress.training.event_log import Event, EventLog, of_kind
 from rmt_compress.training.finetuned import Finetuned, RunResult
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
 from rmt_compress.training.starting import Start, starting_point
@@ -265,9 +265,13 @@ def _one_run(
     run = Run(job, workers, log, step_progress=listeners.steps)
     try:
         network = run.go(resumed)
-    except BaseException:
-        if workers.leads and not state_file.exists():
-            log.forget()
+    except BaseException as error:
+        if workers.leads:
+            # From data that do not suit nothing can be gone on, and before the first epoch nothing is lost.
+            if isinstance(error, DataError | EvaluationError) and len(of_kind(log.events, "epoch")) < 2:
+                state_file.unlink(missing_ok=True)
+            if not state_file.exists():
+                log.forget()
         raise
     events = workers.from_leader(lambda: log.events)
     return network, RunResult(name, training.seed, cycle is not None, tuple(events))

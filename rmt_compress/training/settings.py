@@ -53,7 +53,8 @@ class TrainingSettings:
         augment: ``flip-shift``: half of the images mirrored, all shifted by up to 4 pixels.
         seed: of initial weights, order of samples, dropout and augmentation.
         device: where to train; None for what accelerate chooses.
-        precision: ``no``, ``fp16`` or ``bf16`` mixed precision.
+        precision: ``bf16``, or on a GPU ``fp16``: what products are computed in while training, of one process
+            and of several; weights, losses and scores stay in float32. ``no``: everything in the weights' own type.
         max_seconds: no epoch is begun that would probably end later than this; None for no limit.
         min_accuracy: nothing more is cut once the test accuracy is below this, and the smallest network that
             reached it is the one that is kept; None for no limit.
@@ -91,7 +92,10 @@ class TrainingSettings:
     )
     device: str | None = setting(None, "cpu, cuda, mps …; by default what there is.", panel=_TRAINING)
     precision: Precision = setting(
-        "no", "Of forward and backward pass.", flags=("--mixed-precision",), panel=_TRAINING
+        "no",
+        "Products of a training step in bf16, or on a GPU fp16; weights and scores stay float32.",
+        flags=("--mixed-precision",),
+        panel=_TRAINING,
     )
     max_seconds: float | None = setting(
         None, "Begin no epoch that would end later.", within="(0, inf]", panel=_TRAINING

@@ -87,7 +87,7 @@ def train_epoch(
         mine, batch = length(own), own
         if settings.augment == "flip-shift":
             batch = own._replace(inputs=flip_and_shift(own.inputs, augmentation))
-        loss = _loss(model, task, batch, settings, (workers.device, dtype))
+        loss = _loss(model, task, batch, settings, workers, dtype)
         total += loss.detach() * mine
         seen += count
         if workers.count == 1 and not math.isfinite(loss.item()):
@@ -121,11 +121,12 @@ def _loss(
     task: Task,
     batch: Batch,
     settings: TrainingSettings,
-    place: tuple[torch.device, torch.dtype],
+    workers: Workers,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    inputs = placed(task.inputs(batch), *place)
+    inputs = placed(task.inputs(batch), workers.device, dtype)
     try:
-        outputs = call(model, inputs)
+        outputs = workers.computed(lambda: call(model, inputs))
         if settings.loss == "mse" and task.kind == "classification":
             return _against_one_hot(outputs, batch)
         return task.loss(outputs, batch)

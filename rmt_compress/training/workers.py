@@ -52,6 +52,11 @@ class Workers:
         self.device: torch.device = self._accelerator.device if device is None else device
         self.count: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
+        if settings.precision != "no" and not self._accelerator.native_amp:
+            self.close()
+            raise SettingsError(
+                [f"mixed-precision {settings.precision} does nothing on {self.device.type}: take bf16, or a GPU"]
+            )
 
     @property
     def leads(self) -> bool:
@@ -75,6 +80,20 @@ class Workers:
         """The model without what `prepare` put around it."""
         plain: nn.Module = self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         return plain
+
+    def computed(self, forward: Callable[[], T]) -> T:
+        """What a forward pass returns, computed in the precision asked for and given in float32 where that is half.
+
+        What `prepare` puts around the model for that is taken away by `plain`, since both have one module.
+        """
+        if self._accelerator.mixed_precision == "no":
+            return forward()
+        from accelerate.utils.operations import convert_to_fp32
+
+        with self._accelerator.autocast():
+            outputs = forward()
+        converted: T = convert_to_fp32(outputs)
+        return converted
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of `loss`, averaged over the processes."""

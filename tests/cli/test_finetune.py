@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from rmt_compress.networks import architectures
 from rmt_compress.training.event_log import read_lines
-from tests.samples.repository import DIGITS
+from tests.samples.repository import DIGITS, REPOSITORY
 
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
 FEW = (*SHORT, "--samples", "300")
@@ -131,7 +131,11 @@ def test_json_of_numbers_says_what_the_score_is(run):
         ((DIGITS, "--data", "digits", "--task", "agreement"), ["digits", "agreement is with another network"]),
         (("--data", f"{LEARN}:table", "--arch", f"{LEARN}:line", "--min-accuracy", "0.9"), ["give worst-score"]),
         (("--data", f"{LEARN}:table", "--arch", "mlp:64,10"), ["inputs of 6"]),
-        ((DIGITS, "--data", "text:nothing.txt"), ["no tokenizer"]),
+        ((DIGITS, "--data", "text:nothing.txt"), ["no such file"]),
+        (
+            (DIGITS, "--data", f"text:{REPOSITORY / 'README.md'}"),
+            ["no tokenizer", "text is for networks that take tokens"],
+        ),
         ((DIGITS, "--data", "digits", "--min-accuracy", "0.9", "--worst-score", "1"), ["give one"]),
     ],
 )

@@ -103,7 +103,7 @@ def test_parts_of_rows(table):
         ("a,y\nnan,2\n", "", "inputs hold NaN"),
         ("a,y\n1,-2\n", "", "label -2 is negative"),
         ("a,b,y\nword,3,2\n", "", "column 'a' holds text; text is asked alone: name its column, csv:"),
-        ("a,y\nword,2\n", "", "there is no tokenizer beside the network, and its vocabulary is not known"),
+        ("a,y\nword,2\n", "", "there is no tokenizer beside the network, and no table of tokens in it"),
     ],
 )
 def test_a_wrong_table_is_one_line(table, content, columns, message):

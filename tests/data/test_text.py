@@ -126,7 +126,11 @@ def test_parts_of_a_long_text_of_any_lines_are_the_text(tmp_path, content, monke
         (b"caf\xe9 au lait, all of it", {}, "it is no UTF-8 text, byte 0xe9"),
         (b"ends in the middle of \xc3", {}, "it is no UTF-8 text, byte 0xc3"),
         (b"any text", {"vocabulary": 32000}, "no tokenizer beside the network, and its vocabulary is 32,000"),
-        (b"any text", {"vocabulary": None}, "its vocabulary is not known, not the 256 of bytes"),
+        (
+            b"any text",
+            {"vocabulary": None},
+            "text is for networks that take tokens; give the --data it was trained on",
+        ),
         (
             b"a b " * 9,
             {"tokenizer": words, "vocabulary": 40},

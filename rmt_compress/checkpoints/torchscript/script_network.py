@@ -67,11 +67,7 @@ class ScriptedNetwork(GraphNetwork):
         if self._why_not_run is not None:
             raise ValueError(self._why_not_run)
         with self._given_weights():
-            output = self._program[0](*[feeds.get(name, value) for name, value in self._arguments])
-        # A tuple with names says itself which of it counts.
-        while isinstance(output, tuple | list) and output and not hasattr(output, "_fields"):
-            output = output[0]
-        return output
+            return self._program[0](*[feeds.get(name, value) for name, value in self._arguments])
 
     @property
     def vocabulary(self) -> int | None:

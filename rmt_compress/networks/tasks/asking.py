@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import EvaluationError
 from rmt_compress.networks.calling import call, first_axis, main_output, placed, sizes, without_cache
-from rmt_compress.wording import one_line
+from rmt_compress.wording import listed, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -78,5 +78,8 @@ def _advice(inputs: Any, samples: Samples) -> str:
     """What to do about inputs that are of another kind than the network's."""
     if samples.targets == "tokens":
         return "; text is for networks that take tokens: give the --data it was trained on"
-    whole = not isinstance(inputs, Mapping | tuple | list) and not inputs.is_floating_point()
+    if isinstance(inputs, Mapping):
+        names = listed(list(inputs))
+        return f"; inputs are given by name here, {names}: call them as its forward does, or a single one x"
+    whole = not isinstance(inputs, tuple | list) and not inputs.is_floating_point()
     return "" if whole else "; give --data of the kind it was trained on"

@@ -63,6 +63,8 @@ class Classification:
             labels = self._labels(batch, name).flatten()
             asked = labels >= 0
             outputs, labels = outputs[asked], labels[asked]
+            if not len(labels):
+                continue
             right = outputs.gather(1, labels[:, None])
             among_five += int(((outputs > right).sum(1) < 5).sum())
             loss += float(functional.cross_entropy(outputs, labels, reduction="sum"))
@@ -74,9 +76,8 @@ class Classification:
             counts = torch.bincount(labels * width + outputs.argmax(1), minlength=classes * width)
             table = counts if table is None else table + counts
             done += len(labels)
-        assert lowest is not None
-        assert highest is not None
-        assert table is not None
+        if lowest is None or highest is None or table is None:
+            raise EvaluationError(f"{self.samples.name}: no class of it can be asked: every label is negative")
         table = table.reshape(-1, len(lowest))
         classes = len(table)
         each = table.sum(1)
@@ -133,10 +134,16 @@ class Classification:
         for found in (answer, answer.movedim(-1, 1)) if answer.ndim == labels.ndim + 1 else ():
             if (found.shape[0], *found.shape[2:]) == expected and found.shape[1] >= needed:
                 return found
+        returned = f"{name} returns {'×'.join(map(str, answer.shape))} numbers for {len(labels)} inputs of "
+        if labels.ndim == 1 and answer.ndim == 2 and len(answer) == len(labels):
+            raise EvaluationError(
+                f"{returned}{self.samples.name}, which has {needed} classes: labels lie from 0 to {needed - 1}; "
+                f"give data of {answer.shape[1]} classes or the network that was made for these"
+            )
         wanted = ", ".join(["N", str(needed), *map(str, labels.shape[1:])])
         raise EvaluationError(
-            f"{name} returns {'×'.join(map(str, answer.shape))} numbers for {len(labels)} inputs of "
-            f"{self.samples.name}, which has {needed} classes; ({wanted}) are needed"
+            f"{returned}{self.samples.name}, which has labels of {'×'.join(map(str, labels.shape))}; ({wanted}) "
+            "are needed: give one label for everything that the network answers"
         )
 
 

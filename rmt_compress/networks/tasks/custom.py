@@ -50,10 +50,19 @@ class CustomTask:
         del batch_size, progress
         with evaluation_mode(model), torch.no_grad():
             try:
-                value = float(self.function(model))
+                returned = self.function(model)
             # A stranger's function may raise anything.
             except Exception as error:
                 raise EvaluationError(f"{self.metric.name}: asking {name} failed ({one_line(error)})") from error
+        try:
+            if isinstance(returned, str):
+                raise TypeError
+            value = float(returned)
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = "nothing" if returned is None else f"a {type(returned).__name__}"
+            raise EvaluationError(
+                f"{self.metric.name}: returns {what} for {name}, where one number is needed"
+            ) from error
         if not math.isfinite(value):
             raise EvaluationError(f"{self.metric.name}: is {value} for {name}, where a finite number is needed")
         return Score(self.kind, self.metric, value, None, 0)

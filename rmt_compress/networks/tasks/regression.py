@@ -99,6 +99,7 @@ class Regression:
         if answer.shape != wanted.shape:
             raise EvaluationError(
                 f"{name} returns {'×'.join(map(str, answer.shape))} numbers for targets of "
-                f"{'×'.join(map(str, wanted.shape))} in {self.samples.name}"
+                f"{'×'.join(map(str, wanted.shape))} in {self.samples.name}; give targets of the network's own "
+                "shape"
             )
         return answer, wanted
