@@ -1,0 +1,408 @@
+"""What is left of a network at a size: the portfolio of rmt-compress against published ways to cut, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/budget.py --seeds 0 1 2   # goes on where it was broken off
+    python benchmarks/budget.py lm --seeds 0
+    python benchmarks/budget.py --draw                            # table and picture again from the numbers
+    python benchmarks/budget.py --quick --out DIR                 # a tiny network on noise: does it run at all?
+
+All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
+chosen nothing. The portfolio also asks samples of the training data, other than those that calibrate, which of its
+twelve rules is the best; ASVD asks calibration samples. Where a network has batch norms every cut is asked twice:
+as it is, and with their statistics estimated anew on the calibration inputs. Peers are in budget_peers.py.
+
+Writes budget.json after every measurement, budget.md and budget.png to benchmarks/results (``--out``). Networks,
+texts and images lie under ../shared (``--shared``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import budget_peers as peers
+import torch
+from measuring import machine
+from torch import nn
+
+from rmt_compress.analysis import analyze
+from rmt_compress.compression import compress
+from rmt_compress.networks.calibration.calibrating import calibrate
+from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.replacing import replaced, scored
+from rmt_compress.outputs import replacing
+from rmt_compress.planning.within import plan_within
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+from real_networks import SHARED, SUBJECTS, Questions, Subject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+Seconds = dict[str, list[float]]
+"""Name of a step -> seconds that have passed, processor seconds."""
+OURS, ALONE = "rmt-compress, portfolio", "rmt-compress, one rule"
+METHODS = (OURS, ALONE, "SVD-LLM", "ASVD", "ASVD, sensitivity", "BALF", "SVD, energy share", "SVD, equal share")
+STEPS = ("moments", "plan", "cut")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a network's samples is taken.
+
+    Attributes:
+        calibration: how many calibrate.
+        batch: so many at a time.
+        selection: how many choose among the portfolio.
+        sensitive: how many ASVD asks for each layer and share.
+        asked: how many of the test samples are asked.
+        keeps: shares of the weights of the layers that are cut.
+        samples: what one of them is.
+    """
+
+    calibration: int
+    batch: int
+    selection: int
+    sensitive: int
+    asked: int
+    keeps: tuple[float, ...]
+    samples: str
+
+
+SIZES = {
+    "lm": Size(32, 4, 8, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes"),
+    "resnet": Size(256, 64, 256, 64, 1000, (0.25, 0.15, 0.1), "images"),
+    "fashion_mlp": Size(1024, 256, 2000, 512, 10000, (0.1, 0.05, 0.03), "images"),
+    "cifar10_cnn": Size(512, 128, 1000, 256, 5000, (0.5, 0.3, 0.15), "images"),
+}
+
+
+class Watch:
+    """Seconds of steps."""
+
+    def __init__(self) -> None:
+        self.seconds: Seconds = {}
+
+    def time(self, step: str, work: Callable[[], Any]) -> Any:
+        """What `work` returns; its seconds are added to the step's."""
+        wall, processor = time.perf_counter(), time.process_time()
+        found = work()
+        before = self.seconds.get(step, [0.0, 0.0])
+        spent = time.perf_counter() - wall, time.process_time() - processor
+        self.seconds[step] = [old + new for old, new in zip(before, spent, strict=True)]
+        return found
+
+
+@dataclass(eq=False)
+class Run:
+    """One network and seed, by every method and at every size; what has been measured is left out.
+
+    Attributes:
+        name: of the network.
+        subject: the network.
+        size: how much is taken.
+        seed: of what is drawn.
+        rows: all that has been measured.
+        save: called after every measurement.
+    """
+
+    name: str
+    subject: Subject
+    size: Size
+    seed: int
+    rows: list[Row]
+    save: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.calibration = self.subject.drawn(self.size.calibration, self.seed, 0)
+        self.batches = self.calibration.batches(self.size.batch)
+        self.questions = self.subject.asked(self.size.asked)
+        model = self.subject.model
+        self.shapes = {name: _matrix(model.get_parameter(name)) for name in self.subject.layers}
+
+    def measure(self, methods: tuple[str, ...]) -> None:
+        """The uncut network, ours, then the peers."""
+        if not self._known("uncut", 1.0):
+            score = self.questions.score(self.subject.model)
+            self._note({"method": "uncut", "keep": 1.0, "score": score})
+        for ours in (OURS, ALONE):
+            if ours in methods:
+                self._ours(ours)
+        self._peers([method for method in METHODS[2:] if method in methods])
+
+    def _ours(self, method: str) -> None:
+        keeps = [keep for keep in self.size.keeps if not self._known(method, keep)]
+        if not keeps:
+            return
+        model, layers = self.subject.model, self.subject.layers
+        first = Watch()
+        moments = first.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
+        chosen = self.subject.drawn(self.size.selection, self.seed, self.size.calibration)
+        for keep in keeps:
+            watch = Watch()
+            watch.seconds |= first.seconds
+            analysis = watch.time("plan", lambda: analyze(model, include=layers))
+            # Shares are of the layers that are cut; the budget of a plan is of all parameters.
+            cut = sum(rows * columns for rows, columns in self.shapes.values())
+            share = (keep * cut + analysis.parameters - cut) / analysis.parameters
+            score = scored(model, lambda network: self._judged(network, chosen)) if method == OURS else None
+            plan = watch.time("plan", lambda: plan_within(analysis, moments, keep=share, score=score))  # noqa: B023
+            small = watch.time("cut", lambda: compress(model, plan, moments))  # noqa: B023
+            found = plan.settings["budget"]
+            left = found["reached"]["keep"] * analysis.parameters - analysis.parameters + cut
+            rule = f"{plan.basis} {plan.settings['scaling']}"
+            self._ask(method, keep, left / cut, small, watch, rule=rule, evaluations=found["evaluations"])
+
+    def _judged(self, network: nn.Module, chosen: Questions) -> float:
+        """Of a candidate, batch norms renewed as `prune` does it."""
+        renewed = renew_statistics(network, self.batches)
+        try:
+            score = chosen.score(network)
+        finally:
+            renewed.undo()
+        return score if self.subject.higher_is_better else -score
+
+    def _peers(self, methods: list[str]) -> None:
+        missing = {
+            method: [keep for keep in self.size.keeps if not self._known(method, keep)] for method in methods
+        }
+        model, shapes = self.subject.model, self.shapes
+        if not any(missing.values()):
+            return
+        looked = Watch()
+        inputs = looked.time("moments", lambda: peers.observe(model, self.subject.layers, self.batches, self.seed))
+        decompositions: dict[str, Callable[[str], peers.Cut]] = {
+            "plain": lambda name: peers.plain(self._weight(name)),
+            "whitened": lambda name: peers.whitened(self._weight(name), inputs[name]),
+            "scaled": lambda name: peers.scaled(self._weight(name), inputs[name]),
+        }
+        ways: dict[str, tuple[str, Callable[[Mapping[str, peers.Cut], float], dict[str, int | None]]]] = {
+            "SVD-LLM": ("whitened", lambda _, keep: peers.equal_share(shapes, keep)),
+            "BALF": ("whitened", lambda cuts, keep: peers.one_price(cuts, shapes, keep)),
+            "ASVD": ("scaled", lambda _, keep: peers.equal_share(shapes, keep)),
+            "ASVD, sensitivity": ("scaled", self._sensitive),
+            "SVD, energy share": ("plain", lambda cuts, keep: peers.energy_share(cuts, shapes, keep)),
+            "SVD, equal share": ("plain", lambda _, keep: peers.equal_share(shapes, keep)),
+        }
+        self._losses: dict[tuple[str, float], float] = {}
+        for kind, decomposed in decompositions.items():
+            asked = [method for method in methods if ways[method][0] == kind and missing[method]]
+            if not asked:
+                continue
+            done = Watch()
+            done.seconds |= looked.seconds if kind != "plain" else {"moments": [0.0, 0.0]}
+            cuts = done.time("plan", lambda: {name: decomposed(name) for name in shapes})  # noqa: B023
+            for method in asked:
+                choose = ways[method][1]
+                for keep in missing[method]:
+                    watch = Watch()
+                    watch.seconds |= done.seconds
+                    ranks = watch.time("plan", lambda: choose(cuts, keep))  # noqa: B023
+                    small = watch.time("cut", lambda: peers.carried_out(model, cuts, ranks, inputs))  # noqa: B023
+                    self._ask(method, keep, peers.size(ranks, shapes), small, watch)
+
+    def _sensitive(self, cuts: Mapping[str, peers.Cut], keep: float) -> dict[str, int | None]:
+        """By losses on calibration samples, which are measured once for all sizes."""
+        model = self.subject.model
+        samples = replace(
+            self.calibration,
+            inputs=self.calibration.inputs[: self.size.sensitive],
+            answers=self.calibration.answers[: self.size.sensitive],
+        )
+        for name, cut in cuts.items() if not self._losses else ():
+            weight = model.get_parameter(name)
+            for share in peers.RATIOS:
+                rank = peers.rank_of(self.shapes[name], share)
+                assert rank is not None
+                with replaced(model, {name: cut.truncated(rank).to(weight.dtype).reshape(weight.shape)}):
+                    self._losses[name, share] = samples.loss(model)
+        return peers.by_sensitivity(self._losses, self.shapes, keep)
+
+    def _weight(self, name: str) -> torch.Tensor:
+        return self.subject.model.get_parameter(name).detach().flatten(1)
+
+    def _ask(self, method: str, keep: float, left: float, small: nn.Module, watch: Watch, **more: Any) -> None:
+        row: Row = {"method": method, "keep": keep, "left": left, "score": self.questions.score(small)}
+        if batch_norms(small):
+            renew_statistics(small, self.batches)
+            row["renewed"] = self.questions.score(small)
+        self._note({**row, "seconds": watch.seconds, **more})
+
+    def _known(self, method: str, keep: float) -> bool:
+        which = (self.name, self.seed, method, keep)
+        return any((row["network"], row["seed"], row["method"], row["keep"]) == which for row in self.rows)
+
+    def _note(self, row: Row) -> None:
+        self.rows.append({"network": self.name, "seed": self.seed, **row})
+        print(json.dumps(self.rows[-1]), flush=True)
+        self.save()
+
+
+def _matrix(weight: torch.Tensor) -> tuple[int, int]:
+    return weight.shape[0], weight[0].numel()
+
+
+def markdown(record: Row) -> str:
+    """The tables: medians over the seeds, and how far they lie apart."""
+    return "\n".join(_parts(record))
+
+
+def _parts(record: Row) -> Iterator[str]:
+    yield "# Benchmark of cuts to a size\n"
+    yield from (f"- {line}" for line in record["machine"])
+    yield "\nMedians over the seeds of calibration, in brackets the range; shares are of the weights of the layers"
+    yield "that are cut. No network was retrained. Peers are written anew from their papers"
+    yield "(benchmarks/budget_peers.py).\n"
+    for name, about in record["networks"].items():
+        rows = [row for row in record["rows"] if row["network"] == name]
+        uncut = next(row["score"] for row in rows if row["method"] == "uncut")
+        seeds = sorted({row["seed"] for row in rows})
+        yield f"## {name}\n"
+        yield f"{about['samples']}; {about['unit']}, uncut {uncut:.3f}. Seeds {', '.join(map(str, seeds))}.\n"
+        keeps = sorted({row["keep"] for row in rows if row["method"] != "uncut"}, reverse=True)
+        columns = [f"keep {keep:g}" for keep in keeps]
+        for kind, title in (("score", "as cut"), ("renewed", "batch-norm statistics renewed")):
+            if any(kind in row for row in rows if row["method"] != "uncut"):
+                yield _line(title, columns)
+                yield "|---|" + "---:|" * len(columns)
+                for method in METHODS:
+                    cells = [_scores(_of(rows, method, keep), kind) for keep in keeps]
+                    if any(cell != "–" for cell in cells):
+                        yield _line(method, cells)
+                yield ""
+        yield "Processor seconds at the largest share; the plan of a portfolio asks twelve networks and more.\n"
+        yield _line("", [*STEPS, "all"])
+        yield "|---|" + "---:|" * (len(STEPS) + 1)
+        for method in METHODS:
+            if found := [row["seconds"] for row in _of(rows, method, keeps[0])]:
+                medians = [statistics.median(each[step][1] for each in found) for step in STEPS]
+                yield _line(method, [f"{seconds:.1f}" for seconds in (*medians, sum(medians))])
+        yield ""
+        rules = [f"{keep:g}: {', '.join(row['rule'] for row in _of(rows, OURS, keep))}" for keep in keeps]
+        if any(_of(rows, OURS, keep) for keep in keeps):
+            yield f"The portfolio chose, seed by seed, at {'; at '.join(rules)}.\n"
+
+
+def _of(rows: list[Row], method: str, keep: float) -> list[Row]:
+    return [row for row in rows if row["method"] == method and row["keep"] == keep]
+
+
+def _line(first: str, cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {first} | {' | '.join(cells)} |"
+
+
+def _scores(rows: list[Row], kind: str) -> str:
+    known = [row[kind] for row in rows if kind in row]
+    if not known:
+        return "–"
+    apart = f" ({min(known):.3f}–{max(known):.3f})" if max(known) - min(known) >= 0.0005 else ""
+    return f"{statistics.median(known):.3f}{apart}"
+
+
+def draw(record: Row, path: Path) -> None:
+    """Score against size, a panel for each network; statistics renewed where there are any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(record["networks"])
+    figure = Figure(figsize=(4.6 * len(names), 4.4), layout="constrained")
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), place + 1)
+        _panel(axes, name, record["networks"][name]["unit"], [r for r in record["rows"] if r["network"] == name])
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+COLORS = ("#1d3557", "#457b9d", "#c8553d", "#d4a24c", "#b08968", "#8d6a9f", "#6c757d", "#adb5bd")
+
+
+def _panel(axes: Axes, name: str, unit: str, rows: list[Row]) -> None:
+    for method, color in zip(METHODS, COLORS, strict=True):
+        keeps = sorted({row["keep"] for row in rows if row["method"] == method})
+        scores = [
+            statistics.median(row.get("renewed", row["score"]) for row in _of(rows, method, keep)) for keep in keeps
+        ]
+        own = method in (OURS, ALONE)
+        axes.plot(
+            [100 * keep for keep in keeps],
+            scores,
+            label=method,
+            color=color,
+            marker="o" if own else "s",
+            markersize=5 if own else 3.5,
+            linewidth=2 if own else 1,
+            zorder=3 if own else 2,
+        )
+    uncut = next(row["score"] for row in rows if row["method"] == "uncut")
+    axes.axhline(uncut, color="#6c757d", linewidth=0.8, linestyle=":")
+    axes.annotate("uncut", (1, uncut), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    renewed = ", statistics renewed" if any("renewed" in row for row in rows) else ""
+    axes.set(title=name, xlabel="weights left of the layers that are cut (%)", ylabel=unit + renewed)
+    axes.grid(color="#e9ecef", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _tiny(shared: Path) -> Subject:
+    """An MLP with a batch norm, as it was initialised, on noise: to see that all runs."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(40, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 4))
+    model = nn.Sequential(*layers).eval()
+
+    def drawn(count: int, seed: int, ahead: int) -> Questions:
+        inputs = torch.randn(ahead + count, 40, generator=torch.Generator().manual_seed(seed))[ahead:]
+        with torch.no_grad():
+            return Questions(inputs, model(inputs).argmax(1))
+
+    def asked(count: int) -> Questions:
+        return drawn(count, 17, 0)
+
+    return Subject(model, ["0.weight", "3.weight"], drawn, asked, "accuracy")
+
+
+QUICK = {"tiny": Size(64, 32, 64, 32, 200, (0.5, 0.2), "vectors of noise")}
+
+
+def main() -> None:
+    """Measure what is asked for, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", choices=[*SIZES, []], help="which networks; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="a tiny network, to see that it runs")
+    parser.add_argument("--draw", action="store_true", help="only table and picture")
+    asked = parser.parse_args()
+    if asked.quick and asked.out == RESULTS:
+        parser.error("--quick would stand beside the results; add --out")
+    subjects, sizes = ({"tiny": _tiny}, QUICK) if asked.quick else (SUBJECTS, SIZES)
+    path = asked.out / "budget.json"
+    record: Row = {"machine": machine(), "networks": {}, "rows": []}
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+
+    def save() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    for name in () if asked.draw else (asked.networks or list(sizes)):
+        size, subject = sizes[name], subjects[name](asked.shared)
+        samples = f"{size.calibration} {size.samples} calibrate, {size.selection} choose, {size.asked} are asked"
+        record["networks"][name] = {"unit": subject.unit, "samples": samples}
+        for seed in asked.seeds:
+            Run(name, subject, size, seed, record["rows"], save).measure(tuple(asked.methods))
+    (asked.out / "budget.md").write_text(markdown(record), encoding="utf-8")
+    draw(record, asked.out / "budget.png")
+
+
+if __name__ == "__main__":
+    main()
