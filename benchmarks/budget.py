@@ -32,12 +32,16 @@ from measuring import machine
 from torch import nn
 
 from rmt_compress.analysis import analyze
+from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.compression import compress
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.replacing import replaced, scored
 from rmt_compress.outputs import replacing
-from rmt_compress.planning.within import plan_within
+from rmt_compress.planning.budgets import BudgetSettings
+from rmt_compress.planning.candidates import Candidates
+from rmt_compress.planning.costs import Parameters
+from rmt_compress.planning.searching import search
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from real_networks import SHARED, SUBJECTS, Questions, Subject
@@ -78,10 +82,10 @@ class Size:
 
 
 SIZES = {
-    "lm": Size(32, 4, 8, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes"),
+    "lm": Size(32, 4, 6, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes"),
     "resnet": Size(256, 64, 256, 64, 1000, (0.25, 0.15, 0.1), "images"),
-    "fashion_mlp": Size(1024, 256, 2000, 512, 10000, (0.1, 0.05, 0.03), "images"),
-    "cifar10_cnn": Size(512, 128, 1000, 256, 5000, (0.5, 0.3, 0.15), "images"),
+    "fashion_mlp": Size(1024, 256, 2000, 256, 10000, (0.1, 0.05, 0.03), "images"),
+    "cifar10_cnn": Size(512, 128, 500, 128, 2000, (0.5, 0.3, 0.15), "images"),
 }
 
 
@@ -99,6 +103,12 @@ class Watch:
         spent = time.perf_counter() - wall, time.process_time() - processor
         self.seconds[step] = [old + new for old, new in zip(before, spent, strict=True)]
         return found
+
+    def beside(self, other: Watch) -> Watch:
+        """A new watch with the steps of both."""
+        new = Watch()
+        new.seconds = {**self.seconds, **other.seconds}
+        return new
 
 
 @dataclass(eq=False)
@@ -133,33 +143,36 @@ class Run:
         if not self._known("uncut", 1.0):
             score = self.questions.score(self.subject.model)
             self._note({"method": "uncut", "keep": 1.0, "score": score})
-        for ours in (OURS, ALONE):
-            if ours in methods:
-                self._ours(ours)
+        self._ours([method for method in METHODS[:2] if method in methods])
         self._peers([method for method in METHODS[2:] if method in methods])
 
-    def _ours(self, method: str) -> None:
-        keeps = [keep for keep in self.size.keeps if not self._known(method, keep)]
-        if not keeps:
-            return
+    def _ours(self, methods: list[str]) -> None:
         model, layers = self.subject.model, self.subject.layers
-        first = Watch()
-        moments = first.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
+        missing = self._missing(methods)
+        if not missing:
+            return
+        looked = Watch()
+        moments = looked.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
         chosen = self.subject.drawn(self.size.selection, self.seed, self.size.calibration)
-        for keep in keeps:
-            watch = Watch()
-            watch.seconds |= first.seconds
-            analysis = watch.time("plan", lambda: analyze(model, include=layers))
-            # Shares are of the layers that are cut; the budget of a plan is of all parameters.
-            cut = sum(rows * columns for rows, columns in self.shapes.values())
-            share = (keep * cut + analysis.parameters - cut) / analysis.parameters
-            score = scored(model, lambda network: self._judged(network, chosen)) if method == OURS else None
-            plan = watch.time("plan", lambda: plan_within(analysis, moments, keep=share, score=score))  # noqa: B023
-            small = watch.time("cut", lambda: compress(model, plan, moments))  # noqa: B023
-            found = plan.settings["budget"]
-            left = found["reached"]["keep"] * analysis.parameters - analysis.parameters + cut
-            rule = f"{plan.basis} {plan.settings['scaling']}"
-            self._ask(method, keep, left / cut, small, watch, rule=rule, evaluations=found["evaluations"])
+        whole = Parameters(float(sum(rows * columns for rows, columns in self.shapes.values())))
+        score = scored(model, lambda network: self._judged(network, chosen))
+        for method, keeps in missing.items():
+            started = Watch()
+            analysis = started.time("plan", lambda: analyze(model, include=layers))
+            with open_checkpoint(model) as checkpoint:
+                # Layers are decomposed once for all sizes, in the time of the first.
+                settings = BudgetSettings(keep=keeps[0])
+                candidates = Candidates(checkpoint, analysis, moments, settings, {"keep": whole})
+                for keep in keeps:
+                    watch = looked.beside(started if keep == keeps[0] else Watch())
+                    candidates.settings = replace(settings, keep=keep)
+                    judge = score if method == OURS else None
+                    found = watch.time("plan", lambda: search(candidates, judge))  # noqa: B023
+                    plan = candidates.plan(found.candidate, found.record)
+                    small = watch.time("cut", lambda: compress(model, plan, moments))  # noqa: B023
+                    left = found.candidate.sizes["keep"]
+                    more = {"rule": str(found.candidate.rule), "evaluations": found.record["evaluations"]}
+                    self._ask(method, keep, left, small, watch, **more)
 
     def _judged(self, network: nn.Module, chosen: Questions) -> float:
         """Of a candidate, batch norms renewed as `prune` does it."""
@@ -171,11 +184,8 @@ class Run:
         return score if self.subject.higher_is_better else -score
 
     def _peers(self, methods: list[str]) -> None:
-        missing = {
-            method: [keep for keep in self.size.keeps if not self._known(method, keep)] for method in methods
-        }
-        model, shapes = self.subject.model, self.shapes
-        if not any(missing.values()):
+        model, shapes, missing = self.subject.model, self.shapes, self._missing(methods)
+        if not missing:
             return
         looked = Watch()
         inputs = looked.time("moments", lambda: peers.observe(model, self.subject.layers, self.batches, self.seed))
@@ -194,17 +204,15 @@ class Run:
         }
         self._losses: dict[tuple[str, float], float] = {}
         for kind, decomposed in decompositions.items():
-            asked = [method for method in methods if ways[method][0] == kind and missing[method]]
+            asked = [method for method in missing if ways[method][0] == kind]
             if not asked:
                 continue
-            done = Watch()
-            done.seconds |= looked.seconds if kind != "plain" else {"moments": [0.0, 0.0]}
+            done = looked.beside(Watch()) if kind != "plain" else Watch()
             cuts = done.time("plan", lambda: {name: decomposed(name) for name in shapes})  # noqa: B023
             for method in asked:
                 choose = ways[method][1]
                 for keep in missing[method]:
-                    watch = Watch()
-                    watch.seconds |= done.seconds
+                    watch = done.beside(Watch())
                     ranks = watch.time("plan", lambda: choose(cuts, keep))  # noqa: B023
                     small = watch.time("cut", lambda: peers.carried_out(model, cuts, ranks, inputs))  # noqa: B023
                     self._ask(method, keep, peers.size(ranks, shapes), small, watch)
@@ -235,6 +243,11 @@ class Run:
             renew_statistics(small, self.batches)
             row["renewed"] = self.questions.score(small)
         self._note({**row, "seconds": watch.seconds, **more})
+
+    def _missing(self, methods: list[str]) -> dict[str, list[float]]:
+        """Methods -> sizes that are to be measured."""
+        sizes = {method: [keep for keep in self.size.keeps if not self._known(method, keep)] for method in methods}
+        return {method: keeps for method, keeps in sizes.items() if keeps}
 
     def _known(self, method: str, keep: float) -> bool:
         which = (self.name, self.seed, method, keep)
@@ -278,12 +291,12 @@ def _parts(record: Row) -> Iterator[str]:
                     if any(cell != "–" for cell in cells):
                         yield _line(method, cells)
                 yield ""
-        yield "Processor seconds at the largest share; the plan of a portfolio asks twelve networks and more.\n"
+        yield "Processor seconds at the largest share; decompositions are in the plan, and a portfolio's evaluations.\n"
         yield _line("", [*STEPS, "all"])
         yield "|---|" + "---:|" * (len(STEPS) + 1)
         for method in METHODS:
             if found := [row["seconds"] for row in _of(rows, method, keeps[0])]:
-                medians = [statistics.median(each[step][1] for each in found) for step in STEPS]
+                medians = [statistics.median(each.get(step, [0, 0])[1] for each in found) for step in STEPS]
                 yield _line(method, [f"{seconds:.1f}" for seconds in (*medians, sum(medians))])
         yield ""
         rules = [f"{keep:g}: {', '.join(row['rule'] for row in _of(rows, OURS, keep))}" for keep in keeps]
@@ -309,7 +322,6 @@ def _scores(rows: list[Row], kind: str) -> str:
 
 def draw(record: Row, path: Path) -> None:
     """Score against size, a panel for each network; statistics renewed where there are any."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(record["networks"])
@@ -319,17 +331,23 @@ def draw(record: Row, path: Path) -> None:
         _panel(axes, name, record["networks"][name]["unit"], [r for r in record["rows"] if r["network"] == name])
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path, dpi=110)
 
 
 COLORS = ("#1d3557", "#457b9d", "#c8553d", "#d4a24c", "#b08968", "#8d6a9f", "#6c757d", "#adb5bd")
 
 
+def _best_known(row: Row) -> float:
+    """With statistics renewed, where there are any."""
+    return float(row.get("renewed", row["score"]))
+
+
 def _panel(axes: Axes, name: str, unit: str, rows: list[Row]) -> None:
     for method, color in zip(METHODS, COLORS, strict=True):
         keeps = sorted({row["keep"] for row in rows if row["method"] == method})
-        scores = [
-            statistics.median(row.get("renewed", row["score"]) for row in _of(rows, method, keep)) for keep in keeps
+        scores: list[float] = [
+            statistics.median([row.get("renewed", row["score"]) for row in _of(rows, method, keep)])
+            for keep in keeps
         ]
         own = method in (OURS, ALONE)
         axes.plot(
