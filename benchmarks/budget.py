@@ -272,8 +272,8 @@ def _parts(record: Row) -> Iterator[str]:
     yield "# Benchmark of cuts to a size\n"
     yield from (f"- {line}" for line in record["machine"])
     yield "\nMedians over the seeds of calibration, in brackets the range; shares are of the weights of the layers"
-    yield "that are cut. No network was retrained. Peers are written anew from their papers"
-    yield "(benchmarks/budget_peers.py).\n"
+    yield "that are cut; – where a method does not go so far. No network was retrained. Peers are written anew from"
+    yield "their papers (benchmarks/budget_peers.py).\n"
     for name, about in record["networks"].items():
         rows = [row for row in record["rows"] if row["network"] == name]
         uncut = next(row["score"] for row in rows if row["method"] == "uncut")
@@ -291,7 +291,7 @@ def _parts(record: Row) -> Iterator[str]:
                     if any(cell != "–" for cell in cells):
                         yield _line(method, cells)
                 yield ""
-        yield "Processor seconds at the largest share; decompositions are in the plan, and a portfolio's evaluations.\n"
+        yield "Processor seconds at the largest share, decompositions and evaluations as parts of the plan.\n"
         yield _line("", [*STEPS, "all"])
         yield "|---|" + "---:|" * (len(STEPS) + 1)
         for method in METHODS:
@@ -305,7 +305,10 @@ def _parts(record: Row) -> Iterator[str]:
 
 
 def _of(rows: list[Row], method: str, keep: float) -> list[Row]:
-    return [row for row in rows if row["method"] == method and row["keep"] == keep]
+    """The rows of a method at a size, those left out that are larger: ASVD's smallest share of a layer is .1."""
+    return [
+        row for row in rows if row["method"] == method and row["keep"] == keep and row.get("left", 0) <= keep + 1e-6
+    ]
 
 
 def _line(first: str, cells: list[str] | tuple[str, ...]) -> str:
@@ -344,11 +347,8 @@ def _best_known(row: Row) -> float:
 
 def _panel(axes: Axes, name: str, unit: str, rows: list[Row]) -> None:
     for method, color in zip(METHODS, COLORS, strict=True):
-        keeps = sorted({row["keep"] for row in rows if row["method"] == method})
-        scores: list[float] = [
-            statistics.median([row.get("renewed", row["score"]) for row in _of(rows, method, keep)])
-            for keep in keeps
-        ]
+        keeps = sorted({row["keep"] for row in rows if _of(rows, method, row["keep"])})
+        scores = [statistics.median([_best_known(row) for row in _of(rows, method, keep)]) for keep in keeps]
         own = method in (OURS, ALONE)
         axes.plot(
             [100 * keep for keep in keeps],

@@ -73,7 +73,7 @@ def cuts_of(peers, shapes):
     return {name: peers.plain(torch.randn(shape) * 10**place) for place, (name, shape) in enumerate(shapes.items())}
 
 
-@pytest.mark.parametrize("keep", [0.65, 0.75, 0.9])
+@pytest.mark.parametrize("keep", [0.75, 0.9])
 def test_one_price_keeps_more_relative_energy_than_any_choice_of_its_size(peers, keep):
     cuts = cuts_of(peers, SHAPES)
 
