@@ -276,6 +276,8 @@ def _parts(record: Row) -> Iterator[str]:
     yield "their papers (benchmarks/budget_peers.py).\n"
     for name, about in record["networks"].items():
         rows = [row for row in record["rows"] if row["network"] == name]
+        if all(row["method"] == "uncut" for row in rows):
+            continue
         uncut = next(row["score"] for row in rows if row["method"] == "uncut")
         seeds = sorted({row["seed"] for row in rows})
         yield f"## {name}\n"
@@ -342,7 +344,8 @@ COLORS = ("#1d3557", "#457b9d", "#c8553d", "#d4a24c", "#b08968", "#8d6a9f", "#6c
 
 def _best_known(row: Row) -> float:
     """With statistics renewed, where there are any."""
-    return float(row.get("renewed", row["score"]))
+    score: float = row["renewed"] if "renewed" in row else row["score"]
+    return score
 
 
 def _panel(axes: Axes, name: str, unit: str, rows: list[Row]) -> None:
