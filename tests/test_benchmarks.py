@@ -82,10 +82,9 @@ def test_quick_budget_does_not_overwrite_the_results(python):
 
 def test_the_table_of_budgets_is_that_of_its_numbers(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.syspath_prepend(str(REPOSITORY / "experiments"))
     record = json.loads((BENCHMARKS / "results" / "budget.json").read_text(encoding="utf-8"))
     table = (BENCHMARKS / "results" / "budget.md").read_text(encoding="utf-8")
-    assert table == __import__("budget").markdown(record)
+    assert table == __import__("budget_report").markdown(record)
     assert set(record["networks"]) == {"lm", "resnet", "fashion_mlp", "cifar10_cnn"}
 
 
