@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from real_networks import SHARED, SUBJECTS, Subject, calibration_text, stretches
 from torch import nn
-from torch.nn import functional
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.compression import compress
@@ -44,107 +43,55 @@ from rmt_compress.outputs import replacing
 from rmt_compress.plan import LayerDecision, Plan
 
 DATA = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[2] / "shared"
-LENGTH = 512
 Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network, how it is cut, and what it is asked.
+class Cut:
+    """A network and how it is cut.
 
     Attributes:
-        model: the network.
+        subject: the network.
         inputs: to calibrate and repair, in batches.
-        score: of a network.
-        layers: names of the weights that are cut.
+        asked: how many of the test samples are.
         basis: which directions are kept.
         ranks: of the layers, for a share of their weights.
         keeps: the shares.
-        score_name: what `score` is.
     """
 
-    model: nn.Module
+    subject: Subject
     inputs: list[torch.Tensor]
-    score: Callable[[nn.Module], float]
-    layers: list[str]
+    asked: int
     basis: str
     ranks: Callable[[Moments, float], dict[str, int]]
     keeps: tuple[float, ...]
-    score_name: str
 
 
-def language_model(shared: Path) -> Subject:
-    """The Llama-style network of bytes."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
-    model.eval()  # type: ignore[no-untyped-call]  # transformers gives it no types
-    text, test = (_bytes(shared / "text" / f"{name}.txt") for name in ("calibration", "test"))
+def language_model(shared: Path) -> Cut:
+    """The Llama-style network of bytes, every layer cut to the same share."""
+    subject = SUBJECTS["lm"](shared)
+    text = calibration_text(shared)
     starts = range(0, len(text) - len(text) // 40 + 1, len(text) // 40)
-    inputs = torch.stack([text[start : start + LENGTH] for start in starts][:40])
-    last = len(test) - LENGTH
-    asked = torch.stack([test[start : start + LENGTH] for start in (round(last * at / 23) for at in range(24))])
-
-    def score(network: nn.Module) -> float:
-        total, place = 0.0, next(network.parameters()).device
-        with torch.no_grad():
-            for batch in torch.split(asked, 4):
-                logits = network(input_ids=batch.to(place), use_cache=False).logits[:, :-1]
-                logits = logits.flatten(0, 1).cpu()
-                total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
-        return total / (len(asked) * (LENGTH - 1))
-
-    layers = {
-        f"{name}.weight": layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and ".layers." in name
-    }
+    inputs = stretches(text, list(starts)[:40]).batches(1)
+    shapes = {name: subject.model.get_parameter(name).shape for name in subject.layers}
 
     def ranks(moments: Moments, keep: float) -> dict[str, int]:
-        return {name: int(keep * layer.weight.numel() / sum(layer.weight.shape)) for name, layer in layers.items()}
+        return {name: int(keep * shape.numel() / sum(shape)) for name, shape in shapes.items()}
 
-    inputs_by_step = list(torch.split(inputs, 1))
-    return Subject(model, inputs_by_step, score, list(layers), "two-sided", ranks, (0.6, 0.4), "nats a byte")
+    return Cut(subject, inputs, 24, "two-sided", ranks, (0.6, 0.4))
 
 
-def residual_network(shared: Path) -> Subject:
-    """The ResNet for CIFAR-10."""
-    from rmt_compress.data import load_data
-
-    sys.path.insert(0, str(shared / "models" / "resnet"))
-    network = __import__("network")
-    model = network.Net().eval()
-    state = torch.load(shared / "models" / "resnet" / "resnet.pt", weights_only=True)
-    model.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    )
-    folder = shared / "data" / "cifar10" / "cifar-10-batches-bin"
-    train, test = (load_data(str(folder), split=split, allow_partial=True) for split in ("train", "test"))
-    mean, spread = (torch.tensor(each)[:, None, None] for each in (network.MEAN, network.STD))
-
-    def prepared(images: torch.Tensor) -> torch.Tensor:
-        return (images.reshape(-1, 3, 32, 32) - mean) / spread
-
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:768]
-    inputs, asked, labels = prepared(train.images[chosen]), prepared(test.images[:1000]), test.labels[:1000]
-
-    def score(network: nn.Module) -> float:
-        with torch.no_grad():
-            place = next(network.parameters()).device
-            answers = torch.cat([network(batch.to(place)).argmax(1).cpu() for batch in torch.chunk(asked, 4)])
-        return float((answers == labels).double().mean())
-
-    layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][1:]
+def residual_network(shared: Path) -> Cut:
+    """The ResNet for CIFAR-10, by one price."""
+    subject = SUBJECTS["resnet"](shared)
 
     def ranks(moments: Moments, keep: float) -> dict[str, int]:
-        return _relative(model, layers, moments, "input", keep)
+        return _relative(subject.model, subject.layers, moments, "input", keep)
 
-    batches = list(torch.split(inputs, 96))
-    return Subject(model, batches, score, layers, "input", ranks, (0.15, 0.1), "accuracy")
+    return Cut(subject, subject.drawn(768, 0, 0).batches(96), 1000, "input", ranks, (0.15, 0.1))
 
 
-SUBJECTS = {"lm": language_model, "resnet": residual_network}
+CUTS = {"lm": language_model, "resnet": residual_network}
 
 
 def _relative(model: nn.Module, layers: list[str], moments: Moments, basis: str, keep: float) -> dict[str, int]:
@@ -172,27 +119,28 @@ def _relative(model: nn.Module, layers: list[str], moments: Moments, basis: str,
 
 def measure(name: str, asked: argparse.Namespace, numbers: Numbers, save: Callable[[], None]) -> None:
     """Every size: as cut, with batch-norm statistics renewed, and repaired."""
-    subject = SUBJECTS[name](asked.shared)
+    cut = CUTS[name](asked.shared)
+    subject, questions = cut.subject, cut.subject.asked(cut.asked)
     subject.model.to(asked.device)
     file = asked.moments and asked.moments / f"{name}.moments.safetensors"
     if file and file.exists():
         moments = load_moments(file)
     else:
-        moments = calibrate(subject.model, subject.inputs, layers=subject.layers)
+        moments = calibrate(subject.model, cut.inputs, layers=subject.layers)
         if file:
             save_moments(moments, file)
-    about = numbers.setdefault(name, {"score": subject.score_name, "runs": {}})
+    about = numbers.setdefault(name, {"score": subject.unit, "runs": {}})
     if "uncut" not in about:
-        about["uncut"] = subject.score(subject.model)
-    for keep in asked.keeps or subject.keeps:
-        small = compress(subject.model, _plan(subject, subject.ranks(moments, keep)), moments)
-        row: Numbers = {"cut": subject.score(small)}
-        if renew_statistics(small, subject.inputs).norms:
-            row["renewed"] = subject.score(small)
+        about["uncut"] = questions.score(subject.model)
+    for keep in asked.keeps or cut.keeps:
+        small = compress(subject.model, _plan(cut, cut.ranks(moments, keep)), moments)
+        row: Numbers = {"cut": questions.score(small)}
+        if renew_statistics(small, cut.inputs).norms:
+            row["renewed"] = questions.score(small)
         processor = time.process_time()
-        report = repair_blocks(small, subject.model, subject.inputs, passes=asked.passes, rate=asked.rate)
+        report = repair_blocks(small, subject.model, cut.inputs, passes=asked.passes, rate=asked.rate)
         row |= {"processor_seconds": time.process_time() - processor, "seconds": report.seconds}
-        row["repaired"] = subject.score(small)
+        row["repaired"] = questions.score(small)
         row |= {"passes": asked.passes, "rate": asked.rate, "errors": [report.before, report.after]}
         row["blocks"] = [[block.block, block.before, block.after] for block in report.blocks]
         run = f"{keep:g}, {asked.passes} passes at {asked.rate:g}, {asked.device}"
@@ -201,8 +149,8 @@ def measure(name: str, asked: argparse.Namespace, numbers: Numbers, save: Callab
         save()
 
 
-def _plan(subject: Subject, ranks: dict[str, int]) -> Plan:
-    with open_checkpoint(subject.model) as checkpoint:
+def _plan(cut: Cut, ranks: dict[str, int]) -> Plan:
+    with open_checkpoint(cut.subject.model) as checkpoint:
         decisions = [
             LayerDecision(
                 name=layer.name,
@@ -215,7 +163,7 @@ def _plan(subject: Subject, ranks: dict[str, int]) -> Plan:
             for layer in checkpoint.layers()
             if layer.tensor in ranks and layer.factor_parameters(ranks[layer.tensor]) < layer.parameters
         ]
-    return Plan(layers=tuple(decisions), basis=subject.basis)
+    return Plan(layers=tuple(decisions), basis=cut.basis)
 
 
 def markdown(numbers: Numbers) -> str:
@@ -252,7 +200,7 @@ def _head() -> Iterator[str]:
 def main() -> None:
     """Measure what is asked for, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
+    parser.add_argument("networks", nargs="*", choices=[*CUTS, []], help="which networks")
     parser.add_argument("--keeps", type=float, nargs="+", help="other shares of the weights")
     parser.add_argument("--passes", type=int, default=PASSES)
     parser.add_argument("--rate", type=float, default=RATE)
@@ -273,10 +221,6 @@ def main() -> None:
         for name in asked.networks:
             measure(name, asked, numbers, save)
     (asked.out / "block_repair.md").write_text(markdown(numbers), encoding="utf-8")
-
-
-def _bytes(path: Path) -> torch.Tensor:
-    return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8).long()
 
 
 if __name__ == "__main__":

@@ -15,20 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional
+from real_networks import SHARED, SUBJECTS
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.data import load_data
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import renew_statistics
 from rmt_compress.networks.replacing import replaced
@@ -39,106 +35,54 @@ from rmt_compress.planning.candidates import METRICS, Candidates, Rule
 from rmt_compress.planning.costs import Parameters
 
 DATA = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[2] / "shared"
-LENGTH = 512
 Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network and what it is asked.
+class Size:
+    """How much of a network's samples is taken.
 
     Attributes:
-        model: the network.
-        layers: names of the weights that are cut.
-        calibration: inputs by seed, in batches.
-        score: of the network as it stands.
-        keeps: shares of the weights of `layers` that are left.
-        samples: what the inputs and questions are, in words.
+        calibration: how many calibrate.
+        batch: so many at a time.
+        asked: how many are asked.
+        keeps: shares of the weights that are left.
+        samples: the same in words.
     """
 
-    model: nn.Module
-    layers: list[str]
-    calibration: Callable[[int], list[torch.Tensor]]
-    score: Callable[[nn.Module], float]
+    calibration: int
+    batch: int
+    asked: int
     keeps: tuple[float, ...]
     samples: str
 
 
-def language_model(shared: Path) -> Subject:
-    """All 56 linear layers of the blocks; nats a byte on 24 stretches of the test text."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
-    model.eval()  # type: ignore[no-untyped-call]  # transformers gives it no types
-    model.config.use_cache = False
-    text, test = (_bytes(shared / "text" / f"{name}.txt") for name in ("calibration", "test"))
-    asked = torch.stack([test[start : start + LENGTH] for start in _evenly(len(test), 24)])
-
-    def calibration(seed: int) -> list[torch.Tensor]:
-        starts = torch.randint(len(text) - LENGTH, (32,), generator=torch.Generator().manual_seed(seed))
-        return list(torch.split(torch.stack([text[start : start + LENGTH] for start in starts.tolist()]), 4))
-
-    def score(network: nn.Module) -> float:
-        total, place = 0.0, next(network.parameters()).device
-        with torch.no_grad():
-            for batch in torch.split(asked, 4):
-                logits = network(input_ids=batch.to(place)).logits[:, :-1].flatten(0, 1).cpu()
-                total += float(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum"))
-        return total / (len(asked) * (LENGTH - 1))
-
-    layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    layers = [name for name in layers if not name.startswith("lm_head")]
-    samples = "32 stretches of 512 bytes to calibrate, 24 of the test text asked; nats a byte"
-    return Subject(model, layers, calibration, score, (0.8, 0.6, 0.4), samples)
-
-
-def residual_network(shared: Path) -> Subject:
-    """19 convolutions, stem and head kept; accuracy on the first 1,000 test images."""
-    sys.path.insert(0, str(shared / "models" / "resnet"))
-    network = __import__("network")
-    model = network.Net().eval()
-    state = torch.load(shared / "models" / "resnet" / "resnet.pt", weights_only=True)
-    model.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    )
-    folder = shared / "data" / "cifar10" / "cifar-10-batches-bin"
-    train, test = (load_data(str(folder), split=split, allow_partial=True) for split in ("train", "test"))
-    mean, spread = (torch.tensor(each)[:, None, None] for each in (network.MEAN, network.STD))
-
-    def prepared(images: torch.Tensor) -> torch.Tensor:
-        return (images.reshape(-1, 3, 32, 32) - mean) / spread
-
-    asked, labels = prepared(test.images[:1000]), test.labels[:1000]
-
-    def calibration(seed: int) -> list[torch.Tensor]:
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:256]
-        return list(torch.split(prepared(train.images[chosen]), 64))
-
-    def score(network: nn.Module) -> float:
-        with torch.no_grad():
-            place = next(network.parameters()).device
-            answers = torch.cat([network(batch.to(place)).argmax(1).cpu() for batch in torch.chunk(asked, 4)])
-        return float((answers == labels).double().mean())
-
-    layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
-    samples = "256 training images to calibrate, the first 1,000 test images asked; accuracy"
-    return Subject(model, layers[1:], calibration, score, (0.6, 0.4, 0.25, 0.15, 0.1), samples)
-
-
-SUBJECTS = {"lm": language_model, "resnet": residual_network}
+SIZES = {
+    "lm": Size(
+        *(32, 4, 24),
+        keeps=(0.8, 0.6, 0.4),
+        samples="32 stretches of 512 bytes to calibrate, 24 of the test text asked; nats a byte",
+    ),
+    "resnet": Size(
+        *(256, 64, 1000),
+        keeps=(0.6, 0.4, 0.25, 0.15, 0.1),
+        samples="256 training images to calibrate, the first 1,000 test images asked; accuracy",
+    ),
+}
 
 
 def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, save: Callable[[], None]) -> None:
     """Every rule at every size, or those that are asked for; what is in `numbers` already is left out."""
     subject, rules = SUBJECTS[name](asked.shared), asked.rules
     subject.model.to(asked.device)
-    about = numbers.setdefault(name, {"samples": subject.samples, "keeps": list(subject.keeps), "seeds": {}})
+    size = SIZES[name]
+    questions = subject.asked(size.asked)
+    about = numbers.setdefault(name, {"samples": size.samples, "keeps": list(size.keeps), "seeds": {}})
     if "uncut" not in about:
-        about["uncut"] = subject.score(subject.model)
+        about["uncut"] = questions.score(subject.model)
         save()
     known = about["seeds"].setdefault(str(seed), {"seconds": {}, "scores": {}, "renewed": {}})
-    batches, seconds = subject.calibration(seed), known["seconds"]
+    batches, seconds = subject.drawn(size.calibration, seed, 0).batches(size.batch), known["seconds"]
     started = time.perf_counter()
     moments = calibrate(subject.model, batches, seed=seed, layers=subject.layers)
     seconds["moments"] = time.perf_counter() - started
@@ -155,16 +99,16 @@ def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, s
             candidates.smallest("keep")
             seconds[f"{metric}: decompositions"] = time.perf_counter() - started
             for scaling in SCALINGS:
-                for keep in subject.keeps:
+                for keep in size.keeps:
                     rule = f"{metric} {scaling} {keep:g}"
                     if rule in known["scores"] or (rules and rule not in rules):
                         continue
                     candidate = candidates.at(Rule(metric, scaling), {"keep": keep})
                     with replaced(subject.model, candidates.tensors(candidate)) as network:
-                        known["scores"][rule] = subject.score(network)
+                        known["scores"][rule] = questions.score(network)
                         if name == "resnet":
                             renewed = renew_statistics(network, batches)
-                            known["renewed"][rule] = subject.score(network)
+                            known["renewed"][rule] = questions.score(network)
                             renewed.undo()
                     print(name, seed, rule, known["scores"][rule], known["renewed"].get(rule, ""), flush=True)
                     save()
@@ -201,18 +145,10 @@ def _cell(scores: list[float | None]) -> str:
     return f"{statistics.median(known):.3f}{spread}"
 
 
-def _bytes(path: Path) -> torch.Tensor:
-    return torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8).long()
-
-
-def _evenly(length: int, count: int) -> list[int]:
-    return [round(place * (length - LENGTH) / (count - 1)) for place in range(count)]
-
-
 def main() -> None:
     """Measure what is asked for, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
+    parser.add_argument("networks", nargs="*", choices=[*SIZES, []], help="which networks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--device", default="cpu")

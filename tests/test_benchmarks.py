@@ -53,6 +53,41 @@ def test_quick_prune_reports_every_comparison(python):
     assert all(line.split("|")[2:4] == [" 100.0% ", " 1.0× "] and line.count("(1×)") == 3 for line in dense)
 
 
+@pytest.mark.slow
+def test_quick_budget_compares_every_method(python, tmp_path):
+    done = python.run(BENCHMARKS / "budget.py", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "budget.json").read_text())["rows"]
+    assert [row["method"] for row in rows].count("uncut") == 1
+    cut = [row for row in rows if row["method"] != "uncut"]
+    assert len(cut) == 8 * 2
+    # No method takes more than the others may, and all are asked twice where there are batch norms.
+    assert all(0.8 * row["keep"] < row["left"] <= row["keep"] + 1e-9 and "renewed" in row for row in cut)
+    assert {row["evaluations"] for row in cut if row["method"] == "rmt-compress, one rule"} == {0}
+    table = (tmp_path / "budget.md").read_text()
+    assert table.count("| BALF |") == 3  # as cut, statistics renewed, seconds
+    assert (tmp_path / "budget.png").read_bytes().startswith(b"\x89PNG")
+    # What has been measured is not measured again.
+    again = python.run(BENCHMARKS / "budget.py", "--quick", "--out", tmp_path)
+    assert again.stdout == ""
+    assert (tmp_path / "budget.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_quick_budget_does_not_overwrite_the_results(python):
+    done = python.run(BENCHMARKS / "budget.py", "--quick")
+    assert done.returncode == 2
+    assert "add --out" in done.stderr
+
+
+def test_the_table_of_budgets_is_that_of_its_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    record = json.loads((BENCHMARKS / "results" / "budget.json").read_text(encoding="utf-8"))
+    table = (BENCHMARKS / "results" / "budget.md").read_text(encoding="utf-8")
+    assert table == __import__("budget_report").markdown(record)
+    assert set(record["networks"]) == {"lm", "resnet", "fashion_mlp", "cifar10_cnn"}
+
+
 def test_quadrature_agrees_with_our_fit_or_the_benchmark_stops(monkeypatch, rng):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import numpy as np

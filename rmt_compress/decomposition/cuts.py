@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rmt_compress.layers.layer import as_weight
+from rmt_compress.layers.splitting import Factors, factor_tensors, split_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,14 @@ class Cuts:
     def tensors(self, ranks: Mapping[str, int]) -> dict[str, torch.Tensor]:
         """Every tensor that changes when layers are cut to these ranks, biases among them, by its name."""
         return self.placed({tensor: self.truncated(tensor, rank) for tensor, rank in ranks.items()})
+
+    def factors(self, ranks: Mapping[str, int]) -> dict[str, Factors]:
+        """The two thinner layers of those layers that can become two, by the names of their tensors."""
+        return {
+            tensor: factor_tensors(self.directions[tensor].layer, *self.decomposition(tensor).factors(rank))
+            for tensor, rank in ranks.items()
+            if split_refusal(self.directions[tensor].layer) is None
+        }
 
     def placed(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Whole tensors of the network from weights of layers, with the biases that change with them.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
     from rmt_compress.layers.layer import Layer
+    from rmt_compress.layers.splitting import Factors
     from rmt_compress.planning.allocation import Choices
 
 SCALING_OF: dict[str, Scaling] = {"plain": "absolute", "input": "relative", "two-sided": "tempered"}
@@ -195,8 +196,11 @@ class Candidates:
 
     def tensors(self, candidate: Candidate) -> dict[str, torch.Tensor]:
         """Every tensor of the network that the candidate changes, in its own shape, by its name."""
-        ranks = {tensor: rank for tensor, rank in candidate.allocation.ranks.items() if rank is not None}
-        return self.cuts(candidate.rule.metric).tensors(ranks)
+        return self.cuts(candidate.rule.metric).tensors(_cut_ranks(candidate))
+
+    def factors(self, candidate: Candidate) -> dict[str, Factors]:
+        """The two thinner layers that the candidate puts in the place of a layer, by the name of its tensor."""
+        return self.cuts(candidate.rule.metric).factors(_cut_ranks(candidate))
 
     def plan(self, candidate: Candidate, record: Mapping[str, object]) -> Plan:
         """The candidate as a plan.
@@ -345,6 +349,10 @@ class Candidates:
             return "factorized", rank, None, f"{reason}; in its plain directions: {why}"
         loss = candidate.allocation.losses[tensor] if metric == "two-sided" else None
         return "factorized", rank, loss, reason
+
+
+def _cut_ranks(candidate: Candidate) -> dict[str, int]:
+    return {tensor: rank for tensor, rank in candidate.allocation.ranks.items() if rank is not None}
 
 
 def _cost(cost: Cost, layer: Layer, rank: int | None) -> float:

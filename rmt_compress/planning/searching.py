@@ -20,6 +20,7 @@ from rmt_compress.planning.candidates import Candidate, Candidates, Rule
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.layers.splitting import Factors
     from rmt_compress.progress import Progress
 
 _FIRST_STEPS = 4
@@ -34,10 +35,13 @@ class Trial:
     Attributes:
         tensors: name of every tensor that is another than in the network -> what it is, of the same shape.
         rule: what chose the ranks; empty for the network as it is.
+        factors: name of a tensor -> the two thinner layers that the network becomes there, the same once more:
+            where two layers are less work than one they may run in its place, see `networks.replacing.tried`.
     """
 
     tensors: Mapping[str, torch.Tensor]
     rule: str = ""
+    factors: Mapping[str, Factors] = field(default_factory=dict)
 
 
 Score = Callable[[Trial], float]
@@ -79,7 +83,8 @@ class _Trials:
         """The score of a network, from memory where it has been asked before."""
         if candidate.key not in self.seen:
             rule = str(candidate.rule) if candidate.key[1] else ""
-            found = float(self.score(Trial(self.candidates.tensors(candidate), rule)))
+            trial = Trial(self.candidates.tensors(candidate), rule, self.candidates.factors(candidate))
+            found = float(self.score(trial))
             # A network that answers NaN is worse than any other.
             self.seen[candidate.key] = candidate, found if math.isfinite(found) else -math.inf
             if self.progress is not None:

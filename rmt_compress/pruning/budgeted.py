@@ -14,7 +14,7 @@ from rmt_compress.networks.calibration.statistics import batch_norms, renew_stat
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
-from rmt_compress.networks.replacing import replaced
+from rmt_compress.networks.replacing import tried
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
 from rmt_compress.pruning.repairs import carried_out, repair
@@ -143,7 +143,7 @@ def plan_within_budget(
     def score(trial: Trial) -> float:
         # The cut has the file's types, which the network need not compute in.
         tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
-        with replaced(model, tensors) as cut:
+        with tried(model, replace(trial, tensors=tensors)) as cut:
             renewed = renew_statistics(cut, calibration.inputs) if renews and trial.rule else None
             try:
                 return judge(calibration.selection.score(cut))
