@@ -31,6 +31,8 @@ _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
 
 Run = Callable[[], float]
 """One forward pass; its seconds come back."""
+Timer = Callable[["Sequence[tuple[nn.Module, Any]]"], list[float]]
+"""Seconds of a forward pass of each of several networks with their inputs."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,21 @@ def measure_latency(
     return result
 
 
-def _in_turns(runs: Sequence[Run]) -> list[float]:
+def seconds_in_turns(networks: Sequence[tuple[nn.Module, Any]], *, spent: float = SECONDS) -> list[float]:
+    """Median seconds of a forward pass of each network with its inputs, in eager mode; their runs alternate.
+
+    `spent` is the time for each, in seconds; there are some runs of each whatever they take.
+    """
+    runs = [_eager(model, inputs) for model, inputs in networks]
+    return [milliseconds / 1000 for milliseconds in _in_turns(runs, spent)]
+
+
+def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[float]:
     """Median milliseconds of each; one first, then another."""
     import torch
 
     times: list[list[float]] = [[] for _ in runs]
-    deadline = time.perf_counter() + SECONDS * len(runs)
+    deadline = time.perf_counter() + spent * len(runs)
     with torch.inference_mode():
         for turn in range(-_WARM_UP, _MOST_RUNS):
             if turn >= _LEAST_RUNS and time.perf_counter() > deadline:
