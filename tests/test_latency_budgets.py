@@ -103,6 +103,21 @@ def test_the_scale_is_what_the_layers_take_in_the_network():
     assert measure_times(chain, batch, chain_layers, timer=nonsense, step=8).scale > 0
 
 
+def test_a_larger_rank_that_seems_faster_is_noise(inputs, model, layers):
+    first = [layer for layer in layers if layer.name == "first"]
+
+    def found(*times):
+        def clock(networks):
+            return list(times) if len(networks) == 4 else by_weights(networks)
+
+        (shape,) = measure_times(model, inputs, first, timer=clock, step=8).shapes
+        return shape.dense, shape.seconds
+
+    assert found(6.0, 3.0, 1.0, 4.0) == (6.0, (2.0, 2.0, 4.0))
+    assert found(9.0, 5.0, 3.0, 1.0) == (9.0, (3.0, 3.0, 3.0))
+    assert found(9.0, 1.0, 2.0, 2.0) == (9.0, (1.0, 2.0, 2.0))
+
+
 def test_few_ranks_are_measured_and_the_ends_among_them():
     wide = Layer("fc", "fc.weight", "linear", (1000, 3000), "float32")
     ranks = measured_ranks(wide, 16)

@@ -63,7 +63,7 @@ def measure_times(
     """
     clock = timer or partial(seconds_in_turns, spent=_SPENT)
     step = step or vector_length(placement(model)[0])
-    modules = {f"{name}.weight" if name else "weight": module for name, module in model.named_modules()}
+    modules = _modules(model)
     wanted = {
         layer.tensor: (layer, ranks)
         for layer in layers
@@ -94,9 +94,24 @@ def measure_times(
                 for before, found in zip(total, clock([(piece, given) for piece in pieces]), strict=True)
             ]
         met = ", ".join(sorted({times(shape) for (_, shape), _ in seen}))
-        shapes.append(ShapeTimes(f"{what} on {met}", tuple(tensors), total[0], ranks, tuple(total[1:])))
-    whole, scale = _in_the_network(model, inputs, shapes, modules, clock)
+        shapes.append(ShapeTimes(f"{what} on {met}", tuple(tensors), total[0], ranks, _rising(total[1:])))
+    whole, scale = _in_the_network(model, inputs, shapes, clock)
     return LatencyTable(whole, tuple(shapes), scale, step, first_axis(inputs), device_name(model))
+
+
+def _rising(seconds: Sequence[float]) -> tuple[float, ...]:
+    """Times that do not fall from rank to rank, by the least squares nearest to those measured.
+
+    A larger rank that seems faster is noise, and a plan would pick just such a one.
+    """
+    pools: list[tuple[float, int]] = []
+    for time in seconds:
+        total, count = time, 1
+        while pools and pools[-1][0] / pools[-1][1] > total / count:
+            total, count = total + pools[-1][0], count + pools[-1][1]
+            pools.pop()
+        pools.append((total, count))
+    return tuple(total / count for total, count in pools for _ in range(count))
 
 
 def measured_ranks(layer: Layer, step: int) -> tuple[int, ...]:
@@ -200,7 +215,7 @@ def _random(shape: tuple[int, ...], module: nn.Module) -> torch.Tensor:
 
 
 def _in_the_network(
-    model: nn.Module, inputs: Any, shapes: Sequence[ShapeTimes], modules: Mapping[str, nn.Module], clock: Timer
+    model: nn.Module, inputs: Any, shapes: Sequence[ShapeTimes], clock: Timer
 ) -> tuple[float, float]:
     """Seconds of the whole network, and the scale of the times of its layers."""
     fastest = {shape: min(zip(shape.seconds, shape.ranks, strict=True)) for shape in shapes}
@@ -210,19 +225,29 @@ def _in_the_network(
     if not faster:
         (whole,) = clock([(model, inputs)])
         return whole, min(1.0, whole / alone)
-    splits = {
-        modules[tensor]: _random_split(modules[tensor], fastest[shape][1])
-        for shape in faster
-        for tensor in shape.layers
-    }
-    whole, least = clock([(model, inputs), (_with_others(model, splits), inputs)])
+    ranks = {tensor: fastest[shape][1] for shape in faster for tensor in shape.layers}
+    whole, least = clock([(model, inputs), (random_factors(model, ranks), inputs)])
     # However a clock errs, a layer saves something, and all of them together do not take longer than the network.
     scale = min(max((whole - least) / won, 1 / _MOST_SCALE), _MOST_SCALE, whole / alone)
     return whole, scale
 
 
-def _with_others(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """A network with other modules in the place of some of its own, which shares all its tensors with it."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    shared |= {id(module): other for module, other in others.items()}
-    return copy.deepcopy(model, shared)
+def random_factors(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
+    """A network with two layers of random values in the place of some: as fast as with the right ones.
+
+    All other tensors are those of `model` itself.
+
+    Args:
+        model: the network.
+        ranks: tensor of a layer -> the rank of its factors.
+    """
+    modules = _modules(model)
+    # What is known to have been copied is not copied.
+    known: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    known |= {id(modules[tensor]): _random_split(modules[tensor], rank) for tensor, rank in ranks.items()}
+    return copy.deepcopy(model, known)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules by the names that their weights have."""
+    return {f"{name}.weight" if name else "weight": module for name, module in model.named_modules()}

@@ -33,7 +33,7 @@ class BudgetSettings:
         scaling: how the gains of layers compare, see `allocation`; None for that of the metric, `SCALING_OF`.
         search: ``portfolio`` tries all metrics and scalings where networks can be scored, ``one`` does not.
         edge: whether layers that fit keep their spikes at least (``floor``), or at most (``ceiling``).
-        multiple: ranks are multiples of this.
+        multiple: ranks are multiples of this; where it is 1 and time counts, of the device's own step.
         shrink_inputs: how far C is shrunk towards a multiple of the identity.
         shrink_outputs: how far G is.
         exclude: globs of layers that are not cut.

@@ -15,6 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rmt_compress.analysis.records import Analysis
     from rmt_compress.layers.layer import Layer
     from rmt_compress.planning.times import LatencyTable
 
@@ -30,6 +31,11 @@ class Cost(Protocol):
     @property
     def whole(self) -> float:
         """The network's, as it is; shares of a budget are shares of this."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Ranks that are multiples of this are the ones worth choosing."""
         ...
 
     def dense(self, layer: Layer) -> float:
@@ -51,6 +57,7 @@ class Parameters:
 
     whole: float
     unit: str = "parameters"
+    step: int = 1
 
     def dense(self, layer: Layer) -> float:
         """Entries of the weight."""
@@ -75,6 +82,7 @@ class MultiplyAdds:
     positions: Mapping[str, float]
     whole: float
     unit: str = "multiply-adds"
+    step: int = 1
 
     def dense(self, layer: Layer) -> float:
         """Of the layer."""
@@ -95,7 +103,7 @@ class Seconds:
     unit = "seconds"
 
     def __init__(self, table: LatencyTable) -> None:
-        self.table, self.whole = table, table.whole
+        self.table, self.whole, self.step = table, table.whole, table.step
         self._dense = {tensor: table.scale * shape.dense for shape in table.shapes for tensor in shape.layers}
         self._factors = {
             tensor: (np.array(shape.ranks, dtype=np.float64), table.scale * np.array(shape.seconds))
@@ -117,6 +125,25 @@ class Seconds:
         return np.where(found < self.dense(layer), found, np.inf)
 
 
+def costs_of(
+    analysis: Analysis, positions: Mapping[str, float] | None = None, seconds: Seconds | None = None
+) -> dict[str, Cost]:
+    """Every cost of a network that is known, by the name of its budget.
+
+    Args:
+        analysis: of the network.
+        positions: tensor of a layer -> at how many positions it is applied; None leaves ``macs`` out.
+        seconds: measured times; None leaves ``latency`` out.
+    """
+    costs: dict[str, Cost] = {"keep": Parameters(float(analysis.parameters))}
+    if positions is not None:
+        applied = sum(layer.parameters * positions.get(layer.tensor, 0.0) for layer in analysis.layers)
+        costs["macs"] = MultiplyAdds(positions, float(applied))
+    if seconds is not None:
+        costs["latency"] = seconds
+    return costs
+
+
 class Together:
     """Several costs as one: the sum of each one's share of its own budget, weighted.
 
@@ -133,6 +160,7 @@ class Together:
             (cost, weight / budget) for cost, budget, weight in zip(costs, budgets, weights, strict=True) if weight
         ]
         self.whole = sum(scale * cost.whole for cost, scale in self._parts)
+        self.step = max((cost.step for cost, _ in self._parts), default=1)
 
     def dense(self, layer: Layer) -> float:
         """Of the layer whole."""

@@ -46,7 +46,7 @@ class LatencyTable:
         shapes: of the layers that can be split.
         scale: seconds in the network for each second of a layer that runs alone: there other layers have used the
             caches meanwhile.
-        step: multiples of this were measured; ranks between two of them take as long as the upper one.
+        step: multiples of this were measured; ranks between two of them often take as long as the upper one.
         batch: samples of the pass; 0 where it is not known.
         device: the processor, in words.
     """

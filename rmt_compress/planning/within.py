@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
-from rmt_compress.planning.costs import MultiplyAdds, Parameters, Seconds
+from rmt_compress.planning.costs import MultiplyAdds, Parameters, Seconds, costs_of
 from rmt_compress.planning.price_record import curve_of_record
 from rmt_compress.planning.searching import search
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import LayerDecision, Plan
     from rmt_compress.planning.budgets import Edge, Metric, Scaling, Search
-    from rmt_compress.planning.costs import Cost
     from rmt_compress.planning.searching import Score
     from rmt_compress.progress import Progress
 
@@ -112,13 +111,9 @@ def plan_within_with(
     source = analysis.source if source is None else source
     if source is None:
         raise PlanError("the analysis does not know its network any more; give it as source")
-    costs: dict[str, Cost] = {"keep": Parameters(float(analysis.parameters))}
-    if positions is not None:
-        applied = [(layer.parameters, positions.get(layer.tensor, 0.0)) for layer in analysis.layers]
-        costs["macs"] = MultiplyAdds(positions, sum(count * places for count, places in applied))
-    if seconds is not None:
-        costs["latency"] = seconds
-        settings = _on_the_device(settings, seconds)
+    costs = costs_of(analysis, positions, seconds)
+    if seconds is not None and settings.milliseconds is not None:
+        settings = replace(settings, latency=min(1.0, settings.milliseconds / 1000 / seconds.whole))
     asked_for = [*settings.shares, *(["latency"] if settings.milliseconds is not None else [])]
     missing = [name for name in asked_for if name not in costs]
     if missing:
@@ -133,15 +128,6 @@ def plan_within_with(
             record["score"] = found.score
         plan = candidates.plan(found.candidate, {"budget": {**record, **found.record}})
         return plan if seconds is None else plan.model_copy(update={"times": seconds.table.to_record()})
-
-
-def _on_the_device(settings: BudgetSettings, seconds: Seconds) -> BudgetSettings:
-    """The settings with milliseconds as a share, and ranks that the device has no faster neighbour of."""
-    share: float | str | None = settings.latency
-    if settings.milliseconds is not None:
-        share = min(1.0, settings.milliseconds / 1000 / seconds.whole)
-    multiple = seconds.table.step if settings.multiple == 1 else settings.multiple
-    return replace(settings, latency=share, multiple=multiple)
 
 
 _UNITS = {"keep": Parameters.unit, "macs": MultiplyAdds.unit, "latency": Seconds.unit}

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
-from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
-from rmt_compress.networks.replacing import replaced
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
-from rmt_compress.pruning.repairs import carried_out, repair
+from rmt_compress.pruning.repairs import carried_out, repair, scored_trials
 from rmt_compress.pruning.timing import Stopwatch, Timed, within_time
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.planning.costs import Seconds
-    from rmt_compress.planning.searching import Trial
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
 
@@ -145,19 +143,7 @@ def plan_within_budget(
             return -score.loss
         return score.value if score.metric.higher_is_better else -score.value
 
-    types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
-
-    def score(trial: Trial) -> float:
-        # The cut has the file's types, which the network need not compute in.
-        tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
-        with replaced(model, tensors) as cut:
-            renewed = renew_statistics(cut, calibration.inputs) if renews and trial.rule else None
-            try:
-                return judge(calibration.selection.score(cut))
-            finally:
-                if renewed is not None:
-                    renewed.undo()
-
+    score = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews)
     positions = _positions(model, calibration) if budget.macs is not None else None
 
     def plan_of(budget: BudgetSettings, seconds: Seconds | None) -> Plan:
