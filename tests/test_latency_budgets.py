@@ -12,6 +12,7 @@ from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.data.in_memory import InMemory
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.layers import Layer
+from rmt_compress.networks import latency
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.latency import seconds_in_turns
 from rmt_compress.networks.layer_times import measure_times, measured_ranks, vector_length
@@ -151,6 +152,14 @@ def test_the_clock_itself_gives_a_time_for_each(model, inputs):
     times = seconds_in_turns([(model, inputs), (model.head, torch.ones(1, 64))], spent=0.0)
     assert len(times) == 2
     assert all(time > 0 for time in times)
+
+
+@pytest.mark.parametrize(("faster_half", "seconds"), ((False, 4.0), (True, 2.0)))
+def test_slow_runs_can_be_left_out(faster_half, seconds, model, inputs, monkeypatch):
+    """Five runs after three that warm up, of which one in between is disturbed."""
+    ticks = iter([0.0, 0.0, 0.0, 2.0, 90.0, 1.0, 4.0, 7.0])
+    monkeypatch.setattr(latency, "_eager", lambda model, inputs: lambda: next(ticks))
+    assert seconds_in_turns([(model, inputs)], spent=0.0, faster_half=faster_half) == [seconds]
 
 
 def test_the_table_comes_back_from_the_plan_file(model, inputs, layers):

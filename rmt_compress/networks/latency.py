@@ -73,23 +73,29 @@ def measure_latency(
             elif captured is not None:
                 runs.append(captured)
                 owners.append(index)
-        for turn, milliseconds in enumerate(_in_turns(runs)):
+        for turn, seconds in enumerate(_in_turns(runs)):
             found = result[owners[turn]]
-            (found.eager if turn < len(models) else found.graph)[str(size)] = milliseconds
+            (found.eager if turn < len(models) else found.graph)[str(size)] = 1000 * statistics.median(seconds)
     return result
 
 
-def seconds_in_turns(networks: Sequence[tuple[nn.Module, Any]], *, spent: float = SECONDS) -> list[float]:
+def seconds_in_turns(
+    networks: Sequence[tuple[nn.Module, Any]], *, spent: float = SECONDS, faster_half: bool = False
+) -> list[float]:
     """Median seconds of a forward pass of each network with its inputs, in eager mode; their runs alternate.
 
-    `spent` is the time for each, in seconds; there are some runs of each whatever they take.
+    Args:
+        networks: each with what it is called with.
+        spent: seconds for each; there are some runs of each whatever they take.
+        faster_half: whether only the faster half of the runs counts, which is steadier where few are made: other
+            programs make a run longer, and none shorter.
     """
-    runs = [_eager(model, inputs) for model, inputs in networks]
-    return [milliseconds / 1000 for milliseconds in _in_turns(runs, spent)]
+    found = _in_turns([_eager(model, inputs) for model, inputs in networks], spent)
+    return [statistics.median(sorted(times)[: -(-len(times) // 2)] if faster_half else times) for times in found]
 
 
-def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[float]:
-    """Median milliseconds of each; one first, then another."""
+def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[list[float]]:
+    """Seconds of all runs of each; one first, then another."""
     import torch
 
     times: list[list[float]] = [[] for _ in runs]
@@ -102,7 +108,7 @@ def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[float]:
                 seconds = runs[index]()
                 if turn >= 0:
                     times[index].append(seconds)
-    return [1000 * statistics.median(seconds) for seconds in times]
+    return times
 
 
 def _eager(model: nn.Module, inputs: Any) -> Run:
