@@ -154,11 +154,21 @@ def test_the_clock_itself_gives_a_time_for_each(model, inputs):
     assert all(time > 0 for time in times)
 
 
+@pytest.mark.parametrize(("threads", "seconds"), ((1, 0.0), (2, 1.0)))
+def test_one_thread_is_timed_by_its_own_time(threads, seconds, model, inputs, monkeypatch):
+    """A second goes by between two looks at the clock on the wall, of which the thread gets nothing."""
+    wall = iter(range(1000))
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: float(next(wall)))
+    monkeypatch.setattr(latency.time, "thread_time", lambda: 7.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert seconds_in_turns([(model, inputs)], spent=0.0) == [seconds]
+
+
 @pytest.mark.parametrize(("faster_half", "seconds"), ((False, 4.0), (True, 2.0)))
 def test_slow_runs_can_be_left_out(faster_half, seconds, model, inputs, monkeypatch):
     """Five runs after three that warm up, of which one in between is disturbed."""
     ticks = iter([0.0, 0.0, 0.0, 2.0, 90.0, 1.0, 4.0, 7.0])
-    monkeypatch.setattr(latency, "_eager", lambda model, inputs: lambda: next(ticks))
+    monkeypatch.setattr(latency, "_eager", lambda *_: lambda: next(ticks))
     assert seconds_in_turns([(model, inputs)], spent=0.0, faster_half=faster_half) == [seconds]
 
 

@@ -28,6 +28,7 @@ TEXT_BATCHES = (1, 8)
 SECONDS = 0.7
 """Time spent per model and batch size; at least `_LEAST_RUNS` runs whatever they take."""
 _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
+_EXACT = 1e-6
 
 Run = Callable[[], float]
 """One forward pass; its seconds come back."""
@@ -84,13 +85,16 @@ def seconds_in_turns(
 ) -> list[float]:
     """Median seconds of a forward pass of each network with its inputs, in eager mode; their runs alternate.
 
+    Where torch computes with one thread of a processor, it is that thread's own time: by the clock the same on an idle
+    machine, and on a busy one the same again.
+
     Args:
         networks: each with what it is called with.
         spent: seconds for each; there are some runs of each whatever they take.
         faster_half: whether only the faster half of the runs counts, which is steadier where few are made: other
             programs make a run longer, and none shorter.
     """
-    found = _in_turns([_eager(model, inputs) for model, inputs in networks], spent)
+    found = _in_turns([_eager(model, inputs, _own_time(model)) for model, inputs in networks], spent)
     return [statistics.median(sorted(times)[: -(-len(times) // 2)] if faster_half else times) for times in found]
 
 
@@ -111,7 +115,17 @@ def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[list[float]]:
     return times
 
 
-def _eager(model: nn.Module, inputs: Any) -> Run:
+def _own_time(model: nn.Module) -> Callable[[], float]:
+    """The clock that other programs meddle with least."""
+    import torch
+
+    alone = placement(model)[0].type == "cpu" and torch.get_num_threads() == 1
+    # Windows counts the time of threads in steps of many milliseconds.
+    exact = time.get_clock_info("thread_time").resolution < _EXACT
+    return time.thread_time if alone and exact else time.perf_counter
+
+
+def _eager(model: nn.Module, inputs: Any, clock: Callable[[], float] = time.perf_counter) -> Run:
     import torch
 
     device = placement(model)[0]
@@ -121,10 +135,10 @@ def _eager(model: nn.Module, inputs: Any) -> Run:
 
     def run() -> float:
         wait()
-        start = time.perf_counter()
+        start = clock()
         _forward(model, inputs)
         wait()
-        return time.perf_counter() - start
+        return clock() - start
 
     return run
 

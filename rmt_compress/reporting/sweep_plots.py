@@ -95,14 +95,20 @@ def _budget_width(sweep: Sweep) -> float:
 
 
 def _draw_budgets(figure: Figure, sweep: Sweep) -> None:
-    """A panel for each measure, of its own curves; the edge's own network is a diamond in each."""
+    """A panel for each measure, of its own curves; the edge's own network is a diamond in each.
+
+    The panel of time has an axis of its own: what can be fast is seldom so small that all its answers are wrong.
+    """
     measures = list(dict.fromkeys(curve.measure for curve in sweep.curves))
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0].tolist()
+    panels = figure.subplots(1, len(measures), squeeze=False)[0].tolist()
     for axes, measure in zip(panels, measures, strict=True):
         for curve in sweep.curves:
             if curve.measure == measure:
                 _plot_budget(axes, sweep, curve)
         _finish_budget(axes, sweep, measure)
+    counted = [axes for axes, measure in zip(panels, measures, strict=True) if measure != "latency"]
+    for axes in counted[1:]:
+        axes.sharey(counted[0])
     panels[0].set_ylabel(_score_label(sweep))
     panels[0].legend(loc="lower right", edgecolor="none", framealpha=0.9)
     figure.suptitle(said_in_figure(f"{_asked(sweep)}, cut within budgets, no retraining", 2 * _TITLE_WIDTH))
