@@ -85,8 +85,8 @@ def seconds_in_turns(
 ) -> list[float]:
     """Median seconds of a forward pass of each network with its inputs, in eager mode; their runs alternate.
 
-    Where torch computes with one thread of a processor, it is that thread's own time: by the clock the same on an idle
-    machine, and on a busy one the same again.
+    Where torch computes with one thread of a processor, it is that thread's own time: the same as by the clock on
+    an idle machine, and the same again on a busy one.
 
     Args:
         networks: each with what it is called with.
