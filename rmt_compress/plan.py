@@ -65,6 +65,8 @@ class Plan(BaseModel):
         layers: the decisions, in the checkpoint's order.
         curve: what other budgets would give, see `rmt_compress.planning.price_record`; None, left out of the JSON,
             where the ranks follow from no budget.
+        times: what the layers take on one device, see `rmt_compress.planning.times`; None, left out of the JSON,
+            where nothing was timed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -75,6 +77,7 @@ class Plan(BaseModel):
     shrinkage: Shrinkages | None = None
     layers: tuple[LayerDecision, ...]
     curve: dict[str, Any] | None = None
+    times: dict[str, Any] | None = None
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialized: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
@@ -83,14 +86,15 @@ class Plan(BaseModel):
             fields.pop("basis", None)
         if self.shrinkage is None:
             fields.pop("shrinkage", None)
-        if self.curve is None:
-            fields.pop("curve", None)
+        for name in ("curve", "times"):
+            if getattr(self, name) is None:
+                fields.pop(name, None)
         return fields
 
     def to_json(self) -> str:
         """The plan as JSON text to be edited by hand: a line per setting and per layer, without what is not set."""
         fields = self.model_dump(mode="json", by_alias=True)
-        curve = fields.pop("curve", None)
+        ends = {name: fields.pop(name) for name in ("curve", "times") if name in fields}
         layers = [
             json.dumps({key: value for key, value in layer.items() if value is not None}, ensure_ascii=False)
             for layer in fields.pop("layers")
@@ -98,7 +102,8 @@ class Plan(BaseModel):
         head = json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         lines = ",\n    ".join(layers)
         body = f'{head},\n  "layers": [' + (f"\n    {lines}\n  ]" if layers else "]")
-        return body + ("" if curve is None else f',\n  "curve": {json.dumps(curve, ensure_ascii=False)}') + "\n}\n"
+        tail = [f',\n  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in ends.items()]
+        return body + "".join(tail) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "the plan") -> Plan:

@@ -14,6 +14,8 @@ from rmt_compress.planning.allocation import SCALINGS, Choices, PriceCurve, most
 from rmt_compress.planning.choices import Bounds, choices
 from rmt_compress.planning.costs import MultiplyAdds, Parameters, Seconds
 from rmt_compress.planning.price_record import curve_of_record, curve_record
+from rmt_compress.planning.times import ShapeTimes
+from tests.samples.times import table_of
 
 
 def linear(rows, columns, name="fc"):
@@ -216,9 +218,8 @@ def test_multiply_adds_are_counted_at_every_position(rng):
 
 def test_seconds_are_interpolated_and_never_slower_than_dense(rng):
     layer = linear(64, 64)
-    times = {(8, 1.0), (16, 1.5), (24, 4.5), (32, 3.0)}  # at 32 it has as many weights as before
-    table = {((64, 64), rank): time for rank, time in times} | {((64, 64), None): 4.0}
-    seconds = Seconds(table, 4.0)
+    times = {8: 0.5, 16: 0.75, 24: 2.25, 32: 1.5}  # at 32 it has as many weights as before
+    seconds = Seconds(table_of({"fc.weight": (2.0, times)}, 4.0, scale=2.0))
     found = seconds.factors(layer, np.array([4, 8, 12, 16, 22, 24, 26, 28, 32, 40]))
     np.testing.assert_allclose(found, [np.inf, 1.0, 1.25, 1.5, 3.75, np.inf, np.inf, 3.75, 3.0, np.inf])
     given = choices(layer, [spectrum(64, rng)], seconds, Bounds())
@@ -231,10 +232,14 @@ def test_seconds_are_interpolated_and_never_slower_than_dense(rng):
         *range(8, 23),
         31,
     }
-    nothing = choices(linear(64, 32), [spectrum(32, rng)], seconds, Bounds())
+    nothing = choices(linear(64, 32, "other"), [spectrum(32, rng)], seconds, Bounds())
     assert (len(nothing.ranks), nothing.dense) == (0, 0.0)
+    for scaling in SCALINGS:
+        assert PriceCurve([given, nothing], scaling).at_cost(4.0).ranks == {"fc.weight": None, "other.weight": None}
     with pytest.raises(SettingsError, match="is not above 0"):
-        Seconds({((4, 4), None): 0.0}, 1.0)
+        table_of({"fc.weight": (0.0, {})}, 1.0)
+    with pytest.raises(SettingsError, match="2 ranks and 1 times"):
+        ShapeTimes("Linear", ("fc.weight",), 1.0, (1, 2), (1.0,))
 
 
 def test_the_most_harmful_layers_are_those_that_may_be_dense_again(rng):
@@ -253,10 +258,9 @@ def test_a_curve_comes_back_from_its_record_as_it_was(kind, rng):
     elif kind == "multiples":
         given = layers(rng, bounds=Bounds(multiple=2, most=4))
     else:
-        table = {((64, 64), rank): 1.0 + rank / 10 + (rank == 12) for rank in range(1, 30)} | {
-            ((64, 64), None): 3.0
-        }
-        given = [choices(linear(64, 64), [spectrum(64, rng)], Seconds(table, 3.0), Bounds())]
+        times = {rank: 1.0 + rank / 10 + (rank == 12) for rank in range(1, 30)}
+        seconds = Seconds(table_of({"fc.weight": (3.0, times)}, 3.0))
+        given = [choices(linear(64, 64), [spectrum(64, rng)], seconds, Bounds())]
     curve = PriceCurve(given, "tempered")
     record = curve_record(curve, unit="parameters", whole=1234.0, fixed=34.0)
     again, whole, fixed = curve_of_record(record)

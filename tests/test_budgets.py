@@ -19,6 +19,7 @@ from rmt_compress.planning.costs import Seconds
 from rmt_compress.planning.searching import Trial
 from rmt_compress.planning.within import plan_at
 from tests.samples.moments import moments_of
+from tests.samples.times import table_of
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,8 @@ def test_another_budget_is_read_off_the_plan_file(analysis, moments, tmp_path):
         direct = rmt.plan_within(analysis, moments, keep=keep)
         ranks = {each.tensor: (each.action, each.rank, each.predicted_loss) for each in direct.layers}
         assert {each.tensor: (each.action, each.rank, each.predicted_loss) for each in again.layers} == ranks
-        assert again.settings["budget"]["reached"] == pytest.approx(direct.settings["budget"]["reached"]["keep"])
+        reached = {"keep": pytest.approx(direct.settings["budget"]["reached"]["keep"])}
+        assert (again.settings["budget"]["asked"], again.settings["budget"]["reached"]) == ({"keep": keep}, reached)
     assert len(plan.to_json()) < 8000
     assert max(map(len, path.read_text().splitlines()[:-2])) < 500  # decisions are lines to be edited
     with pytest.raises(SettingsError, match=r"a share of 0\.01 cannot be reached: 0\.\d+ is the least there is"):
@@ -298,10 +300,10 @@ def test_multiply_adds_and_several_budgets_at_once(model, analysis, moments):
 
 
 def test_latency_never_takes_a_rank_that_is_slower(analysis, moments):
-    times = {((80, 60), None): 5.0, ((70, 80), None): 6.0, ((12, 70), None): 1.0}
-    times |= {((80, 60), rank): 0.5 + rank / 5 for rank in range(1, 40)}  # slower than dense from 23 on
-    times |= {((70, 80), rank): 7.0 for rank in range(1, 40)}  # always slower
-    plan = rmt.plan_within(analysis, moments, latency=0.7, seconds=Seconds(times, 12.0))
+    first = {rank: 0.5 + rank / 5 for rank in range(1, 40)}  # slower than dense from 23 on
+    second = dict.fromkeys(range(1, 40), 7.0)  # always slower
+    table = table_of({"0.weight": (5.0, first), "2.weight": (6.0, second)}, 12.0)
+    plan = rmt.plan_within(analysis, moments, latency=0.7, seconds=Seconds(table))
     assert plan.settings["budget"]["reached"]["latency"] <= 0.7
     ranks = {each.tensor: each.rank for each in plan.layers}
     assert ranks["0.weight"] is not None

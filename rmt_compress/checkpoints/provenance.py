@@ -55,7 +55,7 @@ def make_manifest(
         tool_version=tool_version(),
         source=source_record(source) if source is not None else None,
         # What other budgets would have given is no part of what was done.
-        plan=None if plan is None else plan.model_copy(update={"curve": None}),
+        plan=None if plan is None else plan.model_copy(update={"curve": None, "times": None}),
         layout=layout,
         factorized=factorized,
         ties=other_names,

@@ -212,6 +212,9 @@ def _for_typer(kind: Any, default: Any) -> tuple[Any, Any]:
     if names := choices(kind):
         values = enum.StrEnum("Choice", {name: name for name in names})  # type: ignore[misc]
         return (values | None, None) if default is None else (values, values(default))
+    if {float, str} <= set(get_args(kind)):
+        # The class tells numbers from words.
+        return str | None, default
     return (list[str] | None, None) if isinstance(default, tuple) else (kind, default)
 
 

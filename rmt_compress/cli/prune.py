@@ -49,7 +49,7 @@ Layout = Literal["factorized", "dense"]
 @with_options(
     ("output", "gof"),
     ("keep_bulk", "rule"),
-    without=("embeddings", "max_drop", "multiple", "evaluations", "latency"),
+    without=("embeddings", "max_drop", "multiple", "evaluations"),
 )
 def prune(
     context: typer.Context,
@@ -106,6 +106,10 @@ def prune(
     save_moments: Annotated[
         Path | None, optional("Keep the moments that were measured.", "FILE", panel=CALIBRATION)
     ] = None,
+    times: Annotated[
+        Path | None,
+        optional("Take the times of --latency from this plan instead of measuring them.", "FILE", panel=PANEL),
+    ] = None,
     accept: Annotated[bool, switch("--accept", "Write a network that misses the budget too.", PANEL)] = False,
     arch: Annotated[
         str | None,
@@ -141,38 +145,56 @@ def prune(
     the others are kept. With --sparsify, small entries become zero and the file stores them in one bit each.
     """
     from rmt_compress.plan import load_plan
+    from rmt_compress.planning.within import plan_again
     from rmt_compress.pruning.budgeted import Request
     from rmt_compress.pruning.road import prune as run
     from rmt_compress.reporting.prune_table import prune_table
 
-    within = None
-    if budget.shares or max_drop is not None:
+    within, ready = None, None
+    if plan is not None:
+        given = typed_settings(context, AnalysisSettings, PlanSettings, BudgetSettings)
+        given += ["--max-drop"] if max_drop is not None else []
+        another = bool(given) and set(given) <= {"--keep", "--macs", "--latency"}
+        if given and not another:
+            raise SettingsError(
+                [f"{', '.join(given)} cannot be combined with --plan: the plan has decided that already"]
+            )
+        ready = plan_again(load_plan(plan), budget) if another else load_plan(plan)
+    elif budget.bounded or max_drop is not None:
         budget = replace(budget, multiple=decisions.rank_multiple)
         within = Request(
-            budget, replace(calibration, seed=asked.data.seed, data=asked.data), max_drop, moments, save_moments
+            budget,
+            replace(calibration, seed=asked.data.seed, data=asked.data),
+            max_drop,
+            moments,
+            save_moments,
+            times,
         )
         if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
             )
-    elif useless := [
-        *typed_settings(context, BudgetSettings, CalibrationSettings),
-        *(["--moments"] if moments is not None and plan is None else []),
-        *(["--save-moments"] if save_moments is not None else []),
-        *(["--accept"] if accept else []),
-    ]:
-        raise SettingsError([f"{', '.join(useless)} needs a budget: add --keep, --macs or --max-drop"])
-    if plan is not None and (given := typed_settings(context, AnalysisSettings, PlanSettings, BudgetSettings)):
-        raise SettingsError(
-            [f"{', '.join(given)} cannot be combined with --plan: the plan has decided that already"]
-        )
+    if within is None:
+        useless = [
+            *(typed_settings(context, CalibrationSettings)),
+            *([] if ready is not None else typed_settings(context, BudgetSettings)),
+            *(["--moments"] if moments is not None and plan is None else []),
+            *(["--save-moments"] if save_moments is not None else []),
+            *(["--accept"] if accept else []),
+        ]
+        if useless:
+            raise SettingsError(
+                [f"{', '.join(useless)} needs a budget: add --keep, --macs, --latency or --max-drop"]
+            )
+    if times is not None and (within is None or budget.latency is None):
+        raise SettingsError(["--times needs a budget of time: add --latency"])
     path = checkpoint_or_only_one_here(checkpoint)
     with progress_bar("Pruning") as progress:
         result = run(
             path,
             output,
             analysis=analysis,
-            plan=decisions if plan is None else load_plan(plan),
+            plan=decisions if ready is None else ready,
             layout=layout,
             save_plan=save_plan,
             data=data,

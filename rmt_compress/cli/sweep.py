@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,23 +32,33 @@ from rmt_compress.cli.options import (
     json_option,
     opened,
     optional,
+    typed_settings,
     with_options,
 )
+from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration_settings import PANEL as CALIBRATION
+from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.planning.rules import GRIDS
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.analysis import Analysis
     from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.progress import Progress
     from rmt_compress.sweep import Sweep, SweepTarget
 
 
 # The kinds that `sweep` knows, which brings numpy with it and would keep `--help` waiting.
-What = Literal["rank", "share", "sparsity", "all"]
+What = Literal["rank", "share", "sparsity", "budget", "all"]
+# A budget sweep calibrates and tries ten times as many networks: it is asked for by name.
+_ALL = ("rank", "share", "sparsity")
 
 
-@with_options()
+@with_options(without=("selection_samples", "repair"))
 def sweep(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None,
         typer.Argument(help="A checkpoint; without it, the only one in the current folder.", show_default=False),
@@ -67,7 +78,8 @@ def sweep(
         What,
         typer.Option(
             help="rank: singular values of one layer at a time; share: the whole network by rank rule; "
-            "sparsity: small entries zeroed, with and without low rank first."
+            "sparsity: small entries zeroed, with and without low rank first; budget: the whole network within "
+            "shares of its size, multiply-adds and time, by metric; all: the first three."
         ),
     ] = "all",
     layer: Annotated[
@@ -79,6 +91,11 @@ def sweep(
     ] = ",".join(GRIDS),
     points: Annotated[int, typer.Option(help="Networks tried per curve, about.", min=2)] = 10,
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = AnalysisSettings.gof,
+    calibration: CalibrationSettings,
+    moments: Annotated[
+        Path | None,
+        optional("Take the moments from this file instead of measuring them.", "FILE", panel=CALIBRATION),
+    ] = None,
     limit: Limit = None,
     batch_size: Annotated[int | None, batch_size_option()] = None,
     device: Device = "cpu",
@@ -96,26 +113,34 @@ def sweep(
 
     path = checkpoint_or_only_one_here(checkpoint)
     folder = output or path.with_name(f"{path.stem}.sweep")
-    kinds = get_args(What)[:-1] if what == "all" else (what,)
+    kinds = _ALL if what == "all" else (what,)
+    if what != "budget":
+        useless = [*typed_settings(context, CalibrationSettings), *(["--moments"] if moments is not None else [])]
+        if useless:
+            raise SettingsError([f"{', '.join(useless)} needs the budget sweep: add --what budget"])
     _check_outputs(folder, kinds, force=force, source=path)
-    target = _target(
-        opened(path, trust=trust, weights=weights),
-        data,
-        asked,
-        arch=arch,
-        settings=AnalysisSettings(gof=gof),
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-    )
-    sweeps = []
-    for kind in kinds:
-        with progress_bar(f"Sweeping {kind}") as progress:
-            sweeps.append(_sweep(kind, target, layer or [], rules.split(","), points, progress))
+    source = opened(path, trust=trust, weights=weights)
+    settings = AnalysisSettings(gof=gof)
+    sweeps: list[Sweep] = []
+
+    def finished(found: Sweep) -> None:
         folder.mkdir(exist_ok=True)
-        write_sweep(sweeps[-1], folder / kind)
+        write_sweep(found, folder / found.kind)
+        sweeps.append(found)
         if not as_json:
-            print_result(sweep_table(sweeps[-1]), written=folder / f"{kind}.csv")
+            print_result(sweep_table(found), written=folder / f"{found.kind}.csv")
+
+    if what == "budget":
+        asks = replace(calibration, seed=asked.data.seed, data=asked.data)
+        finished(_budget(source, data, asked, asks, settings, arch, moments, points, limit, batch_size, device))
+    else:
+        target = _target(
+            source, data, asked, arch=arch, settings=settings, limit=limit, batch_size=batch_size, device=device
+        )
+        for kind in kinds:
+            with progress_bar(f"Sweeping {kind}") as progress:
+                found = _sweep(kind, target, layer or [], rules.split(","), points, progress)
+            finished(found)
     if as_json:
         report = {"schema": "rmt-compress/sweeps/1", "sweeps": [each.to_json() for each in sweeps]}
         print_json(report, written=folder)
@@ -147,7 +172,6 @@ def _target(
     batch_size: int | None,
     device: str,
 ) -> SweepTarget:
-    from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
@@ -163,10 +187,61 @@ def _target(
         warning(f"{path}: {words}")
     move(model, device)
     with progress_bar("Analysing") as progress:
-        analysis = analyze_with(model, settings, progress=progress)
-    if not analysis.analyzed:
-        raise GoalNotReached(f"{path}: none of its layers can be cut; rmt-compress analyze says why")
+        analysis = _analysed(checkpoint, model, settings, progress)
     return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size)
+
+
+def _analysed(
+    checkpoint: Checkpoint, what: Checkpoint | nn.Module, settings: AnalysisSettings, progress: Progress
+) -> Analysis:
+    from rmt_compress.analysis.analyzing import analyze_with
+
+    analysis = analyze_with(what, settings, progress=progress)
+    if not analysis.analyzed:
+        raise GoalNotReached(f"{checkpoint.path}: none of its layers can be cut; rmt-compress analyze says why")
+    return analysis
+
+
+def _budget(
+    checkpoint: Checkpoint,
+    data: str | None,
+    asked: TaskSettings,
+    calibration: CalibrationSettings,
+    settings: AnalysisSettings,
+    arch: str | None,
+    moments: Path | None,
+    points: int,
+    limit: int | None,
+    batch_size: int | None,
+    device: str,
+) -> Sweep:
+    from rmt_compress.networks.evaluation import move
+    from rmt_compress.networks.loading import load_model
+    from rmt_compress.networks.tasks.questions import Question
+    from rmt_compress.pruning.budgeted import in_single
+    from rmt_compress.pruning.sweeping import sweep_within_budgets
+
+    model = load_model(checkpoint, arch=arch)
+    if not checkpoint.has_graph:
+        model = in_single(model)
+    question = Question(data, model, checkpoint, asked)
+    move(model, device)
+    with progress_bar("Sweeping budgets") as progress:
+        found, notes = sweep_within_budgets(
+            _analysed(checkpoint, checkpoint, settings, progress),
+            checkpoint,
+            model,
+            question,
+            calibration,
+            points=points,
+            moments=moments,
+            limit=limit,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    for text in notes:
+        note(text)
+    return found
 
 
 def _sweep(

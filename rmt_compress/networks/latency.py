@@ -28,9 +28,12 @@ TEXT_BATCHES = (1, 8)
 SECONDS = 0.7
 """Time spent per model and batch size; at least `_LEAST_RUNS` runs whatever they take."""
 _LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
+_EXACT = 1e-6
 
 Run = Callable[[], float]
 """One forward pass; its seconds come back."""
+Timer = Callable[["Sequence[tuple[nn.Module, Any]]"], list[float]]
+"""Seconds of a forward pass of each of several networks with their inputs."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,36 @@ def measure_latency(
             elif captured is not None:
                 runs.append(captured)
                 owners.append(index)
-        for turn, milliseconds in enumerate(_in_turns(runs)):
+        for turn, seconds in enumerate(_in_turns(runs)):
             found = result[owners[turn]]
-            (found.eager if turn < len(models) else found.graph)[str(size)] = milliseconds
+            (found.eager if turn < len(models) else found.graph)[str(size)] = 1000 * statistics.median(seconds)
     return result
 
 
-def _in_turns(runs: Sequence[Run]) -> list[float]:
-    """Median milliseconds of each; one first, then another."""
+def seconds_in_turns(
+    networks: Sequence[tuple[nn.Module, Any]], *, spent: float = SECONDS, faster_half: bool = False
+) -> list[float]:
+    """Median seconds of a forward pass of each network with its inputs, in eager mode; their runs alternate.
+
+    Where torch computes with one thread of a processor, it is that thread's own time: the same as by the clock on
+    an idle machine, and the same again on a busy one.
+
+    Args:
+        networks: each with what it is called with.
+        spent: seconds for each; there are some runs of each whatever they take.
+        faster_half: whether only the faster half of the runs counts, which is steadier where few are made: other
+            programs make a run longer, and none shorter.
+    """
+    found = _in_turns([_eager(model, inputs, _own_time(model)) for model, inputs in networks], spent)
+    return [statistics.median(sorted(times)[: -(-len(times) // 2)] if faster_half else times) for times in found]
+
+
+def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[list[float]]:
+    """Seconds of all runs of each; one first, then another."""
     import torch
 
     times: list[list[float]] = [[] for _ in runs]
-    deadline = time.perf_counter() + SECONDS * len(runs)
+    deadline = time.perf_counter() + spent * len(runs)
     with torch.inference_mode():
         for turn in range(-_WARM_UP, _MOST_RUNS):
             if turn >= _LEAST_RUNS and time.perf_counter() > deadline:
@@ -91,10 +112,20 @@ def _in_turns(runs: Sequence[Run]) -> list[float]:
                 seconds = runs[index]()
                 if turn >= 0:
                     times[index].append(seconds)
-    return [1000 * statistics.median(seconds) for seconds in times]
+    return times
 
 
-def _eager(model: nn.Module, inputs: Any) -> Run:
+def _own_time(model: nn.Module) -> Callable[[], float]:
+    """The clock that other programs meddle with least."""
+    import torch
+
+    alone = placement(model)[0].type == "cpu" and torch.get_num_threads() == 1
+    # Windows counts the time of threads in steps of many milliseconds.
+    exact = time.get_clock_info("thread_time").resolution < _EXACT
+    return time.thread_time if alone and exact else time.perf_counter
+
+
+def _eager(model: nn.Module, inputs: Any, clock: Callable[[], float] = time.perf_counter) -> Run:
     import torch
 
     device = placement(model)[0]
@@ -104,10 +135,10 @@ def _eager(model: nn.Module, inputs: Any) -> Run:
 
     def run() -> float:
         wait()
-        start = time.perf_counter()
+        start = clock()
         _forward(model, inputs)
         wait()
-        return time.perf_counter() - start
+        return clock() - start
 
     return run
 

@@ -66,8 +66,10 @@ class Choices:
         return int(self.ranks[choice]) if choice < len(self.ranks) else None
 
     def gains(self, scaling: Scaling) -> NDArray[np.float64]:
-        """What each choice is worth, scaled; 0 everywhere in a layer of no loss."""
+        """What each choice is worth, scaled; 0 everywhere in a layer of no loss, or of no cost."""
         costs, losses = self.points
+        if self.share <= 0:
+            return np.zeros(len(costs))
         if scaling == "uniform":
             # Concave, and of one slope in all layers at one share.
             return np.asarray(self.share * (1.0 - (1.0 - costs / self.share) ** 2))

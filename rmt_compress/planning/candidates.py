@@ -98,7 +98,7 @@ class Candidates:
         settings: BudgetSettings,
         costs: Mapping[str, Cost],
     ) -> None:
-        self._checkpoint, self._analysis, self._moments = checkpoint, analysis, moments
+        self._checkpoint, self.analysis, self._moments = checkpoint, analysis, moments
         self.settings, self.costs = settings, costs
         layers = analysis.analyzed
         globs = (*settings.exclude, *settings.cap_shares)
@@ -149,7 +149,7 @@ class Candidates:
                 )
             shrinkage = Shrinkage(self.settings.shrink_inputs, self.settings.shrink_outputs)
             directions = directions_of(
-                [layer.layer for layer in self._analysis.layers],
+                [layer.layer for layer in self.analysis.layers],
                 basis_called(metric),
                 self._moments,
                 shrinkage,
@@ -186,6 +186,12 @@ class Candidates:
         curve, cost = self._curve(self.rule, name, self.costs[name]), self.costs[name]
         return (self._fixed(cost) + curve.least) / cost.whole
 
+    def with_ranks(self, ranks: Mapping[str, int], rule: Rule) -> Candidate:
+        """The network with its layers of these tensors cut to these ranks, whatever chose them."""
+        every: dict[str, int | None] = {tensor: ranks.get(tensor) for tensor in self.cut}
+        allocation = Allocation(every, 0.0, dict.fromkeys(every, 0.0), 0.0, 0.0)
+        return Candidate(rule, allocation, (), self._sizes(allocation))
+
     def restored(self, candidate: Candidate, count: int) -> Candidate:
         """The candidate with its `count` most harmful layers dense again."""
         before = candidate.allocation
@@ -221,7 +227,7 @@ class Candidates:
             settings={**vars(settings), **asked, **record},
             basis=metric,
             shrinkage=None if metric == "plain" else shrinkage,
-            layers=tuple(self._decision(layer, candidate) for layer in self._analysis.layers),
+            layers=tuple(self._decision(layer, candidate) for layer in self.analysis.layers),
             curve=curve,
         )
 
@@ -279,7 +285,7 @@ class Candidates:
         middle = float(np.median(known)) if known else 1.0
         scales = {tensor: middle / energies[tensor] for tensor in strangers if energies[tensor] > 0}
         return [
-            choices(layer.layer, values[tensor], cost, self._bounds(layer), scale=scales.get(tensor, 1.0))
+            choices(layer.layer, values[tensor], cost, self._bounds(layer, cost), scale=scales.get(tensor, 1.0))
             for tensor, layer in self.cut.items()
         ]
 
@@ -296,15 +302,16 @@ class Candidates:
         G = own.outputs
         return float(G.diagonal(dim1=-2, dim2=-1).mean() if G.dim() > 1 else G.mean())
 
-    def _bounds(self, layer: AnalyzedLayer) -> Bounds:
+    def _bounds(self, layer: AnalyzedLayer, cost: Cost) -> Bounds:
         settings, least, most = self.settings, 1, None
+        multiple = cost.step if settings.multiple == 1 else settings.multiple
         if layer.fits and settings.edge != "ignore":
             spikes = max(1, *(matrix.fit.spikes for matrix in layer.matrices))
             least, most = (spikes, None) if settings.edge == "floor" else (1, spikes)
         share = next(
             (cap for glob, cap in reversed(settings.cap_shares.items()) if matches(layer.layer, glob)), 1.0
         )
-        return Bounds(settings.multiple, least, most, share)
+        return Bounds(multiple, least, most, share)
 
     def _fixed(self, cost: Cost) -> float:
         return cost.whole - sum(cost.dense(layer.layer) for layer in self.cut.values())

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rmt_compress.errors import SettingsError
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rmt_compress.analysis.records import Analysis
     from rmt_compress.layers.layer import Layer
-
-Shape = tuple[int, ...]
+    from rmt_compress.planning.times import LatencyTable
 
 
 class Cost(Protocol):
@@ -33,6 +31,11 @@ class Cost(Protocol):
     @property
     def whole(self) -> float:
         """The network's, as it is; shares of a budget are shares of this."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Ranks that are multiples of this are the ones worth choosing."""
         ...
 
     def dense(self, layer: Layer) -> float:
@@ -54,6 +57,7 @@ class Parameters:
 
     whole: float
     unit: str = "parameters"
+    step: int = 1
 
     def dense(self, layer: Layer) -> float:
         """Entries of the weight."""
@@ -78,6 +82,7 @@ class MultiplyAdds:
     positions: Mapping[str, float]
     whole: float
     unit: str = "multiply-adds"
+    step: int = 1
 
     def dense(self, layer: Layer) -> float:
         """Of the layer."""
@@ -92,38 +97,51 @@ class Seconds:
     """Measured time, interpolated between the ranks that were measured.
 
     Args:
-        times: (shape of a weight, rank) -> seconds of its two factors; (shape, None) -> of the whole layer. Of a
-            shape that is not measured whole nothing is known, and such a layer costs nothing.
-        whole: of the network.
-
-    Raises:
-        SettingsError: a time that is not positive.
+        table: what was measured. Of a layer that is not in it nothing is known: it costs nothing, and is not cut.
     """
 
     unit = "seconds"
 
-    def __init__(self, times: Mapping[tuple[Shape, int | None], float], whole: float) -> None:
-        if wrong := [key for key, time in times.items() if not time > 0]:
-            raise SettingsError([f"the measured time of {wrong[0]} is not above 0"])
-        self.whole = whole
-        self._dense = {shape: time for (shape, rank), time in times.items() if rank is None}
-        measured: dict[Shape, list[tuple[int, float]]] = {}
-        for (shape, rank), time in times.items():
-            if rank is not None:
-                measured.setdefault(shape, []).append((rank, time))
-        self._factors = {shape: np.array(sorted(points), dtype=np.float64).T for shape, points in measured.items()}
+    def __init__(self, table: LatencyTable) -> None:
+        self.table, self.whole, self.step = table, table.whole, table.step
+        self._dense = {tensor: table.scale * shape.dense for shape in table.shapes for tensor in shape.layers}
+        self._factors = {
+            tensor: (np.array(shape.ranks, dtype=np.float64), table.scale * np.array(shape.seconds))
+            for shape in table.shapes
+            for tensor in shape.layers
+            if shape.ranks
+        }
 
     def dense(self, layer: Layer) -> float:
         """Of the layer whole."""
-        return self._dense.get(layer.shape, 0.0)
+        return self._dense.get(layer.tensor, 0.0)
 
     def factors(self, layer: Layer, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of its factors; inf outside the ranks that were measured, and where they are no faster than the whole."""
-        if layer.shape not in self._factors:
+        if layer.tensor not in self._factors:
             return np.full(len(ranks), np.inf)
-        known, times = self._factors[layer.shape]
+        known, times = self._factors[layer.tensor]
         found = np.interp(ranks, known, times, left=np.inf, right=np.inf)
         return np.where(found < self.dense(layer), found, np.inf)
+
+
+def costs_of(
+    analysis: Analysis, positions: Mapping[str, float] | None = None, seconds: Seconds | None = None
+) -> dict[str, Cost]:
+    """Every cost of a network that is known, by the name of its budget.
+
+    Args:
+        analysis: of the network.
+        positions: tensor of a layer -> at how many positions it is applied; None leaves ``macs`` out.
+        seconds: measured times; None leaves ``latency`` out.
+    """
+    costs: dict[str, Cost] = {"keep": Parameters(float(analysis.parameters))}
+    if positions is not None:
+        applied = sum(layer.parameters * positions.get(layer.tensor, 0.0) for layer in analysis.layers)
+        costs["macs"] = MultiplyAdds(positions, float(applied))
+    if seconds is not None:
+        costs["latency"] = seconds
+    return costs
 
 
 class Together:
@@ -142,6 +160,7 @@ class Together:
             (cost, weight / budget) for cost, budget, weight in zip(costs, budgets, weights, strict=True) if weight
         ]
         self.whole = sum(scale * cost.whole for cost, scale in self._parts)
+        self.step = max((cost.step for cost, _ in self._parts), default=1)
 
     def dense(self, layer: Layer) -> float:
         """Of the layer whole."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.planning.allocation import Allocation
 from rmt_compress.planning.candidates import Candidate, Candidates, Rule
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _smallest(trials: _Trials, drop: float) -> Found:
     candidates, settings = trials.candidates, trials.candidates.settings
     # The size that counts is the first that has a budget; else the parameters.
     name = next(iter(settings.shares), "keep")
-    uncut = _uncut(candidates)
+    uncut = candidates.with_ranks({}, candidates.rule)
     goal = trials.of(uncut) - drop
     if not math.isfinite(goal):
         raise SettingsError(["the network as it is has no finite score: there is nothing that it could lose"])
@@ -203,9 +202,3 @@ def _give_back(trials: _Trials, name: str, goal: float) -> None:
         if trials.of(candidate) >= goal:
             return
         count *= 2
-
-
-def _uncut(candidates: Candidates) -> Candidate:
-    dense: dict[str, int | None] = dict.fromkeys(candidates.cut)
-    allocation = Allocation(dense, 0.0, dict.fromkeys(candidates.cut, 0.0), 0.0, 0.0)
-    return Candidate(candidates.rule, allocation, (), dict.fromkeys(candidates.costs, 1.0))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
-from rmt_compress.planning.costs import MultiplyAdds, Parameters
+from rmt_compress.planning.costs import MultiplyAdds, Parameters, Seconds, costs_of
 from rmt_compress.planning.price_record import curve_of_record
 from rmt_compress.planning.searching import search
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import LayerDecision, Plan
     from rmt_compress.planning.budgets import Edge, Metric, Scaling, Search
-    from rmt_compress.planning.costs import Cost, Seconds
     from rmt_compress.planning.searching import Score
     from rmt_compress.progress import Progress
 
@@ -30,7 +30,7 @@ def plan_within(
     *,
     keep: float | None = None,
     macs: float | None = None,
-    latency: float | None = None,
+    latency: float | str | None = None,
     max_drop: float | None = None,
     metric: Metric | None = None,
     scaling: Scaling | None = None,
@@ -54,7 +54,8 @@ def plan_within(
         moments: of its layers, from calibration; None leaves the metric ``plain``.
         keep: share of all parameters that is kept at most.
         macs: share of the multiply-adds; needs `positions`.
-        latency: share of the measured time; needs `seconds`.
+        latency: share of the measured time, or ``"5ms"``; needs `seconds`, as
+            `networks.layer_times.measure_times` measures them.
         max_drop: by how much the score may fall; needs `score`.
         metric: which directions are kept.
         scaling: how the gains of layers compare.
@@ -105,18 +106,16 @@ def plan_within_with(
     """`plan_within`, its settings in one object; `source` is the network where the analysis does not know it."""
     from rmt_compress.checkpoints import open_checkpoint
 
-    if not settings.shares and settings.max_drop is None:
+    if not settings.bounded:
         raise SettingsError(["no budget: give one of keep, macs, latency, max-drop"])
     source = analysis.source if source is None else source
     if source is None:
         raise PlanError("the analysis does not know its network any more; give it as source")
-    costs: dict[str, Cost] = {"keep": Parameters(float(analysis.parameters))}
-    if positions is not None:
-        applied = [(layer.parameters, positions.get(layer.tensor, 0.0)) for layer in analysis.layers]
-        costs["macs"] = MultiplyAdds(positions, sum(count * places for count, places in applied))
-    if seconds is not None:
-        costs["latency"] = seconds
-    missing = [name for name in settings.shares if name not in costs]
+    costs = costs_of(analysis, positions, seconds)
+    if seconds is not None and settings.milliseconds is not None:
+        settings = replace(settings, latency=min(1.0, settings.milliseconds / 1000 / seconds.whole))
+    asked_for = [*settings.shares, *(["latency"] if settings.milliseconds is not None else [])]
+    missing = [name for name in asked_for if name not in costs]
     if missing:
         needs = {"macs": "the positions of the layers", "latency": "measured times"}
         raise SettingsError([f"the budget {name} needs {needs[name]}" for name in missing])
@@ -127,7 +126,32 @@ def plan_within_with(
         record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}
         if found.score is not None and math.isfinite(found.score):
             record["score"] = found.score
-        return candidates.plan(found.candidate, {"budget": {**record, **found.record}})
+        plan = candidates.plan(found.candidate, {"budget": {**record, **found.record}})
+        return plan if seconds is None else plan.model_copy(update={"times": seconds.table.to_record()})
+
+
+_UNITS = {"keep": Parameters.unit, "macs": MultiplyAdds.unit, "latency": Seconds.unit}
+
+
+def plan_again(plan: Plan, settings: BudgetSettings) -> Plan:
+    """`plan_at` for the one size that settings ask for, which must be the measure of the plan's curve.
+
+    Raises:
+        SettingsError: it is another measure, or none, or several.
+        PlanError: the plan has no curve.
+    """
+    asked = [*settings.shares, *(["latency"] if settings.milliseconds is not None else [])]
+    if plan.curve is None:
+        raise PlanError("the plan has no curve of prices: it was made for no budget, or for several at once")
+    unit = plan.curve.get("unit")
+    if len(asked) != 1 or settings.max_drop is not None or _UNITS[asked[0]] != unit:
+        known = next((name for name, own in _UNITS.items() if own == unit), None)
+        raise SettingsError([f"the plan knows what other budgets of {unit} would give: ask it for --{known} alone"])
+    share = settings.shares.get(asked[0])
+    if settings.milliseconds is not None:
+        share = min(1.0, settings.milliseconds / 1000 / float(plan.curve["whole"]))
+    assert share is not None
+    return plan_at(plan, share)
 
 
 def plan_at(plan: Plan, share: float) -> Plan:
@@ -149,7 +173,9 @@ def plan_at(plan: Plan, share: float) -> Plan:
         raise SettingsError([f"a share of {share:g} cannot be reached: {least:.3g} is the least there is"])
     found = curve.at_cost(share * whole - fixed)
     reached = (fixed + found.cost) / whole
-    settings = {**plan.settings, "budget": {"asked": share, "reached": reached, "evaluations": 0}}
+    name = next((name for name, unit in _UNITS.items() if unit == plan.curve.get("unit")), "budget")
+    record = {"asked": {name: share}, "reached": {name: reached}, "met": True, "evaluations": 0}
+    settings = {**plan.settings, "budget": record}
 
     def decided(decision: LayerDecision) -> LayerDecision:
         if decision.tensor not in found.ranks:

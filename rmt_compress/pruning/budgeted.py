@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
-from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
-from rmt_compress.networks.replacing import tried
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
-from rmt_compress.pruning.repairs import carried_out, repair
+from rmt_compress.pruning.repairs import carried_out, repair, scored_trials
+from rmt_compress.pruning.timing import Stopwatch, Timed, within_time
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.networks.calibration_settings import CalibrationSettings
+    from rmt_compress.networks.latency import Timer
     from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.networks.tasks.task import Score
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings
-    from rmt_compress.planning.searching import Trial
+    from rmt_compress.planning.costs import Seconds
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
 
@@ -47,6 +48,8 @@ class Request:
             for what `budget` says.
         moments: a file of moments to take instead of measuring them.
         save_moments: where to keep them.
+        times: a plan whose times are taken instead of measuring them.
+        timer: what times networks; None for the clock.
     """
 
     budget: BudgetSettings
@@ -54,6 +57,8 @@ class Request:
     max_drop: str | None = None
     moments: Path | None = None
     save_moments: Path | None = None
+    times: Path | None = None
+    timer: Timer | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,30 +143,36 @@ def plan_within_budget(
             return -score.loss
         return score.value if score.metric.higher_is_better else -score.value
 
-    types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
-
-    def score(trial: Trial) -> float:
-        # The cut has the file's types, which the network need not compute in.
-        tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
-        with tried(model, replace(trial, tensors=tensors)) as cut:
-            renewed = renew_statistics(cut, calibration.inputs) if renews and trial.rule else None
-            try:
-                return judge(calibration.selection.score(cut))
-            finally:
-                if renewed is not None:
-                    renewed.undo()
-
+    score = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews)
     positions = _positions(model, calibration) if budget.macs is not None else None
-    plan = plan_within_with(
-        analysis,
-        moments,
-        budget,
-        source=checkpoint,
-        score=score,
-        positions=positions,
-        progress=_named(progress, "searching"),
-    )
-    result = carried_out(model, checkpoint, plan, moments)
+
+    def plan_of(budget: BudgetSettings, seconds: Seconds | None) -> Plan:
+        return plan_within_with(
+            analysis,
+            moments,
+            budget,
+            source=checkpoint,
+            score=score,
+            positions=positions,
+            seconds=seconds,
+            progress=_named(progress, "searching"),
+        )
+
+    timed: Timed | None = None
+    if budget.latency is None:
+        plan = plan_of(budget, None)
+        result = carried_out(model, checkpoint, plan, moments)
+    else:
+        stopwatch = Stopwatch.of(model, calibration.inputs.task, budget.latency_batch, request.timer)
+        seconds = stopwatch.seconds(analysis, budget, request.times, _named(progress, "timing"))
+        timed = within_time(
+            stopwatch,
+            budget,
+            lambda settings: plan_of(settings, seconds),
+            lambda plan: carried_out(model, checkpoint, plan, moments),
+        )
+        plan, result = timed.plan, timed.result
+        notes += timed.notes
     repairs = repair(result, model, calibration.inputs, request.calibration, _named(progress, "repairing"))
     notes += repairs.notes
     found = dict(plan.settings["budget"])
@@ -171,7 +182,10 @@ def plan_within_budget(
         "score_name": calibration.selection.metric.name,
         "calibration": calibration.record,
     }
-    missed = ""
+    misses: list[str] = []
+    if timed is not None:
+        record["latency"] = timed.record
+        misses += timed.missed
     if budget.max_drop is not None and full is not None:
         task, chose = calibration.selection, "chose it, made by the network itself: of others nothing is known"
         if question is not None and question.has_data:
@@ -184,12 +198,12 @@ def plan_within_budget(
         drop = task.metric.worse_by(left.value, full.value)
         record |= {"full": full.value, "left": left.value, "drop": drop, "allowed": budget.max_drop}
         if drop > budget.max_drop + 1e-12:
-            missed = (
+            misses.append(
                 f"the {task.metric.name} is {task.metric.shown(left.value)} where it was "
                 f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
                 f"{left.samples:,} samples that {chose}"
             )
-    return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), repairs.values)
+    return Budgeted(plan, moments, calibration.verified, "; ".join(misses), record, tuple(notes), repairs.values)
 
 
 def _unverified(
@@ -199,6 +213,10 @@ def _unverified(
     if request.max_drop is not None or request.budget.max_drop is not None:
         raise SettingsError(
             [f"{checkpoint.path}: max-drop needs a network that runs: add --arch, or ask for a size with --keep"]
+        )
+    if request.budget.latency is not None:
+        raise SettingsError(
+            [f"{checkpoint.path}: latency needs a network that runs: add --arch, or ask for a size with --keep"]
         )
     if request.calibration.calibrate is not None or request.save_moments is not None:
         raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])

@@ -97,7 +97,7 @@ def calibration_for(
         assert question is not None
         task = question.part("selection")
         assert task.samples is not None
-        asked = task.of(task.samples.thinned(settings.selection_samples or _affordable(model, task, _ASKED)))
+        asked = task.of(task.samples.thinned(settings.selection_samples or affordable(model, task, _ASKED)))
     if settings.calibrate == SELF or (settings.calibrate is None and not has_data):
         return _made_by_the_network(model, asked, settings, progress)
     # A part of the very data that choose and score is one that does neither.
@@ -110,7 +110,7 @@ def calibration_for(
         assert task.samples is not None
         samples = task.samples
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
-    samples = samples.thinned(settings.calibration_samples or _affordable(model, seen, _SEEN))
+    samples = samples.thinned(settings.calibration_samples or affordable(model, seen, _SEEN))
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
     if asked is None:
         # Of one set that only calibrates, every fourth sample chooses.
@@ -167,7 +167,7 @@ def _divided(samples: Samples, model: nn.Module) -> tuple[Agreement, Agreement]:
     return agreement_of(seen, model), agreement_of(asked, model)
 
 
-def _affordable(model: nn.Module, task: Task, work: float) -> int:
+def affordable(model: nn.Module, task: Task, work: float) -> int:
     """How many samples so many multiply-adds are; the same on every machine."""
     assert task.samples is not None
     macs = count_macs(model, example_inputs(model, task, 1))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.graph_network import GraphNetwork
@@ -12,7 +12,7 @@ from rmt_compress.compression import compress
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.repair.repairing import repair_blocks
-from rmt_compress.networks.replacing import replaced
+from rmt_compress.networks.replacing import replaced, tried
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.networks.calibration_settings import CalibrationSettings
+    from rmt_compress.networks.tasks.task import Score as TaskScore
+    from rmt_compress.networks.tasks.task import Task
     from rmt_compress.plan import Plan
+    from rmt_compress.planning.searching import Score, Trial
     from rmt_compress.progress import Progress
 
 
@@ -52,6 +55,41 @@ def carried_out(model: nn.Module, checkpoint: Checkpoint, plan: Plan, moments: M
     biases = {layer.bias for layer in checkpoint.layers() if layer.tensor in changed}
     dense: dict[str, Any] = compress(checkpoint, plan, moments, layout="dense")
     return CarriedOut(model, {name: dense[name] for name in model._parameters if name in changed | biases})
+
+
+def scored_trials(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    task: Task,
+    judge: Callable[[TaskScore], float],
+    *,
+    renews: bool,
+    batch_size: int | None = None,
+) -> Score:
+    """What a search asks of the networks that it tries: their score by a task, `model` being as it was behind it.
+
+    Args:
+        model: the network.
+        inputs: what batch-norm statistics are estimated with.
+        task: what is asked.
+        judge: from its score to the number that counts.
+        renews: whether a cut network's statistics are estimated anew first.
+        batch_size: samples at once; None for the task's own.
+    """
+    types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+    def score(trial: Trial) -> float:
+        # The cut has the file's types, which the network need not compute in.
+        tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
+        with tried(model, replace(trial, tensors=tensors)) as cut:
+            renewed = renew_statistics(cut, inputs) if renews and trial.rule else None
+            try:
+                return judge(task.score(cut, batch_size=batch_size))
+            finally:
+                if renewed is not None:
+                    renewed.undo()
+
+    return score
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,18 @@ from rmt_compress.wording import printable
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from rmt_compress.sweep import Sweep, SweepPoint
+    from rmt_compress.sweep import Sweep, SweepCurve, SweepPoint
 
 SUFFIXES = (".csv", ".json", ".png")
 COLUMNS = ("curve", "amount", "weights", "share", "accuracy", "predicted", "ranks")
+BUDGET_COLUMNS = ("curve", "measure", "amount", "weights", "macs", "milliseconds", "accuracy", "ranks")
+MEASURES = {"keep": "parameters", "macs": "multiply-adds", "latency": "time"}
 
 TITLES = {
     "rank": "Singular values of one layer, the others whole",
     "share": "All layers, by rank rule",
     "sparsity": "All layers, small entries zeroed",
+    "budget": "All layers, within budgets",
 }
 
 
@@ -54,6 +57,9 @@ def write_sweep_csv(sweep: Sweep, target: Path) -> None:
     """One row per trial, the network as it was first; ``ranks`` is written as ``fc1=59 fc2=33``."""
     with replacing(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
+        if sweep.kind == "budget":
+            table.writerows(_budget_rows(sweep))
+            return
         table.writerow([sweep.metric.name if column == "accuracy" else column for column in COLUMNS])
         table.writerow(["original", "", sweep.parameters, "1", f"{sweep.score:.6g}", "", ""])
         for curve in sweep.curves:
@@ -65,12 +71,26 @@ def write_sweep_csv(sweep: Sweep, target: Path) -> None:
                 table.writerow([curve.name, f"{point.amount:.6g}", point.weights, share, score, predicted, ranks])
 
 
+def _budget_rows(sweep: Sweep) -> Iterator[list[str]]:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.6g}"
+
+    yield [sweep.metric.name if column == "accuracy" else column for column in BUDGET_COLUMNS]
+    wholes = [str(sweep.parameters), number(sweep.macs), number(sweep.milliseconds)]
+    yield ["original", "", "", *wholes, number(sweep.score), ""]
+    for curve in sweep.curves:
+        for point in curve.points:
+            ranks = " ".join(f"{name}={rank}" for name, rank in point.ranks.items())
+            sizes = [str(point.weights), number(point.macs), number(point.milliseconds)]
+            yield [curve.name, curve.measure, number(point.amount), *sizes, number(point.score), ranks]
+
+
 def sweep_table(sweep: Sweep) -> Group:
     """Per curve, what the default would do, and the smallest network within some losses."""
     from rich.console import Group
     from rich.text import Text
 
-    names = {"rank": "layer", "share": "rule", "sparsity": "zeroed"}
+    names = {"rank": "layer", "share": "rule", "sparsity": "zeroed", "budget": "directions"}
     metric, scale = sweep.metric, sweep.metric.scale(sweep.score)
     columns = [Column("predicted", len(metric.losses))]
     columns += [Column(f"within {words}", index) for index, (_, words) in enumerate(metric.losses)]
@@ -78,23 +98,34 @@ def sweep_table(sweep: Sweep) -> Group:
     for curve in sweep.curves:
         smallest = [curve.smallest_within(loss * scale, sweep.score, metric) for loss, _ in metric.losses]
         predicted = curve.predicted
-        cell = f"{_size(sweep, predicted)} → {metric.shown(predicted.score)}" if predicted else "–"
-        rows.append([cell, *(_size(sweep, point) if point else "–" for point in smallest)])
-    table = LayerTable("", [curve.name for curve in sweep.curves], columns, rows, first=names[sweep.kind])
+        cell = f"{_size(sweep, curve, predicted)} → {metric.shown(predicted.score)}" if predicted else "–"
+        rows.append([cell, *(_size(sweep, curve, point) if point else "–" for point in smallest)])
+    called = [
+        f"{curve.name}, {MEASURES[curve.measure]}" if sweep.kind == "budget" else curve.name
+        for curve in sweep.curves
+    ]
+    table = LayerTable("", called, columns, rows, first=names[sweep.kind])
     as_it_is = f"{metric.called(sweep.score)} as it is"
     title = f"{TITLES[sweep.kind]} ({as_it_is}, {sweep.samples:,} samples of {sweep.data})"
-    units = (
-        " Singular values kept; predicted: the spikes.\n"
-        if sweep.kind == "rank"
-        else " Share of all parameters that are left and not 0; predicted: the spikes alone, nothing zeroed.\n"
+    units = {
+        "rank": " Singular values kept; predicted: the spikes.",
+        "budget": f" Share that is left of what is named; predicted: the spikes alone. {_timed(sweep)}".rstrip(),
+    }.get(
+        sweep.kind, " Share of all parameters that are left and not 0; predicted: the spikes alone, nothing zeroed."
     )
+    units += "\n"
     return Group(Text(printable(title), style="italic"), table, Text(units, style="dim"))
 
 
-def _size(sweep: Sweep, point: SweepPoint) -> str:
+def _timed(sweep: Sweep) -> str:
+    return f"Times: {sweep.timed}." if sweep.timed else ""
+
+
+def _size(sweep: Sweep, curve: SweepCurve, point: SweepPoint) -> str:
     if sweep.kind == "rank":
         return f"{point.amount:g}"
-    return f"{point.weights / sweep.parameters:.1%}"
+    share = sweep.share(point, curve.measure)
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _beside(stem: Path, suffix: str) -> Path:

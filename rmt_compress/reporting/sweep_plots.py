@@ -1,4 +1,4 @@
-"""Pictures of sweeps: accuracy against singular values kept, weights left, thresholds."""
+"""Pictures of sweeps: accuracy against singular values kept, weights left, thresholds, budgets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rmt_compress.sweep import Sweep, SweepCurve
+    from rmt_compress.sweep import Sweep, SweepCurve, SweepPoint
 
 _INK = "#1d3557"
 # The first colour is for what this project proposes.
 _COLORS = ("#c8553d", "#457b9d", "#8a9a5b", "#8d6a9f", "#d4a24c", "#6c757d")
+_METRICS = {
+    "two-sided": (_COLORS[0], "two-sided: inputs and gradients"),
+    "input": (_COLORS[1], "input: weighted with inputs"),
+    "plain": (_COLORS[2], "plain: singular values"),
+    "edge": (_INK, "the edge's own"),
+}
 _TITLE_WIDTH = 56
 """Characters of a title that fit above a panel."""
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """One or two panels, the full accuracy as a dashed line, the predicted point as a ringed dot."""
-    figure = blank_figure(7.2 if sweep.kind == "rank" else 11.4, 4.6, "a picture of a sweep")
-    draw = {"rank": _draw_ranks, "share": _draw_shares, "sparsity": _draw_sparsity}
+    """One to three panels, the full accuracy as a dashed line, the predicted point as a ringed dot."""
+    figure = blank_figure(
+        {"rank": 7.2, "budget": _budget_width(sweep)}.get(sweep.kind, 11.4), 4.6, "a picture of a sweep"
+    )
+    draw = {"rank": _draw_ranks, "share": _draw_shares, "sparsity": _draw_sparsity, "budget": _draw_budgets}
     draw[sweep.kind](figure, sweep)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
@@ -82,6 +90,94 @@ def _draw_sparsity(figure: Figure, sweep: Sweep) -> None:
     right.set_ylabel("")
 
 
+def _budget_width(sweep: Sweep) -> float:
+    return (7.2, 11.4, 14.4)[len({curve.measure for curve in sweep.curves}) - 1]
+
+
+def _draw_budgets(figure: Figure, sweep: Sweep) -> None:
+    """A panel for each measure, of its own curves; the edge's own network is a diamond in each.
+
+    The panel of time has an axis of its own: what can be fast is seldom so small that all its answers are wrong.
+    """
+    measures = list(dict.fromkeys(curve.measure for curve in sweep.curves))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0].tolist()
+    for axes, measure in zip(panels, measures, strict=True):
+        for curve in sweep.curves:
+            if curve.measure == measure:
+                _plot_budget(axes, sweep, curve)
+        _finish_budget(axes, sweep, measure)
+    counted = [axes for axes, measure in zip(panels, measures, strict=True) if measure != "latency"]
+    for axes in counted[1:]:
+        axes.sharey(counted[0])
+    panels[0].set_ylabel(_score_label(sweep))
+    panels[0].legend(loc="lower right", edgecolor="none", framealpha=0.9)
+    figure.suptitle(said_in_figure(f"{_asked(sweep)}, cut within budgets, no retraining", 2 * _TITLE_WIDTH))
+
+
+def _plot_budget(axes: Axes, sweep: Sweep, curve: SweepCurve) -> None:
+    x = [_budget_place(sweep, curve, point) for point in curve.points]
+    y = [_height(sweep, point.score) for point in curve.points]
+    color, label = _METRICS.get(curve.name, (_INK, curve.name))
+    if len(x) > 1:
+        # The network as it is belongs to every curve.
+        whole = sweep.milliseconds if curve.measure == "latency" else 100.0
+        ends = [*x, whole or 0.0]
+        heights = [*y, _height(sweep, sweep.score)]
+        # What this project proposes lies above the rest.
+        above = 3 - 0.1 * list(_METRICS).index(curve.name) if curve.name in _METRICS else 2.0
+        style: dict[str, Any] = {"color": color, "lw": 1.8, "ms": 6, "mec": "white", "mew": 0.8, "zorder": above}
+        axes.plot(ends, heights, "-o", markevery=range(len(x)), label=label, **style)
+        return
+    axes.plot(x, y, "D", color=color, ms=8, mec="white", mew=1.2, zorder=5, label=label, ls="none")
+
+
+def _budget_place(sweep: Sweep, curve: SweepCurve, point: SweepPoint) -> float:
+    """Where a point stands: time in milliseconds, all else in percent of the network as it was."""
+    if curve.measure == "latency":
+        return point.milliseconds or 0.0
+    return 100 * (sweep.share(point, curve.measure) or 0.0)
+
+
+def _finish_budget(axes: Axes, sweep: Sweep, measure: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.axhline(
+        _height(sweep, sweep.score),
+        color=_INK,
+        ls="--",
+        lw=1.2,
+        zorder=1,
+        label=f"as it is: {sweep.metric.shown(sweep.score)}",
+    )
+    titles = {"keep": "Size", "macs": "Multiply-adds", "latency": "Time"}
+    axes.set_title(titles[measure])
+    if measure == "latency":
+        axes.axvline(sweep.milliseconds or 0.0, color=_INK, ls=":", lw=1.0, zorder=1)
+        axes.set_xlabel(said_in_figure(f"milliseconds\n{sweep.timed}", _TITLE_WIDTH))
+        axes.set_xlim(left=0)
+        return
+    whole, unit = (sweep.parameters, "parameters") if measure == "keep" else (sweep.macs or 0.0, "multiply-adds")
+    axes.set_xlabel(f"{unit} left\n% of {_rounded(whole)}")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(right=115)
+
+
+def _rounded(count: float) -> str:
+    """``1.33 million``."""
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if count >= size:
+            return f"{count / size:.3g} {name}"
+    return f"{count:,.0f}"
+
+
+def _score_label(sweep: Sweep) -> str:
+    unit = "%" if sweep.metric.unit == "share" else sweep.metric.unit
+    return ", ".join(filter(None, (sweep.metric.name, unit)))
+
+
 def _plot(
     axes: Axes, sweep: Sweep, curve: SweepCurve, x: list[float], color: str, label: str, *, annotate: bool = False
 ) -> None:
@@ -119,8 +215,7 @@ def _finish(axes: Axes, sweep: Sweep, xlabel: str, *, percent: bool = False, log
         axes.xaxis.set_minor_formatter(NullFormatter())
     if percent:
         axes.set_xlim(right=110)
-    unit = "%" if sweep.metric.unit == "share" else sweep.metric.unit
-    axes.set(xlabel=xlabel, ylabel=", ".join(filter(None, (sweep.metric.name, unit))))
+    axes.set(xlabel=xlabel, ylabel=_score_label(sweep))
     axes.legend(loc="best", edgecolor="none", framealpha=0.9)
 
 

@@ -10,7 +10,9 @@ from rmt_compress.networks.tasks.task import ACCURACY, Metric
 
 SCHEMA = "rmt-compress/sweep/1"
 
-SweepKind = Literal["rank", "share", "sparsity"]
+SweepKind = Literal["rank", "share", "sparsity", "budget"]
+Measure = Literal["keep", "macs", "latency"]
+"""What is bounded, by the name of its budget."""
 SWEEP_KINDS: tuple[SweepKind, ...] = get_args(SweepKind)
 
 
@@ -20,17 +22,25 @@ class SweepPoint:
 
     Attributes:
         amount: what was varied: singular values kept (``rank``); the rule's number, be it f of ``bema`` or a share
-            of energy or of ranks (``share``); the threshold ξ (``sparsity``).
+            of energy or of ranks (``share``); the threshold ξ (``sparsity``); the share asked for (``budget``).
         weights: entries of all parameters that are left, a layer split only where it shrinks; in a ``sparsity``
             sweep those that are not 0.
         score: what the metric says of it.
         ranks: layer -> singular values kept, for the layers that were cut.
+        macs: multiply-adds for one sample, of a ``budget`` sweep; None elsewhere, and where they are not known.
+        milliseconds: of one forward pass, as `macs`.
     """
 
     amount: float
     weights: int
     score: float
     ranks: Mapping[str, int] = field(default_factory=dict)
+    macs: float | None = None
+    milliseconds: float | None = None
+
+    def size(self, measure: Measure) -> float | None:
+        """How large it is in a measure; None where that is not known."""
+        return {"keep": float(self.weights), "macs": self.macs, "latency": self.milliseconds}[measure]
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,17 @@ class SweepCurve:
     """Points that belong together.
 
     Attributes:
-        name: the layer (``rank``), the rule (``share``) or what was done before (``sparsity``).
-        points: in increasing order of `SweepPoint.weights`.
+        name: the layer (``rank``), the rule (``share``), what was done before (``sparsity``) or the directions
+            (``budget``).
+        points: in increasing order of their size in `measure`.
         predicted: the one this project's default would choose, where it is on the curve.
+        measure: which size the points were cut to.
     """
 
     name: str
     points: tuple[SweepPoint, ...]
     predicted: SweepPoint | None = None
+    measure: Measure = "keep"
 
     def smallest_within(self, loss: float, full: float, metric: Metric) -> SweepPoint | None:
         """The smallest point that is worse than `full` by `loss` at most, in the metric's unit; None where none is.
@@ -54,7 +67,7 @@ class SweepCurve:
         enough is not made worse by its neighbours.
         """
         enough = (point for point in self.points if metric.worse_by(point.score, full) <= loss + 1e-12)
-        return min(enough, key=lambda point: point.weights, default=None)
+        return min(enough, key=lambda point: point.size(self.measure) or 0.0, default=None)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,9 @@ class Sweep:
         score: of the network as it was.
         curves: see `SweepCurve`.
         metric: what all scores are.
+        macs: multiply-adds of the network as it was, as in `SweepPoint`.
+        milliseconds: of a forward pass of it.
+        timed: on what it was timed, and with how many samples, in words; empty where nothing was.
     """
 
     kind: SweepKind
@@ -80,10 +96,21 @@ class Sweep:
     score: float
     curves: tuple[SweepCurve, ...]
     metric: Metric = ACCURACY
+    macs: float | None = None
+    milliseconds: float | None = None
+    timed: str = ""
+
+    def share(self, point: SweepPoint, measure: Measure) -> float | None:
+        """What is left of a measure at a point, as a share of the network as it was; None where it is not known."""
+        whole = {"keep": float(self.parameters), "macs": self.macs, "latency": self.milliseconds}[measure]
+        left = point.size(measure)
+        return left / whole if left is not None and whole else None
 
     def to_json(self) -> dict[str, Any]:
         """The sweep as plain data; ``share`` is that of all parameters, ``accuracy`` a score that is one."""
         called = _called(self.metric)
+        budgets = self.kind == "budget"
+        sizes = {"macs": self.macs, "milliseconds": self.milliseconds, "timed": self.timed} if budgets else {}
 
         def plain(point: SweepPoint) -> dict[str, Any]:
             return {
@@ -92,6 +119,7 @@ class Sweep:
                 "share": point.weights / self.parameters,
                 called: point.score,
                 "ranks": dict(point.ranks),
+                **({"macs": point.macs, "milliseconds": point.milliseconds} if budgets else {}),
             }
 
         return {
@@ -101,11 +129,13 @@ class Sweep:
             "data": self.data,
             "samples": self.samples,
             "parameters": self.parameters,
+            **sizes,
             called: self.score,
             "metric": asdict(self.metric),
             "curves": [
                 {
                     "name": curve.name,
+                    **({"measure": curve.measure} if budgets else {}),
                     "predicted": curve.predicted and plain(curve.predicted),
                     "points": [plain(point) for point in curve.points],
                 }
@@ -122,8 +152,9 @@ class Sweep:
         for curve in data["curves"]:
             points = tuple(_point(point, called) for point in curve["points"])
             predicted = curve["predicted"] and _point(curve["predicted"], called)
-            curves.append(SweepCurve(curve["name"], points, predicted))
+            curves.append(SweepCurve(curve["name"], points, predicted, curve.get("measure", "keep")))
         plain = {key: data[key] for key in ("kind", "path", "data", "samples", "parameters")}
+        plain |= {key: data[key] for key in ("macs", "milliseconds", "timed") if key in data}
         return cls(curves=tuple(curves), score=data[called], metric=metric, **plain)
 
 
@@ -132,4 +163,5 @@ def _called(metric: Metric) -> str:
 
 
 def _point(data: Mapping[str, Any], called: str) -> SweepPoint:
-    return SweepPoint(data["amount"], data["weights"], data[called], dict(data["ranks"]))
+    sizes = {key: data[key] for key in ("macs", "milliseconds") if key in data}
+    return SweepPoint(data["amount"], data["weights"], data[called], dict(data["ranks"]), **sizes)

@@ -111,6 +111,39 @@ def test_moments_in_a_file_give_the_same_plan(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_another_budget_from_the_plan(run, tmp_path):
+    """Neither data nor the network are read again, and what is asked at once is the same."""
+    words = ("prune", DIGITS, "--calibration-samples", "64", "--search", "one", "-o")
+    kept = ("--save-moments", "m", "--save-plan", "plan.json")
+    assert run(*words, "a.safetensors", "--keep", "0.4", *kept).returncode == 0
+    assert run(*words, "b.safetensors", "--keep", "0.2", "--moments", "m").returncode == 0
+    another = ("prune", DIGITS, "--plan", "plan.json", "--moments", "m", "-o", "c.safetensors")
+    assert "ask it for --keep alone" in one_error_line(run(*another, "--macs", "0.5"))
+    result = run(*another, "--keep", "0.2")
+    assert result.returncode == 0, result.stderr
+    direct, again = load_file(tmp_path / "b.safetensors"), load_file(tmp_path / "c.safetensors")
+    assert direct.keys() == again.keys()
+    assert all(torch.equal(direct[name], again[name]) for name in direct)
+
+
+@pytest.mark.slow
+def test_the_fastest_network_within_a_point(run, tmp_path):
+    """In a time that any machine keeps: what it takes is told, and not tested."""
+    words = ("--latency", "100000ms", "--latency-batch", "4", "--max-drop", "1", "--data", "digits", "--json")
+    result = run("prune", DIGITS, "-o", "s.safetensors", *words, "--save-plan", "plan.json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["budget"]["kind"] == "latency, max_drop"
+    timed = report["budget"]["latency"]
+    assert timed["allowed_ms"] == 100000
+    assert timed["share"] == pytest.approx(timed["after_ms"] / timed["before_ms"])
+    assert "one pass of 4 samples takes" in result.stderr
+    times = json.loads((tmp_path / "plan.json").read_text())["times"]
+    assert times["batch"] == 4
+    assert "times" not in json.loads(rmt.open_checkpoint(tmp_path / "s.safetensors").manifest.plan.to_json())
+
+
+@pytest.mark.slow
 def test_moments_serve_a_file_that_cannot_run(run, bare, tmp_path):
     assert run("prune", DIGITS, "--keep", "0.2", "-o", "a.safetensors", "--save-moments", "m").returncode == 0
     result = run("prune", bare, "--keep", "0.2", "-o", "b.safetensors", "--moments", "m", "--json")
@@ -166,12 +199,16 @@ def test_a_folder_of_a_language_model(run, tmp_path):
         (("--keep", "0"), "keep must lie in (0, 1], got 0"),
         (("--keep", "0.2", "--calibrate", "nothing:there"), "importing nothing failed"),
         (("--keep", "0.2", "--calibrate", "digit"), "did you mean digits?"),
-        (("--accept",), "--accept needs a budget: add --keep, --macs or --max-drop"),
+        (("--accept",), "--accept needs a budget: add --keep, --macs, --latency or --max-drop"),
         (("--moments", "m.safetensors"), "--moments needs a budget"),
         (("--save-moments", "m.safetensors"), "--save-moments needs a budget"),
         (("--caps", "fc1:0.5"), "--caps needs a budget"),
         (("--keep", "0.2", "--rule", "energy:0.9"), "--rule cannot be combined with a budget"),
-        (("--keep", "0.2", "--plan", "plan.json"), "--keep cannot be combined with --plan"),
+        (("--metric", "plain", "--plan", "plan.json"), "--metric cannot be combined with --plan"),
+        (("--max-drop", "1", "--plan", "plan.json"), "--max-drop cannot be combined with --plan"),
+        (("--keep", "0.2", "--plan", "plan.json"), "plan.json: cannot be read as a plan"),
+        (("--keep", "0.2", "--times", "plan.json"), "--times needs a budget of time: add --latency"),
+        (("--latency", "5"), "latency takes a share in (0, 1], or milliseconds as 5ms, got '5'"),
         (("--keep", "0.2", "--caps", "fc1"), "caps takes GLOB:SHARE"),
         (("--keep", "0.2", "--moments", "gone.safetensors"), "gone.safetensors"),
         (("--max-drop", "abc", "--data", "digits"), "got 'abc'"),
@@ -186,6 +223,8 @@ def test_what_does_not_go_together(run, tmp_path, words, says):
     ("words", "says"),
     [
         (("--max-drop", "1"), "max-drop needs a network that runs: add --arch"),
+        (("--latency", "0.5"), "latency needs a network that runs: add --arch"),
+        (("--latency", "5ms"), "latency needs a network that runs: add --arch"),
         (("--keep", "0.001"), "keep 0.001 cannot be reached: 0.0258 is the least there is"),
         (("--keep", "0.2", "--calibrate", "self"), "calibrating needs a network that runs: add --arch"),
         (("--keep", "0.2", "--save-moments", "m"), "calibrating needs a network that runs: add --arch"),

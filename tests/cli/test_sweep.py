@@ -90,3 +90,36 @@ def test_bad_input_is_one_line(run, checkpoint, tmp_path):
     assert run("sweep", checkpoint).returncode == 2
     nothing = run("sweep", "tiny.safetensors", "--data", "digits", "--arch", "mlp:64,10")
     assert "none of its layers can be cut" in one_error_line(nothing, status=1)
+
+
+@pytest.mark.slow
+def test_budgets_by_metric(run, checkpoint, tmp_path):
+    words = ("sweep", checkpoint, "--data", "digits", "--what", "budget", "--points", "2", "--limit", "60")
+    result = run(*words, "--calibration-samples", "40", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    (sweep,) = report["sweeps"]
+    assert (sweep["kind"], sweep["samples"], sweep["parameters"]) == ("budget", 60, 301_066)
+    curves = {(curve["name"], curve["measure"]): curve for curve in sweep["curves"]}
+    assert {name for name, _ in curves} == {"plain", "input", "two-sided", "edge"}
+    assert {measure for _, measure in curves} == {"keep", "macs", "latency"}
+    assert all(len(curve["points"]) == (1 if name == "edge" else 2) for (name, _), curve in curves.items())
+    assert "40 samples of digits (calibration)" in result.stderr
+    assert "each network was asked 60 samples of the test part" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "digits.sweep").iterdir()) == [
+        "budget.csv",
+        "budget.json",
+        "budget.png",
+    ]
+    # Without moments of its own it reads those of a plan, whose inputs the network makes itself.
+    plan = ("prune", checkpoint, "--keep", "0.3", "--search", "one", "--save-moments", "m", "--dry-run")
+    assert run(*plan).returncode == 0
+    again = run(*words, "--force", "--moments", "m", "--calibrate", "self")
+    assert again.returncode == 0, again.stderr
+    for words in ("All layers, within budgets", "two-sided, multiply-adds", "edge, time", "at once"):
+        assert words in again.stdout
+
+
+def test_calibration_belongs_to_the_budget_sweep(run, checkpoint):
+    given = ("sweep", checkpoint, "--data", "digits", "--calibrate", "self", "--moments", "m")
+    assert "--calibrate, --moments needs the budget sweep: add --what budget" in one_error_line(run(*given))
