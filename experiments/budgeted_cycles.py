@@ -2,7 +2,7 @@
 
 Every seed's edge cycle comes first; the budget of the others is the share of the weights that it left. The Fashion
 MLP is the sample (784, 1000, 1000, 500, 10), 90.64 % uncut; it is trained on 10,000 of its 60,000 images, 4 epochs
-at 0.005, and cut at once and after 2 (f = 0.5, 0). The CNN begins afresh on Fashion-MNIST: 16,p,48,64,p / 128,10
+at 0.005, and cut at once and after 2 (f = 0.5, 0). The CNN begins afresh on Fashion-MNIST: 16,p,48,p / 128,10
 with batch norms, 4,000 images, 6 epochs at 0.02 falling as half a cosine, cut after 2 and 4 (f = 0.4, 0.1; fit
 errors up to 0.2). "Smaller" is a budget that the edge does not reach. Batch-norm statistics are estimated anew
 after cuts within a budget; "edge, repaired" does so too. Of three seeds, mean and standard deviation.
@@ -64,7 +64,7 @@ MLP = Recipe(
     samples=10_000,
 )
 CNN = Recipe(
-    arch="cnn:1x28x28/16,p,48,64,p/128,10/dropout=0.35",
+    arch="cnn:1x28x28/16,p,48,p/128,10/dropout=0.35",
     data="fashion-mnist",
     training=TrainingSettings(epochs=6, learning_rate=0.02, schedule="cosine"),
     cycle=CycleSettings(every=2, keep_bulk="0.4,0.1", analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc2"))),
@@ -77,7 +77,14 @@ SMALLER = {
 }
 ARMS = {
     "Fashion MLP": (MLP, {**AT_EQUAL_SIZE, **SMALLER}),
-    "Fashion CNN": (CNN, {**AT_EQUAL_SIZE, "two-sided, not repaired": Budgeted(repair="none")}),
+    "Fashion CNN": (
+        CNN,
+        {
+            "two-sided, geometric": Budgeted(),
+            "plain, geometric": Budgeted("plain"),
+            "two-sided, geometric, not repaired": Budgeted(repair="none"),
+        },
+    ),
 }
 _DIGITS = replace(
     CNN,

@@ -95,6 +95,8 @@ def finetune(
 
     if data is None:
         raise SettingsError(["finetune needs samples to train on: add --data mnist, cifar10, digits or a folder"])
+    if no_prune and cycle.budget.shares:
+        raise SettingsError(["a budget is of cuts, and --no-prune makes none: leave out one of them"])
     if checkpoint is not None and not was_typed(context, "learning_rate"):
         training = replace(training, learning_rate=0.005)
     try:

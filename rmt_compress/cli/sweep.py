@@ -33,6 +33,8 @@ from rmt_compress.cli.options import (
     optional,
     with_options,
 )
+from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.planning.rules import GRIDS
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 What = Literal["rank", "share", "sparsity", "all"]
 
 
-@with_options()
+@with_options(without=("calibrate", "selection_samples", "input_shape"))
 def sweep(
     checkpoint: Annotated[
         Path | None,
@@ -79,6 +81,7 @@ def sweep(
     ] = ",".join(GRIDS),
     points: Annotated[int, typer.Option(help="Networks tried per curve, about.", min=2)] = 10,
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = AnalysisSettings.gof,
+    calibration: CalibrationSettings,
     limit: Limit = None,
     batch_size: Annotated[int | None, batch_size_option()] = None,
     device: Device = "cpu",
@@ -94,6 +97,10 @@ def sweep(
     """
     from rmt_compress.reporting.sweep_files import sweep_table, write_sweep
 
+    if calibration.repair == "blocks":
+        raise SettingsError(["repair blocks takes minutes for one network, and a sweep tries many: it is of prune"])
+    if calibration.calibration_samples is not None and calibration.repair != "statistics":
+        raise SettingsError(["calibration-samples are for batch norms here: add --repair statistics"])
     path = checkpoint_or_only_one_here(checkpoint)
     folder = output or path.with_name(f"{path.stem}.sweep")
     kinds = get_args(What)[:-1] if what == "all" else (what,)
@@ -104,6 +111,7 @@ def sweep(
         asked,
         arch=arch,
         settings=AnalysisSettings(gof=gof),
+        calibration=calibration,
         limit=limit,
         batch_size=batch_size,
         device=device,
@@ -143,6 +151,7 @@ def _target(
     *,
     arch: str | None,
     settings: AnalysisSettings,
+    calibration: CalibrationSettings,
     limit: int | None,
     batch_size: int | None,
     device: str,
@@ -151,12 +160,18 @@ def _target(
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
-    from rmt_compress.networks.tasks.questions import open_task
+    from rmt_compress.networks.tasks.questions import Question
+    from rmt_compress.pruning.calibration import statistics_inputs
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
     model = load_model(checkpoint, arch=arch)
-    task = open_task(data, model, checkpoint, asked, limit=limit)
+    question = Question(data, model, checkpoint, asked)
+    inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
+    # What calibrates scores nothing.
+    task = question.whole() if inputs is None else question.part("test")
+    if limit is not None and task.samples is not None:
+        task = task.of(task.samples.thinned(limit))
     for text in () if task.samples is None else task.samples.notes:
         note(text)
     if (words := unnormalized_samples(model, task.samples)) is not None:
@@ -166,7 +181,7 @@ def _target(
         analysis = analyze_with(model, settings, progress=progress)
     if not analysis.analyzed:
         raise GoalNotReached(f"{path}: none of its layers can be cut; rmt-compress analyze says why")
-    return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size)
+    return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size, inputs=inputs)
 
 
 def _sweep(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.data import Samples, Targets
 from rmt_compress.data.in_memory import InMemory
+from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.affordable import ASKED, SEEN, affordable
 from rmt_compress.networks.calibration.made_up import MadeUp, make_inputs
+from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.choosing import agreement_of
@@ -115,6 +117,27 @@ def calibration_for(
     verified: Verified = "measured" if has_data else "synthetic"
     record = {"inputs": samples.name, "samples": seen.samples.count, "asked": asked.samples.count}
     return Calibration(Inputs(seen), asked, verified, (note,), record)
+
+
+def statistics_inputs(model: nn.Module, question: Question, settings: CalibrationSettings) -> Inputs | None:
+    """Inputs of the calibration part of the data for statistics after cuts; None without batch norms.
+
+    Args:
+        model: the network, uncut.
+        question: what it is asked about data.
+        settings: how many inputs.
+
+    Raises:
+        SettingsError: there are no data.
+    """
+    if not batch_norms(model):
+        return None
+    if not question.has_data:
+        raise SettingsError(["repair statistics needs inputs: add --data"])
+    task = question.part("calibration")
+    assert task.samples is not None
+    count = settings.calibration_samples or affordable(model, task, SEEN)
+    return Inputs(task.of(task.samples.thinned(count)))
 
 
 def _made_by_the_network(

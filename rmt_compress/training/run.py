@@ -211,12 +211,15 @@ class Run:
             return cycle.decide(
                 self._network, schedules.retained_share(cycle.settings.keep_bulk, self._cuts)(epoch)
             )
+        return cycle.within(self._network, self._shares(cycle, epoch), recent or ())
+
+    def _shares(self, cycle: BudgetedCycle, epoch: int) -> dict[str, float]:
+        """What the cut after an epoch leaves."""
         settings = cycle.settings
-        shares = {
+        return {
             name: schedules.share_left(settings.way, self._sizes[name], goal, self._cuts)(epoch)
             for name, goal in settings.budget.shares.items()
         }
-        return cycle.within(self._network, shares, recent or ())
 
     def _renewed(self, recent: RecentInputs) -> None:
         """Estimate batch-norm statistics anew, in all processes what the leading one finds."""
@@ -233,6 +236,10 @@ class Run:
     def _cut(self, epoch: int, recent: RecentInputs | None) -> None:
         assert self._cycle is not None
         cycle, network = self._cycle, self._network
+        if isinstance(cycle, BudgetedCycle):
+            shares = self._shares(cycle, epoch)
+            if all(size <= shares[name] for name, size in cycle.sizes(network).items()):
+                return
         before = dict(network.model.named_parameters())
         last = self._log.events[-1] if self._log.events else {}
         cut: Cut = self._workers.from_leader(lambda: self._decided(cycle, epoch, recent))

@@ -90,3 +90,29 @@ def test_bad_input_is_one_line(run, checkpoint, tmp_path):
     assert run("sweep", checkpoint).returncode == 2
     nothing = run("sweep", "tiny.safetensors", "--data", "digits", "--arch", "mlp:64,10")
     assert "none of its layers can be cut" in one_error_line(nothing, status=1)
+
+
+@pytest.mark.slow
+def test_statistics_are_renewed_where_that_is_asked(run, tmp_path):
+    model = build("cnn:1x8x8/40,48,p/64,10", seed=1)
+    metadata = {"architecture": "cnn:1x8x8/40,48,p/64,10"}
+    save_file(dict(model.state_dict()), tmp_path / "cnn.safetensors", metadata=metadata)
+    asks = ("sweep", "cnn.safetensors", "--data", "digits", "--what", "share", "--rules", "ratio", "--points", "2")
+    for folder, more in (("left", ()), ("renewed", ("--repair", "statistics", "--calibration-samples", "60"))):
+        result = run(*asks, *more, "-o", folder)
+        assert result.returncode == 0, result.stderr
+    left, renewed = (json.loads((tmp_path / name / "share.json").read_text()) for name in ("left", "renewed"))
+    assert left["accuracy"] == renewed["accuracy"]
+    points = [[point["accuracy"] for point in each["curves"][0]["points"]] for each in (left, renewed)]
+    assert points[0] != points[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--repair", "blocks"), "repair blocks takes minutes for one network"),
+        (("--calibration-samples", "9"), "add --repair statistics"),
+    ],
+)
+def test_what_a_sweep_cannot_repair_is_refused(run, checkpoint, options, words):
+    assert words in one_error_line(run("sweep", checkpoint, "--data", "digits", *options))

@@ -94,6 +94,16 @@ def test_a_drop_too_large_stops_the_cuts_and_misses_the_budget(tmp_path):
     assert run.last["left"]["keep"] > 0.03
 
 
+@pytest.mark.slow
+def test_once_the_budget_is_met_no_other_cut_comes(tmp_path):
+    training = TrainingSettings(epochs=3, learning_rate=0.01)
+    cycle = CycleSettings(every=1, budget=BudgetSettings(keep=0.2, metric="plain"), way="once")
+    result = finetune(DIGITS, tmp_path / "x.safetensors", data="digits", training=training, cycle=cycle)
+    (cut,) = of_kind(result.runs[0].events, "cycle")
+    assert cut["epoch"] == 0
+    assert cut["rule"] == "plain absolute"
+
+
 def test_what_goes_with_no_budget_is_refused_before_anything_is_read(tmp_path):
     out = tmp_path / "x.safetensors"
     with pytest.raises(SettingsError, match="max-drop is from the score of a checkpoint"):
