@@ -36,13 +36,11 @@ class Budgeted:
         metric: which directions are kept.
         way: how the share falls.
         keep: the share that is left; None for the edge's.
-        repair: what is repaired after a cut.
     """
 
     metric: Any = "two-sided"
     way: Any = "geometric"
     keep: float | None = None
-    repair: Any = None
 
     def within(self, cycle: CycleSettings, keep: float) -> CycleSettings:
         """The cycle with this budget in the place of the edge."""
@@ -51,7 +49,6 @@ class Budgeted:
             keep_bulk=CycleSettings.keep_bulk,
             way=self.way,
             budget=BudgetSettings(keep=self.keep or keep, metric=self.metric),
-            calibration=CalibrationSettings(repair=self.repair),
         )
 
 
@@ -71,20 +68,10 @@ CNN = Recipe(
     samples=4_000,
 )
 AT_EQUAL_SIZE = {f"{metric}, geometric": Budgeted(metric) for metric in ("two-sided", "input", "plain")}
-SMALLER = {
-    f"smaller: {metric}, {way}": Budgeted(metric, way, keep=0.04)
-    for metric, way in (("two-sided", "geometric"), ("two-sided", "linear"), ("plain", "geometric"))
-}
+SMALLER = {f"smaller: two-sided, {way}": Budgeted(way=way, keep=0.04) for way in ("geometric", "linear")}
 ARMS = {
     "Fashion MLP": (MLP, {**AT_EQUAL_SIZE, **SMALLER}),
-    "Fashion CNN": (
-        CNN,
-        {
-            "two-sided, geometric": Budgeted(),
-            "plain, geometric": Budgeted("plain"),
-            "two-sided, geometric, not repaired": Budgeted(repair="none"),
-        },
-    ),
+    "Fashion CNN": (CNN, {"two-sided, geometric": Budgeted()}),
 }
 _DIGITS = replace(
     CNN,
