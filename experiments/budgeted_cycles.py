@@ -86,13 +86,14 @@ _DIGITS = replace(
 def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
     """The edge, then every budget at its size, seed by seed."""
     arms = {"digits": (_DIGITS, {"two-sided, geometric": Budgeted()})} if scale == "quick" else ARMS
+    seeds = SEEDS[:1] if scale == "quick" else SEEDS
     for network, (recipe, budgets) in arms.items():
         assert recipe.cycle is not None
-        edge = replace(recipe, seeds=SEEDS[:1] if scale == "quick" else SEEDS).run()
+        edge = replace(recipe, seeds=seeds).run()
         yield f"{network}, {EDGE}", edge
         if "cnn" in recipe.arch:
             mended = replace(recipe.cycle, calibration=CalibrationSettings(repair="statistics"))
-            yield f"{network}, {EDGE}, repaired", replace(recipe, cycle=mended, seeds=SEEDS).run()
+            yield f"{network}, {EDGE}, repaired", replace(recipe, cycle=mended, seeds=seeds).run()
         for name, budget in budgets.items():
             runs = []
             for run in edge["runs"]:
