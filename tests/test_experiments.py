@@ -11,6 +11,7 @@ RESULTS = EXPERIMENTS / "data" / "reproduction"
 # What the table of each must say: the published figure, and an arm of ours.
 EXAMPLES = {
     "bssz24_mnist": ("BSSZ24, pruned | 98.5 %", "ours, no final ReLU, normal"),
+    "budgeted_cycles": ("digits, edge", "digits, two-sided, geometric"),
     "cifar10_network": ("BSSZ24 4.7 | slightly below normal", "ours, fit errors up to 0.3"),
     "convolutional_networks": ("normal | pruned", "ours, digits"),
     "dead_outputs": ("classes lost", "f = 0.5, 0.3"),

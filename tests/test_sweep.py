@@ -1,5 +1,6 @@
 """Sweeps against networks that were really compressed, and the published shape of the curves on real data."""
 
+import copy
 import json
 from functools import cache
 
@@ -14,6 +15,7 @@ from rmt_compress.compression import compress
 from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.networks.architectures import build
+from rmt_compress.networks.calibration.statistics import renew_statistics
 from rmt_compress.networks.evaluation import score
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.tasks.task import ACCURACY, Metric
@@ -48,6 +50,28 @@ def convolutions():
     with torch.no_grad():
         labels = model(images).argmax(1)
     return SweepTarget(model, rmt.analyze(model), Dataset("made", "test", images, labels, 10))
+
+
+@repeatable
+def test_statistics_are_those_of_the_cut_while_it_is_scored_and_as_they_were_afterwards():
+    model = build("cnn:4x8x8/40,48,p/64,10/init=he", seed=1).eval()
+    images = torch.rand(64, 4, 8, 8)
+    renew_statistics(model, [images])
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    dataset, before = Dataset("made", "test", images, labels, 10), model.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    plain, mended = (SweepTarget(model, rmt.analyze(model), dataset, inputs=inputs) for inputs in (None, [images]))
+    layer = next(each for each in mended.analysis.analyzed if each.name == "conv2")
+    cut = {"conv2.weight": mended.truncated(layer, 8)}
+    small = copy.deepcopy(model)
+    with torch.no_grad():
+        small.conv2.weight.copy_(cut["conv2.weight"])
+    assert plain.score_with(cut) == score(small, dataset).accuracy
+    renew_statistics(small, [images])
+    assert mended.score_with(cut) == score(small, dataset).accuracy != plain.score_with(cut)
+    assert mended.score == plain.score == 1.0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def nonzeros(model):

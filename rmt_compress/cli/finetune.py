@@ -35,6 +35,8 @@ _OUTPUT = "Output"
     ("seed", "samples"),
     ("every", "no_prune"),
     ("keep_bulk", "gof", "gof_conv", "when_not_smaller", "rank_multiple"),
+    ("worst_score", "max_drop"),
+    ("macs", "way"),
     without=("embeddings",),
     renamed={(DataSettings, "seed"): "data_seed"},
 )
@@ -84,7 +86,8 @@ def finetune(
     """Train a network and cut the noise out of it every few epochs.
 
     From a checkpoint or afresh. After every --prune-every epochs each layer that fits the noise law is cut and
-    split in two where that is smaller, and training goes on. A run that is broken off goes on with --resume.
+    split in two where that is smaller, and training goes on. With a budget (--keep, --macs) all layers are cut to
+    it at one price, by what the last steps tell of them. A run that is broken off goes on with --resume.
     """
     from rmt_compress.reporting.training_table import finetune_table
     from rmt_compress.training import finetune as run
@@ -92,6 +95,8 @@ def finetune(
 
     if data is None:
         raise SettingsError(["finetune needs samples to train on: add --data mnist, cifar10, digits or a folder"])
+    if no_prune and cycle.budget.shares:
+        raise SettingsError(["a budget is of cuts, and --no-prune makes none: leave out one of them"])
     if checkpoint is not None and not was_typed(context, "learning_rate"):
         training = replace(training, learning_rate=0.005)
     try:

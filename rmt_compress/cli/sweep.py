@@ -54,9 +54,11 @@ if TYPE_CHECKING:
 What = Literal["rank", "share", "sparsity", "budget", "all"]
 # A budget sweep calibrates and tries ten times as many networks: it is asked for by name.
 _ALL = ("rank", "share", "sparsity")
+# What the other sweeps take of calibration, to estimate the statistics of batch norms anew.
+_OF_STATISTICS = ("--repair", "--calibration-samples")
 
 
-@with_options(without=("selection_samples", "repair"))
+@with_options(without=("selection_samples",))
 def sweep(
     context: typer.Context,
     checkpoint: Annotated[
@@ -111,13 +113,17 @@ def sweep(
     """
     from rmt_compress.reporting.sweep_files import sweep_table, write_sweep
 
+    if calibration.repair == "blocks":
+        raise SettingsError(["repair blocks takes minutes for one network, and a sweep tries many: it is of prune"])
     path = checkpoint_or_only_one_here(checkpoint)
     folder = output or path.with_name(f"{path.stem}.sweep")
     kinds = _ALL if what == "all" else (what,)
     if what != "budget":
-        useless = [*typed_settings(context, CalibrationSettings), *(["--moments"] if moments is not None else [])]
-        if useless:
+        typed = [*typed_settings(context, CalibrationSettings), *(["--moments"] if moments is not None else [])]
+        if useless := [name for name in typed if name not in _OF_STATISTICS]:
             raise SettingsError([f"{', '.join(useless)} needs the budget sweep: add --what budget"])
+        if calibration.calibration_samples is not None and calibration.repair != "statistics":
+            raise SettingsError(["calibration-samples are for batch norms here: add --repair statistics"])
     _check_outputs(folder, kinds, force=force, source=path)
     source = opened(path, trust=trust, weights=weights)
     settings = AnalysisSettings(gof=gof)
@@ -135,7 +141,15 @@ def sweep(
         finished(_budget(source, data, asked, asks, settings, arch, moments, points, limit, batch_size, device))
     else:
         target = _target(
-            source, data, asked, arch=arch, settings=settings, limit=limit, batch_size=batch_size, device=device
+            source,
+            data,
+            asked,
+            arch=arch,
+            settings=settings,
+            calibration=calibration,
+            limit=limit,
+            batch_size=batch_size,
+            device=device,
         )
         for kind in kinds:
             with progress_bar(f"Sweeping {kind}") as progress:
@@ -168,6 +182,7 @@ def _target(
     *,
     arch: str | None,
     settings: AnalysisSettings,
+    calibration: CalibrationSettings,
     limit: int | None,
     batch_size: int | None,
     device: str,
@@ -175,12 +190,18 @@ def _target(
     from rmt_compress.networks.evaluation import move
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
-    from rmt_compress.networks.tasks.questions import open_task
+    from rmt_compress.networks.tasks.questions import Question
+    from rmt_compress.pruning.calibration import statistics_inputs
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
     model = load_model(checkpoint, arch=arch)
-    task = open_task(data, model, checkpoint, asked, limit=limit)
+    question = Question(data, model, checkpoint, asked)
+    inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
+    # What calibrates scores nothing.
+    task = question.whole() if inputs is None else question.part("test")
+    if limit is not None and task.samples is not None:
+        task = task.of(task.samples.thinned(limit))
     for text in () if task.samples is None else task.samples.notes:
         note(text)
     if (words := unnormalized_samples(model, task.samples)) is not None:
@@ -188,7 +209,7 @@ def _target(
     move(model, device)
     with progress_bar("Analysing") as progress:
         analysis = _analysed(checkpoint, model, settings, progress)
-    return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size)
+    return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size, inputs=inputs)
 
 
 def _analysed(

@@ -25,7 +25,8 @@ class CalibrationSettings:
         calibration_samples: the most that are seen; None for what some 2e11 multiply-adds allow.
         selection_samples: the most that candidates are asked; None for what some 3e11 multiply-adds allow.
         repair: ``statistics`` estimates those of batch norms anew after a cut; ``blocks`` trains the factors,
-            biases and norms of each block too, to return what it returned; ``none`` leaves all.
+            biases and norms of each block too, to return what it returned; ``none`` leaves all. None for
+            ``statistics`` after a cut within a budget, and ``none`` after one at the edge.
         input_shape: of one input that the network makes itself, ``3,224,224``; None where it tells by itself.
         seed: of all that is drawn.
         data: how data are read that are named here.
@@ -57,9 +58,10 @@ class CalibrationSettings:
         metavar="N",
         panel=PANEL,
     )
-    repair: Repair = setting(
-        "statistics",
-        "After a cut: estimate batch-norm statistics anew; or train block after block too, which takes minutes.",
+    repair: Repair | None = setting(
+        None,
+        "After a cut: estimate batch-norm statistics anew, by default where there is a budget; or train block "
+        "after block too, which takes minutes.",
         panel=PANEL,
     )
     input_shape: str | None = setting(
@@ -73,6 +75,11 @@ class CalibrationSettings:
         if self.input_shape is not None and self.shape is None:
             problems.append(f"input-shape is whole numbers with commas between, got {self.input_shape!r}")
         refuse(problems)
+
+    @property
+    def mends(self) -> Repair:
+        """What is repaired after a cut within a budget."""
+        return self.repair or "statistics"
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -84,6 +84,7 @@ class Candidates:
         moments: of its layers; None where only the weights are known.
         settings: bounds, metrics and shrinkage.
         costs: by the names of budgets, ``keep`` at least.
+        ranks: tensor of a layer that stands as two already -> its rank, which it keeps at most.
 
     Raises:
         PlanError: the moments are not those of this network, or do not suffice for the metric that is asked for.
@@ -97,8 +98,11 @@ class Candidates:
         moments: Moments | None,
         settings: BudgetSettings,
         costs: Mapping[str, Cost],
+        *,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         self._checkpoint, self.analysis, self._moments = checkpoint, analysis, moments
+        self._ranks = ranks or {}
         self.settings, self.costs = settings, costs
         layers = analysis.analyzed
         globs = (*settings.exclude, *settings.cap_shares)
@@ -192,6 +196,21 @@ class Candidates:
         allocation = Allocation(every, 0.0, dict.fromkeys(every, 0.0), 0.0, 0.0)
         return Candidate(rule, allocation, (), self._sizes(allocation))
 
+    def check(self, shares: Mapping[str, float]) -> None:
+        """Refuse shares of the whole that no cut reaches, by the shapes of the layers: nothing is decomposed.
+
+        Raises:
+            SettingsError: naming the least that there is.
+        """
+        for name, share in shares.items():
+            cost = self.costs[name]
+            least = self._fixed(cost)
+            for layer in self.cut.values():
+                nothing = np.zeros(min(layer.matrix))
+                least += float(choices(layer.layer, [nothing], cost, self._bounds(layer, cost)).points[0].min())
+            if share < least / cost.whole * (1 - 1e-12):
+                raise _out_of_reach(name, share, least / cost.whole)
+
     def restored(self, candidate: Candidate, count: int) -> Candidate:
         """The candidate with its `count` most harmful layers dense again."""
         before = candidate.allocation
@@ -240,8 +259,7 @@ class Candidates:
         cost = self.costs[name]
         curve, fixed = self._curve(rule, name, cost), self._fixed(cost)
         if share * cost.whole - fixed < curve.least * (1 - 1e-12):
-            least = (fixed + curve.least) / cost.whole
-            raise SettingsError([f"{name} {share:g} cannot be reached: {least:.3g} is the least there is"])
+            raise _out_of_reach(name, share, (fixed + curve.least) / cost.whole)
         allocation = curve.at_cost(share * cost.whole - fixed)
         return Candidate(rule, allocation, curve.layers, self._sizes(allocation))
 
@@ -303,11 +321,14 @@ class Candidates:
         return float(G.diagonal(dim1=-2, dim2=-1).mean() if G.dim() > 1 else G.mean())
 
     def _bounds(self, layer: AnalyzedLayer, cost: Cost) -> Bounds:
-        settings, least, most = self.settings, 1, None
+        settings, least, most = self.settings, 1, self._ranks.get(layer.tensor)
         multiple = cost.step if settings.multiple == 1 else settings.multiple
         if layer.fits and settings.edge != "ignore":
             spikes = max(1, *(matrix.fit.spikes for matrix in layer.matrices))
-            least, most = (spikes, None) if settings.edge == "floor" else (1, spikes)
+            if settings.edge == "floor":
+                least = spikes if most is None else min(spikes, most)
+            else:
+                most = spikes if most is None else min(spikes, most)
         share = next(
             (cap for glob, cap in reversed(settings.cap_shares.items()) if matches(layer.layer, glob)), 1.0
         )
@@ -360,6 +381,10 @@ class Candidates:
 
 def _cut_ranks(candidate: Candidate) -> dict[str, int]:
     return {tensor: rank for tensor, rank in candidate.allocation.ranks.items() if rank is not None}
+
+
+def _out_of_reach(name: str, share: float, least: float) -> SettingsError:
+    return SettingsError([f"{name} {share:g} cannot be reached: {least:.3g} is the least there is"])
 
 
 def _cost(cost: Cost, layer: Layer, rank: int | None) -> float:

@@ -14,6 +14,7 @@ from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
+from rmt_compress.networks.tasks.drops import allowed_drop
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
 from rmt_compress.pruning.repairs import carried_out, repair, scored_trials
@@ -129,13 +130,13 @@ def plan_within_budget(
         )
     if request.save_moments is not None:
         save_moments(moments, request.save_moments)
-    renews = request.calibration.repair != "none" and bool(batch_norms(model))
+    renews = request.calibration.mends != "none" and bool(batch_norms(model))
     full: Score | None = None
     if request.max_drop is not None or request.budget.max_drop is not None:
         full = calibration.selection.score(model)
     budget = request.budget
-    if full is not None:
-        budget = replace(budget, max_drop=_drop(request, full))
+    if full is not None and request.max_drop is not None:
+        budget = replace(budget, max_drop=allowed_drop(request.max_drop, full.metric, full.value))
 
     def judge(score: Score) -> float:
         """Higher is better; of agreement at a given size its divergence, which is less noisy than equal answers."""
@@ -232,22 +233,6 @@ def in_single(model: nn.Module) -> nn.Module:
     import torch
 
     return model.float() if placement(model)[1] in (torch.float16, torch.bfloat16) else model
-
-
-def _drop(request: Request, full: Score) -> float | None:
-    """What the user allows, in the score's own unit: points of a share, else a number or a percentage."""
-    text = request.max_drop
-    if text is None:
-        return request.budget.max_drop
-    try:
-        amount = float(text.removesuffix("%"))
-    except ValueError:
-        amount = -1.0
-    if not 0 <= amount < float("inf"):
-        raise SettingsError([f"max-drop is a number of points, or a percentage as 2%, of at least 0, got {text!r}"])
-    if full.metric.unit == "share":
-        return amount / 100
-    return amount / 100 * abs(full.value) if text.endswith("%") else amount
 
 
 def _positions(model: nn.Module, calibration: Calibration) -> dict[str, float]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.data import Samples, Targets
 from rmt_compress.data.in_memory import InMemory
+from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration.affordable import ASKED, SEEN, affordable
 from rmt_compress.networks.calibration.made_up import MadeUp, make_inputs
+from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
-from rmt_compress.networks.measurement import count_macs, example_inputs
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.networks.tasks.questions import source_for
@@ -24,12 +26,6 @@ if TYPE_CHECKING:
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
 
-_ASKED = 3e11
-"""Multiply-adds of one evaluation: so many samples are asked, some seconds on a few cores, whatever the machine."""
-_SEEN = 2e11
-"""Those of calibration, which also goes back through the network."""
-_LEAST, _MOST = 128, 8192
-_LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
 _HELD_BACK = 4
 """Every so many of the inputs that a network has made choose among its cuts; the others calibrate."""
 
@@ -97,7 +93,7 @@ def calibration_for(
         assert question is not None
         task = question.part("selection")
         assert task.samples is not None
-        asked = task.of(task.samples.thinned(settings.selection_samples or affordable(model, task, _ASKED)))
+        asked = task.of(task.samples.thinned(settings.selection_samples or affordable(model, task, ASKED)))
     if settings.calibrate == SELF or (settings.calibrate is None and not has_data):
         return _made_by_the_network(model, asked, settings, progress)
     # A part of the very data that choose and score is one that does neither.
@@ -110,7 +106,7 @@ def calibration_for(
         assert task.samples is not None
         samples = task.samples
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
-    samples = samples.thinned(settings.calibration_samples or affordable(model, seen, _SEEN))
+    samples = samples.thinned(settings.calibration_samples or affordable(model, seen, SEEN))
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
     if asked is None:
         # Of one set that only calibrates, every fourth sample chooses.
@@ -121,6 +117,27 @@ def calibration_for(
     verified: Verified = "measured" if has_data else "synthetic"
     record = {"inputs": samples.name, "samples": seen.samples.count, "asked": asked.samples.count}
     return Calibration(Inputs(seen), asked, verified, (note,), record)
+
+
+def statistics_inputs(model: nn.Module, question: Question, settings: CalibrationSettings) -> Inputs | None:
+    """Inputs of the calibration part of the data for statistics after cuts; None without batch norms.
+
+    Args:
+        model: the network, uncut.
+        question: what it is asked about data.
+        settings: how many inputs.
+
+    Raises:
+        SettingsError: there are no data.
+    """
+    if not batch_norms(model):
+        return None
+    if not question.has_data:
+        raise SettingsError(["repair statistics needs inputs: add --data"])
+    task = question.part("calibration")
+    assert task.samples is not None
+    count = settings.calibration_samples or affordable(model, task, SEEN)
+    return Inputs(task.of(task.samples.thinned(count)))
 
 
 def _made_by_the_network(
@@ -165,15 +182,6 @@ def _divided(samples: Samples, model: nn.Module) -> tuple[Agreement, Agreement]:
     seen = InMemory(_rows(inputs, kept), name=samples.name, part="calibration", targets=samples.targets)
     asked = InMemory(_rows(inputs, chosen), name=samples.name, part="selection", targets=samples.targets)
     return agreement_of(seen, model), agreement_of(asked, model)
-
-
-def affordable(model: nn.Module, task: Task, work: float) -> int:
-    """How many samples so many multiply-adds are; the same on every machine."""
-    assert task.samples is not None
-    macs = count_macs(model, example_inputs(model, task, 1))
-    text = task.samples.targets == "tokens"
-    least, most = (_LEAST_WINDOWS, _MOST_WINDOWS) if text else (_LEAST, _MOST)
-    return max(least, min(most, int(work / max(1, macs))))
 
 
 def _said(samples: Samples) -> str:

@@ -125,10 +125,10 @@ def repair(
         SettingsError: a graph, whose blocks cannot be trained.
     """
     small = result.model
-    if settings.repair == "none":
+    if settings.mends == "none":
         return Repairs()
     if isinstance(small, GraphNetwork):
-        if settings.repair == "blocks":
+        if settings.mends == "blocks":
             raise SettingsError(["repair blocks trains layers of a module; this file is a graph that only runs"])
         return Repairs()
     notes = []
@@ -138,7 +138,7 @@ def repair(
         renew_statistics(small, inputs)
         count = len(batch_norms(small))
         notes.append(f"estimated the statistics of {count} batch norm{'s' * (count > 1)} anew")
-    if settings.repair == "blocks":
+    if settings.mends == "blocks":
         report = repair_blocks(small, original, inputs, seed=settings.seed, progress=progress)
         values |= report.tensors
         kept = sum(block.kept for block in report.blocks)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration.affordable import affordable
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.latency import Timer, seconds_in_turns
@@ -18,7 +19,7 @@ from rmt_compress.networks.positions import layer_positions
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import Seconds, costs_of
-from rmt_compress.pruning.calibration import affordable, calibration_for
+from rmt_compress.pruning.calibration import calibration_for
 from rmt_compress.pruning.repairs import scored_trials
 from rmt_compress.pruning.timing import Stopwatch
 from rmt_compress.sweep import BudgetTarget, sweep_budget
@@ -98,7 +99,7 @@ def sweep_within_budgets(
         clock = timer or partial(seconds_in_turns, spent=_SPENT, faster_half=True)
         timed = f"{counted(seconds.table.batch, 'sample')} at once, {device_name(model)}"
     candidates = Candidates(checkpoint, analysis, known, budget, costs_of(analysis, positions, seconds))
-    renews = settings.repair != "none" and bool(batch_norms(model))
+    renews = settings.mends != "none" and bool(batch_norms(model))
     score = scored_trials(
         model, calibration.inputs, task, lambda found: found.value, renews=renews, batch_size=batch_size
     )

@@ -32,17 +32,26 @@ def event_line(event: Event) -> str:
         rate = f"rate {event['learning_rate']:.3g}"
         return f"epoch {epoch:<3} {score:>7}{dead}, {loss} {event['train_loss']:.4f}, {rate}, {left}"
     if kind == "cycle":
-        return f"  cut     {score:>7}{dead}, f = {event['keep_bulk']:.3g}, {_ranks(event['layers'])}; {left}"
+        how = f"f = {event['keep_bulk']:.3g}" if "keep_bulk" in event else _shares(event["budget"])
+        ranks = _ranks(event["layers"], at_edge="keep_bulk" in event)
+        return f"  cut     {score:>7}{dead}, {how}, {ranks}; {left}"
     if kind == "sparsify":
         return f"  zeros   {score:>7}{dead}, |w| < {event['threshold']:g} set to 0; {left}"
     return ""
 
 
-def _ranks(layers: list[dict[str, Any]]) -> str:
+def _shares(budget: dict[str, float]) -> str:
+    """The budget of one cut: ``keep 0.46``."""
+    return ", ".join(f"{name} {share:.3g}" for name, share in budget.items())
+
+
+def _ranks(layers: list[dict[str, Any]], *, at_edge: bool) -> str:
     """What became of the layers: ranks of those that stand as two, the number of those that are whole."""
     split = [f"{layer['name']} {layer['rank']}" for layer in layers if layer["rank"] is not None]
     looked_at = [layer for layer in layers if layer["status"] == "analyzed" and layer["rank"] is None]
     parts = [f"ranks {', '.join(split[:6])}{' …' if len(split) > 6 else ''}"] if split else []
+    if looked_at and not at_edge:
+        return ", ".join([*parts, f"{len(looked_at)} whole"])
     noisy = sum(layer["fits"] for layer in looked_at)
     if noisy:
         parts.append(f"{noisy} not smaller when split")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.decomposition.bases import basis_called, directions_of
 from rmt_compress.decomposition.cuts import Cuts
 from rmt_compress.errors import CompressionError, SettingsError
 from rmt_compress.layers.splitting import split_refusal
+from rmt_compress.networks.calibration.statistics import renew_statistics
 from rmt_compress.networks.evaluation import as_task
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.networks.tasks.task import Task
@@ -41,6 +43,8 @@ class SweepTarget:
         basis: which directions are kept, as `Plan.basis` names it.
         moments: of the network's layers, for a calibrated basis.
         shrinkage: of the moments; None for the default.
+        inputs: on which the statistics of batch norms are estimated anew after every cut, as `prune` does within a
+            budget; None leaves them.
 
     Raises:
         PlanError: there is no such basis, or its moments are missing or not those of this network.
@@ -58,6 +62,7 @@ class SweepTarget:
         basis: str = "plain",
         moments: Moments | None = None,
         shrinkage: Shrinkage | None = None,
+        inputs: Iterable[Any] | None = None,
     ) -> None:
         self.model = model
         self.analysis = analysis
@@ -65,6 +70,7 @@ class SweepTarget:
         self.path = path
         self._batch_size = batch_size
         self._samples = 0
+        self._inputs = inputs
         self._weights = dict(model.named_parameters(remove_duplicate=False))
         directions = directions_of(
             [layer.layer for layer in analysis.layers],
@@ -115,10 +121,22 @@ class SweepTarget:
 
     def score_with(self, weights: Mapping[str, torch.Tensor]) -> float:
         """The score with other weights in the layers of these tensors; biases change as the basis says."""
-        with replaced(self.model, self._cuts.placed(weights)):
+        with replaced(self.model, self._cuts.placed(weights)), self._mended(bool(weights)):
             result = self.task.score(self.model, batch_size=self._batch_size, name=self.path or "the model")
         self._samples = result.samples
         return result.value
+
+    @contextmanager
+    def _mended(self, cut: bool) -> Iterator[None]:
+        """Batch norms with the statistics of the network as it is cut, where that is asked."""
+        if self._inputs is None or not cut:
+            yield
+            return
+        renewed = renew_statistics(self.model, self._inputs)
+        try:
+            yield
+        finally:
+            renewed.undo()
 
     def result(self, kind: SweepKind, curves: Sequence[SweepCurve]) -> Sweep:
         """A `Sweep` of this network."""

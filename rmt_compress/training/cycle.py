@@ -32,6 +32,7 @@ from rmt_compress.spectrum import BulkFit
 from rmt_compress.training.settings import CycleSettings
 
 if TYPE_CHECKING:
+    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.training.split_network import Network, Pair
 
 
@@ -39,13 +40,19 @@ if TYPE_CHECKING:
 class Cut:
     """What one cut is going to do: a decision per layer of the analysis, those that stand as two included.
 
-    `share` is f, the share of the bulk that is kept; `seconds` is how long it took to find out.
+    Attributes:
+        asked: what the log says of it, such as f, the share of the bulk that is kept.
+        analysis: of the network under its original names.
+        plan: the decisions.
+        seconds: how long it took to find out.
+        moments: of the layers of the network as it stands; None for a cut that needs none.
     """
 
-    share: float
+    asked: dict[str, Any]
     analysis: Analysis
     plan: Plan
     seconds: float
+    moments: Moments | None = None
 
     def records(self, network: Network) -> list[dict[str, Any]]:
         """One JSON object per layer that is looked at, as in `analyze --json`, with rank and action."""
@@ -78,19 +85,11 @@ class Cycle:
         asked, settings = self.settings.analysis, replace(self.settings.plan, keep_bulk=share)
         if self.settings.mode == "recursive":
             analysis = analyze_with(network.model, asked)
-            return Cut(share, analysis, plan_with(analysis, settings), time.perf_counter() - start)
-        view = network.view()
-        whole = replace(asked, exclude=(*asked.exclude, *map(escape, network.pairs)))
-        analysis = analyze_with(view, whole)
-        layers = tuple(
-            self._product(network, network.pairs[layer.tensor], layer) if layer.tensor in network.pairs else layer
-            for layer in analysis.layers
-        )
-        analysis = replace(analysis, layers=layers)
-        plan = plan_with(analysis, settings)
-        decisions = tuple(self._against_its_rank(network, decision) for decision in plan.layers)
-        plan = plan.model_copy(update={"layers": decisions})
-        return Cut(share, analysis, plan, time.perf_counter() - start)
+            plan = plan_with(analysis, settings)
+        else:
+            analysis = self._looked_at(network)
+            plan = self._against_their_ranks(network, plan_with(analysis, settings))
+        return Cut({"keep_bulk": share}, analysis, plan, time.perf_counter() - start)
 
     def apply(self, network: Network, cut: Cut) -> float:
         """Carry a cut out; the seconds it took."""
@@ -99,19 +98,37 @@ class Cycle:
         before = {name: network.model.get_submodule(module_path(name)) for name in _newly_split(network, cut.plan)}
         again = [decision for decision in cut.plan.layers if decision.tensor in network.pairs and decision.changes]
         for decision in again:
-            assert decision.rank is not None
-            layer = network.pairs[decision.tensor].layer
-            found = decompose_product(*factor_matrices(layer.kind, network.factors(decision.tensor)))
-            network.split_again(decision.tensor, factor_tensors(layer, *found.factors(decision.rank)))
+            self._cut_again(network, cut, decision)
         biases = {pair.layer.bias for pair in network.pairs.values()}  # under other names by now
         elsewhere = {*network.pairs, *biases}
         whole = tuple(decision for decision in cut.plan.layers if decision.tensor not in elsewhere)
-        network.model = compress(network.model, cut.plan.model_copy(update={"layers": whole}), inplace=True)
+        plan = cut.plan.model_copy(update={"layers": whole})
+        network.model = compress(network.model, plan, cut.moments, inplace=True)
         ranks = {decision.tensor: decision.rank for decision in cut.plan.layers}
         for name, template in before.items():
             network.remember(layers[name].layer, template, ranks[name] or 0)
             self.fits[name] = layers[name].fit
         return time.perf_counter() - start
+
+    def _looked_at(self, network: Network) -> Analysis:
+        """Every layer under its original name and shape, those that stand as two by their first edge."""
+        asked = self.settings.analysis
+        analysis = analyze_with(
+            network.view(), replace(asked, exclude=(*asked.exclude, *map(escape, network.pairs)))
+        )
+        layers = tuple(
+            self._product(network, network.pairs[layer.tensor], layer) if layer.tensor in network.pairs else layer
+            for layer in analysis.layers
+        )
+        return replace(analysis, layers=layers)
+
+    def _cut_again(self, network: Network, cut: Cut, decision: LayerDecision) -> None:
+        """Cut a layer that stands as two to fewer directions of its product."""
+        del cut
+        assert decision.rank is not None
+        layer = network.pairs[decision.tensor].layer
+        found = decompose_product(*factor_matrices(layer.kind, network.factors(decision.tensor)))
+        network.split_again(decision.tensor, factor_tensors(layer, *found.factors(decision.rank)))
 
     def _product(self, network: Network, pair: Pair, found: LayerAnalysis) -> LayerAnalysis:
         """The analysis of a layer that stands as two, by the edge it had when it was whole."""
@@ -126,6 +143,11 @@ class Cycle:
         values[: len(kept)] = kept
         spikes = int((values > fit.edge).sum())
         return AnalyzedLayer(pair.layer, replace(fit, spikes=spikes), values, self.settings.analysis)
+
+    def _against_their_ranks(self, network: Network, plan: Plan) -> Plan:
+        return plan.model_copy(
+            update={"layers": tuple(self._against_its_rank(network, decision) for decision in plan.layers)}
+        )
 
     def _against_its_rank(self, network: Network, decision: LayerDecision) -> LayerDecision:
         """A layer that stands as two is cut to a lower rank or left as it is, never put together again."""

@@ -55,9 +55,22 @@ class RunResult:
         parts = ("train", "analyze", "evaluate")
         return {part: sum(event["seconds"][part] for event in self.events) for part in parts}
 
+    @property
+    def over_budget(self) -> str:
+        """Which budgets the network that is left misses: ``keep 0.4, not 0.1``; empty where it keeps all."""
+        asked, left = self.last.get("budget", {}), self.last.get("left", {})
+        return ", ".join(
+            f"{name} {left[name]:.3g}, not {share:g}"
+            for name, share in asked.items()
+            if left[name] > share * (1 + 1e-9)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Name, seed, and the numbers of the network that is left."""
-        kept = ("test_accuracy", "test_loss", "dead_outputs", "parameters", "nonzeros", "epoch", "reason")
+        kept = (
+            *("test_accuracy", "test_loss", "dead_outputs", "parameters", "nonzeros", "epoch", "reason"),
+            *("budget", "left", "limit"),
+        )
         first = {"accuracy_first": self.first["test_accuracy"]} if "test_accuracy" in self.first else {}
         return {
             "name": self.name,

@@ -132,6 +132,8 @@ def finetune(
         inputs = () if path is None else (path,)
         workers.from_leader(lambda: _check_outputs(target, plan, folder, resume=resume, force=force, inputs=inputs))
         start = starting_point(path, data, arch)
+        if training.max_drop is not None and path is None:
+            raise SettingsError(["max-drop is from the score of a checkpoint: give one, or a --min-accuracy"])
         if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
             raise SettingsError([f"nothing would be cut in {training.epochs} epochs: take a smaller --prune-every"])
         lessons = open_lessons(data, start, asked, training, samples)
@@ -153,7 +155,8 @@ def finetune(
             for name, _, _ in plan:
                 with suppress(FileNotFoundError):
                     state_path(target, name).unlink()
-    metric, limit, reached = lessons.test.metric, training.limit, first[1].last["test_score"]
+    metric, reached = lessons.test.metric, first[1].last["test_score"]
+    limit = first[1].last.get("limit", training.limit)
     missed = ""
     if limit is not None and metric.worse_by(reached, limit) > 0:
         missed = f"the {metric.name} asked for, {metric.shown(limit)}, was not reached: {metric.shown(reached)}"
@@ -164,6 +167,11 @@ def finetune(
         missed = (
             f"{target}: is written, but its {words}; train longer (--epochs {2 * training.epochs}) or at another "
             f"rate (--lr {training.learning_rate / 10:g}){', or cut less (--keep-bulk 0.5)' if cut else ''}"
+        )
+    if not missed and (over := first[1].over_budget):
+        missed = (
+            f"{target}: is written, but is at {over} of the dense network: the cuts stopped before their last; let "
+            "the score fall further, or train longer between them (--prune-every, --epochs)"
         )
     return Finetuned(
         tuple(results), target, written, log_path(target), start.architecture, lessons.notes, goal_missed=missed
@@ -278,7 +286,7 @@ def _one_run(
 
 
 def _plain(training: TrainingSettings, cycle: CycleSettings | None) -> dict[str, Any]:
-    return {"training": asdict(training), "cycle": None if cycle is None else cycle.plain()}
+    return {"training": training.plain(), "cycle": None if cycle is None else cycle.plain()}
 
 
 def _flat(asked: dict[str, Any]) -> dict[str, Any]:

@@ -6,22 +6,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from rmt_compress.networks.calibration.affordable import SEEN, affordable
+from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.calling import without_cache
+from rmt_compress.networks.tasks.drops import allowed_drop
 from rmt_compress.networks.tasks.task import Score
 from rmt_compress.training import schedules
+from rmt_compress.training.budgeted_cycle import BudgetedCycle
 from rmt_compress.training.cycle import Cut, Cycle
 from rmt_compress.training.event_log import EventLog
 from rmt_compress.training.held_masks import HeldMasks, sparsify_model
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
+from rmt_compress.training.recent_inputs import RecentInputs
 from rmt_compress.training.starting import restored
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
-from rmt_compress.training.steps import StepProgress, train_epoch
+from rmt_compress.training.steps import StepProgress, first_inputs, train_epoch
 from rmt_compress.training.workers import Workers
 
 if TYPE_CHECKING:
@@ -83,9 +89,11 @@ class Run:
         self._blocked = False
         self._best: Snapshot | None = None
         self._masks: dict[str, torch.Tensor] = {}
-        self._cycle = None if job.cycle is None else Cycle(job.cycle)
+        self._limit = job.training.limit
+        self._cycle = None if job.cycle is None else _cycle(job, job.cycle)
         self._cuts = () if job.cycle is None else job.cycle.cuts(job.training.epochs, trained=job.trained)
         self._network = restored(job.dense, job.start)
+        self._sizes = self._cycle.sizes(self._network) if isinstance(self._cycle, BudgetedCycle) else {}
         self._wrap(None, {})
 
     @property
@@ -104,9 +112,19 @@ class Run:
         return self._network
 
     def _begin(self) -> int:
-        self._evaluated({"event": "epoch", "epoch": 0, "train_loss": None, "learning_rate": None}, {})
+        if isinstance(self._cycle, BudgetedCycle):
+            # Before hours of training, not after the first of them.
+            self._workers.from_leader(partial(self._cycle.check, self._network))
+        score = self._evaluated({"event": "epoch", "epoch": 0, "train_loss": None, "learning_rate": None}, {})
+        if (drop := self._job.training.max_drop) is not None:
+            metric = self._job.test.metric
+            allowed = allowed_drop(drop, metric, score)
+            self._limit = score - allowed if metric.higher_is_better else score + allowed
         if 0 in self._cuts:
-            self._cut(0)
+            recent = self._recent(0)
+            if recent is not None and self._workers.leads:
+                first_inputs(self._job.train, self._job.training, self._workers, 1, recent)
+            self._cut(0, recent)
         self._save(0)
         return 0
 
@@ -116,6 +134,8 @@ class Run:
         if self._cycle is not None:
             self._cycle.fits = state.bulk_fits()
         self._blocked, self._best, self._seconds_before = state.blocked, state.best, state.seconds
+        if self._job.training.max_drop is not None:
+            self._limit = state.limit
         self._wrap(None, {})
         restore_state(self._network.model, self._optimizer, state.optimizer)
         if self._workers.leads:
@@ -130,14 +150,15 @@ class Run:
             if settings.max_seconds is not None and self._agreed(elapsed + longest > settings.max_seconds):
                 return epoch, f"the next epoch would have ended after the {settings.max_seconds:g} seconds allowed"
             epoch += 1
-            self._epoch(epoch)
+            recent = self._recent(epoch)
+            self._epoch(epoch, recent)
             if epoch in self._cuts and not self._blocked:
-                self._cut(epoch)
+                self._cut(epoch, recent)
             self._save(epoch)
             longest = max(longest, self._elapsed() - elapsed)
         return epoch, "all epochs are done"
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int, recent: RecentInputs | None) -> None:
         job, start = self._job, time.perf_counter()
         held = HeldMasks(self._network.model, self._masks)
         with without_cache(self._network.model):
@@ -149,6 +170,7 @@ class Run:
                 self._workers,
                 epoch,
                 held=held if held.masks else None,
+                recent=recent,
                 progress=self._step_progress(epoch) if self._step_progress else None,
             )
         event: dict[str, Any] = {"event": "epoch", "epoch": epoch, "train_loss": loss}
@@ -159,7 +181,7 @@ class Run:
             self._masks = masks if job.cycle.masks == "held" else {}
             event["threshold"] = threshold
         score = self._evaluated(event, {"train": time.perf_counter() - start})
-        limit, metric = job.training.limit, job.test.metric
+        limit, metric = self._limit, job.test.metric
         if limit is None:
             return
         if metric.worse_by(score, limit) > 0:
@@ -173,27 +195,74 @@ class Run:
         ):
             self._best = _copied(now)
 
-    def _cut(self, epoch: int) -> None:
+    def _recent(self, epoch: int) -> RecentInputs | None:
+        """What is to keep inputs for the cut after an epoch; None where there is none, or it does without."""
+        cycle = self._job.cycle
+        if cycle is None or epoch not in self._cuts or self._blocked:
+            return None
+        mends = cycle.repair != "none" and bool(batch_norms(self._network.model))
+        if not mends and (not cycle.budget.shares or cycle.budget.metric == "plain"):
+            return None
+        count = cycle.calibration.calibration_samples
+        return RecentInputs(count or affordable(self._network.model, self._job.train, SEEN))
+
+    def _decided(self, cycle: Cycle, epoch: int, recent: RecentInputs | None) -> Cut:
+        if not isinstance(cycle, BudgetedCycle):
+            return cycle.decide(
+                self._network, schedules.retained_share(cycle.settings.keep_bulk, self._cuts)(epoch)
+            )
+        return cycle.within(self._network, self._shares(cycle, epoch), recent or ())
+
+    def _shares(self, cycle: BudgetedCycle, epoch: int) -> dict[str, float]:
+        """What the cut after an epoch leaves."""
+        settings = cycle.settings
+        return {
+            name: schedules.share_left(settings.way, self._sizes[name], goal, self._cuts)(epoch)
+            for name, goal in settings.budget.shares.items()
+        }
+
+    def _renewed(self, recent: RecentInputs) -> None:
+        """Estimate batch-norm statistics anew, in all processes what the leading one finds."""
+        model = self._network.model
+
+        def estimated() -> dict[str, torch.Tensor]:
+            renew_statistics(model, recent)
+            norms = batch_norms(model).items()
+            return {f"{path}.{name}": each.cpu() for path, norm in norms for name, each in norm.named_buffers()}
+
+        for name, values in self._workers.from_leader(estimated).items():
+            model.get_buffer(name).copy_(values)
+
+    def _cut(self, epoch: int, recent: RecentInputs | None) -> None:
         assert self._cycle is not None
         cycle, network = self._cycle, self._network
-        share = schedules.retained_share(cycle.settings.keep_bulk, self._cuts)(epoch)
+        if isinstance(cycle, BudgetedCycle):
+            shares = self._shares(cycle, epoch)
+            if all(size <= shares[name] for name, size in cycle.sizes(network).items()):
+                return
         before = dict(network.model.named_parameters())
         last = self._log.events[-1] if self._log.events else {}
-        cut: Cut = self._workers.from_leader(lambda: cycle.decide(network, share))
+        cut: Cut = self._workers.from_leader(lambda: self._decided(cycle, epoch, recent))
         optimizer = self._optimizer
         seconds = cycle.apply(network, cut)
         # A mask belongs to the weight that was there.
         changed = {decision.tensor for decision in cut.plan.layers if decision.changes}
         self._masks = {name: mask for name, mask in self._masks.items() if name not in changed}
         self._wrap(optimizer, before)
-        event = {"event": "cycle", "epoch": epoch, "keep_bulk": share}
+        if recent is not None and cycle.settings.repair != "none":
+            start = time.perf_counter()
+            self._renewed(recent)
+            seconds += time.perf_counter() - start
+        event: dict[str, Any] = {"event": "cycle", "epoch": epoch, **cut.asked}
+        if isinstance(cycle, BudgetedCycle):
+            event["left"] = cycle.sizes(network)
         if self._job.test.kind == "classification":
             event["accuracy_before"] = last.get("test_accuracy")
         event["score_before"] = last.get("test_score")
         self._evaluated(event, {"analyze": cut.seconds + seconds}, layers=cut.records(network))
 
     def _finish(self, epoch: int, why: str) -> None:
-        limit, threshold = self._job.training.limit, self._job.cycle and self._job.cycle.sparsify_after
+        limit, threshold = self._limit, self._job.cycle and self._job.cycle.sparsify_after
         if self._best is not None and limit is not None:
             self._network = restored(self._job.dense, self._best)
             self._network.model.to(self._workers.device)
@@ -203,7 +272,11 @@ class Run:
             sparsify_model(self._network.model, threshold)
             event = {"event": "sparsify", "epoch": epoch, "threshold": threshold}
             self._evaluated(event, {})
-        end = {"event": "end", "epoch": epoch, "reason": why, "processes": self._workers.count}
+        end: dict[str, Any] = {"event": "end", "epoch": epoch, "reason": why, "processes": self._workers.count}
+        if self._job.training.max_drop is not None:
+            end["limit"] = limit
+        if isinstance(self._cycle, BudgetedCycle):
+            end |= {"budget": self._cycle.settings.budget.shares, "left": self._cycle.sizes(self._network)}
         self._evaluated(end, {}, elapsed=self._elapsed())
         self._save(epoch, ended=why)
 
@@ -274,6 +347,7 @@ class Run:
             blocked=self._blocked,
             best=self._best,
             ended=ended,
+            limit=self._limit,
         ).save(self._job.state_path)
 
     def _elapsed(self) -> float:
@@ -281,6 +355,12 @@ class Run:
 
     def _agreed(self, answer: bool) -> bool:
         return self._workers.from_leader(lambda: answer)
+
+
+def _cycle(job: Job, settings: CycleSettings) -> Cycle:
+    if not settings.budget.shares:
+        return Cycle(settings)
+    return BudgetedCycle(settings, job.dense(), job.train, job.training.seed)
 
 
 def _copied(snapshot: Snapshot) -> Snapshot:

@@ -13,6 +13,12 @@ Share f of the bulk that a cut keeps (method.md §8):
     slope:0.005         max(0, 1 − slope · epoch) (BSSZ24)
     0.6,0.3,0           cut by cut; the last one stays
 
+Share of a budget that a cut leaves, from a share s of the network that comes to the budget b at the last cut:
+
+    geometric           every cut leaves the same share of what there was: s·(b/s)^t, t = 1/n … 1
+    linear              every cut takes the same amount: s − (s − b)·t
+    once                b at the first cut
+
 Threshold ξ of sparsification: ``0.001:0.02`` rises linearly from the first epoch to the last, ``0.01`` stays.
 """
 
@@ -67,6 +73,33 @@ def retained_share(spec: str, cuts: Sequence[int]) -> Callable[[int], float]:
     raise ValueError(
         f"the retained share must be auto, a number or a list of numbers from 0 to 1, or slope:NUMBER, got {spec!r}"
     )
+
+
+def share_left(spec: str, start: float, goal: float, cuts: Sequence[int]) -> Callable[[int], float]:
+    """The share of the whole network that the cut after an epoch leaves.
+
+    Args:
+        spec: see the module's description.
+        start: share that there is before the first cut.
+        goal: share after the last; the one asked for throughout where there is no more than that.
+        cuts: the epochs after which a cut is made, ascending.
+
+    Raises:
+        ValueError: no such schedule.
+    """
+    ways: dict[str, Callable[[float], float]] = {
+        "geometric": lambda done: start * (goal / start) ** done,
+        "linear": lambda done: start - (start - goal) * done,
+        "once": lambda done: goal,
+    }
+    if spec not in ways:
+        raise ValueError(f"the way to a budget must be {', '.join(ways)}, got {spec!r}")
+
+    def share(epoch: int) -> float:
+        done = (cuts.index(epoch) + 1) / len(cuts)
+        return goal if goal >= start or done == 1 else ways[spec](done)
+
+    return share
 
 
 def threshold(spec: str, epochs: int) -> Callable[[int], float]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rmt_compress.analysis.settings import NOISE_AND_CUTS, AnalysisSettings
+from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration_settings import CalibrationSettings
+from rmt_compress.networks.tasks.drops import drop_number
+from rmt_compress.planning.budgets import PANEL as BUDGETS
+from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.settings.declaring import held, setting
 from rmt_compress.settings.validation import problems_of, refuse
@@ -18,14 +23,20 @@ Augmentation = Literal["none", "flip-shift"]
 Precision = Literal["no", "fp16", "bf16"]
 Mode = Literal["recombine", "recursive"]
 Masks = Literal["held", "released"]
+Way = Literal["geometric", "linear", "once"]
 
 BATCH, TEXT_BATCH = 128, 8
 """Samples per step by default; windows of text are many places each."""
 
 _TRAINING, _SPARSITY = "Training", "Sparsification"
+_COUNTED = {2: "two", 3: "three"}
 
 # What a cycle does not ask its plan.
 _CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity")
+
+# What cuts while training cannot do, or what is asked elsewhere: of a budget, and of calibration.
+_NOT_OF_CUTS = ("latency", "max_drop", "search", "multiple", "exclude", "evaluations")
+_NOT_OF_STEPS = ("calibrate", "selection_samples", "input_shape", "seed", "data")
 
 _ALWAYS_KEPT = (
     *("every", "mode", "keep_bulk", "gof", "gof_conv", "alpha", "beta", "quantiles", "include", "exclude"),
@@ -59,6 +70,8 @@ class TrainingSettings:
         min_accuracy: nothing more is cut once the test accuracy is below this, and the smallest network that
             reached it is the one that is kept; None for no limit.
         worst_score: the same for the score of any task, in its own unit and direction; None for no limit.
+        max_drop: the same, said by how much the score may fall below that of the network that comes: points of a
+            share as ``0.5``, else a number or ``2%`` of the score; None for no limit.
 
     Raises:
         SettingsError: listing everything that is out of range.
@@ -115,11 +128,25 @@ class TrainingSettings:
         metavar="SCORE",
         panel=_TRAINING,
     )
+    max_drop: str | None = setting(
+        None,
+        "The same, said by how much the score of the checkpoint may fall: points of accuracy (0.5), or a "
+        "percentage of a loss (2%).",
+        metavar="DROP",
+        panel=_TRAINING,
+    )
 
     def __post_init__(self) -> None:
         problems = problems_of(self)
-        if self.min_accuracy is not None and self.worst_score is not None:
-            problems.append("min-accuracy and worst-score are two words for one limit: give one")
+        limits = ("min_accuracy", "worst_score", "max_drop")
+        given = [name.replace("_", "-") for name in limits if getattr(self, name) is not None]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)} are {_COUNTED[len(given)]} words for one limit: give one")
+        if self.max_drop is not None:
+            try:
+                drop_number(self.max_drop)
+            except SettingsError as error:
+                problems += error.problems
         try:
             self.rate(1)
         except ValueError as error:
@@ -128,8 +155,12 @@ class TrainingSettings:
 
     @property
     def limit(self) -> float | None:
-        """The worst test score that is good enough; None for no limit."""
+        """The worst test score that is good enough; None for no limit, or one that the first score decides."""
         return self.min_accuracy if self.worst_score is None else self.worst_score
+
+    def plain(self) -> dict[str, Any]:
+        """All of it, as files keep it; what the first versions had not, only where it is asked."""
+        return {name: value for name, value in vars(self).items() if name != "max_drop" or value is not None}
 
     def at_once(self, *, text: bool) -> int:
         """Samples per step."""
@@ -151,6 +182,11 @@ class CycleSettings:
         keep_bulk: share of the bulk that each cut keeps, see `schedules`.
         analysis: how each cut looks at the layers.
         plan: what becomes of them; its `gof` is the analysis's, its share of the bulk this one's.
+        budget: shares of the dense network that the last cut leaves, and how its layers are cut to that; without
+            any, layers are cut at their edges.
+        way: how the cuts before the last come to that, see `schedules`.
+        calibration: how many samples of the last steps tell the moments of the layers, and what is repaired after
+            a cut.
         sparsify: threshold ξ while training, see `schedules`; None for none.
         sparsify_every: epochs between two sparsifications.
         masks: ``held``: what has become 0 stays 0 until the layer is cut again; ``released``: it may grow back.
@@ -181,6 +217,14 @@ class CycleSettings:
     )
     analysis: AnalysisSettings = held(AnalysisSettings)
     plan: PlanSettings = held(PlanSettings, without=_CYCLES_OWN)
+    budget: BudgetSettings = held(BudgetSettings, without=_NOT_OF_CUTS)
+    way: Way = setting(
+        "geometric",
+        "How the cuts come to the budget: each leaves the same share of what there was, or takes the same amount, "
+        "or the first takes all.",
+        panel=BUDGETS,
+    )
+    calibration: CalibrationSettings = held(CalibrationSettings, without=_NOT_OF_STEPS)
     sparsify: str | None = setting(
         None,
         "While training, set weights smaller than this to zero: 0.01, or 0.001:0.02 to rise evenly.",
@@ -216,7 +260,45 @@ class CycleSettings:
             for name in _CYCLES_OWN
             if getattr(self.plan, name) != getattr(PlanSettings, name)
         ]
-        refuse(problems)
+        refuse([*problems, *self._problems_of_the_budget()])
+
+    def _problems_of_the_budget(self) -> list[str]:
+        """What does not go together with a budget, or without one."""
+        problems = [
+            f"{name.replace('_', '-')} of the cycle's budget is not asked: it is decided elsewhere"
+            for name in _NOT_OF_CUTS
+            if getattr(self.budget, name) != getattr(BudgetSettings, name)
+        ]
+        if self.calibration.repair == "blocks":
+            problems.append("repair blocks is of prune: here training itself mends what was cut")
+        if self.budget.shares:
+            edges = {
+                "keep-bulk": self.keep_bulk != CycleSettings.keep_bulk,
+                "gof-conv": self.plan.gof_conv is not None,
+                "when-not-smaller": self.plan.when_not_smaller != PlanSettings.when_not_smaller,
+            }
+            if own := [name for name, given in edges.items() if given]:
+                problems.append(f"{', '.join(own)} is of cuts at the edge: a budget finds the ranks itself")
+            if self.mode == "recursive":
+                problems.append("mode recursive cuts factors as layers of their own, and a budget whole layers")
+            return problems
+        useless = _asked(self.budget, _NOT_OF_CUTS)
+        useless += ["way"] if self.way != CycleSettings.way else []
+        if self.calibration.calibration_samples is not None and self.repair == "none":
+            useless.append("calibration-samples")
+        if useless:
+            problems.append(f"{', '.join(useless)} needs a budget: add --keep or --macs")
+        return problems
+
+    @property
+    def repair(self) -> str:
+        """What is repaired after a cut: batch-norm statistics or nothing."""
+        return self.calibration.mends if self.budget.shares else self.calibration.repair or "none"
+
+    @property
+    def within(self) -> BudgetSettings:
+        """The budget with all that is said of its ranks."""
+        return replace(self.budget, multiple=self.plan.rank_multiple)
 
     def plain(self) -> dict[str, Any]:
         """All of it in one flat dictionary, as files keep it.
@@ -239,9 +321,21 @@ class CycleSettings:
 
 
 def _flat(cycle: CycleSettings) -> dict[str, Any]:
-    flat = {**vars(cycle.plan), **vars(cycle.analysis), **vars(cycle)}
-    del flat["analysis"], flat["plan"]
+    others = {**_without(cycle.budget, _NOT_OF_CUTS), **_without(cycle.calibration, _NOT_OF_STEPS)}
+    flat = {**others, **vars(cycle.plan), **vars(cycle.analysis), **vars(cycle)}
+    for name in ("analysis", "plan", "budget", "calibration"):
+        del flat[name]
     return flat
+
+
+def _without(settings: BudgetSettings | CalibrationSettings, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in vars(settings).items() if name not in names}
+
+
+def _asked(settings: BudgetSettings, without: tuple[str, ...]) -> list[str]:
+    """The names, as options have them, of settings that are not as by default."""
+    default = vars(BudgetSettings())
+    return [name.replace("_", "-") for name, value in _without(settings, without).items() if value != default[name]]
 
 
 def differences(

@@ -54,6 +54,7 @@ class TrainingState:
         blocked: whether nothing more is to be cut.
         best: the smallest network whose score is within the limit asked for.
         ended: why the run is over; empty while it is not.
+        limit: the worst test score that is good enough, where the first one decided it.
     """
 
     identity: dict[str, Any]
@@ -67,6 +68,7 @@ class TrainingState:
     blocked: bool = False
     best: Snapshot | None = None
     ended: str = ""
+    limit: float | None = None
 
     def save(self, path: Path) -> None:
         """Write the state; the one of the epoch before stays until this one is whole."""

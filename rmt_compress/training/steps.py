@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rmt_compress.data import Batch
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.training.held_masks import HeldMasks
+    from rmt_compress.training.recent_inputs import RecentInputs
     from rmt_compress.training.settings import TrainingSettings
     from rmt_compress.training.workers import Workers
 
@@ -40,6 +41,7 @@ def train_epoch(
     epoch: int,
     *,
     held: HeldMasks | None = None,
+    recent: RecentInputs | None = None,
     progress: StepProgress | None = None,
 ) -> float:
     """Train `model` on every sample of a task once.
@@ -55,6 +57,7 @@ def train_epoch(
         workers: the processes.
         epoch: from 1.
         held: weights that stay zero.
+        recent: is handed the inputs of every step of this process.
         progress: called with (steps done, steps in all, or None where that is not known).
 
     Returns:
@@ -68,12 +71,7 @@ def train_epoch(
     """
     torch.manual_seed(_mix(settings.seed, epoch, workers.rank))
     augmentation = torch.Generator().manual_seed(_mix(settings.seed, epoch, workers.rank))
-    samples = task.samples
-    assert samples is not None
-    text = samples.targets == "tokens"
-    feed = Feed(samples, settings.at_once(text=text), _mix(settings.seed, epoch), workers)
-    if isinstance(task, MaskedLanguage):
-        task = replace(task, seed=_mix(settings.seed, epoch))
+    task, feed = _asked(task, settings, workers, epoch)
     rate = settings.rate(epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -87,7 +85,10 @@ def train_epoch(
         mine, batch = length(own), own
         if settings.augment == "flip-shift":
             batch = own._replace(inputs=flip_and_shift(own.inputs, augmentation))
-        loss = _loss(model, task, batch, settings, workers, dtype)
+        inputs = task.inputs(batch)
+        if recent is not None:
+            recent.add(inputs)
+        loss = _loss(model, task, batch, placed(inputs, workers.device, dtype), settings, workers)
         total += loss.detach() * mine
         seen += count
         if workers.count == 1 and not math.isfinite(loss.item()):
@@ -106,9 +107,10 @@ def train_epoch(
         if progress is not None:
             progress(done, feed.steps)
     if not seen:
+        assert task.samples is not None
         raise TrainingError(
-            f"{samples.name}: its training samples are too few for one step of {workers.count * 2} at least; take "
-            "more, or a larger --batch-size"
+            f"{task.samples.name}: its training samples are too few for one step of {workers.count * 2} at least; "
+            "take more, or a larger --batch-size"
         )
     mean = workers.total(total) / seen
     if not math.isfinite(mean) or not all(bool(weight.isfinite().all()) for weight in model.parameters()):
@@ -116,15 +118,33 @@ def train_epoch(
     return mean
 
 
+def first_inputs(
+    task: Task, settings: TrainingSettings, workers: Workers, epoch: int, recent: RecentInputs
+) -> None:
+    """Hand on the inputs of the first steps of an epoch that is to come, as many as are kept.
+
+    They are those of this process, as `train_epoch` reads them but for augmentation.
+    """
+    task, feed = _asked(task, settings, workers, epoch)
+    for step in feed:
+        recent.add(task.inputs(step.mine))
+        if recent.full:
+            return
+
+
+def _asked(task: Task, settings: TrainingSettings, workers: Workers, epoch: int) -> tuple[Task, Feed]:
+    """What an epoch asks, and its steps."""
+    samples = task.samples
+    assert samples is not None
+    text = samples.targets == "tokens"
+    if isinstance(task, MaskedLanguage):
+        task = replace(task, seed=_mix(settings.seed, epoch))
+    return task, Feed(samples, settings.at_once(text=text), _mix(settings.seed, epoch), workers)
+
+
 def _loss(
-    model: nn.Module,
-    task: Task,
-    batch: Batch,
-    settings: TrainingSettings,
-    workers: Workers,
-    dtype: torch.dtype,
+    model: nn.Module, task: Task, batch: Batch, inputs: Any, settings: TrainingSettings, workers: Workers
 ) -> torch.Tensor:
-    inputs = placed(task.inputs(batch), workers.device, dtype)
     try:
         outputs = workers.computed(lambda: call(model, inputs))
         if settings.loss == "mse" and task.kind == "classification":

@@ -123,3 +123,29 @@ def test_budgets_by_metric(run, checkpoint, tmp_path):
 def test_calibration_belongs_to_the_budget_sweep(run, checkpoint):
     given = ("sweep", checkpoint, "--data", "digits", "--calibrate", "self", "--moments", "m")
     assert "--calibrate, --moments needs the budget sweep: add --what budget" in one_error_line(run(*given))
+
+
+@pytest.mark.slow
+def test_statistics_are_renewed_where_that_is_asked(run, tmp_path):
+    model = build("cnn:1x8x8/40,48,p/64,10", seed=1)
+    metadata = {"architecture": "cnn:1x8x8/40,48,p/64,10"}
+    save_file(dict(model.state_dict()), tmp_path / "cnn.safetensors", metadata=metadata)
+    asks = ("sweep", "cnn.safetensors", "--data", "digits", "--what", "share", "--rules", "ratio", "--points", "2")
+    for folder, more in (("left", ()), ("renewed", ("--repair", "statistics", "--calibration-samples", "60"))):
+        result = run(*asks, *more, "-o", folder)
+        assert result.returncode == 0, result.stderr
+    left, renewed = (json.loads((tmp_path / name / "share.json").read_text()) for name in ("left", "renewed"))
+    assert left["accuracy"] == renewed["accuracy"]
+    points = [[point["accuracy"] for point in each["curves"][0]["points"]] for each in (left, renewed)]
+    assert points[0] != points[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--repair", "blocks"), "repair blocks takes minutes for one network"),
+        (("--calibration-samples", "9"), "add --repair statistics"),
+    ],
+)
+def test_what_a_sweep_cannot_repair_is_refused(run, checkpoint, options, words):
+    assert words in one_error_line(run("sweep", checkpoint, "--data", "digits", *options))

@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.errors import TrainingError
 from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
 from rmt_compress.training.event_log import of_kind, read_lines
 from rmt_compress.training.finetuning import Listeners, state_path
@@ -27,14 +29,26 @@ def _same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+AT_THE_EDGE = CycleSettings(
+    every=1, sparsify="0.001:0.01", keep_bulk="0.4,0.2,0", analysis=AnalysisSettings(gof=0.3)
+)
+WITHIN = CycleSettings(
+    every=1, sparsify="0.001:0.01", budget=BudgetSettings(keep=0.1), analysis=AnalysisSettings(gof=0.3)
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["recombine", "recursive"])
-def test_a_run_broken_off_after_any_epoch_ends_at_the_same_weights(tmp_path, mode):
+@pytest.mark.parametrize(
+    ("cycle", "arch"),
+    [
+        (AT_THE_EDGE, "mlp:64,128,128,10"),
+        (replace(AT_THE_EDGE, mode="recursive"), "mlp:64,128,128,10"),
+        (WITHIN, "mlp:64,128,128,10"),
+        (WITHIN, "cnn:1x8x8/16,p,40/64,10"),
+    ],
+)
+def test_a_run_broken_off_after_any_epoch_ends_at_the_same_weights(tmp_path, cycle, arch):
     settings = TrainingSettings(epochs=4, batch_size=64)
-    cycle = CycleSettings(
-        every=1, mode=mode, sparsify="0.001:0.01", keep_bulk="0.4,0.2,0", analysis=AnalysisSettings(gof=0.3)
-    )
-    arch = "mlp:64,128,128,10"
 
     def train(out, **more):
         return finetune(None, out, data="digits", arch=arch, training=settings, cycle=cycle, samples=600, **more)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rmt_compress.training.schedules import learning_rate, retained_share, threshold
+from rmt_compress.training.schedules import learning_rate, retained_share, share_left, threshold
 
 
 def test_learning_rates():
@@ -34,6 +34,23 @@ def test_share_falls_evenly_to_nothing_at_the_last_cut():
 def test_a_list_of_shares_goes_cut_by_cut_and_its_last_one_stays():
     share = retained_share("0.6,0.3", (2, 4, 6))
     assert [share(epoch) for epoch in (2, 4, 6)] == [0.6, 0.3, 0.3]
+
+
+def test_ways_to_a_budget():
+    cuts = (0, 2, 4)
+    for way, shares in {
+        "geometric": (0.5, 0.25, 0.125),
+        "linear": (1 - 0.875 / 3, 1 - 2 * 0.875 / 3, 0.125),
+        "once": (0.125, 0.125, 0.125),
+    }.items():
+        share = share_left(way, 1.0, 0.125, cuts)
+        assert [share(epoch) for epoch in cuts] == pytest.approx(shares)
+        assert share(4) == 0.125
+    assert share_left("geometric", 0.5, 0.125, cuts[:2])(0) == pytest.approx(0.25)
+    # What is small enough already is cut no further than asked.
+    assert share_left("geometric", 0.1, 0.5, cuts)(0) == 0.5
+    with pytest.raises(ValueError, match="geometric, linear, once"):
+        share_left("cubic", 1.0, 0.1, cuts)
 
 
 def test_threshold_rises_evenly_from_first_to_last_epoch():
