@@ -116,6 +116,9 @@ def evaluate(
                 generation=writing,
                 progress=progress,
             )
+    for each in (result, original):
+        if each is not None and each.latency.why_no_graph is not None:
+            note(f"{each.path}: timed in eager mode alone: {each.latency.why_no_graph}")
     wrecked = None if original is None else against_original(result.score, original.score)
     if not as_json:
         print_result(evaluation_table(task, result, original))

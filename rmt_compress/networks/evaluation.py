@@ -80,6 +80,7 @@ class Evaluation:
             "peak_memory": self.peak_memory,
             "latency_ms": dict(self.latency.eager),
             **({"latency_graph_ms": dict(self.latency.graph)} if self.latency.graph else {}),
+            **({"why_no_graph": self.latency.why_no_graph} if self.latency.why_no_graph else {}),
             **({} if self.generation is None else {"generation": self.generation.to_json()}),
             **agreement,
         }

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis import analyze
+from rmt_compress.analysis.analyzing import analyze_with
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.loading import load_model
@@ -20,6 +21,7 @@ from rmt_compress.sweep import SweepTarget, sweep_rank
 if TYPE_CHECKING:
     from torch import nn
 
+    from rmt_compress.analysis import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.networks.tasks.task import Task
@@ -98,7 +100,7 @@ class Measurement:
         result = replace(result, before=before, after=after, notes=notes, wreck=wreck)
         if self._pixels is not None:
             result = replace(result, warnings=(*result.warnings, f"{self._checkpoint.path}: {self._pixels}"))
-        analysis = result.analysis or analyze(self._model)
+        analysis = self._analysis_of_the_model(result)
         if not sweeps or not analysis.analyzed:
             return result
         task = self._thinned(before, _SWEEP_POINTS * min(_SWEEP_LAYERS, len(analysis.analyzed)))
@@ -111,6 +113,16 @@ class Measurement:
             )
         files = tuple(str(file) for file in write_sweep(sweep, _stem(target)))
         return replace(result, notes=notes, written=(*result.written, (f"{task.metric.name} against rank", files)))
+
+    def _analysis_of_the_model(self, result: PruneResult) -> Analysis:
+        """The file's analysis; of a class that has other names than its file (ViT in transformers 5) its own."""
+        found = result.analysis
+        names = {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
+        if found is not None and all(layer.layer.stored in names for layer in found.analyzed):
+            return found
+        settings = AnalysisSettings() if found is None else found.settings
+        # Globs are of the file's names.
+        return analyze_with(self._model, replace(settings, include=(), exclude=(), treat_as=()))
 
     def _thinned(self, measured: Evaluation, trials: int) -> Task:
         """The task on so many samples that the whole sweep takes less than half a minute."""

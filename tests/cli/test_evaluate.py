@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from rmt_compress.networks.architectures import build
+from rmt_compress.networks.latency import Latency
 from tests.samples.command_line import one_error_line
 from tests.samples.repository import DIGITS
 
@@ -100,3 +101,15 @@ def test_notes_of_the_data_are_shown(run, tmp_path, monkeypatch):
     assert result.returncode == 0, result.stderr
     assert "note: Inputs are bytes and taken as they are" in result.stderr
     assert "dead outputs" in result.stdout
+
+
+def test_why_a_network_is_timed_in_eager_mode_alone(run, monkeypatch):
+    """As on a GPU, where a network looks at a value on the host."""
+    why = "no CUDA graph can be made of it: it waits for the host"
+    monkeypatch.setattr(
+        "rmt_compress.networks.evaluation.measure_latency",
+        lambda models, task: [Latency({"1": 2.0}, {}, why) for _ in models],
+    )
+    words = ("evaluate", DIGITS, "--data", "digits", "--limit", "20")
+    assert f"note: {DIGITS}: timed in eager mode alone: {why}" in run(*words).stderr
+    assert json.loads(run(*words, "--json").stdout)["model"]["why_no_graph"] == why

@@ -43,3 +43,26 @@ def test_a_cut_that_keeps_what_counts_is_none(run, tmp_path):
     report = json.loads(result.stdout)
     assert report["verified"] == "synthetic"
     assert report["wreck"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("head", "said"),
+    (("Model", "has moved its outputs by"), ("ForMaskedLM", "gives another answer in")),
+)
+def test_a_wrecked_encoder_is_told_by_its_embeddings_or_its_answers(run, tmp_path, head, said):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = getattr(transformers, f"Bert{head}")(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                # As it is made, so little comes of its layers that none is missed.
+                weight.mul_(8)
+    model.save_pretrained(tmp_path / "noise")
+    result = run("prune", "noise", "-o", "cut", "--rule", "rank:1")
+    assert result.returncode == 1
+    assert said in result.stderr.splitlines()[-1]
+    assert (tmp_path / "cut" / "config.json").exists()
