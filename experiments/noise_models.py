@@ -30,7 +30,7 @@ from rmt_compress.spectrum import NumpyKernels, singular_values
 
 DATA = Path(__file__).parent / "data"
 SIZES = ((50, 50), (100, 1000), (384, 1536))
-DRAWS = {(50, 50): 4000, (100, 1000): 2000, (384, 1536): 300}
+DRAWS = {(50, 50): 3000, (100, 1000): 1000, (384, 1536): 100}
 BETA = 0.1
 SPREAD = 0.3
 CORRELATION = 0.5

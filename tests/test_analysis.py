@@ -266,3 +266,9 @@ def test_a_cut_by_equalized_noise_is_one_in_its_scales(uneven: dict[str, torch.T
     scales = equalized.rows[:, None] * equalized.columns
     errors = [np.linalg.norm((weight - other) / scales) for other in (cut, plain.double().numpy())]
     assert errors[0] < errors[1]
+
+
+def test_a_beta_below_what_sign_flips_resolve_is_refused(uneven: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(SettingsError, match="resolve a beta of 0.005 at least, got 0.001"):
+        rmt.analyze(uneven, noise="signflip", beta=0.001)
+    assert rmt.analyze(uneven, beta=0.001).analyzed

@@ -15,6 +15,8 @@ Noise = Literal["mp", "equalized", "signflip", "general", "all"]
 Flips = Literal["upper", "pairwise"]
 
 NOISE_AND_CUTS = "Noise and cuts"
+# 199 flips resolve it; more take too long.
+LEAST_FLIPPED_BETA = 0.005
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class AnalysisSettings:
             problems.append(
                 f"min-size {self.min_size} with alpha {self.alpha:g} leaves fewer than two eigenvalues to fit"
             )
+        if self.noise in ("signflip", "all") and 0 < self.beta < LEAST_FLIPPED_BETA:
+            problems.append(f"sign flips resolve a beta of {LEAST_FLIPPED_BETA:g} at least, got {self.beta:g}")
         refuse(problems)
 
     def to_json(self) -> dict[str, Any]:
