@@ -29,8 +29,7 @@ LIMITS = (0.01, 0.1)
 GRADES = ("low", "medium", "high")
 CAUTION = 3.0
 RULE = "removed energy · stable rank / p"
-"""What is graded by: one number, chosen by hand among the best of the table since it also tells cuts of one kind
-apart."""
+"""What is graded by: the only rule of the table whose interval stays below one half in every column."""
 DRAWS = 1000
 SEED = 7
 CUTS = {"edge": ("edge",), "half": ("half",), "both": ("edge", "half")}

@@ -142,7 +142,8 @@ def prune(
     """Cut the noise out of a checkpoint and write a smaller one.
 
     Every layer that fits the noise law is cut to its spikes and stored as two thin layers, where that is smaller;
-    the others are kept. With --sparsify, small entries become zero and the file stores them in one bit each.
+    the others are kept. With --sparsify, small entries become zero and the file stores them in one bit each. Where
+    nothing could be asked the result is unverified, and every cut has a risk by the weights alone.
     """
     from rmt_compress.plan import load_plan
     from rmt_compress.planning.within import plan_again

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from rmt_compress.analysis.risk import Risk, risk_of
 from rmt_compress.compression.weights import LayerOutcome
+from rmt_compress.decomposition.bases import PLAIN
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
@@ -75,6 +78,18 @@ class PruneResult:
     wreck: str | None = None
     warnings: tuple[str, ...] = ()
 
+    @cached_property
+    def risks(self) -> dict[str, Risk]:
+        """The risk of each layer's cut alone, by tensor; none of what was measured or is no plain cut."""
+        if self.analysis is None or self.verified != "unverified" or self.plan.basis != PLAIN.name:
+            return {}
+        ranks = {decision.tensor: decision.rank for decision in self.plan.layers}
+        return {
+            layer.tensor: risk_of(layer, rank)
+            for layer in self.analysis.analyzed
+            if (rank := ranks.get(layer.tensor)) is not None
+        }
+
     @property
     def changes(self) -> bool:
         """Whether the plan touches anything."""
@@ -126,7 +141,8 @@ class PruneResult:
         layers = []
         for decision in self.plan.layers:
             done = outcomes.get(decision.tensor) or decision.model_dump(include={"action", "rank", "reason"})
-            layers.append({**analyzed.get(decision.tensor, {}), **decision.model_dump(mode="json"), **done})
+            risk = {"risk": self.risks.get(decision.tensor)}
+            layers.append({**analyzed.get(decision.tensor, {}), **decision.model_dump(mode="json"), **done, **risk})
         report |= {
             "schema": SCHEMA,
             "output": self.output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.records import SkippedLayer
+from rmt_compress.analysis.risk import RISKS
 from rmt_compress.reporting.analysis_table import skipped_line
 from rmt_compress.reporting.layer_names import block, blocks_named, network_order, sentence, sentences_merged
 from rmt_compress.reporting.layer_table import Column, LayerTable
@@ -12,17 +13,21 @@ from rmt_compress.wording import listed, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+    from rich.text import Text
 
+    from rmt_compress.analysis.risk import Risk
     from rmt_compress.plan import LayerDecision
     from rmt_compress.pruning.result import PruneResult
 
+_RISK_STYLES = {"low": "green", "medium": "yellow", "high": "red"}
 _ACTION_STYLES = {"factorized": "green", "truncated": "yellow", "kept": "", "skipped": "dim"}
 
 
 _COLUMNS = (
     Column("shape", 1, right=False),
-    Column("action", 4, right=False),
-    Column("weights\nleft", 3),
+    Column("action", 5, right=False),
+    Column("weights\nleft", 4),
+    Column("risk", 3, right=False),
     Column("why", 2, words=True),
 )
 
@@ -61,6 +66,7 @@ def _layers(result: PruneResult, group: bool) -> LayerTable:
                 times(first.shape, scalar=""),
                 Text(action, style=_ACTION_STYLES[action]),
                 f"{nonzeros / max(1, before):.1%}" if done else "",
+                _risk([result.risks[each.tensor] for each in members if each.tensor in result.risks]),
                 Text(printable(sentences_merged([each.reason for each in members]))),
             ]
         )
@@ -73,6 +79,15 @@ def _layers(result: PruneResult, group: bool) -> LayerTable:
         nothing = f"nothing written ({'--dry-run' if result.dry_run else 'the budget was missed'})"
     title = f"{result.source} → {result.output or nothing}"
     return LayerTable(title, names, _COLUMNS, rows, first="layers" if group else "layer")
+
+
+def _risk(risks: list[Risk]) -> Text:
+    """The least and the greatest of a row's layers."""
+    from rich.text import Text
+
+    found = sorted(set(risks), key=RISKS.index)
+    ends = [found[0], found[-1]] if len(found) > 1 else found
+    return Text("–".join(ends), style=_RISK_STYLES[found[-1]] if found else "")
 
 
 def _has_a_row(decision: LayerDecision) -> bool:
@@ -119,5 +134,8 @@ def _totals(result: PruneResult) -> RenderableType:
         shown = f" {metric.name} {metric.shown(old.value)} → {metric.shown(new.value)}"
         asked = f" on {new.samples:,} test samples" if new.samples else ""
         lines.append(f"{shown}{asked} ({metric.change(new.value, old.value)})")
+    if result.risks:
+        counts = ", ".join(f"{n} {risk}" for risk in RISKS if (n := list(result.risks.values()).count(risk)))
+        lines.append(f" unverified: nobody has measured what this costs; risk of each cut alone: {counts}")
     lines.extend(f" {what}: {', '.join(paths)}" for what, paths in result.written)
     return Text("\n".join(lines))
