@@ -269,6 +269,6 @@ def test_a_cut_by_equalized_noise_is_one_in_its_scales(uneven: dict[str, torch.T
 
 
 def test_a_beta_below_what_sign_flips_resolve_is_refused(uneven: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(SettingsError, match="resolve a beta of 0.005 at least, got 0.001"):
+    with pytest.raises(SettingsError, match=r"resolve a beta of 0\.005 at least, got 0\.001"):
         rmt.analyze(uneven, noise="signflip", beta=0.001)
     assert rmt.analyze(uneven, beta=0.001).analyzed
