@@ -44,6 +44,8 @@ from rmt_compress.planning.settings import PlanSettings
 
 # That of `plan`, which brings pydantic with it and would keep `--help` waiting.
 Layout = Literal["factorized", "dense"]
+# That of `saving`, which would do the same.
+Pack = Literal["none", "pivots"]
 
 
 @with_options(
@@ -74,6 +76,13 @@ def prune(
         Layout,
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
     ] = "factorized",
+    pack: Annotated[
+        Pack,
+        typer.Option(
+            help="Store the two thin layers as pivots: rows of their product, and what the others are made of; the "
+            "same product in fewer numbers, to the rounding of their type."
+        ),
+    ] = "none",
     analysis: AnalysisSettings,
     plan: Annotated[Path | None, optional("Carry out this plan instead of making one.", "FILE")] = None,
     save_plan: Annotated[
@@ -196,6 +205,7 @@ def prune(
             analysis=analysis,
             plan=decisions if ready is None else ready,
             layout=layout,
+            pack=pack,
             save_plan=save_plan,
             data=data,
             asked=asked,
