@@ -113,7 +113,20 @@ def prune(
         ),
     ] = None,
     save_moments: Annotated[
-        Path | None, optional("Keep the moments that were measured.", "FILE", panel=CALIBRATION)
+        Path | None,
+        optional(
+            "Keep the moments that were measured, with the inputs that the network made for them.",
+            "FILE",
+            panel=CALIBRATION,
+        ),
+    ] = None,
+    show_calibration: Annotated[
+        Path | None,
+        optional(
+            "Show what the network is calibrated with: images in FILE.png, text or numbers in FILE.txt.",
+            "FILE",
+            panel=CALIBRATION,
+        ),
     ] = None,
     times: Annotated[
         Path | None,
@@ -178,6 +191,7 @@ def prune(
             moments,
             save_moments,
             times,
+            show_calibration=show_calibration,
         )
         if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
             raise SettingsError(
@@ -189,6 +203,7 @@ def prune(
             *([] if ready is not None else typed_settings(context, BudgetSettings)),
             *(["--moments"] if moments is not None and plan is None else []),
             *(["--save-moments"] if save_moments is not None else []),
+            *(["--show-calibration"] if show_calibration is not None else []),
             *(["--accept"] if accept else []),
         ]
         if useless:

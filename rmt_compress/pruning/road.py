@@ -31,6 +31,7 @@ from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
+from rmt_compress.pruning.shown_inputs import check_shown
 from rmt_compress.pruning.unasked import changed_outputs, wrecked
 from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
@@ -158,6 +159,8 @@ def prune(
             check_extra_state(opened, target)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
+        if within is not None and within.show_calibration is not None:
+            check_shown(within.show_calibration, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None
         asks = data is not None or (asked is not None and asked.asks_itself)
         model = network_of(opened, arch, folded=fold_batchnorm, needed=asks) if asks or within is not None else None
