@@ -115,7 +115,8 @@ def prune(
     save_moments: Annotated[
         Path | None,
         optional(
-            "Keep the moments that were measured, with the inputs that the network made for them.",
+            "Keep the moments that were measured, with the inputs that the network made for them; interrupted, the "
+            "same command goes on with what stands in FILE.partial.",
             "FILE",
             panel=CALIBRATION,
         ),

@@ -141,7 +141,11 @@ def plan_within_budget(
         moments = load_moments(request.moments)
     else:
         moments = calibrate(
-            model, calibration.inputs, seed=request.calibration.seed, progress=_named(progress, "calibrating")
+            model,
+            calibration.inputs,
+            seed=request.calibration.seed,
+            progress=_named(progress, "calibrating"),
+            partial=None if request.save_moments is None else partial_folder(request.save_moments),
         )
     if request.save_moments is not None:
         made = calibration.made
@@ -221,6 +225,11 @@ def plan_within_budget(
                 f"{left.samples:,} samples that {chose}"
             )
     return Budgeted(plan, moments, calibration.verified, "; ".join(misses), record, tuple(notes), repairs.values)
+
+
+def partial_folder(moments: Path) -> Path:
+    """Where a calibration whose moments are to be kept in a file leaves what an interruption would lose."""
+    return moments.with_name(f"{moments.name}.partial")
 
 
 def _unverified(

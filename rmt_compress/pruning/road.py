@@ -159,6 +159,8 @@ def prune(
             check_extra_state(opened, target)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
+        if within is not None and within.save_moments is not None:
+            check_output(within.save_moments, force=force, inputs=checkpoint.files)
         if within is not None and within.show_calibration is not None:
             check_shown(within.show_calibration, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None

@@ -42,6 +42,32 @@ def test_inputs_are_kept_with_the_moments_and_serve_again(run, tmp_path):
     assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
 
 
+@pytest.mark.slow
+def test_an_interrupted_calibration_goes_on(run, tmp_path, monkeypatch):
+    from rmt_compress.networks.calibration.interrupted import Partial
+
+    words = ("prune", DIGITS, "--keep", "0.2", "--search", "one", "--calibration-samples", "64")
+    whole = run(*words, "-o", "a.safetensors", "--save-moments", "m")
+    assert whole.returncode == 0, whole.stderr
+    keep = Partial.keep
+
+    def interrupted(self, *state):
+        self._written = -1e9
+        keep(self, *state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Partial, "keep", interrupted)
+        stopped = run(*words, "-o", "b.safetensors", "--save-moments", "n")
+    assert stopped.returncode != 0
+    assert "Traceback" not in stopped.stderr
+    assert (tmp_path / "n.partial" / "sums.safetensors").is_file()
+    again = run(*words, "-o", "b.safetensors", "--save-moments", "n")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "n").read_bytes() == (tmp_path / "m").read_bytes()
+    assert not (tmp_path / "n.partial").exists()
+
+
 def test_refused_before_anything_is_made(run, tmp_path):
     words = ("prune", DIGITS, "-o", "s.safetensors", "--show-calibration", "seen")
     assert "--show-calibration needs a budget" in one_error_line(run(*words))
