@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,20 @@ def test_a_stream_is_gone_through_within_the_memory_of_a_few_batches():
     # 51 batches of 19 MB each; two of every eight samples are the test part.
     assert report["test_samples"] == 51 * 32 // 4
     assert report["peak_megabytes"] < report["peak_megabytes_before"] + 400
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no memory of a process is told on this system")
+def test_calibration_stays_within_its_limit_and_goes_on_after_a_kill():
+    small = ("calibration_memory.py", "--width", 512, "--layers", 3, "--memory", 8, "--vectors", 64)
+    done = run(*small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # 4 MiB a layer and 1.5 beside: one at a time. What libraries keep for themselves is a few megabytes.
+    assert found["passes"] >= 3
+    assert 3 < found["beside"] < 8 + 8
+    done = run(*small, "--kill")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["same"] is True
+    assert found["killed"] is False or "calibration.json" in found["left"]

@@ -144,6 +144,22 @@ def test_weights_with_zeros_are_decoded(tmp_path):
     assert torch.equal(logits(model, "llama"), logits(load_model(tmp_path / "small"), "llama"))
 
 
+def test_weights_stored_by_pivots_are_decoded(tmp_path):
+    rank = PlanSettings(rule="rank:16")
+    built("gpt2").save_pretrained(tmp_path / "gpt2")
+    stock = prune(tmp_path / "gpt2", tmp_path / "stock", plan=rank)
+    small = prune(tmp_path / "gpt2", tmp_path / "small", plan=rank, pack="pivots")
+    assert small.notes == ("6 of 6 layers in two are stored as pivots and coefficients",)
+    assert small.bytes_out < stock.bytes_out
+    assert {name.rpartition(".")[2] for name in load_file(tmp_path / "small" / "factorized.safetensors")} == {
+        *("weight", "bias", "pivots", "coefficients")
+    }
+    model = modeling_factorized.GPT2LMHeadModel.from_pretrained(tmp_path / "small").eval()
+    answers = logits(load_model(tmp_path / "stock"), "gpt2")
+    torch.testing.assert_close(logits(model, "gpt2"), answers, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(load_model(tmp_path / "small"), "gpt2"), answers, atol=1e-5, rtol=1e-5)
+
+
 def test_a_class_for_another_task_gets_a_new_head(tmp_path):
     built("bert").save_pretrained(tmp_path / "bert")
     prune(tmp_path / "bert", tmp_path / "small", plan=RANK)

@@ -235,14 +235,15 @@ def test_the_recipe_needs_torch_and_safetensors_alone(tmp_path):
     original.add_module("fc2", nn.Linear(1000, 10))
     x = torch.rand(5, 1, 28, 28)
     wanted = {}
-    for sparsify in (None, 0.02):
-        folder = tmp_path / f"sparsify {sparsify}"
+    for sparsify, pack in ((None, "none"), (0.02, "none"), (None, "pivots")):
+        folder = tmp_path / f"sparsify {sparsify}, pack {pack}"
         folder.mkdir()
         torch.save(x, folder / "x.pt")
         plan = compressed.plan(original, ranks={"fc1.weight": 30}, sparsify=sparsify)
         small = compress(original, plan)
-        written = rmt.save(small, folder / "small.safetensors", plan=plan)
+        written = rmt.save(small, folder / "small.safetensors", plan=plan, pack=pack)
         assert bool(written.sparse) is bool(sparsify)
+        assert bool(written.packed) is (pack == "pivots")
         wanted[folder] = small(x)
     program = (
         "import os, sys\n"

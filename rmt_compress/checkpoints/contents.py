@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from rmt_compress.checkpoints.beside import Home
 from rmt_compress.layers.layer import TensorInfo
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.manifest import Manifest
+
+
+class Encoded(NamedTuple):
+    """Which tensors are stored in several parts, under the names these lists have in a manifest."""
+
+    sparse: tuple[str, ...] = ()
+    pivots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Contents:
         carried: what else, by top-level key; see `Format.has_room`.
         manifest: stored with the tensors; None for a plain file.
         sparse: whether tensors may come as bitmask and values.
+        packed: names of those that may come without their rows of the identity.
         home: where the tensors stood, and what belongs to them without being a tensor.
     """
 
@@ -35,6 +43,7 @@ class Contents:
     carried: Mapping[str, Any]
     manifest: Manifest | None
     sparse: bool
+    packed: frozenset[str] = frozenset()
     home: Home = field(default_factory=Home)
 
     @property
@@ -42,11 +51,11 @@ class Contents:
         """Whether the tensors go where they stood under the names they had: what reads the original reads them."""
         return self.manifest is not None and self.manifest.layout == "dense"
 
-    def manifest_text(self, sparse: Sequence[str]) -> str | None:
-        """The manifest, with the names of the tensors that are stored sparse; None for a plain file."""
+    def manifest_text(self, encoded: Encoded) -> str | None:
+        """The manifest, with the names of the tensors that are stored otherwise; None for a plain file."""
         if self.manifest is None:
             return None
-        return self.manifest.model_copy(update={"sparse": tuple(sparse)}).to_json()
+        return self.manifest.model_copy(update=encoded._asdict()).to_json()
 
 
 class StateDictWriter(Protocol):
@@ -64,8 +73,8 @@ class StateDictWriter(Protocol):
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Write one tensor, or remember it."""
 
-    def finish(self, sparse: Sequence[str]) -> None:
-        """Write what is left; `sparse` are the tensors that came as bitmask and values."""
+    def finish(self, encoded: Encoded) -> None:
+        """Write what is left; `encoded` are the tensors that came in parts."""
 
     def close(self) -> None:
         """Give back memory and temporary files."""

@@ -110,6 +110,8 @@ class Manifest(_Record):
         layout: ``factorized``: two tensors for every weight in `factorized`; ``dense``: original names and shapes.
         factorized: the weights that are stored as two.
         sparse: names of tensors stored as bitmask and values; see `rmt_compress.layers.bitmask`.
+        pivots: names of tensors stored without their rows of the identity; see `rmt_compress.layers.pivot_rows`.
+            Not in the JSON where there are none, so that versions that know of none read all other files.
         ties: other name of a shared tensor -> the name it is stored under.
         architecture: the network in one word, see `rmt_compress.networks.architectures`; None where unknown.
         metadata: text entries carried over from the source; they stand beside the manifest, not in its JSON.
@@ -122,18 +124,20 @@ class Manifest(_Record):
     layout: Layout = "factorized"
     factorized: tuple[FactorizedLayer, ...] = ()
     sparse: tuple[str, ...] = ()
+    pivots: tuple[str, ...] = ()
     ties: dict[str, str] = Field(default_factory=dict)
     architecture: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.layout == "dense" and (self.factorized or self.sparse):
+        if self.layout == "dense" and (self.factorized or self.sparse or self.pivots):
             raise ValueError("a dense layout has neither factorized nor sparse tensors")
         names = [layer.weight for layer in self.factorized]
         names += [layer.bias for layer in self.factorized if layer.bias is not None]
         names += [name for layer in self.factorized for name in (layer.down, layer.up)]
-        if len(set(names)) < len(names) or len(set(self.sparse)) < len(self.sparse):
+        encoded = (*self.sparse, *self.pivots)
+        if len(set(names)) < len(names) or len(set(encoded)) < len(encoded):
             raise ValueError("a name stands for two things")
         if self.plan is not None:
             json.dumps(self.plan.settings, allow_nan=False)
@@ -161,7 +165,7 @@ class Manifest(_Record):
 
     def to_json(self) -> str:
         """The manifest as one line of JSON, `metadata` left out."""
-        return self.model_dump_json(by_alias=True)
+        return self.model_dump_json(by_alias=True, exclude=None if self.pivots else {"pivots"})
 
     @classmethod
     def from_json(cls, text: str, *, origin: str, metadata: Mapping[str, str] | None = None) -> Manifest:

@@ -12,14 +12,18 @@ from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, SparseTensor, decode, sparse_shape
+from rmt_compress.layers import bitmask, pivot_rows
+from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, SparseTensor, sparse_shape
 from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
+from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS, PivotRows
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
     import torch
 
 _MAX_DIMENSIONS = 64
+_SPARSE_PARTS = (BITS, VALUES, SHAPE)
+_PIVOT_PARTS = (PIVOTS, COEFFICIENTS)
 
 
 class View(Checkpoint):
@@ -50,7 +54,8 @@ class CompressedFile(View):
     """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.
 
     Where the file holds something else than the manifest in its metadata says, it has none: another program has
-    rewritten it. What is still stored as a bitmask and values is decoded all the same.
+    rewritten it. What is still stored in parts (a bitmask and values, pivots and coefficients) is decoded all the
+    same.
     """
 
     def __init__(self, stored: Checkpoint) -> None:
@@ -61,7 +66,8 @@ class CompressedFile(View):
         self.metadata = texts
         differences: list[str] = []
         self._tensors = self._describe(manifest, differences)
-        self._sparse = frozenset(manifest.sparse) & (self._tensors.keys() - stored.tensors.keys())
+        coded = self._tensors.keys() - stored.tensors.keys()
+        self._sparse, self._pivots = frozenset(manifest.sparse) & coded, frozenset(manifest.pivots) & coded
         if (difference := manifest.not_in(self._tensors)) is not None:
             differences.append(difference)
         ties = {} if differences else manifest.ties
@@ -92,26 +98,31 @@ class CompressedFile(View):
         """A dense copy of the tensor called `name`, on the CPU."""
         self._info(name)
         name = self._other_names.get(name, name)
-        if name not in self._sparse:
+        if name not in self._sparse and name not in self._pivots:
             return self.inner.read(name)
-        parts = SparseTensor(*(self.inner.read(name + part) for part in (BITS, VALUES, SHAPE)))
         try:
-            return decode(parts)
+            if name in self._pivots:
+                return pivot_rows.decode(PivotRows(*(self.inner.read(name + part) for part in _PIVOT_PARTS)))
+            return bitmask.decode(SparseTensor(*(self.inner.read(name + part) for part in _SPARSE_PARTS)))
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
 
     def _describe(self, manifest: Manifest, differences: list[str]) -> dict[str, TensorInfo]:
         """What the file holds, the parts of a sparse tensor as one; where they are none, `differences` say so."""
         stored = self.inner.tensors
-        whole_of = {name + part: name for name in manifest.sparse for part in (BITS, VALUES, SHAPE)}
-        if len(whole_of) < 3 * len(manifest.sparse):
+        parts_of = dict.fromkeys(manifest.sparse, _SPARSE_PARTS) | dict.fromkeys(manifest.pivots, _PIVOT_PARTS)
+        whole_of = {name + part: name for name, parts in parts_of.items() for part in parts}
+        if len(whole_of) < sum(map(len, parts_of.values())):
             raise CheckpointError(f"{self.inner.path}: its manifest gives a tensor two meanings")
         wholes: dict[str, TensorInfo] = {}
-        for name in manifest.sparse:
+        for name, parts in parts_of.items():
+            sparse = parts is _SPARSE_PARTS
             try:
-                wholes[name] = self._describe_sparse(name)
+                self._check_parts(name, parts)
+                wholes[name] = self._describe_sparse(name) if sparse else self._describe_pivots(name)
             except ValueError as error:
-                differences.append(f"{name} is no sparse tensor: {error}")
+                what = "sparse tensor" if sparse else "tensor without rows of the identity"
+                differences.append(f"{name} is no {what}: {error}")
         tensors: dict[str, TensorInfo] = {}
         for name, info in stored.items():
             whole = whole_of.get(name, name)
@@ -121,15 +132,28 @@ class CompressedFile(View):
                 tensors[name] = info
         return tensors
 
-    def _describe_sparse(self, name: str) -> TensorInfo:
-        """What the three parts of a sparse tensor stand for; a ValueError where they are none."""
+    def _check_parts(self, name: str, parts: tuple[str, ...]) -> None:
+        """A ValueError where the file does not hold a tensor in these parts."""
         stored = self.inner.tensors
         if name in stored:
             raise ValueError("it is stored dense")
-        if any(name + part not in stored for part in (BITS, VALUES, SHAPE)):
-            missing = all(name + part not in stored for part in (BITS, VALUES, SHAPE))
+        if any(name + part not in stored for part in parts):
+            missing = all(name + part not in stored for part in parts)
             raise ValueError("it is missing" if missing else "one of its parts is missing")
-        bits, values, shape = (stored[name + part] for part in (BITS, VALUES, SHAPE))
+
+    def _describe_pivots(self, name: str) -> TensorInfo:
+        """What pivots and coefficients stand for; a ValueError where they are none."""
+        pivots, coefficients = (self.inner.tensors[name + part] for part in _PIVOT_PARTS)
+        if pivots.dtype != "int32" or len(pivots.shape) != 1:
+            raise ValueError("its pivots are no 1-d int32 tensor")
+        if coefficients.dtype not in FLOAT_DTYPES:
+            raise ValueError("its coefficients are no floating-point tensor")
+        shape = pivot_rows.pivot_shape(pivots.shape[0], coefficients.shape)
+        return TensorInfo(name, shape, coefficients.dtype, math.prod(shape) * _itemsize(coefficients.dtype))
+
+    def _describe_sparse(self, name: str) -> TensorInfo:
+        """What the three parts of a sparse tensor stand for; a ValueError where they are none."""
+        bits, values, shape = (self.inner.tensors[name + part] for part in _SPARSE_PARTS)
         if shape.dtype != "int64" or len(shape.shape) != 1 or shape.shape[0] > _MAX_DIMENSIONS:
             raise ValueError("its shape is no short 1-d int64 tensor")
         if bits.dtype != "uint8" or len(bits.shape) != 1:
@@ -141,8 +165,9 @@ class CompressedFile(View):
         return TensorInfo(name, sizes, values.dtype, math.prod(sizes) * itemsize)
 
     def _damaged(self, name: str, reason: str) -> CheckpointError:
+        what = "packed" if name in self._pivots else "sparse"
         return CheckpointError(
-            f"{self.inner.path}: the sparse tensor {name} is damaged: {reason}; compress the source again"
+            f"{self.inner.path}: the {what} tensor {name} is damaged: {reason}; compress the source again"
         )
 
 

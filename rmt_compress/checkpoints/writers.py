@@ -12,12 +12,14 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.beside import Home
-from rmt_compress.checkpoints.contents import Contents, StateDictWriter
+from rmt_compress.checkpoints.contents import Contents, Encoded, StateDictWriter
 from rmt_compress.checkpoints.formats import open_file, state_dict_formats
 from rmt_compress.checkpoints.recorded import Recorded
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
-from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, encode_if_smaller
+from rmt_compress.layers import bitmask, pivot_rows
+from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, SparseTensor
 from rmt_compress.layers.layer import TensorInfo
+from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS, PivotRows
 from rmt_compress.outputs import replacing
 from rmt_compress.progress import Progress
 from rmt_compress.wording import listed, printable
@@ -40,6 +42,7 @@ class WrittenFile:
         weights: bytes of all values stored; None where they were not written one by one.
         sparse: names of the tensors in a sparse encoding.
         notes: what the user should know, one sentence each.
+        packed: names of the tensors that are stored without their rows of the identity.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class WrittenFile:
     sparse: tuple[str, ...]
     notes: tuple[str, ...] = ()
     weights: int | None = None
+    packed: tuple[str, ...] = ()
 
 
 def check_extra_state(checkpoint: Checkpoint, target: Path) -> None:
@@ -108,6 +112,7 @@ def write_checkpoint(
     target: Path,
     *,
     sparse: bool = True,
+    packed: frozenset[str] = frozenset(),
     carried: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> WrittenFile:
@@ -125,6 +130,7 @@ def write_checkpoint(
             metadata too, but for a plain `torch.save` file, which has no place for them.
         target: the file; its suffix says the format.
         sparse: whether tensors may be stored as bitmask and values where the manifest's layout allows it.
+        packed: names of those that may be stored without their rows of the identity, see `PivotFactors`.
         carried: what else a `torch.save` file with a manifest is to hold, by top-level key.
         progress: called with (done, total, name) after each tensor.
 
@@ -141,14 +147,16 @@ def write_checkpoint(
     texts = view.metadata if manifest is None else manifest.metadata
     ties = {other: first for first, others in view.ties.items() for other in others}
     outline = {name: info for name, info in view.tensors.items() if name not in ties}
-    sparse = sparse and manifest is not None and manifest.layout == "factorized"
-    contents = Contents(outline, ties, texts, carried or {}, manifest, sparse, view.home)
+    factorized = manifest is not None and manifest.layout == "factorized"
+    sparse = sparse and factorized
+    contents = Contents(outline, ties, texts, carried or {}, manifest, sparse, packed, view.home)
     writer: StateDictWriter = resolve_name(state_dict_formats()[target.suffix.lower()].writer)(target, contents)
     check_room(target, writer.room)
 
     digests: dict[str, bytes] = {}
     nonzeros: dict[str, int] = {}
-    encoded: list[str] = []
+    in_bits: list[str] = []
+    in_rows: list[str] = []
     weights = 0
     with replacing(target) as temporary:
         with temporary.open("wb", buffering=0) as raw, Recorded(raw) as file, closing(writer):
@@ -157,26 +165,42 @@ def write_checkpoint(
                 tensor = view.read(name).detach()
                 _check_expected(info, tensor)
                 tensor = tensor.cpu()
-                parts = None
-                if sparse and not any(name + part in outline for part in (BITS, VALUES, SHAPE)):
-                    parts = encode_if_smaller(tensor) if _is_plain(tensor) else None
-                if parts is None:
-                    writer.add(name, tensor)
-                    weights += info.nbytes
-                else:
-                    encoded.append(name)
-                    weights += sum(part.nbytes for part in parts)
-                    for part, values in zip((BITS, VALUES, SHAPE), parts, strict=True):
-                        writer.add(name + part, values)
+                rows = _pivot_rows(name, tensor, outline) if name in packed else None
+                parts = _bitmask(name, tensor, outline) if sparse and rows is None else None
+                stored = {name: tensor}
+                if rows is not None:
+                    in_rows.append(name)
+                    stored = {name + PIVOTS: rows.pivots, name + COEFFICIENTS: rows.coefficients}
+                elif parts is not None:
+                    in_bits.append(name)
+                    stored = {name + part: own for part, own in zip((BITS, VALUES, SHAPE), parts, strict=True)}
+                for part, own in stored.items():
+                    writer.add(part, own)
+                weights += info.nbytes if len(stored) == 1 else sum(own.nbytes for own in stored.values())
                 digests[name] = digest(tensor, without_negative_zero=parts is not None)
                 nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
                 if progress is not None:
                     progress(len(digests), len(outline), name)
+            encoded = Encoded(tuple(in_bits), tuple(in_rows))
             writer.finish(encoded)
         home = view.home if contents.at_home and state_dict_formats()[target.suffix].has_room else Home()
         compare(target, temporary, digests, ties, recorded=file, weights=".".join(home.trail) or None)
         size = temporary.stat().st_size
-    return WrittenFile(target, size, nonzeros, tuple(encoded), weights=weights)
+    return WrittenFile(target, size, nonzeros, encoded.sparse, weights=weights, packed=encoded.pivots)
+
+
+def _bitmask(name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo]) -> SparseTensor | None:
+    """The tensor as bitmask and values; None where it is to be stored as it is."""
+    if any(name + part in outline for part in (BITS, VALUES, SHAPE)) or not _is_plain(tensor):
+        return None
+    return bitmask.encode_if_smaller(tensor)
+
+
+def _pivot_rows(name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo]) -> PivotRows | None:
+    """The tensor without its rows of the identity; None where it is to be stored otherwise."""
+    if any(name + part in outline for part in (PIVOTS, COEFFICIENTS)) or not _is_plain(tensor):
+        return None
+    return pivot_rows.encode_if_smaller(tensor)
 
 
 def check_room(target: Path, needed: int) -> None:

@@ -44,6 +44,8 @@ from rmt_compress.planning.settings import PlanSettings
 
 # That of `plan`, which brings pydantic with it and would keep `--help` waiting.
 Layout = Literal["factorized", "dense"]
+# That of `saving`, which would do the same.
+Pack = Literal["none", "pivots"]
 
 
 @with_options(
@@ -74,6 +76,13 @@ def prune(
         Layout,
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
     ] = "factorized",
+    pack: Annotated[
+        Pack,
+        typer.Option(
+            help="Store the two thin layers as pivots: rows of their product, and what the others are made of; the "
+            "same product in fewer numbers, to the rounding of their type."
+        ),
+    ] = "none",
     analysis: AnalysisSettings,
     plan: Annotated[Path | None, optional("Carry out this plan instead of making one.", "FILE")] = None,
     save_plan: Annotated[
@@ -104,7 +113,21 @@ def prune(
         ),
     ] = None,
     save_moments: Annotated[
-        Path | None, optional("Keep the moments that were measured.", "FILE", panel=CALIBRATION)
+        Path | None,
+        optional(
+            "Keep the moments that were measured, with the inputs that the network made for them; interrupted, the "
+            "same command goes on with what stands in FILE.partial.",
+            "FILE",
+            panel=CALIBRATION,
+        ),
+    ] = None,
+    show_calibration: Annotated[
+        Path | None,
+        optional(
+            "Show what the network is calibrated with: images in FILE.png, text or numbers in FILE.txt.",
+            "FILE",
+            panel=CALIBRATION,
+        ),
     ] = None,
     times: Annotated[
         Path | None,
@@ -170,6 +193,7 @@ def prune(
             moments,
             save_moments,
             times,
+            show_calibration=show_calibration,
         )
         if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
             raise SettingsError(
@@ -181,6 +205,7 @@ def prune(
             *([] if ready is not None else typed_settings(context, BudgetSettings)),
             *(["--moments"] if moments is not None and plan is None else []),
             *(["--save-moments"] if save_moments is not None else []),
+            *(["--show-calibration"] if show_calibration is not None else []),
             *(["--accept"] if accept else []),
         ]
         if useless:
@@ -197,6 +222,7 @@ def prune(
             analysis=analysis,
             plan=decisions if ready is None else ready,
             layout=layout,
+            pack=pack,
             save_plan=save_plan,
             data=data,
             asked=asked,

@@ -1,4 +1,4 @@
-"""Moments in a safetensors file: float64 tensors, and what they are in the header.
+"""Moments in a safetensors file: float64 tensors, and what they are in the header; inputs that were made for them.
 
 Written tensor by tensor and read by mapping the file into memory, so that no more than one tensor has to fit.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,30 @@ if TYPE_CHECKING:
 
 SCHEMA = "rmt-compress/moments/1"
 _KEY = "rmt_compress_moments"
+_MADE = "made/"
+_TYPES = {"torch.float64": "F64", "torch.float32": "F32", "torch.int64": "I64"}
 
 
-def save_moments(moments: Moments, path: str | PathLike[str]) -> None:
+@dataclass(frozen=True, eq=False)
+class KeptInputs:
+    """Inputs that moments were measured with.
+
+    Attributes:
+        tensors: by the names they have as inputs, float64, float32 or int64, the samples first.
+        record: how they were made: plain JSON.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    record: dict[str, Any]
+
+
+def save_moments(moments: Moments, path: str | PathLike[str], *, inputs: KeptInputs | None = None) -> None:
     """Write moments to a file, complete or not at all; matrices that layers share are written once.
+
+    Args:
+        moments: what is written.
+        path: the file.
+        inputs: what they were measured with, where that exists nowhere else; see `load_inputs`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -41,6 +62,11 @@ def save_moments(moments: Moments, path: str | PathLike[str]) -> None:
             tensors[f"outputs/{name}"] = own.outputs
         entries.append({"name": name, "reads": leader, "count": own.count})
     described = {"schema": SCHEMA, "layers": entries, "left_out": moments.left_out, "record": moments.record}
+    if inputs is not None:
+        # The wider types first, so that every tensor stays aligned.
+        for name, tensor in sorted(inputs.tensors.items(), key=lambda item: -item[1].element_size()):
+            tensors[_MADE + name] = tensor
+        described["made"] = inputs.record
     write_tensors(tensors, {_KEY: json.dumps(described)}, Path(path))
 
 
@@ -80,6 +106,23 @@ def load_moments(path: str | PathLike[str]) -> Moments:
     return Moments(layers, left_out, record)
 
 
+def load_inputs(path: str | PathLike[str]) -> KeptInputs | None:
+    """The inputs that were kept with the moments in a file; None where there are none.
+
+    Raises:
+        DataError: no such file, or damaged.
+    """
+    where = Path(path)
+    tensors, metadata = read_tensors(where)
+    found = {name.removeprefix(_MADE): own for name, own in tensors.items() if name.startswith(_MADE)}
+    if not found:
+        return None
+    try:
+        return KeptInputs(found, dict(json.loads(metadata[_KEY])["made"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: its description of inputs is damaged; measure the moments again") from error
+
+
 def _problem(own: LayerMoments) -> str | None:
     """What is wrong with the moments of a layer; None where nothing is."""
     import torch
@@ -103,7 +146,7 @@ def _problem(own: LayerMoments) -> str | None:
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """Write float64 tensors on the CPU as a safetensors file, without a copy of them in memory.
+    """Write float64, float32 and int64 tensors on the CPU as a safetensors file, without a copy of them in memory.
 
     Raises:
         OutputError: the file cannot be written.
@@ -111,9 +154,10 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     position = 0
     for name, tensor in tensors.items():
-        size = 8 * tensor.numel()
-        header[name] = {"dtype": "F64", "shape": list(tensor.shape), "data_offsets": [position, position + size]}
-        position += size
+        stop = position + tensor.nbytes
+        dtype = _TYPES[str(tensor.dtype)]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, stop]}
+        position = stop
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -390,7 +390,10 @@ def _read(name: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _decode(state: dict[str, Any]) -> None:
-    """Tensors stored as bitmask and values, NAME.bits, NAME.values and NAME.shape, as what they are."""
+    """Tensors stored as bitmask and values, NAME.bits, NAME.values and NAME.shape, as what they are.
+
+    So those without their rows of the identity, NAME.pivots saying which, and NAME.coefficients, the others.
+    """
     for bits in [name for name in state if name.endswith(".bits")]:
         name = bits.removesuffix(".bits")
         parts = [f"{name}.{part}" for part in ("bits", "values", "shape")]
@@ -401,3 +404,13 @@ def _decode(state: dict[str, Any]) -> None:
         dense = torch.zeros(int(shape.prod()), dtype=values.dtype)
         dense[places] = values
         state[name] = dense.reshape(shape.tolist())
+    for pivots in [name for name in state if name.endswith(".pivots")]:
+        name = pivots.removesuffix(".pivots")
+        if f"{name}.coefficients" not in state:
+            continue
+        places, others = state.pop(pivots).long(), state.pop(f"{name}.coefficients")
+        whole = others.new_zeros(len(places) + len(others), *others.shape[1:])
+        whole[places, torch.arange(len(places))] = 1
+        kept = torch.ones(len(whole), dtype=torch.bool).index_fill_(0, places, value=False)
+        whole[kept] = others
+        state[name] = whole

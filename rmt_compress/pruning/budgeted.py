@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.decomposition.moments_file import load_moments, save_moments
+from rmt_compress.decomposition.moments_file import load_inputs, load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
+from rmt_compress.networks.calibration.kept_inputs import kept_inputs, made_from
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.tasks.drops import allowed_drop
 from rmt_compress.planning.within import plan_within_with
-from rmt_compress.pruning.calibration import Calibration, calibration_for
+from rmt_compress.pruning.calibration import Calibration, calibration_for, in_memory
 from rmt_compress.pruning.repairs import carried_out, repair, scored_trials
+from rmt_compress.pruning.shown_inputs import show
 from rmt_compress.pruning.timing import Stopwatch, Timed, within_time
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ class Request:
         max_drop: what the user wrote for it: points of a share, else a number or a percentage of the score; None
             for what `budget` says.
         moments: a file of moments to take instead of measuring them.
-        save_moments: where to keep them.
+        save_moments: where to keep them, with the inputs that the network made for them.
         times: a plan whose times are taken instead of measuring them.
         timer: what times networks; None for the clock.
+        show_calibration: where to show what it was calibrated with, see `shown_inputs`.
     """
 
     budget: BudgetSettings
@@ -60,6 +63,7 @@ class Request:
     save_moments: Path | None = None
     times: Path | None = None
     timer: Timer | None = None
+    show_calibration: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +120,36 @@ def plan_within_budget(
         )
     if model is None:
         return _unverified(analysis, checkpoint, request, progress)
+    kept = None if request.moments is None else load_inputs(request.moments)
     calibration = calibration_for(
-        model, question, request.calibration, checkpoint, progress=_named(progress, "inputs")
+        model,
+        question,
+        request.calibration,
+        checkpoint,
+        kept=None if kept is None else made_from(kept),
+        progress=_named(progress, "inputs"),
     )
     notes = list(calibration.notes)
+    if request.show_calibration is not None:
+        samples = in_memory(calibration.made) if calibration.made is not None else calibration.inputs.task.samples
+        assert samples is not None
+        shown = show(samples, samples.name, request.show_calibration, model, checkpoint)
+        notes.append(f"what it was calibrated with is shown in {shown}")
     if calibration.verified == "synthetic":
         notes.append("synthetic: no data say what the cut costs; add --data to have it measured")
     if request.moments is not None:
         moments = load_moments(request.moments)
     else:
         moments = calibrate(
-            model, calibration.inputs, seed=request.calibration.seed, progress=_named(progress, "calibrating")
+            model,
+            calibration.inputs,
+            seed=request.calibration.seed,
+            progress=_named(progress, "calibrating"),
+            partial=None if request.save_moments is None else partial_folder(request.save_moments),
         )
     if request.save_moments is not None:
-        save_moments(moments, request.save_moments)
+        made = calibration.made
+        save_moments(moments, request.save_moments, inputs=None if made is None else kept_inputs(made))
     renews = request.calibration.mends != "none" and bool(batch_norms(model))
     full: Score | None = None
     if request.max_drop is not None or request.budget.max_drop is not None:
@@ -207,6 +227,11 @@ def plan_within_budget(
     return Budgeted(plan, moments, calibration.verified, "; ".join(misses), record, tuple(notes), repairs.values)
 
 
+def partial_folder(moments: Path) -> Path:
+    """Where a calibration whose moments are to be kept in a file leaves what an interruption would lose."""
+    return moments.with_name(f"{moments.name}.partial")
+
+
 def _unverified(
     analysis: Analysis, checkpoint: Checkpoint, request: Request, progress: Progress | None
 ) -> Budgeted:
@@ -219,7 +244,7 @@ def _unverified(
         raise SettingsError(
             [f"{checkpoint.path}: latency needs a network that runs: add --arch, or ask for a size with --keep"]
         )
-    if request.calibration.calibrate is not None or request.save_moments is not None:
+    if request.calibration.calibrate is not None or request.save_moments or request.show_calibration:
         raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])
     moments = None if request.moments is None else load_moments(request.moments)
     plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, progress=progress)

@@ -58,6 +58,7 @@ class Calibration:
         verified: ``measured`` where candidates are asked about data, ``synthetic`` about inputs the network made.
         notes: what the inputs are, one sentence each.
         record: the same as plain JSON.
+        made: the inputs that the network has made itself, those that choose among them; None where it made none.
     """
 
     inputs: Inputs
@@ -65,6 +66,7 @@ class Calibration:
     verified: Verified
     notes: tuple[str, ...]
     record: dict[str, Any]
+    made: MadeUp | None = None
 
 
 def calibration_for(
@@ -73,6 +75,7 @@ def calibration_for(
     settings: CalibrationSettings,
     checkpoint: Checkpoint,
     *,
+    kept: MadeUp | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """The inputs that `settings` ask for.
@@ -82,6 +85,7 @@ def calibration_for(
         question: what it is asked about data; None without data.
         settings: which inputs, and how many.
         checkpoint: the file or folder the network comes from.
+        kept: what the network has made before, which takes the place of what it would make.
         progress: told while the network makes inputs.
 
     Raises:
@@ -95,7 +99,7 @@ def calibration_for(
         assert task.samples is not None
         asked = task.of(task.samples.thinned(settings.selection_samples or affordable(model, task, ASKED)))
     if settings.calibrate == SELF or (settings.calibrate is None and not has_data):
-        return _made_by_the_network(model, asked, settings, progress)
+        return _made_by_the_network(model, asked, settings, kept, progress)
     # A part of the very data that choose and score is one that does neither.
     if settings.calibrate is not None and not (question is not None and settings.calibrate == question.data):
         source, _ = source_for(settings.calibrate, model, checkpoint, settings.data)
@@ -141,9 +145,13 @@ def statistics_inputs(model: nn.Module, question: Question, settings: Calibratio
 
 
 def _made_by_the_network(
-    model: nn.Module, asked: Task | None, settings: CalibrationSettings, progress: Progress | None
+    model: nn.Module,
+    asked: Task | None,
+    settings: CalibrationSettings,
+    kept: MadeUp | None,
+    progress: Progress | None,
 ) -> Calibration:
-    made = make_inputs(
+    made = kept or make_inputs(
         model,
         shape=settings.shape,
         count=settings.calibration_samples,
@@ -151,12 +159,13 @@ def _made_by_the_network(
         progress=progress,
     )
     samples = in_memory(made)
-    note = f"calibrated with {samples.count} inputs that the network made itself ({made.kind})"
+    where = ", kept with the moments" if kept is not None else ""
+    note = f"calibrated with {samples.count} inputs that the network made itself ({made.kind}{where})"
     record = {"inputs": SELF, "kind": made.kind, **made.record}
     if asked is not None:
-        return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", (note,), record)
+        return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", (note,), record, made)
     seen, asked = _divided(samples, model)
-    return Calibration(Inputs(seen), asked, "synthetic", (note,), record)
+    return Calibration(Inputs(seen), asked, "synthetic", (note,), record, made)
 
 
 def in_memory(made: MadeUp) -> InMemory:

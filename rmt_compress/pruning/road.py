@@ -13,7 +13,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
-from rmt_compress.checkpoints.writers import check_extra_state, stays_a_graph
+from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.decomposition.moments_file import load_moments
@@ -31,8 +31,9 @@ from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
+from rmt_compress.pruning.shown_inputs import check_shown
 from rmt_compress.pruning.unasked import changed_outputs, wrecked
-from rmt_compress.saving.folders import check_folder_output, is_folder_output, source_folder
+from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import listed, printable
 
@@ -91,6 +92,7 @@ def prune(
     analysis: AnalysisSettings | None = None,
     plan: PlanSettings | Plan | None = None,
     layout: Layout = "factorized",
+    pack: Pack = "none",
     save_plan: Path | None = None,
     data: str | None = None,
     asked: TaskSettings | None = None,
@@ -117,6 +119,7 @@ def prune(
         analysis: settings of the analysis.
         plan: how to decide, or decisions ready to be carried out, in which case nothing is analysed.
         layout: ``factorized`` or ``dense``.
+        pack: how two factors are stored, see `rmt_compress.save`.
         save_plan: where to write the plan as JSON.
         data: data to measure the network with before and after; also draws its score against the weights kept.
         asked: how the data are read, and which task the network is asked.
@@ -137,6 +140,8 @@ def prune(
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
     path = Path(source)
+    if pack != "none" and layout == "dense":
+        raise SettingsError([f"--pack {pack} stores two factors otherwise, and --layout dense has none"])
     with open_checkpoint(path, trust=trust, weights=weights) as opened:
         target = _default_target(path, opened, layout) if output is None else Path(output)
         folder = path if is_folder_output(path, target) else None
@@ -148,12 +153,16 @@ def prune(
         if not dry_run and folder is not None:
             check_folder_output(path, target, force=force)
         elif not dry_run:
-            _check_file_output(checkpoint, target, layout, runs=data is not None)
+            _check_file_output(checkpoint, target, layout, pack, runs=data is not None)
             check_output(target, force=force, inputs=checkpoint.files)
         if not dry_run:
             check_extra_state(opened, target)
         if save_plan is not None:
             check_output(save_plan, force=force, inputs=checkpoint.files)
+        if within is not None and within.save_moments is not None:
+            check_output(within.save_moments, force=force, inputs=checkpoint.files)
+        if within is not None and within.show_calibration is not None:
+            check_shown(within.show_calibration, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None
         asks = data is not None or (asked is not None and asked.asks_itself)
         model = network_of(opened, arch, folded=fold_batchnorm, needed=asks) if asks or within is not None else None
@@ -202,14 +211,26 @@ def prune(
         if question is not None:
             view.metadata = {**view.metadata, **question.remembered}
         changed = changed_outputs(checkpoint, result.plan, known) if within is None and not asks else None
-        file = write(view, target, folder=folder, carried=carried.entries if carried else None, progress=progress)
+        file = write(
+            view,
+            target,
+            folder=folder,
+            carried=carried.entries if carried else None,
+            pack=pack,
+            progress=progress,
+        )
     result = replace(
         result,
         output=str(target),
         outcomes=view.outcomes,
         bytes_out=file.bytes,
         weights_out=file.weights,
-        notes=(*result.notes, *file.notes, *(_carried_notes(carried) if carried else ())),
+        notes=(
+            *result.notes,
+            *file.notes,
+            *(_packed_notes(result, file) if pack == "pivots" else ()),
+            *(_carried_notes(carried) if carried else ()),
+        ),
     )
     result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
     if measurement is None:
@@ -219,12 +240,15 @@ def prune(
     return measurement.of(result, target, progress, sweeps=within is None)
 
 
-def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, *, runs: bool) -> None:
+def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, pack: Pack, *, runs: bool) -> None:
     """Refuse a name that stands for no format the checkpoint can be written in.
 
     What is written `runs` without a model class where the checkpoint does; then a state dict is refused too.
     """
-    if not stays_a_graph(checkpoint, target, layout) and checkpoint.has_graph and runs:
+    graph = stays_a_graph(checkpoint, target, layout)
+    if graph and pack != "none":
+        raise SettingsError([f"{target}: a graph has no place for --pack {pack}: leave it out"])
+    if not graph and checkpoint.has_graph and runs:
         alone = "a state dict does not run by itself; leave out --data, or add --layout dense"
         raise SettingsError([f"{target}: {alone}"])
 
@@ -244,6 +268,13 @@ def _carried(checkpoint: Checkpoint, target: Path, layout: Layout) -> Carried:
         {key: entry for key, entry in carried.entries.items() if key not in (*own, "metadata")},
         (*carried.left, *((key, "the compressed weights stand there") for key in own)),
     )
+
+
+def _packed_notes(result: PruneResult, file: WrittenFile) -> list[str]:
+    split = sum(decision.action == "factorized" for decision in result.plan.layers)
+    if not file.packed:
+        return ["none of the layers in two is smaller as pivots and coefficients"]
+    return [f"{len(file.packed)} of {split} layers in two are stored as pivots and coefficients"]
 
 
 def _carried_notes(carried: Carried) -> list[str]:

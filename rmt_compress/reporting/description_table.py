@@ -91,6 +91,7 @@ def _table(layers: list[LayerDescription], *, compressed: bool) -> LayerTable:
         ]
         if compressed:
             stored = " + ".join(map(times, layer.factors)) if layer.factors else "as it was"
+            stored += " (pivots)" if layer.packed else ""
             row[1:1] = [str(layer.rank or ""), stored]
             row.insert(0, layer.action or "not in the plan")
         rows.append(row)

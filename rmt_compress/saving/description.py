@@ -38,6 +38,8 @@ class LayerDescription:
         parameters: entries stored for it, zeros included.
         nonzeros: how many of these are not 0.
         sparse: whether a bitmask and values are stored instead.
+        packed: whether rows of the product and coefficients are, so that the file holds fewer numbers still; see
+            `rmt_compress.layers.pivot_rows`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LayerDescription:
     parameters: int
     nonzeros: int
     sparse: bool
+    packed: bool
 
     @property
     def is_buffer(self) -> bool:
@@ -169,6 +172,7 @@ def describe(source: str | PathLike[str] | Checkpoint, *, progress: Progress | N
                     parameters=sum(math.prod(checkpoint.tensors[part].shape) for part in stored),
                     nonzeros=sum(count_nonzero(checkpoint.read(part)) for part in stored),
                     sparse=manifest is not None and any(part in manifest.sparse for part in stored),
+                    packed=manifest is not None and any(part in manifest.pivots for part in stored),
                 )
             )
         return Description(

@@ -15,12 +15,14 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rmt_compress.checkpoints.config_file import CONFIG
+from rmt_compress.checkpoints.contents import Encoded
 from rmt_compress.checkpoints.formats import weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
+from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.recognition import DISTRIBUTED
 from rmt_compress.checkpoints.views import View
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from rmt_compress.compression.compressed import Compressed
     from rmt_compress.layers.layer import TensorInfo
     from rmt_compress.plan import Layout, Plan
+
+Pack = Literal["none", "pivots"]
 
 MAX_SHARD = 5_000_000_000
 """Bytes of weights in one file, unless a single tensor is larger."""
@@ -103,6 +107,7 @@ def write_folder(
     target: Path,
     *,
     source: Path,
+    pack: Pack = "none",
     progress: Progress | None = None,
     max_shard: int = MAX_SHARD,
 ) -> WrittenFile:
@@ -114,6 +119,7 @@ def write_folder(
         view: what is written, in layout ``dense`` for original names and shapes, which ``from_pretrained`` loads.
         target: the new folder.
         source: the folder the checkpoint is in, or its index.
+        pack: see `save`.
         progress: called with (tensors done, tensors in all, name).
         max_shard: bytes of weights in one file.
 
@@ -136,6 +142,8 @@ def write_folder(
     shards = _shards(stored, max_shard)
     stem = "model" if view.layout == "dense" else "factorized"
     count = counter(len(stored), progress)
+    pivots = None if pack == "none" else PivotFactors(view)
+    shown: Checkpoint = pivots or view
     written = []
     with replacing_folder(target) as temporary:
         for file in beside:
@@ -145,10 +153,11 @@ def write_folder(
             name = stem if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}"
             written.append(
                 write_checkpoint(
-                    view if len(shards) == 1 else _Shard(view, shard),
+                    shown if len(shards) == 1 else _Shard(shown, shard, view.layout),
                     temporary / f"{name}.safetensors",
                     # A bias that is zero anyway is left as it is, so that any loader of safetensors finds it.
                     sparse=any(decision.sparsify or decision.sparsity for decision in view.plan.layers),
+                    packed=frozenset() if pivots is None else pivots.packable,
                     progress=lambda _done, _total, name: count(name),
                 )
             )
@@ -163,20 +172,21 @@ def write_folder(
         {name: count for file in written for name, count in file.nonzeros.items()},
         tuple(name for file in written for name in file.sparse),
         notes=tuple(map(printable, notes)),
+        packed=tuple(name for file in written for name in file.packed),
     )
 
 
 class _Shard(View):
     """Some tensors of a compressed checkpoint, which go into one file."""
 
-    def __init__(self, view: Compressed | Made, infos: list[TensorInfo]) -> None:
+    def __init__(self, view: Checkpoint, infos: list[TensorInfo], layout: Layout) -> None:
         super().__init__(view)
         self._tensors = {info.name: info for info in infos}
         self._ties = {first: others for first, others in view.ties.items() if first in self._tensors}
         # A shard says by itself which of its tensors are sparse; what makes a layer may lie in two of them.
-        if view.layout == "factorized":
+        own = view.manifest
+        if layout == "factorized" and own is not None:
             ties = {other: first for first, others in self._ties.items() for other in others}
-            own = view.manifest
             self.manifest = Manifest(tool_version=own.tool_version, ties=ties, metadata=own.metadata)
 
     def read(self, name: str) -> torch.Tensor:
@@ -188,7 +198,11 @@ def _write_index(
     path: Path, manifest: Manifest, shards: list[list[TensorInfo]], written: list[WrittenFile]
 ) -> None:
     """Which tensor is in which shard, and the manifest of them all."""
-    complete = manifest.model_copy(update={"sparse": tuple(name for file in written for name in file.sparse)})
+    encoded = Encoded(
+        tuple(name for file in written for name in file.sparse),
+        tuple(name for file in written for name in file.packed),
+    )
+    complete = manifest.model_copy(update=encoded._asdict())
     size = sum(info.nbytes for shard in shards for info in shard)
     index = {
         "metadata": {**manifest.metadata, "total_size": size, MANIFEST_KEY: complete.to_json()},

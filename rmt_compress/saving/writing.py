@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.opening import open_checkpoint
+from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, stays_a_graph, write_checkpoint
 from rmt_compress.compression.compressed import Compressed
@@ -15,7 +16,7 @@ from rmt_compress.compression.graphs import write_graph
 from rmt_compress.layers.layer import FLOAT_DTYPES
 from rmt_compress.plan import Plan
 from rmt_compress.progress import Progress
-from rmt_compress.saving.folders import Made, write_folder
+from rmt_compress.saving.folders import Made, Pack, write_folder
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ def save(
     plan: Plan | None = None,
     source: Source | None = None,
     metadata: Mapping[str, str] | None = None,
+    pack: Pack = "none",
 ) -> WrittenFile:
     """Write a compressed model, so that `load` and `load_dense` understand it; an existing file is replaced.
 
@@ -41,6 +43,9 @@ def save(
         source: the checkpoint that was compressed, remembered with its SHA-256; its metadata are carried over.
         metadata: text entries for the file beside those of `source`, such as ``architecture``
             (``mlp:784,1000,10``).
+        pack: ``pivots`` stores a product of rank r as r of its rows and what the others are made of,
+            r·(m + n − r) numbers for r·(m + n), where the file shrinks; other factors of the same product are
+            loaded, equal to the rounding of their type (see `decomposition.pivoting`).
 
     Raises:
         OutputError: the file cannot be written.
@@ -58,7 +63,10 @@ def save(
         ties=opened.ties,
         metadata={**(origin.metadata if origin else {}), **(metadata or {})},
     )
-    return write_checkpoint(opened, target)
+    if pack == "none":
+        return write_checkpoint(opened, target)
+    shown = PivotFactors(opened)
+    return write_checkpoint(shown, target, packed=shown.packable)
 
 
 def save_folder(
@@ -101,6 +109,7 @@ def write(
     *,
     folder: Path | None = None,
     carried: Mapping[str, Any] | None = None,
+    pack: Pack = "none",
     progress: Progress | None = None,
 ) -> WrittenFile:
     """Write a compressed checkpoint: a folder, a graph of its own format, or a file of tensors.
@@ -113,6 +122,7 @@ def write(
         path: see `save`; for a checkpoint with a graph, one of its own suffixes.
         folder: the folder the source is in, where `path` is to be a folder like it; see `write_folder`.
         carried: what else goes into a `torch.save` file, see `Checkpoint.carried`.
+        pack: see `save`; a graph has no place for it.
         progress: called with (tensors done, tensors in all, name).
 
     Raises:
@@ -122,7 +132,10 @@ def write(
     """
     target = Path(path)
     if folder is not None:
-        return write_folder(view, target, source=folder, progress=progress)
+        return write_folder(view, target, source=folder, pack=pack, progress=progress)
     if stays_a_graph(view.inner, target, view.layout):
         return write_graph(view, target, progress=progress)
-    return write_checkpoint(view, target, carried=carried, progress=progress)
+    if pack == "none":
+        return write_checkpoint(view, target, carried=carried, progress=progress)
+    shown = PivotFactors(view)
+    return write_checkpoint(shown, target, packed=shown.packable, carried=carried, progress=progress)

@@ -57,10 +57,10 @@ def plan(model, *, ranks=RANKS, sparsify=None):
     )
 
 
-def write(path, model=None, *, source=None, layout="factorized", sparsify=None, ranks=RANKS):
+def write(path, model=None, *, source=None, layout="factorized", sparsify=None, ranks=RANKS, pack="none"):
     """A compressed file of `model` (of the file `source`, where given), and the compressed module itself."""
     model = network() if model is None else model
     decisions = plan(model, ranks=ranks, sparsify=sparsify)
     with open_checkpoint(model if source is None else source) as checkpoint:
-        writing.write(Compressed(checkpoint, decisions, layout=layout), path)
+        writing.write(Compressed(checkpoint, decisions, layout=layout), path, pack=pack)
     return compress(model, decisions)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rmt_compress.checkpoints.contents import Contents
+from rmt_compress.checkpoints.contents import Contents, Encoded
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.pytorch.carrying import loads_as_plain
 from rmt_compress.checkpoints.pytorch.own_record import write_record
@@ -54,7 +54,7 @@ class TorchWriter:
                 tensor = tensor.clone(memory_format=torch.contiguous_format)
         self._state[name] = tensor
 
-    def finish(self, sparse: Sequence[str]) -> None:
+    def finish(self, encoded: Encoded) -> None:
         """Write everything: a plain state dict, or one with the manifest and the metadata in it or beside it."""
         import torch
 
@@ -67,7 +67,7 @@ class TorchWriter:
             f"{prefix}{path}".removesuffix("."): dict(noted) for path, noted in home.versions.items()
         }
         content: Mapping[str, Any] = state
-        manifest = contents.manifest_text(sparse)
+        manifest = contents.manifest_text(encoded)
         if manifest is not None and contents.at_home:
             state._metadata[MANIFEST_KEY] = write_record(manifest, contents.metadata, prefix)
             content = _placed(state, home.trail, contents.carried)

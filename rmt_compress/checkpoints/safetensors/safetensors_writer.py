@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from rmt_compress.checkpoints.contents import Contents
+from rmt_compress.checkpoints.contents import Contents, Encoded
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.safetensors.safetensors_file import DTYPES, MAX_HEADER
 from rmt_compress.errors import OutputError
 from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, bits_length
+from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class SafetensorsWriter:
         self.room = 8 + self._reserved
         for info in contents.outline.values():
             self.room += info.nbytes
-            # Tensors of odd length, and bitmasks, wait in a second file for their turn.
-            if info.nbytes % 8:
+            # Tensors of odd length, bitmasks, and some of what is packed wait in a second file for their turn.
+            if info.nbytes % 8 or info.name in contents.packed:
                 self.room += info.nbytes
             elif contents.sparse:
                 self.room += bits_length(info.nbytes)
@@ -80,7 +81,7 @@ class SafetensorsWriter:
         else:
             tail.write(values)
 
-    def finish(self, sparse: Sequence[str]) -> None:
+    def finish(self, encoded: Encoded) -> None:
         """Write what has waited, and the header."""
         starts = {0: 0}
         for itemsize, tail in self._tails.items():
@@ -93,7 +94,7 @@ class SafetensorsWriter:
             name: _described(dtype, shape, starts[waited] + begin, starts[waited] + begin + length)
             for name, dtype, shape, begin, length, waited in self._entries
         }
-        header = _header(described, self._contents, sparse)
+        header = _header(described, self._contents, encoded)
         # Trailing spaces belong to the format.
         self._file.seek(0)
         self._file.write(self._reserved.to_bytes(8, "little") + header.ljust(self._reserved))
@@ -114,10 +115,15 @@ def _header_bound(target: Path, contents: Contents) -> int:
     for name, info in contents.outline.items():
         described[name] = _described("F8_E4M3FNUZ", info.shape, _LARGEST, _LARGEST)
         if contents.manifest is not None:
-            for part in (BITS, VALUES, SHAPE):
+            for part in (BITS, VALUES, SHAPE, *((PIVOTS,) if name in contents.packed else ())):
                 described[name + part] = _described("F64", (_LARGEST,), _LARGEST, _LARGEST)
+            if name in contents.packed:
+                described[name + COEFFICIENTS] = _described("F64", info.shape, _LARGEST, _LARGEST)
     try:
-        length = len(_header(described, contents, tuple(contents.outline)))
+        names = tuple(contents.outline)
+        length = len(
+            _header(described, contents, Encoded(names, tuple(name for name in names if name in contents.packed)))
+        )
     except UnicodeEncodeError as error:
         raise OutputError(f"{target}: a name or text in it is no valid Unicode; write a .pt") from error
     if length > MAX_HEADER:
@@ -129,10 +135,10 @@ def _described(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-def _header(described: Mapping[str, Any], contents: Contents, sparse: Sequence[str]) -> bytes:
+def _header(described: Mapping[str, Any], contents: Contents, encoded: Encoded) -> bytes:
     # `format` is what transformers looks for; ties are written as safetensors.torch.save_model does.
     texts = {"format": "pt", **contents.metadata, **contents.ties}
-    if (manifest := contents.manifest_text(sparse)) is not None:
+    if (manifest := contents.manifest_text(encoded)) is not None:
         texts[MANIFEST_KEY] = manifest
     header = {_METADATA: texts, **described}
     return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

@@ -63,8 +63,9 @@ def calibrate(
         scalar: of the outputs, what the gradient is taken of, summed over the samples of the batch; its generator
             is for what is drawn. None for the one that suits the output, see `scalars.label_free`.
         progress: told of every batch.
-        memory: bytes for moments; None for half of what is free. Where all do not fit, some layers are measured at
-            a time; where one alone does not fit, C becomes its diagonal, or G its trace.
+        memory: bytes for moments and the products that are added to them; None for half of what is free. Where all
+            do not fit, some layers are measured at a time; where one alone does not fit, C becomes its diagonal, or
+            G its trace.
         seed: of classes or directions, and of places.
         positions: at how many places of a sample a convolution's inputs are looked at; None for all.
         layers: names of the tensors to measure, as `Layer.tensor`; None for all.

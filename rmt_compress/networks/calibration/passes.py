@@ -11,6 +11,7 @@ from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.networks.calibration.blocks import fitted, in_blocks
 from rmt_compress.networks.calibration.repeated_batches import Padding
 from rmt_compress.networks.calibration.scalars import label_free, of_user
+from rmt_compress.networks.calibration.sums import SecondMoment
 from rmt_compress.networks.calibration.watchers import Adder, LayerSums, seed_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class Passes:
 
     def blocks(self, groups: list[list[Seen]]) -> list[list[Group]]:
         """Which layers are measured at a time."""
-        return in_blocks([fitted(group, self.memory) for group in groups], self.memory)
+        widths = [width for group in groups for seen in group for width in (seen.inputs, seen.outputs)]
+        room = self.memory - SecondMoment.beside(max(widths, default=0))
+        return in_blocks([fitted(group, room) for group in groups], room)
 
     def run(self, blocks: list[list[Group]], partial: Partial | None) -> Moments:
         """Moments of the layers of all blocks.

@@ -48,6 +48,11 @@ class SecondMoment:
         entries = {"matrix": width * width, "diagonal": width, "trace": 1}[shape] + width * mean
         return 8 * entries * (experts or 1)
 
+    @staticmethod
+    def beside(width: int) -> int:
+        """Bytes beside a matrix while it is added to: the products of some rows, in float32 and in float64."""
+        return 12 * min(_block(width), width) * width
+
     def add(self, vectors: torch.Tensor, *, expert: int | None = None, factor: float = 1.0) -> None:
         """Add vectors, (…, width), of one expert where there are several; of all experts (experts, …, width).
 
@@ -116,4 +121,4 @@ def _mirror(matrix: torch.Tensor) -> None:
 
 
 def _block(width: int) -> int:
-    return 128 if width < 1024 else 256 if width < 4096 else 1024
+    return 128 if width < 1024 else 256
