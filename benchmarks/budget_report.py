@@ -25,8 +25,8 @@ def _parts(record: Row) -> Iterator[str]:
     yield "# Benchmark of cuts to a size\n"
     yield from (f"- {line}" for line in record["machine"])
     yield "\nMedians over the seeds of calibration, in brackets the range; shares are of the weights of the layers"
-    yield "that are cut; – where a method does not go so far. No network was retrained. Peers are written anew from"
-    yield "their papers (benchmarks/budget_peers.py).\n"
+    yield "that are cut; – where a method does not go so far, or has not been run. No network was retrained. Peers"
+    yield "are written anew from their papers (benchmarks/budget_peers.py).\n"
     for name, about in record["networks"].items():
         rows = [row for row in record["rows"] if row["network"] == name]
         if all(row["method"] == "uncut" for row in rows):
