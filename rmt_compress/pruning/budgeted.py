@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.decomposition.moments_file import load_inputs, load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
+from rmt_compress.layers.treating import matches
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.kept_inputs import kept_inputs, made_from
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF
+from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.tasks.drops import allowed_drop
@@ -110,7 +112,7 @@ def plan_within_budget(
     Raises:
         SettingsError: a budget that no cut reaches, or that needs a network that runs.
         DataError: no inputs to calibrate with.
-        CheckpointError: NaN or Inf in a weight.
+        CheckpointError: NaN or Inf in a weight; a layer that the network holds otherwise than the file.
     """
     if analysis.damaged:
         layer = analysis.damaged[0]
@@ -121,6 +123,15 @@ def plan_within_budget(
     if model is None:
         return _unverified(analysis, checkpoint, request, progress)
     kept = None if request.moments is None else load_inputs(request.moments)
+    names = file_names(model, checkpoint)
+    names.check(
+        (
+            each.layer
+            for each in analysis.analyzed
+            if not any(matches(each.layer, glob) for glob in request.budget.exclude)
+        ),
+        checkpoint.path,
+    )
     calibration = calibration_for(
         model,
         question,
@@ -140,13 +151,14 @@ def plan_within_budget(
     if request.moments is not None:
         moments = load_moments(request.moments)
     else:
-        moments = calibrate(
+        measured = calibrate(
             model,
             calibration.inputs,
             seed=request.calibration.seed,
             progress=_named(progress, "calibrating"),
             partial=None if request.save_moments is None else partial_folder(request.save_moments),
         )
+        moments = names.moments_in_file(measured, checkpoint.layers())
     if request.save_moments is not None:
         made = calibration.made
         save_moments(moments, request.save_moments, inputs=None if made is None else kept_inputs(made))
@@ -164,8 +176,10 @@ def plan_within_budget(
             return -score.loss
         return score.value if score.metric.higher_is_better else -score.value
 
-    score = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews)
-    positions = _positions(model, calibration) if budget.macs is not None else None
+    score = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews, names=names)
+    positions: dict[str, float] | None = None
+    if budget.macs is not None:
+        positions = {names.in_file(name): count for name, count in _positions(model, calibration).items()}
 
     def plan_of(budget: BudgetSettings, seconds: Seconds | None) -> Plan:
         return plan_within_with(
@@ -182,20 +196,21 @@ def plan_within_budget(
     timed: Timed | None = None
     if budget.latency is None:
         plan = plan_of(budget, None)
-        result = carried_out(model, checkpoint, plan, moments)
+        result = carried_out(model, checkpoint, plan, moments, names)
     else:
-        stopwatch = Stopwatch.of(model, calibration.inputs.task, budget.latency_batch, request.timer)
+        stopwatch = Stopwatch.of(model, calibration.inputs.task, budget.latency_batch, request.timer, names)
         seconds = stopwatch.seconds(analysis, budget, request.times, _named(progress, "timing"))
         timed = within_time(
             stopwatch,
             budget,
             lambda settings: plan_of(settings, seconds),
-            lambda plan: carried_out(model, checkpoint, plan, moments),
+            lambda plan: carried_out(model, checkpoint, plan, moments, names),
         )
         plan, result = timed.plan, timed.result
         notes += timed.notes
     repairs = repair(result, model, calibration.inputs, request.calibration, _named(progress, "repairing"))
     notes += repairs.notes
+    repaired = {names.in_file(name): value for name, value in repairs.values.items()}
     found = dict(plan.settings["budget"])
     record = {
         "kind": ", ".join(found["asked"]),
@@ -224,7 +239,7 @@ def plan_within_budget(
                 f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
                 f"{left.samples:,} samples that {chose}"
             )
-    return Budgeted(plan, moments, calibration.verified, "; ".join(misses), record, tuple(notes), repairs.values)
+    return Budgeted(plan, moments, calibration.verified, "; ".join(misses), record, tuple(notes), repaired)
 
 
 def partial_folder(moments: Path) -> Path:

@@ -11,6 +11,7 @@ from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.compression import compress
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.repair.repairing import repair_blocks
 from rmt_compress.networks.replacing import replaced, tried
 
@@ -47,10 +48,12 @@ class CarriedOut:
             yield small
 
 
-def carried_out(model: nn.Module, checkpoint: Checkpoint, plan: Plan, moments: Moments | None) -> CarriedOut:
-    """What a plan makes of a network; the network itself stays as it is."""
+def carried_out(
+    model: nn.Module, checkpoint: Checkpoint, plan: Plan, moments: Moments | None, names: FileNames
+) -> CarriedOut:
+    """What a plan for a checkpoint makes of its network; the network itself stays as it is."""
     if not isinstance(model, GraphNetwork):
-        return CarriedOut(compress(model, plan, moments), {})
+        return CarriedOut(compress(model, names.plan(plan), names.moments_in_network(moments)), {})
     changed = {decision.tensor for decision in plan.layers if decision.changes}
     biases = {layer.bias for layer in checkpoint.layers() if layer.tensor in changed}
     dense: dict[str, Any] = compress(checkpoint, plan, moments, layout="dense")
@@ -65,6 +68,7 @@ def scored_trials(
     *,
     renews: bool,
     batch_size: int | None = None,
+    names: FileNames = SAME_NAMES,
 ) -> Score:
     """What a search asks of the networks that it tries: their score by a task, `model` being as it was behind it.
 
@@ -75,10 +79,12 @@ def scored_trials(
         judge: from its score to the number that counts.
         renews: whether a cut network's statistics are estimated anew first.
         batch_size: samples at once; None for the task's own.
+        names: what the tensors of a trial are called in the network.
     """
     types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
 
     def score(trial: Trial) -> float:
+        trial = names.trial(trial)
         # The cut has the file's types, which the network need not compute in.
         tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
         with tried(model, replace(trial, tensors=tensors)) as cut:

@@ -16,6 +16,7 @@ from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.errors import PlanError, SettingsError
 from rmt_compress.layers.treating import matches
 from rmt_compress.networks.calling import first_axis
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.latency import Timer, seconds_in_turns
 from rmt_compress.networks.layer_times import device_name, measure_times
 from rmt_compress.networks.measurement import example_inputs
@@ -50,14 +51,23 @@ class Stopwatch:
         model: the network as it is.
         inputs: a batch as it is called with.
         timer: what times networks; None for the clock.
+        names: what the layers of a plan are called in the network.
     """
 
     model: nn.Module
     inputs: Any
     timer: Timer | None
+    names: FileNames = SAME_NAMES
 
     @classmethod
-    def of(cls, model: nn.Module, task: Task, batch: int | None, timer: Timer | None) -> Stopwatch:
+    def of(
+        cls,
+        model: nn.Module,
+        task: Task,
+        batch: int | None,
+        timer: Timer | None,
+        names: FileNames = SAME_NAMES,
+    ) -> Stopwatch:
         """With the first `batch` samples of a task; None for as many as it takes at once.
 
         Raises:
@@ -67,7 +77,7 @@ class Stopwatch:
             raise SettingsError(
                 ["latency: the layers of a graph cannot be timed one by one; use --macs or --keep instead"]
             )
-        return cls(model, example_inputs(model, task, batch or task.batch_size), timer)
+        return cls(model, example_inputs(model, task, batch or task.batch_size), timer, names)
 
     def seconds(
         self, analysis: Analysis, budget: BudgetSettings, times: Path | None, progress: Progress | None
@@ -79,11 +89,13 @@ class Stopwatch:
                 raise PlanError(f"{times}: holds no times; make it with --latency and --save-plan")
             return Seconds(LatencyTable.of_record(record))
         layers = [
-            each.layer
+            replace(each.layer, tensor=self.names.in_network(each.layer.tensor))
             for each in analysis.analyzed
             if cut_refusal(each.layer) is None and not any(matches(each.layer, glob) for glob in budget.exclude)
         ]
-        return Seconds(measure_times(self.model, self.inputs, layers, timer=self.timer, progress=progress))
+        table = measure_times(self.model, self.inputs, layers, timer=self.timer, progress=progress)
+        shapes = (replace(each, layers=tuple(map(self.names.in_file, each.layers))) for each in table.shapes)
+        return Seconds(replace(table, shapes=tuple(shapes)))
 
     def beside(self, small: nn.Module) -> tuple[float, float]:
         """Seconds of the network as it is and of another, in turns."""

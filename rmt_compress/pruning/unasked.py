@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.networks.calibration.made_up import make_inputs
 from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.huggingface import model_folder
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.tasks.agreement import SAME_ANSWER
@@ -31,7 +32,7 @@ def changed_outputs(checkpoint: Checkpoint, plan: Plan, moments: Moments | None)
     Of logits it is the share of other answers, of embeddings the distance in units of their norm.
 
     Unknown it is of other files, whose network must be named; of networks with batch norms, whose inputs take
-    minutes to make; and of those that do not run, or whose layers have other names in the file than in the class.
+    minutes to make; and of those that do not run, or that hold layers otherwise than the file does.
     """
     if model_folder(checkpoint) is None:
         return None
@@ -40,7 +41,7 @@ def changed_outputs(checkpoint: Checkpoint, plan: Plan, moments: Moments | None)
         if batch_norms(model):
             return None
         made = make_inputs(model, count=_TEXTS, length=_TOKENS)
-        small = carried_out(model, checkpoint, plan, moments)
+        small = carried_out(model, checkpoint, plan, moments, file_names(model, checkpoint))
         with small.network() as cut:
             score = agreement_of(in_memory(made), model).score(cut)
     # A prune that is done is not undone because the network could not be asked as well.

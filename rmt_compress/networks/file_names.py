@@ -1,0 +1,163 @@
+"""Names of weights in a file and in the network that runs, where the library that built it has renamed them.
+
+transformers saves many networks under other names than their classes have (a Vision Transformer's
+``encoder.layer.0.attention.attention.query`` is ``layers.0.attention.q_proj`` in the class). Plans and moments have
+the names of the file, which are those that are cut and written; only what touches the live network has the other
+ones. Which tensor is which is told by the values alone, so that no version of a library need be known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from rmt_compress.checkpoints.graph_network import GraphNetwork
+from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.layer import FLOAT_DTYPES
+from rmt_compress.wording import listed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.decomposition.moments import Moments
+    from rmt_compress.layers.layer import Layer
+    from rmt_compress.plan import Plan
+    from rmt_compress.planning.searching import Trial
+
+_WEIGHT = ".weight"
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What the tensors of a file are called in its network.
+
+    Attributes:
+        renamed: name in the file -> in the network, of those that have two.
+        placeless: names in the file that are known to be no tensor of the network: joined with others, or turned.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    placeless: frozenset[str] = frozenset()
+
+    def in_network(self, name: str) -> str:
+        """What a tensor of the file, or one beside it in its layer, is called in the network."""
+        return _translated(name, self.renamed)
+
+    def in_file(self, name: str) -> str:
+        """The same the other way round."""
+        return _translated(name, {new: old for old, new in self.renamed.items()})
+
+    def check(self, layers: Iterable[Layer], origin: object) -> None:
+        """Refuse layers that cannot be tried in the network.
+
+        Raises:
+            CheckpointError: some are none of its tensors; in one line.
+        """
+        if lost := [layer.name for layer in layers if layer.stored in self.placeless]:
+            raise CheckpointError(
+                f"{origin}: {listed(lost, 3)}: the network holds these otherwise than the file (joined or turned), so "
+                "that no cut of them can be tried; leave them out (--exclude), or cut by a --rule instead of a budget"
+            )
+
+    def trial(self, trial: Trial) -> Trial:
+        """A trial of the file's tensors as one of the network's."""
+        tensors = {self.in_network(name): tensor for name, tensor in trial.tensors.items()}
+        return replace(
+            trial, tensors=tensors, factors={self.in_network(name): pair for name, pair in trial.factors.items()}
+        )
+
+    def plan(self, plan: Plan) -> Plan:
+        """What a plan for the file changes, as a plan for the network."""
+        if not self.renamed:
+            return plan
+        changed = (decision for decision in plan.layers if decision.changes)
+        layers = (each.model_copy(update={"tensor": self.in_network(each.tensor)}) for each in changed)
+        return plan.model_copy(update={"layers": tuple(layers)})
+
+    def moments_in_network(self, moments: Moments | None) -> Moments | None:
+        """Moments under the names of the file, under those of the network."""
+        if moments is None:
+            return None
+        layers = {self.in_network(name): own for name, own in moments.layers.items()}
+        left_out = {self.in_network(name): why for name, why in moments.left_out.items()}
+        return replace(moments, layers=layers, left_out=left_out)
+
+    def moments_in_file(self, moments: Moments, layers: Iterable[Layer]) -> Moments:
+        """Moments under the names of the network, under those of the file; without what the file has no layer for."""
+        if not self.renamed and not self.placeless:
+            return moments
+        known = {layer.tensor for layer in layers}
+        found = {self.in_file(name): own for name, own in moments.layers.items()}
+        left_out = {self.in_file(name): why for name, why in moments.left_out.items()}
+        return replace(
+            moments,
+            layers={name: own for name, own in found.items() if name in known},
+            left_out={name: why for name, why in left_out.items() if name in known},
+        )
+
+
+SAME_NAMES = FileNames()
+
+
+def file_names(model: nn.Module, checkpoint: Checkpoint) -> FileNames:
+    """What the tensors of a checkpoint are called in the network that was made of it.
+
+    Args:
+        model: the network, with the weights of the checkpoint.
+        checkpoint: the file; read only where it has names that the network lacks, tensor by tensor.
+    """
+    if isinstance(model, GraphNetwork):
+        return SAME_NAMES
+    state = model.state_dict()
+    strange = [
+        name for name, info in checkpoint.tensors.items() if name not in state and info.dtype in FLOAT_DTYPES
+    ]
+    if not strange:
+        return SAME_NAMES
+    # Of a tensor with several names the first one is that of its layer.
+    firsts = {tensor.data_ptr(): name for name, tensor in reversed(state.items()) if _has_values(tensor)}
+    places = _unique({name: state[name] for name in firsts.values() if name not in checkpoint.tensors})
+    values = {name: _digest(checkpoint.read(name)) for name in strange}
+    times = Counter(values.values())
+    renamed = {name: places[key] for name, key in values.items() if times[key] == 1 and key in places}
+    placeless = frozenset(name for name in strange if _translated(name, renamed) not in state)
+    return FileNames(renamed, placeless)
+
+
+def _has_values(tensor: object) -> bool:
+    import torch
+
+    return isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel() > 0
+
+
+def _unique(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Digest -> name, of those values that only one tensor has."""
+    digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+    times = Counter(digests.values())
+    return {key: name for name, key in digests.items() if times[key] == 1}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Of shape and values, in the type that networks compute in."""
+    flat = tensor.detach().float().cpu().reshape(-1).contiguous()
+    return f"{tuple(tensor.shape)} {hashlib.blake2b(flat.numpy()).hexdigest()}"
+
+
+def _translated(name: str, table: Mapping[str, str]) -> str:
+    """A name by the table; that of what lies in or beside a layer (its bias, its factors) by the layer's weight."""
+    whole, bracket, part = name.partition("[")
+    if whole in table:
+        return table[whole] + bracket + part
+    stem, rest = whole, ""
+    for _ in range(2):
+        stem, dot, last = stem.rpartition(".")
+        rest = f".{last}{rest}"
+        other = table.get(stem + _WEIGHT, "") if dot else ""
+        if other.endswith(_WEIGHT):
+            return other.removesuffix(_WEIGHT) + rest + bracket + part
+    return name

@@ -1,0 +1,125 @@
+"""Networks whose weights have other names in their file: cut within a budget like any other."""
+
+import numpy as np
+import pytest
+import torch
+
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.errors import CheckpointError, DataError
+from rmt_compress.networks.calibration_settings import CalibrationSettings
+from rmt_compress.networks.file_names import SAME_NAMES, file_names
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.budgets import BudgetSettings
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.budgeted import Request
+from rmt_compress.pruning.road import prune
+from tests.samples.transformers_models import built, logits
+
+transformers = pytest.importorskip("transformers", minversion="5")
+
+QUERY = "vit.encoder.layer.1.attention.attention.query"
+OF_CLASS = "vit.layers.1.attention.q_proj"
+
+
+def request(calibrate=None, **budget):
+    inputs = CalibrationSettings(calibrate=calibrate, calibration_samples=12, repair=budget.pop("repair", None))
+    return Request(BudgetSettings(**budget), inputs)
+
+
+def saved(tmp_path, family):
+    built(family).save_pretrained(tmp_path / family)
+    return tmp_path / family
+
+
+def test_every_tensor_finds_its_name(tmp_path):
+    folder = saved(tmp_path, "vit")
+    with open_checkpoint(folder) as checkpoint:
+        model = load_model(checkpoint)
+        names = file_names(model, checkpoint)
+        layers = [layer for layer in checkpoint.layers() if layer.matrix is not None]
+        for layer in layers:
+            own = model.get_parameter(names.in_network(layer.tensor))
+            assert torch.equal(own, checkpoint.read(layer.tensor))
+            assert names.in_file(names.in_network(layer.tensor)) == layer.tensor
+        names.check(layers, folder)
+    for rest in (".weight", ".bias", ".down.weight", ".up.bias", ".weight[q]"):
+        assert names.in_network(QUERY + rest) == OF_CLASS + rest
+        assert names.in_file(OF_CLASS + rest) == QUERY + rest
+    assert names.in_network("classifier.weight") == "classifier.weight"
+    llama = saved(tmp_path, "llama")
+    with open_checkpoint(llama) as checkpoint:
+        assert file_names(load_model(checkpoint), checkpoint) is SAME_NAMES
+
+
+def test_equal_values_are_no_name(tmp_path):
+    """Two layers of the same weights may be either."""
+    model = built("vit")
+    with torch.no_grad():
+        layers = model.vit.layers
+        layers[0].attention.q_proj.weight.copy_(layers[1].attention.q_proj.weight)
+    model.save_pretrained(tmp_path / "vit")
+    with open_checkpoint(tmp_path / "vit") as checkpoint:
+        names = file_names(model, checkpoint)
+        layer = next(layer for layer in checkpoint.layers() if layer.name == QUERY)
+        with pytest.raises(CheckpointError, match=r"^vit: vit\.encoder\.layer\.1\S+query: the network holds"):
+            names.check([layer], "vit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ("vit", "bert", "bert-classifier", "llama"))
+@pytest.mark.parametrize("repair", ("none", "blocks"))
+def test_a_budget_without_data(tmp_path, family, repair):
+    folder, small = saved(tmp_path, family), tmp_path / "small"
+    result = prune(folder, small, within=request(keep=0.6, repair=repair))
+    assert result.verified == "synthetic"
+    assert result.budget["reached"]["keep"] <= 0.6
+    left = logits(load_model(small), family)
+    assert left.isfinite().all()
+    assert not torch.equal(left, logits(built(family), family))
+
+
+@pytest.mark.slow
+def test_what_is_tried_is_what_is_written(tmp_path):
+    """At nearly the whole size a Vision Transformer answers as before: each cut went where it belongs."""
+    folder, wanted = saved(tmp_path, "vit"), logits(built("vit"), "vit")
+    errors = []
+    for keep in (0.98, 0.5):
+        prune(folder, tmp_path / f"{keep}", within=request(keep=keep, repair="none"))
+        errors.append(float((logits(load_model(tmp_path / f"{keep}"), "vit") - wanted).norm() / wanted.norm()))
+    assert errors[0] < 0.05 < errors[1] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ({"macs": 0.7}, {"latency": "70%"}))
+def test_other_budgets_know_the_layers_too(tmp_path, budget):
+    folder = saved(tmp_path, "vit")
+    clock = lambda pairs: [sum(p.numel() for p in model.parameters()) * 1e-6 for model, _ in pairs]  # noqa: E731
+    asked = request(repair="none", **budget)
+    asked = Request(asked.budget, asked.calibration, timer=clock)
+    result = prune(folder, within=asked, dry_run=True)
+    assert {decision.tensor for decision in result.plan.layers if decision.changes} >= {f"{QUERY}.weight"}
+
+
+@pytest.mark.slow
+def test_a_rule_without_a_budget_is_verified_too(tmp_path):
+    result = prune(saved(tmp_path, "vit"), tmp_path / "small", plan=PlanSettings(rule="rank:6"))
+    assert result.verified == "synthetic"
+
+
+@pytest.mark.slow
+def test_arrays_calibrate(tmp_path):
+    folder = saved(tmp_path, "vit")
+    images = np.random.default_rng(0).normal(size=(24, 3, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    asked = request(calibrate=str(tmp_path / "images.npy"), keep=0.6, repair="none")
+    assert prune(folder, within=asked, dry_run=True).verified == "synthetic"
+
+
+def test_what_cannot_be_tried_says_so(tmp_path):
+    with pytest.raises(DataError, match=r"T5ForConditionalGeneration: takes tokens, but not alone"):
+        prune(saved(tmp_path, "t5"), within=request(keep=0.6), dry_run=True)
+    folder = saved(tmp_path, "mixtral")
+    with pytest.raises(CheckpointError, match=r"experts\.0\.w1.*joined or turned.*--exclude"):
+        prune(folder, within=request(keep=0.6), dry_run=True)
+    result = prune(folder, within=request(keep=0.9, exclude=("*experts*",), repair="none"), dry_run=True)
+    assert result.changes
