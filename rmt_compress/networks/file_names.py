@@ -60,8 +60,8 @@ class FileNames:
         """
         if lost := [layer.name for layer in layers if layer.stored in self.placeless]:
             raise CheckpointError(
-                f"{origin}: {listed(lost, 3)}: the network holds these otherwise than the file (joined or turned), so "
-                "that no cut of them can be tried; leave them out (--exclude), or cut by a --rule instead of a budget"
+                f"{origin}: {listed(lost, 3)}: the network holds these otherwise than the file (joined or turned), "
+                "so no cut of them can be tried; leave them out (--exclude), or cut by a --rule instead of a budget"
             )
 
     def trial(self, trial: Trial) -> Trial:
@@ -88,7 +88,7 @@ class FileNames:
         return replace(moments, layers=layers, left_out=left_out)
 
     def moments_in_file(self, moments: Moments, layers: Iterable[Layer]) -> Moments:
-        """Moments under the names of the network, under those of the file; without what the file has no layer for."""
+        """Moments under the network's names, under those of the file; without what it has no layer for."""
         if not self.renamed and not self.placeless:
             return moments
         known = {layer.tensor for layer in layers}
@@ -145,7 +145,7 @@ def _unique(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 def _digest(tensor: torch.Tensor) -> str:
     """Of shape and values, in the type that networks compute in."""
     flat = tensor.detach().float().cpu().reshape(-1).contiguous()
-    return f"{tuple(tensor.shape)} {hashlib.blake2b(flat.numpy()).hexdigest()}"
+    return f"{tuple(tensor.shape)} {hashlib.blake2b(memoryview(flat.numpy())).hexdigest()}"
 
 
 def _translated(name: str, table: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.affordable import affordable
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.latency import Timer, seconds_in_turns
 from rmt_compress.networks.layer_times import device_name
 from rmt_compress.networks.measurement import example_inputs
@@ -82,18 +83,22 @@ def sweep_within_budgets(
     task = question.part("test")
     assert task.samples is not None
     task = task.of(task.samples.thinned(limit or affordable(model, task, _ASKED)))
+    names = file_names(model, checkpoint)
+    names.check((each.layer for each in analysis.analyzed), checkpoint.path)
     calibration = calibration_for(model, question, settings, checkpoint, progress=progress)
     notes = [calibration.notes[0].partition(";")[0]]
     known = load_moments(moments) if moments is not None else None
     if known is None:
-        known = calibrate(model, calibration.inputs, seed=settings.seed, progress=progress)
-    positions = layer_positions(model, example_inputs(model, task, 1)) or None
+        measured = calibrate(model, calibration.inputs, seed=settings.seed, progress=progress)
+        known = names.moments_in_file(measured, checkpoint.layers())
+    counts = layer_positions(model, example_inputs(model, task, 1))
+    positions = {names.in_file(name): count for name, count in counts.items()} or None
     budget = BudgetSettings(keep=1.0)
     seconds, inputs, clock, timed = None, None, None, ""
     if isinstance(model, GraphNetwork):
         notes.append("a graph's layers are not timed, nor is it known how often they are applied: size alone")
     else:
-        stopwatch = Stopwatch.of(model, task, batch_size, timer)
+        stopwatch = Stopwatch.of(model, task, batch_size, timer, names)
         seconds, inputs = _timed(stopwatch, analysis, budget, notes, progress), stopwatch.inputs
     if seconds is not None:
         clock = timer or partial(seconds_in_turns, spent=_SPENT, faster_half=True)
@@ -101,11 +106,17 @@ def sweep_within_budgets(
     candidates = Candidates(checkpoint, analysis, known, budget, costs_of(analysis, positions, seconds))
     renews = settings.mends != "none" and bool(batch_norms(model))
     score = scored_trials(
-        model, calibration.inputs, task, lambda found: found.value, renews=renews, batch_size=batch_size
+        model,
+        calibration.inputs,
+        task,
+        lambda found: found.value,
+        renews=renews,
+        batch_size=batch_size,
+        names=names,
     )
     asked = task.samples.count if task.samples is not None else None
     target = BudgetTarget(
-        model, candidates, task, score, asked or 0, inputs, clock, timed, path=str(checkpoint.path)
+        model, candidates, task, score, asked or 0, inputs, clock, timed, path=str(checkpoint.path), names=names
     )
     sweep = sweep_budget(target, points=points, progress=progress)
     notes.append(f"each network was asked {counted(asked or 0, 'sample')} of the test part; --limit says how many")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.latency import Timer
 from rmt_compress.networks.layer_times import random_factors
 from rmt_compress.planning.candidates import SCALING_OF, Candidate, Candidates, Rule
@@ -44,6 +45,7 @@ class BudgetTarget:
         timer: what times it.
         timed: on what, in words.
         path: the file it came from, for the record.
+        names: what the layers of candidates are called in the network.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class BudgetTarget:
     timer: Timer | None = None
     timed: str = ""
     path: str | None = None
+    names: FileNames = SAME_NAMES
     _scores: dict[object, float] = field(default_factory=dict)
     _shares: dict[object, float] = field(default_factory=dict)
 
@@ -90,7 +93,9 @@ class BudgetTarget:
         if not ranks:
             return 1.0
         if ranks not in self._shares:
-            small = random_factors(self.model, {tensor: rank for tensor, rank in ranks if rank is not None})
+            small = random_factors(
+                self.model, {self.names.in_network(tensor): rank for tensor, rank in ranks if rank is not None}
+            )
             before, after = self.timer([(self.model, self.inputs), (small, self.inputs)])
             self._shares[ranks] = after / before
         return self._shares[ranks]
