@@ -91,14 +91,15 @@ def test_what_is_tried_is_what_is_written(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", ({"macs": 0.7}, {"latency": 0.7}))
+@pytest.mark.parametrize("budget", ({"macs": 0.7}, {"latency": 0.95}))
 def test_other_budgets_know_the_layers_too(tmp_path, budget):
     folder = saved(tmp_path, "vit")
     clock = lambda pairs: [sum(p.numel() for p in model.parameters()) * 1e-6 for model, _ in pairs]  # noqa: E731
     asked = request(repair="none", **budget)
     asked = Request(asked.budget, asked.calibration, timer=clock)
     result = prune(folder, within=asked, dry_run=True)
-    assert {decision.tensor for decision in result.plan.layers if decision.changes} >= {f"{QUERY}.weight"}
+    assert not result.missed
+    assert any("attention.attention" in each.tensor for each in result.plan.layers if each.changes)
 
 
 @pytest.mark.slow
