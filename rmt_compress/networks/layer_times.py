@@ -248,7 +248,7 @@ def random_factors(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
     of_library = is_library_model(model)
     for tensor, rank in ranks.items():
         whole = modules[tensor]
-        pair = _random_split(whole, rank)
+        pair: Any = _random_split(whole, rank)
         known[id(whole)] = with_attributes(pair, whole) if of_library else pair
     return copy.deepcopy(model, known)
 
