@@ -145,7 +145,7 @@ def _unique(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 def _digest(tensor: torch.Tensor) -> str:
     """Of shape and values, in the type that networks compute in."""
     flat = tensor.detach().float().cpu().reshape(-1).contiguous()
-    return f"{tuple(tensor.shape)} {hashlib.blake2b(memoryview(flat.numpy())).hexdigest()}"
+    return f"{tuple(tensor.shape)} {hashlib.blake2b(flat.numpy().tobytes()).hexdigest()}"
 
 
 def _translated(name: str, table: Mapping[str, str]) -> str:

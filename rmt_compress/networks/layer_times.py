@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import SettingsError
+from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_refusal, split_module_empty
 from rmt_compress.networks.calling import call, first_axis, without_cache
 from rmt_compress.networks.latency import Timer, seconds_in_turns
@@ -244,7 +245,11 @@ def random_factors(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
     modules = _modules(model)
     # What is known to have been copied is not copied.
     known: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    known |= {id(modules[tensor]): _random_split(modules[tensor], rank) for tensor, rank in ranks.items()}
+    of_library = is_library_model(model)
+    for tensor, rank in ranks.items():
+        whole = modules[tensor]
+        pair: Any = _random_split(whole, rank)
+        known[id(whole)] = with_attributes(pair, whole) if of_library else pair
     return copy.deepcopy(model, known)
 
 

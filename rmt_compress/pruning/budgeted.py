@@ -132,6 +132,15 @@ def plan_within_budget(
         checkpoint.path,
     )
     kept = None if request.moments is None else load_inputs(request.moments)
+    names = file_names(model, checkpoint)
+    names.check(
+        (
+            each.layer
+            for each in analysis.analyzed
+            if not any(matches(each.layer, glob) for glob in request.budget.exclude)
+        ),
+        checkpoint.path,
+    )
     calibration = calibration_for(
         model,
         question,
