@@ -122,15 +122,6 @@ def plan_within_budget(
         )
     if model is None:
         return _unverified(analysis, checkpoint, request, progress)
-    names = file_names(model, checkpoint)
-    names.check(
-        (
-            each.layer
-            for each in analysis.analyzed
-            if not any(matches(each.layer, glob) for glob in request.budget.exclude)
-        ),
-        checkpoint.path,
-    )
     kept = None if request.moments is None else load_inputs(request.moments)
     names = file_names(model, checkpoint)
     names.check(
