@@ -11,12 +11,13 @@ from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
-from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.replacing import replaced
+from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
+from rmt_compress.pruning.drop import Drop, judged, lasting
 from rmt_compress.pruning.repairs import carried_out, repair
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def plan_within_budget(
     calibration = calibration_for(
         model, question, request.calibration, checkpoint, progress=_named(progress, "inputs")
     )
+    calibration = replace(calibration, selection=lasting(calibration.selection))
     notes = list(calibration.notes)
     if calibration.verified == "synthetic":
         notes.append("synthetic: no data say what the cut costs; add --data to have it measured")
@@ -125,22 +127,23 @@ def plan_within_budget(
     if request.save_moments is not None:
         save_moments(moments, request.save_moments)
     renews = request.calibration.repair != "none" and bool(batch_norms(model))
-    full: Score | None = None
-    if request.max_drop is not None or request.budget.max_drop is not None:
-        full = calibration.selection.score(model)
-    budget = request.budget
-    if full is not None:
-        budget = replace(budget, max_drop=_drop(request, full))
+    budget, drop = request.budget, None
+    if request.max_drop is not None or budget.max_drop is not None:
+        drop = Drop.of(request.max_drop, budget, request.calibration.calibrate, model, question, calibration)
+        budget = replace(budget, max_drop=drop.allowed, confidence=drop.confidence)
+        notes += drop.notes
 
-    def judge(score: Score) -> float:
-        """Higher is better; of agreement at a given size its divergence, which is less noisy than equal answers."""
-        if budget.max_drop is None and score.task == "agreement" and score.loss is not None:
-            return -score.loss
-        return score.value if score.metric.higher_is_better else -score.value
+    def judge(score: Score) -> Judgement:
+        """Of agreement at a given size its divergence, which is less noisy than equal answers."""
+        if drop is None and score.task == "agreement" and score.loss is not None:
+            return Judgement(-score.loss)
+        return judged(score)
 
     types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
 
-    def score(trial: Trial) -> float:
+    def score(trial: Trial) -> Judgement:
+        if drop is not None and not trial.rule:
+            return judged(drop.whole)
         # The cut has the file's types, which the network need not compute in.
         tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
         with replaced(model, tensors) as cut:
@@ -158,6 +161,7 @@ def plan_within_budget(
         budget,
         source=checkpoint,
         score=score,
+        fresh=None if drop is None or drop.fresh is None else drop.fresh.samples,
         positions=positions,
         progress=_named(progress, "searching"),
     )
@@ -172,23 +176,11 @@ def plan_within_budget(
         "calibration": calibration.record,
     }
     missed = ""
-    if budget.max_drop is not None and full is not None:
-        task, chose = calibration.selection, "chose it, made by the network itself: of others nothing is known"
-        if question is not None and question.has_data:
-            task, chose = question.part("test"), "chose nothing"
-            full = task.score(model)
-        elif request.calibration.calibrate not in (None, SELF):
-            chose = "chose it: of others nothing is known"
+    if drop is not None:
         with result.network() as small:
-            left = task.score(small)
-        drop = task.metric.worse_by(left.value, full.value)
-        record |= {"full": full.value, "left": left.value, "drop": drop, "allowed": budget.max_drop}
-        if drop > budget.max_drop + 1e-12:
-            missed = (
-                f"the {task.metric.name} is {task.metric.shown(left.value)} where it was "
-                f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
-                f"{left.samples:,} samples that {chose}"
-            )
+            left = drop.task.score(small)
+        record |= drop.record(left)
+        missed = drop.missed(left)
     return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), repairs.values)
 
 
@@ -214,22 +206,6 @@ def in_single(model: nn.Module) -> nn.Module:
     import torch
 
     return model.float() if placement(model)[1] in (torch.float16, torch.bfloat16) else model
-
-
-def _drop(request: Request, full: Score) -> float | None:
-    """What the user allows, in the score's own unit: points of a share, else a number or a percentage."""
-    text = request.max_drop
-    if text is None:
-        return request.budget.max_drop
-    try:
-        amount = float(text.removesuffix("%"))
-    except ValueError:
-        amount = -1.0
-    if not 0 <= amount < float("inf"):
-        raise SettingsError([f"max-drop is a number of points, or a percentage as 2%, of at least 0, got {text!r}"])
-    if full.metric.unit == "share":
-        return amount / 100
-    return amount / 100 * abs(full.value) if text.endswith("%") else amount
 
 
 def _positions(model: nn.Module, calibration: Calibration) -> dict[str, float]:
