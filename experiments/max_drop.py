@@ -66,6 +66,7 @@ class Subject:
 
 _CIFAR10 = str(SHARED / "data" / "cifar10" / "cifar-10-batches-bin")
 _RESNET = SHARED / "models" / "resnet"
+_ENCODER = Path(__file__).parent / "tiny_encoder.py"
 _MNIST = str(SHARED / "data" / "mnist")
 SUBJECTS = {
     "fashion": Subject(SAMPLES / "fashion_mlp.safetensors", str(SHARED / "data" / "fashion_mnist")),
@@ -76,7 +77,7 @@ SUBJECTS = {
         _RESNET / "resnet.pt", _CIFAR10, f"{_RESNET / 'network.py'}:Net", {"allow_partial": True, "mean": "cifar10"}
     ),
     "lm": Subject(SHARED / "models" / "lm", f"text:{SHARED / 'text' / 'test.txt'}"),
-    "vit": Subject(Path(tempfile.gettempdir()) / "rmt_compress_tiny_vit", _MNIST),
+    "vit": Subject(Path(tempfile.gettempdir()) / "rmt_compress_tiny_vit.pt", _MNIST, f"{_ENCODER}:Net"),
 }
 PAIRS = (
     "digits 1", "fashion .5", "fashion 1", "mnist .2", "mnist .5", "vit .5", "vit 1", "cnn 1", "cnn 2",

@@ -11,6 +11,7 @@ from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.networks.replacing import replaced
@@ -18,6 +19,7 @@ from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for
 from rmt_compress.pruning.drop import Drop, judged, lasting
+from rmt_compress.pruning.prediction import predicted
 from rmt_compress.pruning.repairs import carried_out, repair
 
 if TYPE_CHECKING:
@@ -176,11 +178,18 @@ def plan_within_budget(
         "calibration": calibration.record,
     }
     missed = ""
-    if drop is not None:
+    made_up = request.calibration.calibrate in (None, SELF) and calibration.verified == "synthetic"
+    if drop is not None or made_up:
         with result.network() as small:
-            left = drop.task.score(small)
-        record |= drop.record(left)
-        missed = drop.missed(left)
+            left = (calibration.selection if drop is None else drop.task).score(small)
+        if drop is not None:
+            record |= drop.record(left)
+            missed = drop.missed(left)
+        asked = calibration.selection.samples
+        expected = predicted(left, text=asked is not None and asked.targets == "tokens") if made_up else None
+        if expected is not None:
+            notes.append(expected[0])
+            record["predicted"] = expected[1]
     return Budgeted(plan, moments, calibration.verified, missed, record, tuple(notes), repairs.values)
 
 
