@@ -61,3 +61,34 @@ def test_the_table_of_calibrated_cuts_is_that_of_its_numbers(monkeypatch):
     table = (EXPERIMENTS / "data" / "calibrated_cuts.md").read_text(encoding="utf-8")
     assert table == __import__("calibrated_cuts").markdown(numbers)
     assert "two-sided tempered" in table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("max_drop", "self_calibration"))
+def test_quick_run_of_budgets(name, python, tmp_path):
+    words = ("digits",) if name == "self_calibration" else ()
+    done = python.run(EXPERIMENTS / f"{name}.py", *words, "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    if name == "max_drop":
+        found = numbers["pairs"]["digits 1"]["0"]
+        assert found["held"]
+        assert found["evaluations"] <= 20
+        assert numbers["same plan"] == {"digits 1": True}
+        assert "1 of 1 budgets were kept" in text
+    else:
+        cuts = numbers["digits"]["seeds"]["0"]["cuts"]
+        assert all(cut["score"] > 0.95 and cut["agreement"] < 1 for cut in cuts)
+        assert "## What agreement says" in text
+    done = python.run(EXPERIMENTS / f"{name}.py", *words, "--quick")
+    assert done.returncode == 2
+    assert "add --out" in done.stderr
+
+
+@pytest.mark.parametrize("name", ("graph_chain", "max_drop", "self_calibration"))
+def test_the_tables_of_budgets_are_those_of_their_numbers(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    numbers = json.loads((EXPERIMENTS / "data" / f"{name}.json").read_text(encoding="utf-8"))
+    table = (EXPERIMENTS / "data" / f"{name}.md").read_text(encoding="utf-8")
+    assert table == __import__(name).markdown(numbers)

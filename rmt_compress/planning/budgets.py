@@ -14,8 +14,8 @@ Search = Literal["portfolio", "one"]
 Edge = Literal["ignore", "floor", "ceiling"]
 
 PANEL = "Budgets"
-EVALUATIONS = 20
-"""The most networks that are tried for one plan."""
+EVALUATIONS = 18
+"""The most networks that are tried for one plan: with the two that the test part is asked of at last, twenty."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class BudgetSettings:
         shrink_outputs: how far G is.
         exclude: globs of layers that are not cut.
         caps: ``GLOB:SHARE``: the largest share of its own size that a layer keeps; the last that names it counts.
+        confidence: that a `max_drop` holds on other samples too, as far as those asked can tell; .5 for no margin.
         evaluations: the most networks that are tried.
 
     Raises:
@@ -79,6 +80,13 @@ class BudgetSettings:
     exclude: tuple[str, ...] = setting(())
     caps: tuple[str, ...] = setting(
         (), "Let layers keep at most this share of their size.", metavar="GLOB:SHARE", panel=PANEL
+    )
+    confidence: float = setting(
+        0.95,
+        "Leave a margin below --max-drop: it holds for other samples with this confidence; 0.5 for none.",
+        within="[0.5, 1)",
+        metavar="SHARE",
+        panel=PANEL,
     )
     evaluations: int = setting(
         EVALUATIONS, "The most networks that are tried.", within="[1, inf)", minimum=1, panel=PANEL

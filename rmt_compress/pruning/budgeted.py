@@ -17,9 +17,11 @@ from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
-from rmt_compress.networks.tasks.drops import allowed_drop
+from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for, in_memory
+from rmt_compress.pruning.drop import Drop, judged, lasting
+from rmt_compress.pruning.prediction import predicted
 from rmt_compress.pruning.repairs import carried_out, repair, scored_trials
 from rmt_compress.pruning.shown_inputs import show
 from rmt_compress.pruning.timing import Stopwatch, Timed, within_time
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.planning.costs import Seconds
+    from rmt_compress.planning.searching import Trial
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
 
@@ -140,6 +143,7 @@ def plan_within_budget(
         kept=None if kept is None else made_from(kept),
         progress=_named(progress, "inputs"),
     )
+    calibration = replace(calibration, selection=lasting(calibration.selection))
     notes = list(calibration.notes)
     if request.show_calibration is not None:
         samples = in_memory(calibration.made) if calibration.made is not None else calibration.inputs.task.samples
@@ -163,20 +167,23 @@ def plan_within_budget(
         made = calibration.made
         save_moments(moments, request.save_moments, inputs=None if made is None else kept_inputs(made))
     renews = request.calibration.mends != "none" and bool(batch_norms(model))
-    full: Score | None = None
-    if request.max_drop is not None or request.budget.max_drop is not None:
-        full = calibration.selection.score(model)
-    budget = request.budget
-    if full is not None and request.max_drop is not None:
-        budget = replace(budget, max_drop=allowed_drop(request.max_drop, full.metric, full.value))
+    budget, drop = request.budget, None
+    if request.max_drop is not None or budget.max_drop is not None:
+        drop = Drop.of(request.max_drop, budget, request.calibration.calibrate, model, question, calibration)
+        budget = replace(budget, max_drop=drop.allowed, confidence=drop.confidence)
+        notes += drop.notes
 
-    def judge(score: Score) -> float:
-        """Higher is better; of agreement at a given size its divergence, which is less noisy than equal answers."""
-        if budget.max_drop is None and score.task == "agreement" and score.loss is not None:
-            return -score.loss
-        return score.value if score.metric.higher_is_better else -score.value
+    def judge(score: Score) -> Judgement:
+        """Of agreement at a given size its divergence, which is less noisy than equal answers."""
+        if drop is None and score.task == "agreement" and score.loss is not None:
+            return Judgement(-score.loss)
+        return judged(score)
 
-    score = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews, names=names)
+    ask = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews, names=names)
+
+    def score(trial: Trial) -> Judgement | float:
+        return judged(drop.whole) if drop is not None and not trial.rule else ask(trial)
+
     positions: dict[str, float] | None = None
     if budget.macs is not None:
         positions = {names.in_file(name): count for name, count in _positions(model, calibration).items()}
@@ -188,6 +195,7 @@ def plan_within_budget(
             budget,
             source=checkpoint,
             score=score,
+            fresh=None if drop is None or drop.fresh is None else drop.fresh.samples,
             positions=positions,
             seconds=seconds,
             progress=_named(progress, "searching"),
@@ -222,23 +230,18 @@ def plan_within_budget(
     if timed is not None:
         record["latency"] = timed.record
         misses += timed.missed
-    if budget.max_drop is not None and full is not None:
-        task, chose = calibration.selection, "chose it, made by the network itself: of others nothing is known"
-        if question is not None and question.has_data:
-            task, chose = question.part("test"), "chose nothing"
-            full = task.score(model)
-        elif request.calibration.calibrate not in (None, SELF):
-            chose = "chose it: of others nothing is known"
+    made_up = request.calibration.calibrate in (None, SELF) and calibration.verified == "synthetic"
+    if drop is not None or made_up:
         with result.network() as small:
-            left = task.score(small)
-        drop = task.metric.worse_by(left.value, full.value)
-        record |= {"full": full.value, "left": left.value, "drop": drop, "allowed": budget.max_drop}
-        if drop > budget.max_drop + 1e-12:
-            misses.append(
-                f"the {task.metric.name} is {task.metric.shown(left.value)} where it was "
-                f"{task.metric.shown(full.value)}: {task.metric.change(left.value, full.value)} on "
-                f"{left.samples:,} samples that {chose}"
-            )
+            left = (calibration.selection if drop is None else drop.task).score(small)
+        if drop is not None:
+            record |= drop.record(left)
+            misses += [drop.missed(left)] if drop.missed(left) else []
+        asked = calibration.selection.samples
+        expected = predicted(left, text=asked is not None and asked.targets == "tokens") if made_up else None
+        if expected is not None:
+            notes.append(expected[0])
+            record["predicted"] = expected[1]
     return Budgeted(plan, moments, calibration.verified, "; ".join(misses), record, tuple(notes), repaired)
 
 

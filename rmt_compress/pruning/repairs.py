@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rmt_compress.networks.tasks.task import Score as TaskScore
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.plan import Plan
+    from rmt_compress.planning.margins import Judgement
     from rmt_compress.planning.searching import Score, Trial
     from rmt_compress.progress import Progress
 
@@ -64,7 +65,7 @@ def scored_trials(
     model: nn.Module,
     inputs: Iterable[Any],
     task: Task,
-    judge: Callable[[TaskScore], float],
+    judge: Callable[[TaskScore], float | Judgement],
     *,
     renews: bool,
     batch_size: int | None = None,
@@ -83,7 +84,7 @@ def scored_trials(
     """
     types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
 
-    def score(trial: Trial) -> float:
+    def score(trial: Trial) -> float | Judgement:
         trial = names.trial(trial)
         # The cut has the file's types, which the network need not compute in.
         tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}

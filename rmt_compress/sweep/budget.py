@@ -14,6 +14,7 @@ from rmt_compress.networks.latency import Timer
 from rmt_compress.networks.layer_times import random_factors
 from rmt_compress.planning.candidates import SCALING_OF, Candidate, Candidates, Rule
 from rmt_compress.planning.making import make_plan
+from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.searching import Trial
 from rmt_compress.progress import counter
 from rmt_compress.sweep.results import Measure, Sweep, SweepCurve, SweepPoint
@@ -82,7 +83,8 @@ class BudgetTarget:
         """The score of a candidate, asked once."""
         if candidate.key not in self._scores:
             trial = Trial(self.candidates.tensors(candidate), str(candidate.rule) if candidate.key[1] else "")
-            self._scores[candidate.key] = float(self.score(trial))
+            found = self.score(trial)
+            self._scores[candidate.key] = found.value if isinstance(found, Judgement) else float(found)
         return self._scores[candidate.key]
 
     def time_share(self, candidate: Candidate) -> float | None:

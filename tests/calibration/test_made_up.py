@@ -7,6 +7,7 @@ from torch import nn
 from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.made_up import described, input_shape, make_inputs, one_over_f
+from rmt_compress.networks.calibration.spiked_noise import SIZE, WHITE
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calling import call
 from tests.samples.convolutional import audio_cnn
@@ -130,6 +131,28 @@ def test_networks_without_norms_get_noise():
     values = torch.cat(made.batches)
     assert values.shape == (5000, 7)
     torch.testing.assert_close(torch.cov(values.T), torch.eye(7), rtol=0, atol=0.1)
+
+
+def test_vectors_lie_along_the_spikes_of_the_first_layer():
+    """Three directions that were planted in noise: the covariance is theirs and a little white noise."""
+    generator = torch.Generator().manual_seed(3)
+    left = torch.linalg.qr(torch.randn(90, 3, generator=generator)).Q
+    right = torch.linalg.qr(torch.randn(60, 3, generator=generator)).Q
+    sizes = torch.tensor([12.0, 8.0, 5.0])
+    network = nn.Sequential(nn.Linear(60, 90), nn.ReLU(), nn.Linear(90, 4))
+    with torch.no_grad():
+        network[0].weight.copy_(0.03 * torch.randn(90, 60, generator=generator) + left * sizes @ right.T)
+    made = make_inputs(network, count=4000)
+    assert made.kind == "noise along the spikes of the first layer"
+    values = torch.cat(made.batches)
+    assert float(values.square().mean().sqrt()) == pytest.approx(SIZE, rel=0.01)
+    covariance = values.T @ values / len(values)
+    wanted = right * sizes.square() @ right.T
+    wanted = SIZE**2 * ((1 - WHITE**2) * 60 / wanted.trace() * wanted + WHITE**2 * torch.eye(60))
+    torch.testing.assert_close(covariance, wanted, rtol=0, atol=0.08 * float(wanted.abs().max()))
+    # Nothing but noise tells nothing.
+    nn.init.normal_(network[0].weight, generator=generator)
+    assert make_inputs(network, count=5).kind == "standard normal inputs"
 
 
 def test_the_amplitude_of_noise_falls_with_the_frequency():

@@ -95,7 +95,7 @@ def test_the_smallest_network_within_a_point(run, tmp_path):
 
 @pytest.mark.slow
 def test_moments_in_a_file_give_the_same_plan(run, tmp_path):
-    words = ("prune", DIGITS, "--keep", "0.2", "--calibration-samples", "64", "-o")
+    words = ("prune", DIGITS, "--keep", "0.2", "--calibration-samples", "64", "--metric", "two-sided", "-o")
     first = run(*words, "a.safetensors", "--save-moments", "moments.safetensors", "--save-plan", "a.json")
     again = run(*words, "b.safetensors", "--moments", "moments.safetensors", "--save-plan", "b.json")
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
@@ -249,6 +249,14 @@ def test_an_empty_file(run, tmp_path):
     (tmp_path / "empty.safetensors").touch()
     line = one_error_line(run("prune", "empty.safetensors", "--keep", "0.2"))
     assert "empty.safetensors: is empty" in line
+
+
+@pytest.mark.slow
+def test_without_data_cuts_are_compared_with_the_network_as_it_was(run):
+    """Not with the cut itself, which stands in the network's place while it is tried."""
+    report = json.loads(run("prune", DIGITS, "--max-drop", "5", "--dry-run", "--json").stdout)
+    cuts = [each for each in report["budget"]["tried"] if each["rule"] != "uncut"]
+    assert min(each["score"] for each in cuts) < 0.95 <= max(each["score"] for each in cuts)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ takes tokens, and tells the next one     text that it samples
 takes tokens otherwise                   random tokens
 has batch norms                          inputs fitted to their running statistics
 takes images, waves or volumes           noise with a 1/f spectrum, as nature's is
-takes vectors                            standard normal ones
+takes vectors                            noise along the spikes of its first layer, else standard normal
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def make_inputs(
     Args:
         model: the network, on any device.
         shape: of one input, without the axis of the batch; None where the network itself tells it.
-        count: how many; None for 32 texts, 96 inputs fitted to statistics, 256 of the others.
+        count: how many; None for 32 texts, 96 inputs fitted to statistics, 1,024 vectors along spikes, 256
+            of the others.
         length: tokens of a text; None for 512, or as many as the network takes.
         call: how the network is asked; None for ``model(x)``, of a network of transformers
             ``model(input_ids=x)``.
@@ -144,8 +145,10 @@ def _values(
     progress: Progress | None,
 ) -> MadeUp:
     import torch
+    from torch import nn
 
     from rmt_compress.networks.calibration.fitted_images import fit_inputs
+    from rmt_compress.networks.calibration.spiked_noise import COUNT, spiked_noise
     from rmt_compress.networks.calibration.statistics import batch_norms
 
     shape = tuple(shape) if shape is not None else input_shape(model, call)
@@ -162,9 +165,15 @@ def _values(
         ]
         inputs = torch.cat(parts)
     else:
-        count = count or NOISE
         kind = "standard normal inputs" if len(shape) == 1 else "noise with a 1/f spectrum"
-        inputs = one_over_f(count, shape, generator)
+        first = first_layer(model)
+        spiked = None
+        if isinstance(first, nn.Linear) and shape == (first.in_features,):
+            spiked = spiked_noise(first.weight, count or COUNT, generator)
+        if spiked is not None:
+            kind = "noise along the spikes of the first layer"
+        inputs = one_over_f(count or NOISE, shape, generator) if spiked is None else spiked
+        count = len(inputs)
     return MadeUp(
         tuple(torch.split(inputs, _BATCH["other"])),
         kind,
@@ -219,7 +228,7 @@ def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
     default = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
     if isinstance(default, dict) and "input_size" in default:
         return tuple(default["input_size"])
-    first = next((module for module in model.modules() if "weight" in module._parameters), None)
+    first = first_layer(model)
     if isinstance(first, nn.Linear):
         return (first.in_features,)
     if isinstance(first, nn.Conv2d):
@@ -229,6 +238,11 @@ def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
         what = "images of many sizes" if fitting else "images of none of the common sizes"
         raise DataError(f"{type(model).__name__}: takes {first.in_channels} channels and {what}; {_SAY}")
     raise DataError(f"{type(model).__name__}: does not tell what inputs it takes; {_SAY}")
+
+
+def first_layer(model: nn.Module) -> nn.Module | None:
+    """The first module that has a weight of its own."""
+    return next((module for module in model.modules() if "weight" in module._parameters), None)
 
 
 def _runs(model: nn.Module, call: Call, shape: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rmt_compress.errors import EvaluationError
 from rmt_compress.networks.calling import main_output, placed, without_cache
 from rmt_compress.networks.tasks.asking import answers, asked
+from rmt_compress.networks.tasks.by_sample import BySample
 from rmt_compress.networks.tasks.task import Metric, Score, TaskKind
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ class Agreement:
         reference: the network to agree with, which stays where it is.
         embeddings: whether outputs are embeddings and no logits.
         prepared: what the task that the samples are for makes of their inputs.
+        answers: what the network to agree with answers, batch by batch at `batch_size`; None to ask it each time.
     """
 
     samples: Samples
     reference: nn.Module
     embeddings: bool = False
     prepared: Callable[[Batch], Any] | None = None
+    answers: tuple[torch.Tensor, ...] | None = None
     kind: ClassVar[TaskKind] = "agreement"
 
     @property
@@ -81,12 +84,19 @@ class Agreement:
         total = _Sums()
         rows: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         samples = 0
+        by_sample = BySample()
         device, dtype = placement(self.reference)
+        known = None if self.answers is None else iter(self.answers)
+        if known is not None:
+            batch_size = self.batch_size
         with evaluation_mode(self.reference), without_cache(self.reference):
             for batch, answer in answers(model, self, batch_size, progress, name):
                 with torch.inference_mode():
-                    inputs = placed(self.inputs(batch), device, dtype)
-                    reference = asked(self.reference, inputs, self.samples, "the original")
+                    if known is not None:
+                        reference = next(known).to(answer.device)
+                    else:
+                        inputs = placed(self.inputs(batch), device, dtype)
+                        reference = asked(self.reference, inputs, self.samples, "the original")
                     if reference.shape != answer.shape:
                         raise EvaluationError(
                             f"{name} returns {'×'.join(map(str, answer.shape))} numbers where the original returns "
@@ -94,7 +104,10 @@ class Agreement:
                         )
                     samples += len(answer)
                     first, second = (self._vectors(out, batch, answer.device) for out in (answer, reference))
-                    total.add(first, second, logits=not self.embeddings)
+                    each = total.add(first, second, logits=not self.embeddings)
+                    places = self._places(batch, answer, len(each))
+                    sums = [part.sum() for part in torch.split(each, places.tolist())]
+                    by_sample.add(torch.stack(sums), places)
                     if self.embeddings and samples <= _MOST_NEIGHBOURS:
                         for kept, vectors in zip(rows, (first, second), strict=True):
                             kept.append(functional.normalize(vectors.double().cpu(), dim=1))
@@ -103,7 +116,8 @@ class Agreement:
         details["same_neighbour"] = float((neighbours[0] == neighbours[1]).double().mean()) if neighbours else None
         value = details["cosine" if self.embeddings else "same_answer"]
         assert value is not None
-        return Score(self.kind, self.metric, value, details["kl"], samples, details=details)
+        kl = details["kl"]
+        return Score(self.kind, self.metric, value, kl, samples, details=details, each=by_sample.each)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Mean square distance of the outputs, in units of the reference's mean square; see `Task.loss`."""
@@ -122,7 +136,21 @@ class Agreement:
 
     def of(self, samples: Samples) -> Agreement:
         """See `Task.of`."""
-        return replace(self, samples=samples)
+        return replace(self, samples=samples, answers=None)
+
+    def remembered(self) -> Agreement:
+        """The same with what the reference answers now, whatever becomes of it: a cut is tried in its own place."""
+        now = tuple(answer.clone() for _, answer in answers(self.reference, self, None, None, "the original"))
+        return replace(self, answers=now)
+
+    def _places(self, batch: Batch, answer: torch.Tensor, places: int) -> torch.Tensor:
+        """(N,), how many of the `places` that were compared are those of each sample."""
+        import torch
+
+        mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
+        if mask is not None and places == int((mask > 0).sum()) and len(mask) == len(answer):
+            return torch.count_nonzero(mask > 0, dim=1)
+        return torch.full((len(answer),), places // len(answer))
 
     def _vectors(self, output: torch.Tensor, batch: Batch, device: torch.device) -> torch.Tensor:
         """Outputs as (places, numbers): of embeddings one place a sample."""
@@ -153,21 +181,28 @@ class _Sums:
         self._same = self._places = 0
         self._logits = False
 
-    def add(self, answer: torch.Tensor, reference: torch.Tensor, *, logits: bool) -> None:
+    def add(self, answer: torch.Tensor, reference: torch.Tensor, *, logits: bool) -> torch.Tensor:
+        """Add places, (places, numbers); gives (places,) what the score is the mean of."""
+        import torch
         from torch.nn import functional
 
         self._logits = logits
         step = max(1, 2**22 // max(1, answer.shape[1]))
+        found = []
         for start in range(0, len(answer), step):
             ours, theirs = (part[start : start + step].double() for part in (answer, reference))
             self._difference += float((ours - theirs).square().sum())
             self._reference += float(theirs.square().sum())
-            self._cosine += float(functional.cosine_similarity(ours, theirs, dim=1).sum())
-            self._same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+            cosine = functional.cosine_similarity(ours, theirs, dim=1)
+            same = ours.argmax(1) == theirs.argmax(1)
+            found.append(same.double() if logits else cosine)
+            self._cosine += float(cosine.sum())
+            self._same += int(same.sum())
             if logits:
                 both = (ours.log_softmax(1), theirs.log_softmax(1))
                 self._kl += float(functional.kl_div(*both, reduction="sum", log_target=True))
             self._places += len(ours)
+        return torch.cat(found)
 
     def means(self) -> dict[str, float | None]:
         places = max(1, self._places)

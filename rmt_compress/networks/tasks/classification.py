@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rmt_compress.errors import EvaluationError
 from rmt_compress.networks.calling import main_output
 from rmt_compress.networks.tasks.asking import answers
+from rmt_compress.networks.tasks.by_sample import BySample
 from rmt_compress.networks.tasks.task import ACCURACY, Metric, Score, TaskKind
 
 if TYPE_CHECKING:
@@ -58,10 +59,15 @@ class Classification:
         among_five = done = 0
         loss = 0.0
         lowest = highest = table = None
+        by_sample = BySample()
         for batch, answer in answers(model, self, batch_size, progress, name):
             outputs = _flat(self._checked(answer, batch, name)).double()
-            labels = self._labels(batch, name).flatten()
+            labels = self._labels(batch, name)
+            places = labels.flatten(1) >= 0 if labels.ndim > 1 else labels[:, None] >= 0
+            labels = labels.flatten()
             asked = labels >= 0
+            hits = (outputs.argmax(1) == labels) & asked
+            by_sample.add(hits.view(places.shape).sum(1), places.sum(1))
             outputs, labels = outputs[asked], labels[asked]
             if not len(labels):
                 continue
@@ -99,6 +105,7 @@ class Classification:
                 ],
                 "confused": _confused(table),
             },
+            each=by_sample.each,
         )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:

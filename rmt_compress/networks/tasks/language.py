@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rmt_compress.errors import EvaluationError
 from rmt_compress.networks.calling import main_output
 from rmt_compress.networks.tasks.asking import answers
+from rmt_compress.networks.tasks.by_sample import BySample
 from rmt_compress.networks.tasks.task import Metric, Score, TaskKind
 
 if TYPE_CHECKING:
@@ -67,16 +68,19 @@ class _Language:
 
         total, right, asked, samples = 0.0, 0, 0, 0
         counts = torch.zeros(0, dtype=torch.int64)
+        by_sample = BySample()
         for batch, answer in answers(model, self, batch_size, progress, name):
             logits, tokens = self._checked(answer, batch, name)
             for row_logits, row_tokens in zip(logits, tokens, strict=True):
                 wanted = row_tokens >= 0
                 labels = row_tokens[wanted]
+                before = total
                 for start in range(0, len(labels), step := max(1, _ROWS // logits.shape[-1])):
                     chunk = row_logits[wanted][start : start + step].double()
                     part = labels[start : start + step]
                     total += float(functional.cross_entropy(chunk, part, reduction="sum"))
                     right += int((chunk.argmax(1) == part).sum())
+                by_sample.add(torch.tensor([total - before]), torch.tensor([len(labels)]))
                 here = torch.bincount(labels.cpu(), minlength=len(counts))
                 here[: len(counts)] += counts
                 counts = here
@@ -101,6 +105,7 @@ class _Language:
                 "token_accuracy": right / asked,
                 "bits_per_byte": loss / math.log(2) / bytes_per_token if bytes_per_token else None,
             },
+            each=by_sample.each,
         )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rmt_compress.errors import EvaluationError
 from rmt_compress.networks.calling import main_output
 from rmt_compress.networks.tasks.asking import answers
+from rmt_compress.networks.tasks.by_sample import BySample
 from rmt_compress.networks.tasks.task import Metric, Score, TaskKind
 
 if TYPE_CHECKING:
@@ -39,12 +40,17 @@ class Regression:
         name: str = "the model",
     ) -> Score:
         """See `Task.score`."""
+        import torch
+
         samples = numbers = 0
         squares = 0.0
         mean = spread = None
+        by_sample = BySample()
         for batch, answer in answers(model, self, batch_size, progress, name):
             predicted, wanted = (part.double() for part in self._pair(answer, batch, name))
-            squares += float((predicted - wanted).square().sum())
+            errors = (predicted - wanted).square().reshape(len(wanted), -1)
+            squares += float(errors.sum())
+            by_sample.add(errors.sum(1), torch.full((len(errors),), errors.shape[1]))
             # Means and squared deviations of batches are joined (Chan, Golub and LeVeque 1979): squares of large
             # numbers that differ little would lose theirs.
             count, here = len(wanted), wanted.mean(0)
@@ -67,6 +73,7 @@ class Regression:
             samples=samples,
             guess=variance,
             details={"r2": 1 - error / variance if variance else None},
+            each=by_sample.each,
         )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     from rmt_compress.data.samples import Batch, Samples
@@ -78,6 +80,8 @@ class Score:
         samples: how many were asked; 0 where only a callable knows.
         guess: the score of a constant answer, the best there is; None where that means nothing.
         details: what else was measured, by name, in the order it is shown.
+        each: (samples,), what each sample adds: their mean is `value`; None where that is not known. Samples are
+            what is independent: a text is one, however many tokens it has.
     """
 
     task: TaskKind
@@ -87,6 +91,7 @@ class Score:
     samples: int
     guess: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    each: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     @property
     def accuracy(self) -> float | None:
