@@ -92,3 +92,21 @@ def test_the_tables_of_budgets_are_those_of_their_numbers(name, monkeypatch):
     numbers = json.loads((EXPERIMENTS / "data" / f"{name}.json").read_text(encoding="utf-8"))
     table = (EXPERIMENTS / "data" / f"{name}.md").read_text(encoding="utf-8")
     assert table == __import__(name).markdown(numbers)
+
+
+def test_the_table_of_noise_models_is_that_of_its_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    lines = (EXPERIMENTS / "data" / "noise_models.jsonl").read_text(encoding="utf-8").splitlines()
+    table = __import__("noise_models").table([json.loads(line) for line in lines])
+    assert (EXPERIMENTS / "data" / "noise_models.md").read_text(encoding="utf-8") == table
+    assert table in (REPOSITORY / "docs" / "statistics.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_noise_models(python, tmp_path):
+    done = python.run(EXPERIMENTS / "noise_models.py", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "noise_models.jsonl").read_text(encoding="utf-8").splitlines()]
+    false = {(row["noise"], row["model"]): row["false"] for row in rows}
+    assert false["iid", "mp"] < 0.3 < false["scaled", "mp"]
+    assert false["scaled", "signflip"] < 0.4
