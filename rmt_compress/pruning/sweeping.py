@@ -21,6 +21,7 @@ from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import Seconds, costs_of
 from rmt_compress.pruning.calibration import calibration_for
+from rmt_compress.pruning.drop import lasting
 from rmt_compress.pruning.repairs import scored_trials
 from rmt_compress.pruning.timing import Stopwatch
 from rmt_compress.sweep import BudgetTarget, sweep_budget
@@ -108,7 +109,7 @@ def sweep_within_budgets(
     score = scored_trials(
         model,
         calibration.inputs,
-        task,
+        lasting(task),
         lambda found: found.value,
         renews=renews,
         batch_size=batch_size,
