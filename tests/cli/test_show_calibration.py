@@ -27,7 +27,7 @@ def test_inputs_are_kept_with_the_moments_and_serve_again(run, tmp_path):
     assert first.returncode == 0, first.stderr
     assert "note: what it was calibrated with is shown in seen.txt" in first.stderr
     text = (tmp_path / "seen.txt").read_text()
-    assert text.startswith("standard normal inputs: 10 of 64, 64\n")
+    assert text.startswith("noise along the spikes of the first layer: 10 of 64, 64\n")
     kept = load_inputs(tmp_path / "m")
     assert kept is not None
     assert kept.tensors["inputs"].shape == (64, 64)
@@ -35,7 +35,7 @@ def test_inputs_are_kept_with_the_moments_and_serve_again(run, tmp_path):
     others = KeptInputs({"inputs": kept.tensors["inputs"] * 0 + 2}, kept.record)
     save_moments(load_moments(tmp_path / "m"), tmp_path / "n", inputs=others)
     again = run(*words, "b.safetensors", "--moments", "n", "--show-calibration", "again")
-    assert "standard normal inputs, kept with the moments" in again.stderr
+    assert "noise along the spikes of the first layer, kept with the moments" in again.stderr
     assert (tmp_path / "again.txt").read_text().count("(mean 2, standard deviation 0)") == 10
     same = run(*words, "c.safetensors", "--moments", "m")
     assert same.returncode == 0, same.stderr
