@@ -1,10 +1,13 @@
 """The analysis of whole models: what is analysed, what is skipped and why, and the numbers' meaning."""
 
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
@@ -12,6 +15,8 @@ import rmt_compress as rmt
 from rmt_compress.analysis import AnalyzedLayer, AnalyzedPair, SkippedLayer
 from rmt_compress.analysis.settings import Noise
 from rmt_compress.errors import SettingsError
+from rmt_compress.reporting.analysis_table import analysis_table
+from rmt_compress.reporting.spectrum_plots import layer_figure, plot_layers
 from rmt_compress.spectrum import equalize
 from tests.samples.repository import MODELS
 
@@ -272,3 +277,28 @@ def test_a_beta_below_what_sign_flips_resolve_is_refused(uneven: dict[str, torch
     with pytest.raises(SettingsError, match=r"resolve a beta of 0\.005 at least, got 0\.001"):
         rmt.analyze(uneven, noise="signflip", beta=0.001)
     assert rmt.analyze(uneven, beta=0.001).analyzed
+
+
+def test_pictures_are_of_the_spectrum_that_was_fitted(uneven: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    uneven["fc.weight"][:3] = 0  # three directions fewer than the weight has
+    analysis = rmt.analyze(uneven, noise="equalized")
+    layer = analysis.analyzed[0]
+    assert layer.fit.p == 57
+    assert layer.scaled is not None
+    assert layer.fit.spikes == (layer.scaled > layer.fit.edge).sum() == 2
+    axes = layer_figure(layer).axes[1]
+    # The share below the edge, in the picture: all but the two.
+    step = next(line for line in axes.lines if line.get_label() == "this layer")
+    x, y = (np.asarray(values) for values in step.get_data())
+    assert y[x <= layer.fit.lambda_plus].max() == pytest.approx(55 / 57)
+    with pytest.raises(SettingsError, match="noise general of another"):
+        plot_layers(rmt.analyze(uneven, noise="general"), tmp_path / "pictures")
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_the_table_names_the_noise(uneven: dict[str, torch.Tensor]) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(analysis_table(rmt.analyze(uneven, noise="equalized")))
+    console.print(analysis_table(rmt.analyze(uneven)))
+    text = console.export_text()
+    assert text.count("noise: scales taken out, σ̂² and edge without them") == 1

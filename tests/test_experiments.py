@@ -1,5 +1,6 @@
 """The reproductions of published examples still run, on embedded data, and write table, picture and numbers."""
 
+import csv
 import json
 
 import pytest
@@ -110,3 +111,19 @@ def test_a_quick_run_of_noise_models(python, tmp_path):
     false = {(row["noise"], row["model"]): row["false"] for row in rows}
     assert false["iid", "mp"] < 0.3 < false["scaled", "mp"]
     assert false["scaled", "signflip"] < 0.4
+
+
+def test_the_table_of_many_spikes_is_that_of_its_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    with (EXPERIMENTS / "data" / "many_spikes.csv").open(encoding="utf-8") as file:
+        table = __import__("many_spikes").table(list(csv.reader(file)))
+    assert table in (REPOSITORY / "docs" / "statistics.md").read_text(encoding="utf-8")
+
+
+def test_a_row_of_many_spikes(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    experiment = __import__("many_spikes")
+    monkeypatch.setitem(experiment.DRAWS, (50, 50), 4)
+    size, spikes, draws, first, *_ = cells = experiment.row(50, 50, 0.3)
+    assert (size, spikes, draws, len(cells)) == ("50 × 50", "15", "4", 9)
+    assert float(first.rstrip("%")) > 50 > 10 > abs(float(cells[6].rstrip("%")))

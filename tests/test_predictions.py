@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rmt_compress.networks.calibration.made_up import SAMPLED_TEXT, SPIKED_NOISE
 from rmt_compress.networks.tasks.agreement import COSINE, SAME_ANSWER
 from rmt_compress.networks.tasks.task import Score
 from rmt_compress.pruning.prediction import ACCURACY, FLOOR, TEXT, predicted
@@ -22,15 +23,20 @@ def test_the_ratios_are_those_of_the_committed_measurements(text, monkeypatch):
 
 
 def test_a_prediction_is_the_ratio_times_what_changed():
-    note, record = predicted(Score("agreement", SAME_ANSWER, 0.98, 0.01, 256), text=False)
+    note, record = predicted(Score("agreement", SAME_ANSWER, 0.98, 0.01, 256), SPIKED_NOISE)
     assert record["likely"] == pytest.approx(ACCURACY.middle * (0.02 + FLOOR))
     assert record["low"] <= record["likely"] <= record["high"]
     assert f"accuracy falls by {100 * record['likely']:.1f} points" in note
     assert "98.0% of the answers" in note
-    note, record = predicted(Score("agreement", SAME_ANSWER, 0.9, 0.05, 8), text=True)
+    note, record = predicted(Score("agreement", SAME_ANSWER, 0.9, 0.05, 8), SAMPLED_TEXT)
     assert record["likely"] == pytest.approx(0.05 * TEXT.middle)
     assert "the loss rises by" in note
 
 
 def test_of_embeddings_nothing_was_measured():
-    assert predicted(Score("agreement", COSINE, 0.98, None, 8), text=True) is None
+    assert predicted(Score("agreement", COSINE, 0.98, None, 8), SAMPLED_TEXT) is None
+
+
+@pytest.mark.parametrize("kind", ("inputs fitted to the statistics of the batch norms", "random tokens"))
+def test_of_networks_of_other_kinds_nothing_is_said(kind):
+    assert predicted(Score("agreement", SAME_ANSWER, 0.98, 0.01, 256), kind) is None

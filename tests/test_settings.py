@@ -6,12 +6,14 @@ from typing import Literal, get_args
 import pytest
 
 from rmt_compress import plan
-from rmt_compress.analysis.settings import Quantiles
+from rmt_compress.analysis.noise_models import ALL, NOISE_MODELS
+from rmt_compress.analysis.settings import LEAST_FLIPPED_BETA, Flips, Noise, Quantiles
 from rmt_compress.cli import prune, sweep
 from rmt_compress.errors import SettingsError
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.spectrum import QUANTILE_RULES
+from rmt_compress.spectrum.sign_flips import FLIP_RULES, flips_for
 from rmt_compress.sweep import SWEEP_KINDS
 
 
@@ -59,5 +61,10 @@ def test_problems_are_raised_together_and_each_once():
 def test_the_choices_that_are_written_down_twice_are_the_same():
     """Where importing the first would keep `--help` waiting."""
     assert get_args(Quantiles) == QUANTILE_RULES
+    assert get_args(Flips) == FLIP_RULES
+    assert get_args(Noise) == (*NOISE_MODELS, ALL)
+    flips_for(LEAST_FLIPPED_BETA)
+    with pytest.raises(ValueError, match="sign flips resolve"):
+        flips_for(LEAST_FLIPPED_BETA * 0.99)
     assert get_args(prune.Layout) == get_args(plan.Layout)
     assert get_args(sweep.What) == (*SWEEP_KINDS, "all")

@@ -39,10 +39,12 @@ class NoiseFit:
     Attributes:
         fit: bulk, edge and spikes; `edge` and `sigma2` on the model's own scale.
         details: what only this model finds: plain JSON.
+        values: the singular values that were fitted, descending, where they are not those of the matrix.
     """
 
     fit: spectrum.BulkFit
     details: dict[str, Any] = field(default_factory=dict)
+    values: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def _equalized(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
         _bulk(values, max(equalized.matrix.shape), asked),
         # The spread of the scales in decades tells a layer of uneven rows from one that was even all along.
         {"row_scales": float(rows.max() / rows.min()), "column_scales": float(columns.max() / columns.min())},
+        values,
     )
 
 

@@ -46,7 +46,7 @@ def _analyze_stack(
         experts.append(found)
     most = max(experts, key=lambda expert: expert.fit.spikes)
     fit = replace(most.fit, gof=max(expert.fit.gof for expert in experts))
-    return AnalyzedStack(layer, fit, most.singular_values, settings, experts=tuple(experts))
+    return AnalyzedStack(layer, fit, most.singular_values, settings, scaled=most.scaled, experts=tuple(experts))
 
 
 class LayerTask:
@@ -80,7 +80,9 @@ class LayerTask:
             return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
         except spectrum.DegenerateSpectrumError as error:
             return SkippedLayer(layer, str(error))
-        return AnalyzedLayer(layer, found.fit, values, settings, details=found.details, models=models)
+        return AnalyzedLayer(
+            layer, found.fit, values, settings, details=found.details, models=models, scaled=found.values
+        )
 
     def _entries(self) -> NDArray[np.float64]:
         """The matrix for models that look at its entries, which work on the CPU."""

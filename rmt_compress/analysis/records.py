@@ -96,6 +96,7 @@ class AnalyzedLayer(LayerRecord):
     Attributes:
         details: what only the noise model that was asked finds.
         models: what every noise model says, by name, or why it says nothing; empty unless all were asked.
+        scaled: the singular values that `fit` is of, where a model took scales out; None for the matrix's own.
     """
 
     fit: spectrum.BulkFit
@@ -103,6 +104,7 @@ class AnalyzedLayer(LayerRecord):
     settings: AnalysisSettings = field(default_factory=AnalysisSettings, repr=False)
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     models: Mapping[str, NoiseFit | str] = field(default_factory=dict, repr=False)
+    scaled: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
     status: ClassVar[Literal["analyzed", "skipped"]] = "analyzed"
     reason: ClassVar[None] = None
 

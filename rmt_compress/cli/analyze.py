@@ -72,6 +72,9 @@ def analyze(
     if csv is not None:
         check_output(csv, force=force, inputs=(path,))
     if plots is not None:
+        from rmt_compress.reporting.spectrum_plots import check_drawable
+
+        check_drawable(settings)
         check_output_folder(plots, force=force)
     source = opened(path, trust=trust, weights=weights, tells=False)
     with progress_bar("Analysing") as progress:

@@ -236,9 +236,9 @@ def plan_within_budget(
             left = (calibration.selection if drop is None else drop.task).score(small)
         if drop is not None:
             record |= drop.record(left)
-            misses += [drop.missed(left)] if drop.missed(left) else []
-        asked = calibration.selection.samples
-        expected = predicted(left, text=asked is not None and asked.targets == "tokens") if made_up else None
+            misses += drop.missed(left)
+        made = calibration.made
+        expected = predicted(left, made.kind) if made_up and made is not None else None
         if expected is not None:
             notes.append(expected[0])
             record["predicted"] = expected[1]

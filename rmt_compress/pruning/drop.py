@@ -82,6 +82,7 @@ class Drop:
         task = lasting(question.part("test"))
         fresh = task.score(model)
         notes: tuple[str, ...] = ()
+        chose = "chose nothing"
         if knows_by_heart(judged(whole), judged(fresh)):
             shown = task.metric.shown
             notes = (
@@ -89,8 +90,8 @@ class Drop:
                 f"({shown(whole.value)} there, {shown(fresh.value)} on the test part): cuts cost more there than "
                 "elsewhere, so that no margin is left",
             )
-            confidence = 0.5
-        return cls(allowed, confidence, whole, task, fresh, amount(fresh), "chose nothing", notes)
+            confidence, chose = 0.5, "chose nothing but to leave no margin"
+        return cls(allowed, confidence, whole, task, fresh, amount(fresh), chose, notes)
 
     def record(self, left: Score) -> dict[str, Any]:
         """What was measured of the network that was chosen, plain JSON."""
@@ -105,15 +106,15 @@ class Drop:
             "test_evaluations": 1 if self.fresh is None else 2,
         }
 
-    def missed(self, left: Score) -> str:
-        """Why the drop was not kept, in words; empty where it was."""
+    def missed(self, left: Score) -> list[str]:
+        """Why the drop was not kept, a sentence; none where it was."""
         metric, full = self.task.metric, self._full.value
         if metric.worse_by(left.value, full) <= self.bound + 1e-12:
-            return ""
-        return (
+            return []
+        return [
             f"the {metric.name} is {metric.shown(left.value)} where it was {metric.shown(full)}: "
             f"{metric.change(left.value, full)} on {left.samples:,} samples that {self.chose}"
-        )
+        ]
 
     @property
     def _full(self) -> Score:

@@ -69,7 +69,7 @@ def analysis_table(analysis: Analysis, *, sort: Sort = "order", group: bool = Fa
         layers.sort(key=_SORT_KEYS[sort])
     parts: list[RenderableType] = []
     if layers:
-        title = f"{analysis.path or 'model'} ({analysis.format})"
+        title = f"{analysis.path or 'model'} ({analysis.format}){_noise_named(analysis)}"
         parts.append(_group_table(layers, title) if group else _layer_table(layers, title))
     if any(layer.models for layer in layers):
         parts.append(_models_table(layers))
@@ -79,6 +79,16 @@ def analysis_table(analysis: Analysis, *, sort: Sort = "order", group: bool = Fa
     # The blank line below a table is its own.
     blank = [""] if skipped or not parts else []
     return Group(*parts, *skipped, *blank, _footer(analysis))
+
+
+def _noise_named(analysis: Analysis) -> str:
+    from rmt_compress.analysis.noise_models import MARCHENKO_PASTUR, noise_model
+
+    model = noise_model(analysis.settings)
+    if model == MARCHENKO_PASTUR:
+        return ""
+    scales = ", σ̂² and edge without them" if any(layer.scaled is not None for layer in analysis.analyzed) else ""
+    return f", noise: {model.caption}{scales}"
 
 
 def write_csv(analysis: Analysis, target: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmt_compress.errors import OutputError
+from rmt_compress.errors import OutputError, SettingsError
 from rmt_compress.reporting.blanks import blank_figure, said_in_figure, write_figure
 from rmt_compress.spectrum import marchenko_pastur
 from rmt_compress.wording import times
@@ -18,13 +18,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer
+    from rmt_compress.analysis.settings import AnalysisSettings
     from rmt_compress.progress import Progress
 
 _BULK, _SPIKE, _LAW = "#9db4c8", "#c8553d", "#1d3557"
 
 
+def check_drawable(settings: AnalysisSettings) -> None:
+    """Refuse what is no Marchenko–Pastur law, which is all that is drawn.
+
+    Raises:
+        SettingsError: the noise has variances of its own.
+    """
+    if settings.noise == "general":
+        raise SettingsError(["plots are of the Marchenko–Pastur law, and noise general of another: leave out one"])
+
+
 def plot_layers(analysis: Analysis, folder: Path, *, progress: Progress | None = None) -> list[Path]:
-    """Draw every analysed layer into `folder` (made if absent) and return the files written."""
+    """Draw every analysed layer into `folder` (made if absent) and return the files written.
+
+    Raises:
+        SettingsError: as `check_drawable`.
+        OutputError: the folder cannot be made.
+    """
+    check_drawable(analysis.settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +67,8 @@ def layer_figure(layer: AnalyzedLayer) -> Figure:
     fit = layer.fit
     figure = blank_figure(11, 4.4, "--plots")
     left, right = figure.subplots(1, 2)
-    eigenvalues = layer.singular_values[::-1] ** 2 / fit.n
+    values = layer.singular_values if layer.scaled is None else layer.scaled
+    eigenvalues = values[::-1] ** 2 / fit.n
     _draw_histogram(left, layer, eigenvalues)
     _draw_distribution(right, layer, eigenvalues)
     for axes in (left, right):

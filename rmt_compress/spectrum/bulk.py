@@ -29,7 +29,7 @@ Two rules share that outline (`quantiles=`):
 
 ``spiked``
     `midpoint` with the spikes left out of the ranks. Spikes sit at the upper end and shift every rank of the noise
-    below them, so that σ̂² comes out high: by a tenth where one direction of ten is a spike, by half at three of
+    below them, so that σ̂² comes out high: by a tenth where one direction of ten is a spike, a third at three of
     ten. k spikes removed, the other singular values are those of noise of a size smaller by k on both sides; so the
     fit is repeated for p − k eigenvalues of a (p − k) × (n − k) matrix until no more spikes are found. On pure
     noise nothing changes but the size of what is found beside a false spike. Where more than half of the directions

@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaincinv
 
 from rmt_compress.spectrum import marchenko_pastur, silverstein, tracy_widom
 from rmt_compress.spectrum.bulk import BulkFit, fit_bulk
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 # 1/θ, the squared coefficient of variation of the variances, up to beyond the exponential law's 1.
 LARGEST_SPREAD = 1.5
@@ -140,6 +143,8 @@ def _variances(spread: float, levels: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=64)
 def _tables(p: int, n: int, first: int, last: int) -> tuple[_Table, ...]:
+    from scipy.interpolate import CubicSpline
+
     u = (np.arange(first, last + 1) - 0.5) / p
     equal = marchenko_pastur.quantile(u, p / n)
     tables = []
@@ -163,6 +168,8 @@ def _law(spread: float, p: int, n: int, long_side: bool) -> tuple[FloatArray, Fl
 
 @lru_cache(maxsize=64)
 def _edges(p: int, n: int, beta: float, long_side: bool) -> CubicSpline:
+    from scipy.interpolate import CubicSpline
+
     spreads = np.linspace(0.0, np.sqrt(LARGEST_SPREAD), 9)[1:] ** 2
     edges = [gamma_edge(float(spread), p, n, beta, long_side=long_side) for spread in spreads]
     # At 0 it is the edge of the Marchenko–Pastur law; a tiny spread is that up to rounding.

@@ -260,6 +260,8 @@ class CycleSettings:
             for name in _CYCLES_OWN
             if getattr(self.plan, name) != getattr(PlanSettings, name)
         ]
+        if self.analysis.noise == "equalized":
+            problems.append("noise equalized is not for finetune: a layer in two has lost the scales of its edge")
         refuse([*problems, *self._problems_of_the_budget()])
 
     def _problems_of_the_budget(self) -> list[str]:

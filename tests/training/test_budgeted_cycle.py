@@ -183,3 +183,8 @@ def test_what_is_kept_of_a_cycle_at_the_edge_is_as_it_was():
 def test_statistics_are_renewed_by_default_where_there_is_a_budget(keep, repair, is_repaired):
     settings = CycleSettings(budget=BudgetSettings(keep=keep))
     assert (settings.repair == "statistics") is is_repaired
+
+
+def test_noise_of_other_scales_is_not_for_a_cycle() -> None:
+    with pytest.raises(SettingsError, match="noise equalized is not for finetune"):
+        CycleSettings(analysis=AnalysisSettings(noise="equalized"))

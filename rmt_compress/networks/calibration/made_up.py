@@ -36,6 +36,11 @@ _SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 384)
 _SAY = "say what shape its inputs have (--input-shape, such as 3,224,224)"
 
 
+SAMPLED_TEXT = "text sampled from the network"
+SPIKED_NOISE = "noise along the spikes of the first layer"
+"""Kinds of inputs, as `MadeUp.kind` has them."""
+
+
 @dataclass(frozen=True, eq=False)
 class MadeUp:
     """Inputs that a network has made.
@@ -118,7 +123,7 @@ def _tokens(
             f"{type(model).__name__}: takes tokens, but not alone; inputs for it cannot be made up: give some"
         )
     if is_language_model(model, ask, vocabulary, min(found, 8), seed):
-        kind = "text sampled from the network"
+        kind = SAMPLED_TEXT
         ids = sample_text(
             model,
             ask,
@@ -171,7 +176,7 @@ def _values(
         if isinstance(first, nn.Linear) and shape == (first.in_features,):
             spiked = spiked_noise(first.weight, count or COUNT, generator)
         if spiked is not None:
-            kind = "noise along the spikes of the first layer"
+            kind = SPIKED_NOISE
         inputs = one_over_f(count or NOISE, shape, generator) if spiked is None else spiked
         count = len(inputs)
     return MadeUp(
