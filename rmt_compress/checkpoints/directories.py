@@ -71,6 +71,29 @@ def open_directory(path: Path, *, trust: bool = False, weights: str | None = Non
     return checkpoint
 
 
+def states_in(path: Path) -> list[Path]:
+    """The checkpoints in a directory that holds states of one network, in the order of the numbers in their names.
+
+    These are the weight files of a directory that has none under a usual name, or the directories below it that
+    hold weights where it holds none itself, as trainers make them (``checkpoint-500``). Empty where the directory
+    is one checkpoint, or none.
+    """
+    files = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    if any(name.endswith(DISTRIBUTED) for name in files) or deepspeed_weights(path, files) is not None:
+        return []
+    found = _checkpoints(files)
+    if not found:
+        found = _below(path)
+    if len(found) < 2 or any(name in found for name in _USUAL):
+        return []
+    return [path / name for name in sorted(found, key=_by_number)]
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """``epoch2`` before ``epoch10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def is_shard(name: str) -> bool:
     """Whether the file `name` is by its number one of several shards."""
     shard = _SHARD.fullmatch(name)
@@ -120,14 +143,18 @@ def _holds_weights(files: list[str]) -> bool:
 def _nothing_found(path: Path) -> str:
     """Why there is no checkpoint in `path`: what was looked for, and where weights lie below it."""
     looked = f"looked for *{', *'.join(sorted(weight_suffixes()))} and *.index.json"
+    if below := _below(path):
+        return f"holds no weights itself, but {', '.join(below[:8])} below it does; name that folder"
+    return f"holds no weights ({looked}); name the file or its folder"
+
+
+def _below(path: Path) -> list[str]:
+    """Names of the directories in `path` that hold weights."""
     try:
-        below = sorted(
+        return sorted(
             folder.name
             for folder in path.iterdir()
             if folder.is_dir() and _holds_weights([entry.name for entry in folder.iterdir()])
         )
     except OSError:
-        below = []
-    if below:
-        return f"holds no weights itself, but {', '.join(below[:8])} below it does; name that folder"
-    return f"holds no weights ({looked}); name the file or its folder"
+        return []

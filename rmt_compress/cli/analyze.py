@@ -29,29 +29,38 @@ from rmt_compress.cli.options import (
     optional,
     with_options,
 )
+from rmt_compress.errors import SettingsError
 from rmt_compress.reporting.analysis_table import Sort, analysis_table, write_csv
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis
+    from rmt_compress.checkpoints import Checkpoint
 
 
 @with_options(("gof", "alpha", "beta"))
 def analyze(
     checkpoint: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Argument(
             help="A .safetensors, .pt, .pth, .bin, .ckpt, .pt2 or .onnx file, a Hugging Face folder or an "
-            "*.index.json; without it, the only checkpoint in the current folder.",
+            "*.index.json; without it, the only checkpoint in the current folder. Several, or a folder of several, "
+            "are states of one network, the earliest first.",
             show_default=False,
         ),
     ] = None,
     *,
+    against: Annotated[
+        Path | None, optional("Another state or network of the same architecture, to set it beside.", "CHECKPOINT")
+    ] = None,
     settings: AnalysisSettings,
     sort: Annotated[Sort, typer.Option(help="Order of the table's rows.")] = "order",
     group: Group = False,
     as_json: Annotated[bool, json_option()] = False,
     csv: Annotated[Path | None, optional("Write the layers as CSV too.", "FILE")] = None,
-    plots: Annotated[Path | None, optional("Draw one PNG per layer into this folder.", "DIR")] = None,
+    plots: Annotated[
+        Path | None,
+        optional("Draw one PNG per layer into this folder; of several states one, trend.png.", "DIR"),
+    ] = None,
     force: Annotated[bool, force_option("CSV file and pictures that exist")] = False,
     trust: Trust = False,
     weights: Weights = None,
@@ -64,18 +73,30 @@ def analyze(
 
     noise: fits the law, and spikes hold at most 1 % of the energy. mixed: fits, with spikes that carry
     information. structured: does not fit, to be cut with care.
+
+    Several states of one network (analyze epoch*.pt) are set side by side: what training did to each layer.
     """
     from rmt_compress.analysis.analyzing import analyze_with
     from rmt_compress.outputs import check_output, check_output_folder
 
-    path = checkpoint_or_only_one_here(checkpoint)
+    paths = _states(checkpoint, against)
     if csv is not None:
-        check_output(csv, force=force, inputs=(path,))
+        check_output(csv, force=force, inputs=tuple(paths))
+    if plots is not None:
+        check_output_folder(plots, force=force)
+    if len(paths) > 1:
+        if sort != "order" or group:
+            raise SettingsError(
+                ["--sort and --group are for one checkpoint, and these are several: leave them out"]
+            )
+        sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
+        _side_by_side(paths, sources, settings, as_json=as_json, csv=csv, plots=plots, jobs=jobs)
+        return
+    path = paths[0]
     if plots is not None:
         from rmt_compress.reporting.spectrum_plots import check_drawable
 
         check_drawable(settings)
-        check_output_folder(plots, force=force)
     source = opened(path, trust=trust, weights=weights, tells=False)
     with progress_bar("Analysing") as progress:
         analysis = analyze_with(source, settings, jobs=jobs, progress=progress)
@@ -95,6 +116,63 @@ def analyze(
     report_outcome(analysis)
     if not as_json:
         _advise(path, analysis)
+
+
+def _states(given: list[Path] | None, against: Path | None) -> list[Path]:
+    """The checkpoints that are meant, the earliest first: one, or several states."""
+    from rmt_compress.checkpoints.directories import states_in
+
+    if not given:
+        paths = [checkpoint_or_only_one_here(None)]
+    elif len(given) == 1 and given[0].is_dir():
+        paths = states_in(given[0]) or given
+    else:
+        paths = given
+    if against is None:
+        return paths
+    if len(paths) > 1:
+        raise SettingsError([f"--against is for one checkpoint, and these are {len(paths)}: leave it out"])
+    return [against, *paths]
+
+
+def _side_by_side(
+    paths: list[Path],
+    sources: list[Checkpoint],
+    settings: AnalysisSettings,
+    *,
+    as_json: bool,
+    csv: Path | None,
+    plots: Path | None,
+    jobs: int | None,
+) -> None:
+    from rmt_compress.analysis.trend import analyze_states, short_names
+    from rmt_compress.reporting.trend_table import trend_table, write_trend_csv
+
+    names = short_names([str(path) for path in paths])
+    with progress_bar("Analysing") as progress:
+        trend = analyze_states(sources, settings, names=names, jobs=jobs, progress=progress)
+    for name, analysis in zip(names, trend.analyses, strict=True):
+        for text in analysis.notes:
+            note(f"{name}: {text}")
+    if csv is not None:
+        write_trend_csv(trend, csv)
+    if plots is not None:
+        from rmt_compress.reporting.trend_plots import write_trend_plot
+
+        write_trend_plot(trend, plots)
+    if as_json:
+        print_json(trend.to_json())
+    else:
+        print_result(trend_table(trend))
+    damaged = [
+        (name, layer) for name, analysis in zip(names, trend.analyses, strict=True) for layer in analysis.damaged
+    ]
+    for name, layer in damaged:
+        warning(f"{name}: {layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")
+    if damaged:
+        raise typer.Exit(2)
+    if not as_json:
+        next_step("analyze", paths[-1], because="the last state alone, with what cutting it would save")
 
 
 def report_outcome(analysis: Analysis) -> None:

@@ -26,6 +26,7 @@ _PIPE_WIDTH = 100_000
 
 # What stands for the characters of our own texts where they cannot be printed; of the same width, for tables.
 _PLAIN = str.maketrans({"×": "x", "–": "-", "—": "-", "─": "-", "→": ">", "…": "~", "²": "2", "₊": "+", "±": "~"})
+_PLAIN |= str.maketrans(dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#", strict=True)))
 _PLAIN |= str.maketrans({"σ": "s", "ξ": "x", "\u0302": "", "’": "'", "·": ".", "≤": "<", "≥": ">"})
 
 
