@@ -3,8 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
+from rmt_compress.spectrum.bulk import equalized_law
 from tests.samples.repository import REPOSITORY
 
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -111,6 +113,29 @@ def test_a_quick_run_of_noise_models(python, tmp_path):
     false = {(row["noise"], row["model"]): row["false"] for row in rows}
     assert false["iid", "mp"] < 0.3 < false["scaled", "mp"]
     assert false["scaled", "signflip"] < 0.4
+
+
+def test_the_edge_of_equalized_noise_has_the_simulated_constants(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    lines = (EXPERIMENTS / "data" / "equalized_edge.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    shift, factor = __import__("equalized_edge").fitted(rows)
+    for row in rows:
+        # Three and a half standard errors of a median, and what a smooth function of the size leaves.
+        p, n, allowed = row["p"], row["n"], 4.5 / np.sqrt(row["draws"]) + 0.05
+        ours = equalized_law(p, n)
+        assert ours == pytest.approx((row["shift"], row["factor"]), abs=allowed)
+        size, c = p ** (-1 / 3), p / n
+        terms = size * np.array([1, np.sqrt(c), c, size])
+        assert ours == pytest.approx((terms @ shift, 1 + terms @ factor), abs=0.002)
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_equalized_edge(python, tmp_path):
+    done = python.run(EXPERIMENTS / "equalized_edge.py", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "equalized_edge.jsonl").read_text("utf-8").splitlines()]
+    assert rows[0]["shift"] > rows[-1]["shift"] - 0.3
 
 
 def test_the_table_of_many_spikes_is_that_of_its_numbers(monkeypatch):

@@ -73,7 +73,7 @@ def _equalized(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
     values = spectrum.singular_values(equalized.matrix, spectrum.NumpyKernels(), alpha=asked.alpha)
     rows, columns = equalized.rows[equalized.used_rows], equalized.columns[equalized.used_columns]
     return NoiseFit(
-        _bulk(values, max(equalized.matrix.shape), asked),
+        _bulk(values, max(equalized.matrix.shape), asked, equalized=True),
         # The spread of the scales in decades tells a layer of uneven rows from one that was even all along.
         {"row_scales": float(rows.max() / rows.min()), "column_scales": float(columns.max() / columns.min())},
         values,
@@ -94,8 +94,12 @@ def _general(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
     return NoiseFit(noise.fit, {"spread": noise.spread, "side": "long" if noise.long_side else "short"})
 
 
-def _bulk(values: NDArray[np.float64], n: int, asked: AnalysisSettings) -> spectrum.BulkFit:
-    return spectrum.fit_bulk(values**2 / n, n, alpha=asked.alpha, beta=asked.beta, quantiles=asked.quantiles)
+def _bulk(
+    values: NDArray[np.float64], n: int, asked: AnalysisSettings, *, equalized: bool = False
+) -> spectrum.BulkFit:
+    return spectrum.fit_bulk(
+        values**2 / n, n, alpha=asked.alpha, beta=asked.beta, quantiles=asked.quantiles, equalized=equalized
+    )
 
 
 MARCHENKO_PASTUR = NoiseModel("mp", "Marchenko–Pastur", _marchenko_pastur)

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from rmt_compress.spectrum import DegenerateSpectrumError, NonFiniteError, equalize, fit_bulk, fit_error_quantile
+import rmt_compress.spectrum.equalizer as equalizer
+from rmt_compress.spectrum import (
+    DegenerateSpectrumError,
+    NonFiniteError,
+    equalize,
+    fit_bulk,
+    fit_error_quantile,
+    marchenko_pastur,
+)
 
 
 def scales(generator, count):
@@ -20,14 +28,18 @@ def test_is_the_formula_of_singular_vectors(rng, shape):
     """method.md §15, written down for no more rows than columns, and applied to its own result."""
     matrix = scales(rng, shape[0])[:, None] * rng.standard_normal(shape)
     expected = wide = matrix if shape[0] <= shape[1] else matrix.T
-    for _ in range(2):
+    m, n = wide.shape
+    eta = np.median(np.linalg.svd(wide, compute_uv=False))
+    found_last = np.inf
+    while found_last > 0.15 * n ** (-1 / 3):
         u, s, vt = np.linalg.svd(expected, full_matrices=False)
-        m, n, eta = *wide.shape, np.median(s)
         e = eta / (eta**2 + s**2)
         first, second = u**2 @ e, 1 / eta + (vt**2).T @ (e - 1 / eta)
         x = (1 / first - eta) / np.sqrt(m - eta * first.sum())
         y = (1 / second - eta) / np.sqrt(n - eta * second.sum())
         expected = expected / np.sqrt(np.outer(x, y))
+        eta = np.sqrt(n * marchenko_pastur.quantile(np.array([0.5]), m / n)[0])
+        found_last = np.hypot(np.log(x).std(), np.log(y).std())
     found = equalize(matrix)
     np.testing.assert_allclose(found.matrix if wide is matrix else found.matrix.T, expected, rtol=1e-8)
 
@@ -46,6 +58,30 @@ def test_takes_log_normal_scales_out_of_noise(rng, shape):
     # The scales themselves, up to the number that either side may give the other.
     for own, read in ((rows, found.rows), (columns, found.columns)):
         assert np.corrcoef(np.log(own), np.log(read))[0, 1] > 0.98
+
+
+def test_scales_leave_no_trace(rng, monkeypatch):
+    """Taken out to the end, what is given back does not depend on them."""
+    monkeypatch.setattr(equalizer, "_LEFT", 1e-9)
+    monkeypatch.setattr(equalizer, "_MOST_TIMES", 40)
+    noise = rng.standard_normal((30, 50))
+    scaled = scales(rng, 30)[:, None] * noise * scales(rng, 50)
+    np.testing.assert_allclose(equalize(scaled).matrix, equalize(noise).matrix, rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("p", "n"), ((50, 50), (50, 300)))
+def test_noise_of_any_scales_passes_the_edge_with_the_chance_that_was_asked(rng, p, n):
+    draws = 500
+    passed = {0.1: 0, 0.5: 0}
+    for _ in range(draws):
+        matrix = scales(rng, p)[:, None] * rng.standard_normal((p, n)) * scales(rng, n)
+        values = np.linalg.svd(equalize(matrix).matrix, compute_uv=False)
+        for beta in passed:
+            passed[beta] += fit_bulk(values**2 / n, n, beta=beta, equalized=True).spikes > 0
+    for beta, count in passed.items():
+        # Three standard errors of the count, and .02. Without a correction it is .3 at 50 × 50 and β = .1.
+        assert abs(count / draws - beta) < 3 * np.sqrt(beta * (1 - beta) / draws) + 0.02
 
 
 def test_leaves_noise_of_one_variance_as_noise(rng):
