@@ -69,7 +69,7 @@ def _marchenko_pastur(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
 
 
 def _equalized(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
-    equalized = spectrum.equalize(measured.matrix())
+    equalized = spectrum.equalize(measured.matrix(), measured.values)
     values = spectrum.singular_values(equalized.matrix, spectrum.NumpyKernels(), alpha=asked.alpha)
     rows, columns = equalized.rows[equalized.used_rows], equalized.columns[equalized.used_columns]
     return NoiseFit(

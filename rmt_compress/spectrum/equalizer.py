@@ -63,7 +63,7 @@ class Equalized:
         return whole
 
 
-def equalize(matrix: ArrayLike) -> Equalized:
+def equalize(matrix: ArrayLike, values: FloatArray | None = None) -> Equalized:
     """Take the scales of rows and columns out of a matrix.
 
     Ŵ does not change where W is multiplied by a number, and follows permutations of its rows and columns, changes
@@ -71,6 +71,7 @@ def equalize(matrix: ArrayLike) -> Equalized:
 
     Args:
         matrix: (rows, columns), finite entries.
+        values: its singular values, descending, where they are known: a third of the work is to find their median.
 
     Raises:
         NonFiniteError: an entry is NaN or Inf.
@@ -82,7 +83,8 @@ def equalize(matrix: ArrayLike) -> Equalized:
     used_rows, used_columns = (whole != 0).any(axis=1), (whole != 0).any(axis=0)
     w = whole[np.ix_(used_rows, used_columns)]
     turned = w.shape[0] > w.shape[1]
-    x, y = _all_variances(w.T if turned else w)
+    a = w.T if turned else w
+    x, y = _all_variances(a, None if values is None else values[: a.shape[0]])
     if turned:
         x, y = y, x
     rows, columns = np.ones(whole.shape[0]), np.ones(whole.shape[1])
@@ -90,18 +92,22 @@ def equalize(matrix: ArrayLike) -> Equalized:
     return Equalized(w / rows[used_rows, None] / columns[used_columns], rows, columns, used_rows, used_columns)
 
 
-def _all_variances(w: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The variances x and y of a matrix with no more rows than columns and no zero ones."""
+def _all_variances(w: FloatArray, values: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+    """The variances x and y of a matrix with no more rows than columns and no zero ones, its values if known."""
     m, n = w.shape
     if not m:
         raise DegenerateSpectrumError("all of its entries are zero: there is no noise")
     # Squares neither overflow nor vanish then.
     largest = np.abs(w).max()
-    gram = (w / largest) @ (w / largest).T
-    eigenvalues = np.maximum(scipy.linalg.eigvalsh(gram, check_finite=False, driver="evd"), 0.0)
-    eta2 = float(np.median(np.sqrt(eigenvalues))) ** 2
+    if values is None:
+        gram = (w / largest) @ (w / largest).T
+        squares = scipy.linalg.eigvalsh(gram, check_finite=False, driver="evd")[::-1]
+        values = np.sqrt(np.maximum(squares, 0.0))
+    else:
+        values = values / largest
+    eta2 = float(np.median(values)) ** 2
     # A zero of the Gram matrix comes out as rounding of its largest eigenvalue.
-    if eta2 <= eigenvalues[-1] * m * np.finfo(np.float64).eps:
+    if eta2 <= values[0] ** 2 * m * np.finfo(np.float64).eps:
         raise DegenerateSpectrumError("half of its singular values are zero: there is no noise to equalize")
     x, y = np.full(m, largest), np.full(n, largest)
     for _ in range(_MOST_TIMES):
@@ -124,6 +130,6 @@ def _variances(w: FloatArray, eta2: float) -> tuple[FloatArray, FloatArray]:
     lower = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
     solved = scipy.linalg.solve_triangular(lower, w, lower=True, check_finite=False)
     g2 = (1.0 - (solved**2).sum(axis=0)) / eta
-    inverse = scipy.linalg.solve_triangular(lower, np.eye(m), lower=True, check_finite=False)
+    inverse, _ = scipy.linalg.lapack.dtrtri(lower, lower=1)
     g1 = eta * (inverse**2).sum(axis=0)
     return (1 / g1 - eta) / np.sqrt(m - eta * g1.sum()), (1 / g2 - eta) / np.sqrt(n - eta * g2.sum())
