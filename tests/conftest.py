@@ -13,9 +13,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck
 
-from rmt_compress.networks import latency
+from rmt_compress.networks import generation_speed, latency
 from tests.samples.fork_server import ForkServer
-from tests.samples.once import commands_once, operators_once
+from tests.samples.once import ONE_RUN, commands_once, operators_once
 from tests.samples.repository import REPOSITORY
 from tests.samples.seeds import SEED
 
@@ -82,9 +82,11 @@ def _torch_begins_the_same() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _latency_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency by the least number of runs: enough to have one, and tests judge none."""
-    monkeypatch.setattr(latency, "SECONDS", 0.0)
+def _times_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency and speed by a single run: enough to have one, and tests judge none."""
+    monkeypatch.setattr(generation_speed, "GENERATION_SECONDS", 0.0)
+    for name, value in ONE_RUN.items():
+        monkeypatch.setattr(latency, name, value)
 
 
 @pytest.fixture(scope="session")

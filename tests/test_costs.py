@@ -30,6 +30,18 @@ def test_peak_memory_is_what_is_alive_at_once():
     assert peak_memory(nn.Flatten(), inputs) == 0
 
 
+def test_memory_is_counted_without_torch_s_compiler(python):
+    """Importing it takes a second, of every `evaluate`."""
+    program = """
+import sys, torch
+from rmt_compress.networks.measurement import peak_memory
+sys.modules["torch._dynamo"] = None  # importing it fails
+assert peak_memory(torch.nn.Linear(3, 5), torch.ones(2, 3)) == 40
+"""
+    done = python.run("-c", program)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "positions"),
     [

@@ -167,9 +167,23 @@ def test_one_thread_is_timed_by_its_own_time(threads, seconds, model, inputs, mo
 @pytest.mark.parametrize(("faster_half", "seconds"), ((False, 4.0), (True, 2.0)))
 def test_slow_runs_can_be_left_out(faster_half, seconds, model, inputs, monkeypatch):
     """Five runs after three that warm up, of which one in between is disturbed."""
+    monkeypatch.setattr(latency, "WARM_UP", 3)
+    monkeypatch.setattr(latency, "LEAST_RUNS", 5)
     ticks = iter([0.0, 0.0, 0.0, 2.0, 90.0, 1.0, 4.0, 7.0])
     monkeypatch.setattr(latency, "_eager", lambda *_: lambda: next(ticks))
     assert seconds_in_turns([(model, inputs)], spent=0.0, faster_half=faster_half) == [seconds]
+
+
+def test_every_network_is_run_for_as_long_as_the_module_says(model, inputs, monkeypatch):
+    """Each look at the clock is a second later, and two networks have four seconds together."""
+    wall = iter(range(1000))
+    runs = []
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: float(next(wall)))
+    monkeypatch.setattr(latency, "_eager", lambda model, *_: lambda: runs.append(model) or 1.0)
+    monkeypatch.setattr(latency, "SECONDS", 2.0)
+    seconds_in_turns([(model, inputs), (model.head, torch.ones(1, 64))])
+    # It is looked at once at the beginning, and before every turn but the first.
+    assert len(runs) == 2 * 5
 
 
 def test_the_table_comes_back_from_the_plan_file(model, inputs, layers):

@@ -89,7 +89,7 @@ def measure_generation(
     prompt: int | None = None,
     written: int = 32,
     batch: int = 1,
-    seconds: float = GENERATION_SECONDS,
+    seconds: float | None = None,
     names: Sequence[str | None] | None = None,
 ) -> list[GenerationSpeed]:
     """How fast each of several causal language models is, their runs in turns.
@@ -103,7 +103,7 @@ def measure_generation(
         prompt: tokens of each prompt; None for 128; fewer where a model has not as many positions.
         written: tokens that are written.
         batch: prompts read at once.
-        seconds: time for each model, one warm-up aside.
+        seconds: time for each model, one warm-up aside; None for `GENERATION_SECONDS`.
         names: what errors call the models; by default their classes.
 
     Raises:
@@ -125,7 +125,7 @@ def measure_generation(
     vocabulary = min(_vocabulary(model) for model in models)
     ids = torch.arange(batch * prompt).view(batch, prompt).mul(7).remainder(vocabulary)
     times: list[list[tuple[float, float]]] = [[] for _ in models]
-    deadline = time.perf_counter() + seconds * len(models)
+    deadline = time.perf_counter() + (GENERATION_SECONDS if seconds is None else seconds) * len(models)
     for run in range(-_WARM_UP, _MOST_RUNS):
         if run >= _LEAST_RUNS and time.perf_counter() > deadline:
             break

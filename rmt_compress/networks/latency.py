@@ -26,8 +26,8 @@ BATCHES = (1, 128)
 TEXT_BATCHES = (1, 8)
 """Of windows of text, each of which holds hundreds of tokens."""
 SECONDS = 0.7
-"""Time spent per model and batch size; at least `_LEAST_RUNS` runs whatever they take."""
-_LEAST_RUNS, _MOST_RUNS, _WARM_UP = 5, 300, 3
+"""Time spent per model and batch size; at least `LEAST_RUNS` runs whatever they take."""
+LEAST_RUNS, MOST_RUNS, WARM_UP = 5, 300, 3
 _EXACT = 1e-6
 
 Run = Callable[[], float]
@@ -81,7 +81,7 @@ def measure_latency(
 
 
 def seconds_in_turns(
-    networks: Sequence[tuple[nn.Module, Any]], *, spent: float = SECONDS, faster_half: bool = False
+    networks: Sequence[tuple[nn.Module, Any]], *, spent: float | None = None, faster_half: bool = False
 ) -> list[float]:
     """Median seconds of a forward pass of each network with its inputs, in eager mode; their runs alternate.
 
@@ -90,7 +90,7 @@ def seconds_in_turns(
 
     Args:
         networks: each with what it is called with.
-        spent: seconds for each; there are some runs of each whatever they take.
+        spent: seconds for each, None for `SECONDS`; there are some runs of each whatever they take.
         faster_half: whether only the faster half of the runs counts, which is steadier where few are made: other
             programs make a run longer, and none shorter.
     """
@@ -98,15 +98,15 @@ def seconds_in_turns(
     return [statistics.median(sorted(times)[: -(-len(times) // 2)] if faster_half else times) for times in found]
 
 
-def _in_turns(runs: Sequence[Run], spent: float = SECONDS) -> list[list[float]]:
+def _in_turns(runs: Sequence[Run], spent: float | None = None) -> list[list[float]]:
     """Seconds of all runs of each; one first, then another."""
     import torch
 
     times: list[list[float]] = [[] for _ in runs]
-    deadline = time.perf_counter() + spent * len(runs)
+    deadline = time.perf_counter() + (SECONDS if spent is None else spent) * len(runs)
     with torch.inference_mode():
-        for turn in range(-_WARM_UP, _MOST_RUNS):
-            if turn >= _LEAST_RUNS and time.perf_counter() > deadline:
+        for turn in range(-WARM_UP, MOST_RUNS):
+            if turn >= LEAST_RUNS and time.perf_counter() > deadline:
                 break
             for index in range(len(runs))[:: 1 if turn % 2 else -1]:
                 seconds = runs[index]()
@@ -180,7 +180,7 @@ def _captured(model: nn.Module, inputs: Any) -> Run | str | None:
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP):
+                for _ in range(WARM_UP):
                     outputs = call(model, inputs)
             torch.cuda.current_stream().wait_stream(aside)
             eager = main_output(outputs)

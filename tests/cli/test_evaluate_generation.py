@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from rmt_compress.networks.generation_speed import measure_generation
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
 from tests.samples.command_line import one_error_line
@@ -23,8 +22,7 @@ def book(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_networks_in_table_and_json(run, tmp_path, book, monkeypatch):
-    monkeypatch.setitem(measure_generation.__kwdefaults__, "seconds", 0.0)
+def test_both_networks_in_table_and_json(run, tmp_path, book):
     built("llama").save_pretrained(tmp_path / "llama")
     prune(tmp_path / "llama", tmp_path / "small", plan=PlanSettings(rule="rank:12"))
     words = ("evaluate", "small", "--against", "llama", "--data", book, "--task", "causal")

@@ -11,6 +11,7 @@ from unittest import mock
 
 from rmt_compress.cli.app import main
 from rmt_compress.networks import latency
+from tests.samples.once import ONE_RUN
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def invoke(folder: Path, *arguments: str | Path) -> Finished:
     status = 0
     with (
         mock.patch.object(sys, "argv", ["rmt-compress", *map(str, arguments)]),
-        mock.patch.object(latency, "SECONDS", 0.0),
+        mock.patch.multiple(latency, **ONE_RUN),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
         warnings.catch_warnings(),

@@ -5,6 +5,9 @@ from functools import cache
 import typer.main
 from torch.onnx._internal import _lazy_import
 
+ONE_RUN = {"SECONDS": 0.0, "LEAST_RUNS": 1, "WARM_UP": 0}
+"""What `rmt_compress.networks.latency` holds where a time is needed and nobody judges it."""
+
 
 def commands_once() -> None:
     """typer makes its parsers of the commands' signatures anew whenever a program is called, for 16 ms."""

@@ -67,6 +67,11 @@ def runner_of(model: nn.Module, data: Batches, weights: Weights, layers: Mapping
 class Operators(TorchDispatchMode):
     """As `Watch`, a floor lower: what a program of TorchScript runs are operators."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: torch would import its compiler, for a second, to leave this class out."""
+        return False
+
     def __init__(self, weights: Weights, watcher: Watcher) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self._weights = weights
