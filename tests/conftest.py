@@ -64,9 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: run side by side, the last ones should be short."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with slow tests first: run side by side, the last ones should be short. Few of these are traced."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    files = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in files)
+    for item in slow:
+        if not item.get_closest_marker("traced"):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture

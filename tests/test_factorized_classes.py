@@ -95,6 +95,7 @@ def test_every_family_in_a_process_without_this_package(folders, tmp_path, versi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.traced
 def test_rmt_load_and_the_dense_layout_answer_the_same(folders, tmp_path, family):
     model = built(family)
     prune(folders / family, tmp_path / "dense", plan=RANK, layout="dense")

@@ -93,6 +93,7 @@ def test_what_is_tried_is_what_is_written(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", ({"macs": 0.7}, {"latency": 0.95}))
+@pytest.mark.traced
 def test_other_budgets_know_the_layers_too(tmp_path, budget):
     folder = saved(tmp_path, "vit")
     clock = lambda pairs: [sum(p.numel() for p in model.parameters()) * 1e-6 for model, _ in pairs]  # noqa: E731
@@ -119,6 +120,7 @@ def test_a_rule_without_a_budget_is_verified_too(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_arrays_calibrate(tmp_path):
     folder = saved(tmp_path, "vit")
     images = np.random.default_rng(0).normal(size=(24, 3, 16, 16)).astype(np.float32)
@@ -128,6 +130,7 @@ def test_arrays_calibrate(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_what_cannot_be_tried_says_so(tmp_path):
     with pytest.raises(DataError, match=r"T5ForConditionalGeneration: takes tokens, but not alone"):
         prune(saved(tmp_path, "t5"), within=request(keep=0.6), dry_run=True)

@@ -258,6 +258,7 @@ def pruned(tmp_path, clock, *, times=None, save_plan=None, accept=False, **asked
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_prune_times_both_networks_in_the_end(tmp_path):
     result = pruned(tmp_path, by_weights, latency=0.4, latency_batch=3, save_plan=tmp_path / "plan.json")
     found = result.budget["latency"]
@@ -292,6 +293,7 @@ def test_a_network_that_turns_out_slower_is_planned_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_budget_of_time_that_is_missed_says_by_how_much(tmp_path):
     result = pruned(tmp_path, Clock(1e3), latency=0.4)
     found = result.budget["latency"]
@@ -302,6 +304,7 @@ def test_a_budget_of_time_that_is_missed_says_by_how_much(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_the_fastest_within_a_size(tmp_path):
     result = pruned(tmp_path, by_weights, latency=0.5, keep=0.3)
     assert result.totals["parameters_after"] <= 0.3 * result.totals["parameters"]

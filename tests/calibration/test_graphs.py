@@ -49,6 +49,7 @@ def onnx_file(net, path, *, batch="n", automatic=True):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch", "automatic"), [("n", True), (3, False)])
+@pytest.mark.traced
 def test_an_onnx_model_has_the_moments_of_the_module(tmp_path, batch, automatic):
     net = Net().eval()
     batches = [torch.randn(12, 2, 6, 6), torch.randn(6, 2, 6, 6)]
@@ -93,6 +94,7 @@ def test_noise_at_the_outputs_tells_the_trace_that_gradients_tell(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_torchscript_program_has_the_moments_of_the_module(tmp_path):
     net = Net().eval()
     batches = [torch.randn(300, 2, 6, 6)]
@@ -109,6 +111,7 @@ def test_a_torchscript_program_has_the_moments_of_the_module(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_an_exported_program_runs_as_a_module_with_gradients(tmp_path):
     net = Net().eval()
     batch = torch.randn(9, 2, 6, 6)

@@ -63,6 +63,7 @@ def test_a_cache_of_keys_and_values_changes_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_what_tells_no_next_token_gets_random_ones_as_long_as_it_takes():
     made = make_inputs(bert().model.eval(), count=6)
     assert made.kind == "random tokens"
@@ -71,6 +72,7 @@ def test_what_tells_no_next_token_gets_random_ones_as_long_as_it_takes():
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_fitted_inputs_meet_the_statistics_of_the_norms():
     torch.manual_seed(1)
     model = normed()
@@ -173,6 +175,7 @@ def test_the_shape_of_inputs_is_found_where_the_network_tells_it():
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_where_nothing_tells_the_shape_the_error_says_what_to_give():
     with pytest.raises(DataError, match=r"takes 3 channels and images of many sizes; .*--input-shape"):
         make_inputs(normed())

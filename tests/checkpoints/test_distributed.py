@@ -72,6 +72,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_two_processes(python, tmp_path):
     folder, state = tmp_path / "both", network().state_dict()
     torch.save(state, tmp_path / "both.pt")
@@ -246,6 +247,7 @@ def test_missing_and_truncated_files_are_one_line(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_flipped_bytes_give_no_other_error(folder):
     (part,) = folder.glob("*.distcp")
     for path in (part, folder / ".metadata"):

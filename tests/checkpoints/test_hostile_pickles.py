@@ -224,6 +224,7 @@ BOMBS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.traced
 def test_bombs_end_soon(kind, watched, tmp_path):
     # Behind a class, at which torch's own reader stops: some of these keep it busy for ever.
     started = time.monotonic()

@@ -63,6 +63,7 @@ def test_paper_rule_differs(run, checkpoint):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_csv_and_plots(run, checkpoint, tmp_path):
     result = run("analyze", checkpoint, "--csv", "out.csv", "--plots", "pictures")
     assert result.returncode == 0, result.stderr

@@ -66,6 +66,7 @@ def test_a_file_that_cannot_run_is_unverified(run, bare):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_drop_that_is_missed_writes_nothing_until_accepted(run, tmp_path):
     words = ("prune", DIGITS, "-o", "s.safetensors", "--keep", "0.03", "--max-drop", "0.5", "--data", "digits")
     missed = run(*words)
@@ -152,6 +153,7 @@ def test_moments_serve_a_file_that_cannot_run(run, bare, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_moments_of_another_network(run, tmp_path):
     torch.manual_seed(0)
     other = torch.nn.Sequential(torch.nn.Linear(40, 48), torch.nn.ReLU(), torch.nn.Linear(48, 10))
@@ -252,6 +254,7 @@ def test_an_empty_file(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_without_data_cuts_are_compared_with_the_network_as_it_was(run):
     """Not with the cut itself, which stands in the network's place while it is tried."""
     report = json.loads(run("prune", DIGITS, "--max-drop", "5", "--dry-run", "--json").stdout)
@@ -260,6 +263,7 @@ def test_without_data_cuts_are_compared_with_the_network_as_it_was(run):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_drop_without_data_says_what_it_was_seen_on(run, tmp_path):
     result = run("prune", DIGITS, "-o", "s.safetensors", "--keep", "0.03", "--max-drop", "0.1")
     assert result.returncode == 1

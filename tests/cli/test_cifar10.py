@@ -12,7 +12,7 @@ from tests.samples.onnx_models import session
 from tests.samples.repository import MODELS
 
 SAMPLE = MODELS / "cifar10_cnn.pt"
-IMAGES = 500
+IMAGES = 250
 
 
 def images_and_labels(root):
@@ -51,14 +51,14 @@ def test_prune_evaluate_export(run, tmp_path, real_data):
         [graph.run(None, {"input": images[at : at + 50]})[0] for at in range(0, len(images), 50)]
     )
     # Another order of summation may flip an image whose two largest outputs are equal to rounding.
-    assert small["accuracy"] == pytest.approx(float((outputs.argmax(1) == labels).mean()), abs=2.1e-3)
+    assert small["accuracy"] == pytest.approx(float((outputs.argmax(1) == labels).mean()), abs=1.1 / IMAGES)
 
     # The original by torch itself; what it reaches on the whole set is a test of the samples.
     network = build(torch.load(SAMPLE, weights_only=True)["metadata"]["architecture"]).eval()
     network.load_state_dict(torch.load(SAMPLE, weights_only=True)["state_dict"], strict=True)
     with torch.no_grad():
         answers = np.concatenate([network(part).argmax(1).numpy() for part in torch.from_numpy(images).split(50)])
-    assert original["accuracy"] == pytest.approx(float((answers == labels).mean()), abs=2.1e-3)
+    assert original["accuracy"] == pytest.approx(float((answers == labels).mean()), abs=1.1 / IMAGES)
 
     # torch itself with the product of the factors in the unsplit network, which is how a stranger would check.
     network = build(torch.load(SAMPLE, weights_only=True)["metadata"]["architecture"]).eval()

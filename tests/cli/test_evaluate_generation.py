@@ -22,6 +22,7 @@ def book(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_both_networks_in_table_and_json(run, tmp_path, book):
     built("llama").save_pretrained(tmp_path / "llama")
     prune(tmp_path / "llama", tmp_path / "small", plan=PlanSettings(rule="rank:12"))

@@ -77,6 +77,7 @@ def test_onnx_from_the_architecture_in_the_file(run, tmp_path, small_cnn):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_onnx_of_networks_that_bring_their_own_graph_or_class(run, tmp_path):
     model, inputs = nn.Sequential(nn.Linear(6, 5), nn.ReLU()).eval(), torch.randn(2, 6)
     program = exported.quiet(lambda: torch.export.export(model, (inputs,), dynamic_shapes=({0: Dim("batch")},)))
@@ -96,6 +97,7 @@ def test_onnx_of_networks_that_bring_their_own_graph_or_class(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_onnx_of_the_user_s_own_network(run, tmp_path, small):
     assert "add --arch" in one_error_line(run("export", small, "-o", "out.onnx"))
     line = one_error_line(run("export", small, "-o", "out.onnx", "--arch", "tests.samples.compressed:network"))
@@ -123,6 +125,7 @@ def test_an_architecture_in_a_file_runs_no_code(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_graph_that_computes_something_else_is_not_kept(run, tmp_path, small_cnn, monkeypatch):
     trace = exporting._trace
 

@@ -16,6 +16,7 @@ FEW = (*SHORT, "--samples", "300")
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
     plots, board = tmp_path / "plots", tmp_path / "board"
     done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--plots", plots, "--tensorboard", board)
@@ -33,6 +34,7 @@ def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_whole_pickled_model_has_to_be_unpacked_first(run, tmp_path):
     model = architectures.build("mlp:64,40,10", seed=0)
     torch.save(model, tmp_path / "whole.pt")
@@ -58,6 +60,7 @@ def test_json_is_all_there_is_on_stdout(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_seeds_and_comparison_side_by_side(run):
     done = run(
         "finetune", "--data", "digits", "--arch", "mlp:64,80,10", "--epochs", "2", "--prune-every", "1",
@@ -99,6 +102,7 @@ def test_text_is_told_in_its_own_metric(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_json_of_numbers_says_what_the_score_is(run):
     arguments = ("--data", f"{LEARN}:table", "--arch", f"{LEARN}:line", "--epochs", "2", "--seeds", "1,2")
     report = json.loads(run("finetune", *arguments, "--no-prune", "-o", "x.pt", "--json").stdout)
@@ -163,6 +167,7 @@ def test_nan_in_a_checkpoint_is_said(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
     assert run("export", DIGITS, "-o", "x.onnx").returncode == 0
     done = run("finetune", "x.onnx", *FEW)
@@ -240,6 +245,7 @@ def test_a_network_of_ones_own_with_convolutions_of_every_kind(run, tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_callable_as_data(run, tmp_path, monkeypatch):
     # The seeds make training and test points differ around the same centres.
     (tmp_path / "mine.py").write_text(

@@ -62,6 +62,7 @@ def test_prune_asks_both_and_writes_what_it_asked(run, program, tmp_path):
     assert report["accuracy"]["after"] == right / 360 < ACCURACY
 
 
+@pytest.mark.traced
 def test_sweep_asks_it_at_every_point(run, program):
     path, trust = program
     words = (
@@ -87,6 +88,7 @@ def test_sweep_asks_it_at_every_point(run, program):
 
 
 @pytest.mark.parametrize("program", ["net.ts"], indirect=True)
+@pytest.mark.traced
 def test_a_layout_that_does_not_run_and_a_program_that_is_not_trusted(run, program, tmp_path):
     path, trust = program
     asked = ("prune", path, "-o", "s.safetensors", "--data", "digits")

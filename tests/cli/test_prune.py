@@ -45,6 +45,7 @@ def test_one_line_gives_a_smaller_model(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_json_names_what_was_done_and_the_numbers_hold(run, tmp_path):
     result = run("prune", DIGITS, "-o", "small.safetensors", "--data", "digits", "--sparsify", "0.01", "--json")
     assert result.returncode == 0, result.stderr

@@ -86,6 +86,7 @@ def test_a_quantized_network_runs_and_is_counted(graphs, tmp_path, how):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("how", ["dynamic", "QDQ", "QOperator"])
+@pytest.mark.traced
 def test_every_command_takes_a_quantized_file(graphs, tmp_path, run, how):
     quantized(graphs[1], tmp_path / "q.onnx", how)
     for words, status in (
@@ -103,6 +104,7 @@ def test_every_command_takes_a_quantized_file(graphs, tmp_path, run, how):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_renamed_and_dropped_initializers(graphs, tmp_path):
     model = onnx.load(graphs[1])
     for tensor in model.graph.initializer:

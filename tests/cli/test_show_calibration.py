@@ -21,6 +21,7 @@ from tests.samples.repository import DIGITS
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_inputs_are_kept_with_the_moments_and_serve_again(run, tmp_path):
     words = ("prune", DIGITS, "--keep", "0.2", "--search", "one", "--calibration-samples", "64", "-o")
     first = run(*words, "a.safetensors", "--save-moments", "m", "--show-calibration", "seen.txt")
@@ -94,6 +95,7 @@ def shown(samples, target, model, source=DIGITS):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.traced
 def test_images_are_one_picture(tmp_path, channels):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")

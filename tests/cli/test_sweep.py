@@ -20,6 +20,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_everything_with_the_defaults(run, checkpoint, tmp_path):
     result = run("sweep", "--data", "digits", "--points", "2", "--limit", "50")
     assert result.returncode == 0, result.stderr
@@ -93,6 +94,7 @@ def test_bad_input_is_one_line(run, checkpoint, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_budgets_by_metric(run, checkpoint, tmp_path):
     words = ("sweep", checkpoint, "--data", "digits", "--what", "budget", "--points", "2", "--limit", "60")
     result = run(*words, "--calibration-samples", "40", "--json")
@@ -126,6 +128,7 @@ def test_calibration_belongs_to_the_budget_sweep(run, checkpoint):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_statistics_are_renewed_where_that_is_asked(run, tmp_path):
     model = build("cnn:1x8x8/40,48,p/64,10", seed=1)
     metadata = {"architecture": "cnn:1x8x8/40,48,p/64,10"}

@@ -14,7 +14,7 @@ from tests.samples.repository import REPOSITORY
 MODELS = REPOSITORY.parent / "shared" / "models"
 TEXT = REPOSITORY.parent / "shared" / "text" / "test.txt"
 LENGTH = 128
-IMAGES = 500
+IMAGES = 300
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
@@ -70,7 +70,7 @@ def test_a_default_cut_wrecks_it_and_that_is_said(run, language_model):
 
 
 def test_right_answers_of_a_residual_network_are_those_of_a_plain_loop(run, real_data, tmp_path):
-    """89.9 % of the first 2,500 test images, of which this asks the first 500."""
+    """89.9 % of the first 2,500 test images, of which this asks the first 300."""
     if not (MODELS / "resnet").is_dir():
         pytest.skip(f"REAL DATA MISSING: {MODELS / 'resnet'} is no folder")
     for name in ("network.py", "resnet.pt"):

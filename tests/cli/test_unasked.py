@@ -50,6 +50,7 @@ def test_a_cut_that_keeps_what_counts_is_none(run, tmp_path):
     ("head", "said"),
     (("Model", "has moved its outputs by"), ("ForMaskedLM", "gives another answer in")),
 )
+@pytest.mark.traced
 def test_a_wrecked_encoder_is_told_by_its_embeddings_or_its_answers(run, tmp_path, head, said):
     torch.manual_seed(0)
     config = transformers.BertConfig(

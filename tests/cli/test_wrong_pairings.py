@@ -96,6 +96,7 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "prune", "sweep"])
+@pytest.mark.traced
 def test_one_line_and_nothing_written(run, folder, command):
     before = {path.name for path in folder.iterdir()}
     for words, said in CASES:
@@ -107,6 +108,7 @@ def test_one_line_and_nothing_written(run, folder, command):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_training_that_meets_wrong_labels_leaves_nothing(run, folder):
     """Of the stream the test part, asked first, is all right."""
     before = {path.name for path in folder.iterdir()}

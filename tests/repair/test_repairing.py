@@ -145,6 +145,7 @@ def test_the_same_seed_gives_the_same_network_bit_for_bit():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+@pytest.mark.traced
 def test_a_language_model_with_padded_inputs(dtype):
     model = llama().to(dtype)
     small = cut_to(model, 6, only=[name for name, _ in model.named_modules() if ".layers." in name])

@@ -194,6 +194,7 @@ def test_encoders_and_decoders_answer_as_their_module(family, file, rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["net.onnx", "net.pt2"])
+@pytest.mark.traced
 def test_moments_of_a_decoder_are_those_of_the_module(family, file, rng):
     module, folder = family
     ids = torch.from_numpy(rng.integers(3, 64, (30, 9)))

@@ -25,6 +25,7 @@ def within(keep=0.1, **more):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_the_last_cut_meets_the_budget_and_the_log_says_how(tmp_path):
     out = tmp_path / "small.safetensors"
     result = finetune(DIGITS, out, data="digits", training=QUICK, cycle=within())
@@ -64,6 +65,7 @@ def test_a_network_that_comes_in_factors_goes_on_from_its_size(tmp_path):
     ("budget", "repair", "renewals"),
     [(0.3, None, 1), (0.3, "none", 0), (None, None, 0), (None, "statistics", 1)],
 )
+@pytest.mark.traced
 def test_statistics_of_batch_norms_are_renewed_on_the_last_steps(tmp_path, monkeypatch, budget, repair, renewals):
     seen = []
 
@@ -85,6 +87,7 @@ def test_statistics_of_batch_norms_are_renewed_on_the_last_steps(tmp_path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_drop_too_large_stops_the_cuts_and_misses_the_budget(tmp_path):
     training = TrainingSettings(epochs=3, learning_rate=1e-6, max_drop="0.2")
     result = finetune(DIGITS, tmp_path / "x.safetensors", data="digits", training=training, cycle=within(0.03))
@@ -95,6 +98,7 @@ def test_a_drop_too_large_stops_the_cuts_and_misses_the_budget(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_once_the_budget_is_met_no_other_cut_comes(tmp_path):
     training = TrainingSettings(epochs=3, learning_rate=0.01)
     cycle = CycleSettings(every=1, budget=BudgetSettings(keep=0.2, metric="plain"), way="once")

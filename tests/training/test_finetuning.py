@@ -122,6 +122,7 @@ def test_both_optimizers_learn_afresh_with_cuts(tmp_path, optimizer):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_sparsification_while_training_and_after(tmp_path):
     cycle = CycleSettings(
         sparsify="0.02:0.05", masks="held", sparsify_after=0.06, analysis=AnalysisSettings(gof=0.3)
@@ -190,6 +191,7 @@ def test_the_baseline_is_the_pruned_run_without_cuts(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_least_accuracy_keeps_the_smallest_network_that_reached_it(tmp_path):
     settings = TrainingSettings(epochs=6, batch_size=64, learning_rate=0.01, min_accuracy=0.96)
     cycle = CycleSettings(every=1, keep_bulk="0.3,0.1,0", analysis=AnalysisSettings(gof=0.3))
@@ -214,6 +216,7 @@ def test_an_accuracy_out_of_reach_is_said(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_no_epoch_begins_that_would_end_too_late(tmp_path, monkeypatch):
     """By a clock that goes on a tenth of a second whenever it is looked at, so every epoch takes as long."""
     ticks = itertools.count()
@@ -238,6 +241,7 @@ def test_a_data_set_that_does_not_suit_is_refused_before_training(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_full_disk_is_one_line_and_the_older_state_stays(tmp_path, monkeypatch):
     out, calls = tmp_path / "x.safetensors", []
     real = torch.save

@@ -49,6 +49,7 @@ def text(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [_decoder, _of_two_halves])
+@pytest.mark.traced
 def test_a_folder_becomes_a_smaller_folder_that_the_library_loads(tmp_path, text, make):
     source = tmp_path / "lm"
     make().save_pretrained(source)
@@ -76,6 +77,7 @@ def test_a_folder_becomes_a_smaller_folder_that_the_library_loads(tmp_path, text
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_folder_stays_in_the_type_it_is_stored_in(tmp_path, text):
     source, out = tmp_path / "lm", tmp_path / "out"
     _decoder().to(torch.bfloat16).save_pretrained(source)

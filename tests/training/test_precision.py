@@ -27,6 +27,7 @@ class Net(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), tuple(TYPES.items()))
+@pytest.mark.traced
 def test_steps_are_computed_in_the_precision_asked_for_and_scores_in_single(tmp_path, precision, dtype):
     SEEN.clear()
     training = TrainingSettings(epochs=2, precision=precision, device="cpu")

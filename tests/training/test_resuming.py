@@ -118,6 +118,7 @@ def test_two_processes_decide_as_one(python, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
     out = tmp_path / "x.safetensors"
     settings = TrainingSettings(epochs=4, learning_rate=1e4, schedule="constant")
@@ -139,6 +140,7 @@ def test_a_damaged_state_is_refused(tmp_path, content):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_the_state_of_another_run_is_refused(tmp_path):
     out = tmp_path / "x.safetensors"
 

@@ -70,6 +70,7 @@ def test_a_language_model_learns_as_in_a_plain_loop(tmp_path, text):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_run_on_text_goes_on_to_the_same_weights(tmp_path, text):
     training = TrainingSettings(epochs=4, learning_rate=0.05)
     cycle = CycleSettings(every=1, sparsify="0.01", analysis=AnalysisSettings(gof=0.5))
@@ -116,6 +117,7 @@ def test_samples_are_the_number_of_windows(tmp_path, text):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_numbers_are_learned_and_the_smallest_network_within_the_limit_kept(tmp_path):
     training = TrainingSettings(epochs=5, batch_size=20, worst_score=2.0)
     cycle = CycleSettings(every=1, analysis=AnalysisSettings(gof=0.9))

@@ -251,6 +251,7 @@ def test_the_module_is_not_compressed_but_its_file(tmp_path, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_state_dict_has_no_names_for_the_factors_of_any_tensor(mlp, tmp_path, rng):
     _, path, _ = mlp
     plan = make_plan(analyze(path, gof=1.0))
