@@ -1,11 +1,14 @@
 """Networks whose weights have other names in their file: cut within a budget like any other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.errors import CheckpointError, DataError
+from rmt_compress.decomposition.moments_file import load_inputs
+from rmt_compress.errors import CheckpointError
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.file_names import SAME_NAMES, file_names
 from rmt_compress.networks.layer_times import random_factors
@@ -14,7 +17,7 @@ from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.budgeted import Request
 from rmt_compress.pruning.road import prune
-from tests.samples.transformers_models import built, logits
+from tests.samples.transformers_models import BOTH, built, logits
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -68,7 +71,7 @@ def test_equal_values_are_no_name(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ("vit", "bert", "bert-classifier", "llama"))
+@pytest.mark.parametrize("family", ("vit", "bert", "bert-classifier", "llama", "t5", "bart"))
 @pytest.mark.parametrize("repair", ("none", "blocks"))
 def test_a_budget_without_data(tmp_path, family, repair):
     folder, small = saved(tmp_path, family), tmp_path / "small"
@@ -78,6 +81,24 @@ def test_a_budget_without_data(tmp_path, family, repair):
     left = logits(load_model(small), family)
     assert left.isfinite().all()
     assert not torch.equal(left, logits(built(family), family))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ("t5", "bart"))
+def test_encoder_and_decoder_get_tokens_of_their_own(tmp_path, family):
+    folder, moments = saved(tmp_path, family), tmp_path / "m.safetensors"
+    asked = replace(request(keep=0.6, repair="none"), save_moments=moments)
+    first = prune(folder, within=asked, dry_run=True)
+    assert first.budget["calibration"]["kind"] == "random tokens"
+    kept = load_inputs(moments).tensors
+    size = (12, {"t5": 256, "bart": 32}[family])
+    assert {name: tuple(ids.shape) for name, ids in kept.items()} == dict.fromkeys(BOTH, size)
+    again = prune(folder, within=replace(request(keep=0.6, repair="none"), moments=moments), dry_run=True)
+    assert again.plan.layers == first.plan.layers
+    drop = Request(BudgetSettings(), CalibrationSettings(calibration_samples=12, repair="none"), max_drop="5")
+    searched = prune(folder, within=drop, dry_run=True)
+    assert searched.verified == "synthetic"
+    assert not searched.missed
 
 
 @pytest.mark.slow
@@ -129,8 +150,6 @@ def test_arrays_calibrate(tmp_path):
 
 @pytest.mark.slow
 def test_what_cannot_be_tried_says_so(tmp_path):
-    with pytest.raises(DataError, match=r"T5ForConditionalGeneration: takes tokens, but not alone"):
-        prune(saved(tmp_path, "t5"), within=request(keep=0.6), dry_run=True)
     folder = saved(tmp_path, "mixtral")
     with pytest.raises(CheckpointError, match=r"experts\.0\.w1.*joined or turned.*--exclude"):
         prune(folder, within=request(keep=0.6), dry_run=True)

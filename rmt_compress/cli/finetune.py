@@ -37,7 +37,7 @@ _OUTPUT = "Output"
     ("keep_bulk", "gof", "gof_conv", "when_not_smaller", "rank_multiple"),
     ("worst_score", "max_drop"),
     ("macs", "way"),
-    without=("embeddings",),
+    without=("embeddings", "dtype"),
     renamed={(DataSettings, "seed"): "data_seed"},
 )
 def finetune(

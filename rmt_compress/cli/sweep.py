@@ -138,6 +138,8 @@ def sweep(
 
     if what == "budget":
         asks = replace(calibration, seed=asked.data.seed, data=asked.data)
+        if asked.dtype is not None:
+            raise SettingsError(["dtype: a budget sweep computes in float32, as gradients need it; leave it out"])
         finished(_budget(source, data, asked, asks, settings, arch, moments, points, limit, batch_size, device))
     else:
         target = _target(
@@ -195,7 +197,7 @@ def _target(
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
-    model = load_model(checkpoint, arch=arch)
+    model = load_model(checkpoint, arch=arch, dtype=asked.dtype)
     question = Question(data, model, checkpoint, asked)
     inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
     # What calibrates scores nothing.
