@@ -56,8 +56,8 @@ def test_every_tensor_finds_its_name(tmp_path):
         assert file_names(load_model(checkpoint), checkpoint) is SAME_NAMES
 
 
-def test_equal_values_are_no_name(tmp_path):
-    """Two layers of the same weights may be either."""
+def test_equal_values_are_told_apart_by_the_library(tmp_path):
+    """Two layers of the same weights, and norms that all begin as ones."""
     model = built("vit")
     with torch.no_grad():
         layers = model.vit.layers
@@ -65,9 +65,31 @@ def test_equal_values_are_no_name(tmp_path):
     model.save_pretrained(tmp_path / "vit")
     with open_checkpoint(tmp_path / "vit") as checkpoint:
         names = file_names(model, checkpoint)
-        layer = next(layer for layer in checkpoint.layers() if layer.name == QUERY)
-        with pytest.raises(CheckpointError, match=r"^vit: vit\.encoder\.layer\.1\S+query: the network holds"):
-            names.check([layer], "vit")
+        assert not names.placeless
+        inside = [names.in_network(name) for name in checkpoint.tensors]
+        assert sorted(inside) == sorted(model.state_dict())
+        assert names.in_network(QUERY + ".weight") == OF_CLASS + ".weight"
+        norm = "vit.encoder.layer.1.layernorm_before.weight"
+        assert names.in_network(norm) == "vit.layers.1.layernorm_before.weight"
+
+
+def test_what_nothing_tells_apart_is_no_name(tmp_path):
+    """The same where no library can be asked: either may be either."""
+
+    class Renamed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (torch.nn.Linear(4, 4) for _ in range(2))
+
+    model = Renamed()
+    with torch.no_grad():
+        model.a.weight.copy_(model.b.weight)
+    torch.save({f"old.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "net.pt")
+    with open_checkpoint(tmp_path / "net.pt") as checkpoint:
+        names = file_names(model, checkpoint)
+        layers = [layer for layer in checkpoint.layers() if layer.name == "old.a"]
+        with pytest.raises(CheckpointError, match=r"^net\.pt: old\.a: the network holds these otherwise"):
+            names.check(layers, "net.pt")
 
 
 @pytest.mark.slow

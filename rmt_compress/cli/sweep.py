@@ -190,6 +190,7 @@ def _target(
     device: str,
 ) -> SweepTarget:
     from rmt_compress.networks.evaluation import move
+    from rmt_compress.networks.file_names import file_names
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import Question
@@ -210,7 +211,7 @@ def _target(
         warning(f"{path}: {words}")
     move(model, device)
     with progress_bar("Analysing") as progress:
-        analysis = _analysed(checkpoint, model, settings, progress)
+        analysis = file_names(model, checkpoint).analysis(_analysed(checkpoint, model, settings, progress))
     return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size, inputs=inputs)
 
 

@@ -12,6 +12,7 @@ from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.computing_types import computing_type
 from rmt_compress.networks.evaluation import compare
+from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.pixel_statistics import unnormalized_samples
 from rmt_compress.networks.wreck import against_original
@@ -134,7 +135,8 @@ class Measurement:
             return found
         settings = AnalysisSettings() if found is None else found.settings
         # Globs are of the file's names.
-        return analyze_with(self._model, replace(settings, include=(), exclude=(), treat_as=()))
+        own = analyze_with(self._model, replace(settings, include=(), exclude=(), treat_as=()))
+        return file_names(self._model, self._checkpoint).analysis(own)
 
     def _thinned(self, measured: Evaluation, trials: int) -> Task:
         """The task on so many samples that the whole sweep takes less than half a minute."""

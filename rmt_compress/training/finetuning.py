@@ -268,6 +268,7 @@ def _one_run(
         cycle=cycle,
         identity=identity,
         state_path=state_file,
+        names=start.names,
     )
     log = EventLog(log_path(target) if workers.leads else None, name, listeners.event)
     run = Run(job, workers, log, step_progress=listeners.steps)
@@ -333,7 +334,12 @@ def _write(
     plan, source = network.plan(), asked.start.source
     if asked.folder is None:
         return save(model, asked.target, plan=plan, source=source, metadata=metadata).bytes
-    return save_folder(model, asked.target, plan=plan, source=asked.folder, metadata=metadata).bytes
+    names = asked.start.names
+    # What the class holds otherwise than the file has no name there: then all are called as in the class.
+    in_file = None if names.placeless else names.in_file
+    return save_folder(
+        model, asked.target, plan=plan, source=asked.folder, metadata=metadata, in_file=in_file
+    ).bytes
 
 
 def _measured(result: RunResult) -> dict[str, str]:

@@ -12,6 +12,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.provenance import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.networks import architectures, huggingface
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames, file_names
 from rmt_compress.networks.loading import ARCH_HINT, architecture_of, load_model
 from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot
@@ -36,7 +37,7 @@ class Start:
 
     `dense` builds the network without any split; its weights do not matter. `weights` are those of a checkpoint,
     None where every seed has weights of its own. `folder` is a Hugging Face folder whose class the network is: then
-    `architecture` is the name of that class, and no spec.
+    `architecture` is the name of that class, and no spec; `names` are those of its file.
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class Start:
     source: Path | None
     digest: str | None
     folder: Path | None = None
+    names: FileNames = SAME_NAMES
 
     def snapshot(self, seed: int) -> Snapshot:
         """The weights that a run of this seed begins with."""
@@ -54,7 +56,7 @@ class Start:
 
     def example(self, seed: int) -> nn.Module:
         """The network that a run of this seed begins with."""
-        return restored(self.dense, self.snapshot(seed)).model
+        return restored(self.dense, self.snapshot(seed), self.names).model
 
     def opened(self) -> Checkpoint | None:
         """The checkpoint; None of a network that begins afresh."""
@@ -86,9 +88,10 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
                 "was made from"
             )
         model = load_model(checkpoint, arch=arch)
-        folder = huggingface.model_folder(checkpoint) if arch is None else None
+        folder, names = huggingface.model_folder(checkpoint) if arch is None else None, SAME_NAMES
         if folder is not None:
             named, dense = type(model).__name__, _class_in(folder)
+            names = file_names(model, checkpoint)
             splits = _pairs(model)
         else:
             architecture = architectures.parse(arch or architecture_of(checkpoint) or "")
@@ -104,7 +107,7 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
             "checkpoint"
         )
     snapshot = Snapshot(splits, weights)
-    return Start(named, dense, snapshot, source, digest, folder)
+    return Start(named, dense, snapshot, source, digest, folder, names)
 
 
 def _class_in(folder: Path) -> Callable[[], nn.Module]:
@@ -129,9 +132,9 @@ def _pairs(model: nn.Module) -> list[tuple[str, int]]:
     ]
 
 
-def restored(dense: Callable[[], nn.Module], snapshot: Snapshot) -> Network:
-    """The network of a snapshot, on the CPU."""
-    network = Network(dense())
+def restored(dense: Callable[[], nn.Module], snapshot: Snapshot, names: FileNames = SAME_NAMES) -> Network:
+    """The network of a snapshot, on the CPU; `names` are those of its file."""
+    network = Network(dense(), names)
     for tensor, rank in snapshot.splits:
         network.split_empty(tensor, rank)
     network.model.load_state_dict(snapshot.weights)
