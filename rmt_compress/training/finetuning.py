@@ -90,6 +90,7 @@ def finetune(
     compare: bool = False,
     seeds: Sequence[int] = (),
     samples: int | None = None,
+    trust: bool = False,
     resume: bool = False,
     force: bool = False,
     listeners: Listeners | None = None,
@@ -109,6 +110,7 @@ def finetune(
         compare: also train the same network without any cut.
         seeds: one run each; none for that of `training`. The first one's network is written.
         samples: training samples to use, spread evenly over the set, of a stream the first; None for all.
+        trust: run the code that lies in a Hugging Face folder.
         resume: go on from the training state beside the output.
         force: overwrite files that exist.
         listeners: who is told.
@@ -131,7 +133,7 @@ def finetune(
         plan = _runs(training.seed, seeds, cycle is not None, compare)
         inputs = () if path is None else (path,)
         workers.from_leader(lambda: _check_outputs(target, plan, folder, resume=resume, force=force, inputs=inputs))
-        start = starting_point(path, data, arch)
+        start = starting_point(path, data, arch, trust=trust)
         if training.max_drop is not None and path is None:
             raise SettingsError(["max-drop is from the score of a checkpoint: give one, or a --min-accuracy"])
         if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
