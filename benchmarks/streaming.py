@@ -2,8 +2,8 @@
 
     python benchmarks/streaming.py --gigabytes 20
 
-The stream is divided into its parts, and a small convolutional network is scored on the test part as `evaluate` does
-it; every batch is made anew.
+The stream is divided into its parts, and a small convolutional network is scored on the test part as `evaluate`
+does it; every batch is made anew.
 """
 
 from __future__ import annotations
