@@ -11,7 +11,7 @@ from tests.samples.command_line import one_error_line
 from tests.samples.repository import REPOSITORY
 
 CASES = (
-    ("evaluate --nope", "No such option: --nope; usage: rmt-compress evaluate [OPTIONS]"),
+    ("evaluate --zzzzzz", "No such option: --zzzzzz; usage: rmt-compress evaluate [OPTIONS]"),
     ("evaluate", "Missing argument 'model'; usage: rmt-compress evaluate [OPTIONS]"),
     ("evaluate m.pt --limit few", "Invalid value for '--limit'"),
     ("evaluate m.pt --limit 0", "Invalid value for '--limit'"),
