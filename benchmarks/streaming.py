@@ -1,8 +1,9 @@
-"""Peak memory of going through a generated stream of data that no memory holds, as one JSON object.
+"""Peak memory of asking a network about a generated stream of data that no memory holds, as one JSON object.
 
     python benchmarks/streaming.py --gigabytes 20
 
-The stream is divided into its parts, and the test part is gone through; every batch is made anew.
+The stream is divided into its parts, and a small convolutional network is scored on the test part as `evaluate`
+does it; every batch is made anew.
 """
 
 from __future__ import annotations
@@ -48,14 +49,20 @@ def main() -> None:
     # The module that --data names is this one, not a second copy with another number in it.
     sys.modules["streaming"] = sys.modules[__name__]
 
-    from rmt_compress.data import DataSettings, open_samples
+    from torch import nn
 
+    from rmt_compress.data import DataSettings, open_samples
+    from rmt_compress.networks.tasks.classification import Classification
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 7, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 10)
+    ).eval()
     samples = open_samples("streaming:batches", DataSettings(mean="imagenet")).part("test")
     before, start = peak(), time.perf_counter()
-    count = sum(len(batch.inputs) for batch in samples.batches(64))
+    score = Classification(samples).score(model)
     report = {
         "gigabytes": gigabytes,
-        "test_samples": count,
+        "test_samples": score.samples,
         "peak_megabytes": peak(),
         "peak_megabytes_before": before,
         "seconds": time.perf_counter() - start,

@@ -45,4 +45,8 @@ def printable(text: str, limit: int = 1500) -> str:
 
 def one_line(error: BaseException) -> str:
     """The type and message of `error` without line breaks, for the end of a one-line message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    said = str(error)
+    if "Traceback of TorchScript" in said:
+        # A program tells each of its lines first, and what went wrong in its last.
+        said = said.rpartition("Error: ")[2]
+    return f"{type(error).__name__}: {' '.join(said.split())}".removesuffix(": ")

@@ -1,10 +1,6 @@
 """Factorized folders loaded by transformers alone, with the classes written beside the weights."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +10,7 @@ import rmt_compress as rmt
 from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
-from tests.samples.repository import REPOSITORY
+from tests.samples.library_alone import VERSIONS, alone
 from tests.samples.transformers_models import FAMILIES, built, logits
 
 transformers = pytest.importorskip("transformers")
@@ -23,15 +19,7 @@ Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
 RANK = PlanSettings(rule="rank:6")
 
-# What `make` installs beside the newest one.
-OLD = Path(os.environ.get("RMT_COMPRESS_OLD_TRANSFORMERS", REPOSITORY / ".venv" / "transformers-4.46"))
-
 ALONE = """
-import sys
-sys.modules["rmt_compress"] = None  # whoever imports it gets an ImportError
-import torch, transformers
-transformers.logging.set_verbosity_error()
-assert transformers.__version__.startswith(sys.argv[2]), transformers.__version__
 for family, (auto, inputs, wanted) in torch.load(sys.argv[1] + "/wanted.pt").items():
     folder, auto = f"{sys.argv[1]}/{family}-small", getattr(transformers, auto)
     model, report = auto.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
@@ -67,25 +55,10 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ("5.", "4.46"))
+@pytest.mark.parametrize("version", VERSIONS)
 def test_every_family_in_a_process_without_this_package(folders, tmp_path, version):
-    path = ""
-    if version == "4.46":
-        if not (OLD / "transformers").is_dir():
-            pytest.skip(f"transformers 4.46 is not in {OLD}")
-        path = str(OLD)
-    # Code that is trusted is copied below HF_HOME.
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(folders), version],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    small = {line.split()[0]: int(line.split()[1]) for line in done.stdout.splitlines()}
+    printed = alone(ALONE, folders, version=version, home=tmp_path)
+    small = {line.split()[0]: int(line.split()[1]) for line in printed.splitlines()}
     assert small.keys() == FAMILIES.keys()
     if version == "5.":
         dense = {family: built(family).num_parameters() for family in FAMILIES}

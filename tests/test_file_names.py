@@ -1,11 +1,14 @@
 """Networks whose weights have other names in their file: cut within a budget like any other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.errors import CheckpointError, DataError
+from rmt_compress.decomposition.moments_file import load_inputs
+from rmt_compress.errors import CheckpointError
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.file_names import SAME_NAMES, file_names
 from rmt_compress.networks.layer_times import random_factors
@@ -14,7 +17,7 @@ from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.budgeted import Request
 from rmt_compress.pruning.road import prune
-from tests.samples.transformers_models import built, logits
+from tests.samples.transformers_models import BOTH, built, logits
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -53,8 +56,8 @@ def test_every_tensor_finds_its_name(tmp_path):
         assert file_names(load_model(checkpoint), checkpoint) is SAME_NAMES
 
 
-def test_equal_values_are_no_name(tmp_path):
-    """Two layers of the same weights may be either."""
+def test_equal_values_are_told_apart_by_the_library(tmp_path):
+    """Two layers of the same weights, and norms that all begin as ones."""
     model = built("vit")
     with torch.no_grad():
         layers = model.vit.layers
@@ -62,13 +65,35 @@ def test_equal_values_are_no_name(tmp_path):
     model.save_pretrained(tmp_path / "vit")
     with open_checkpoint(tmp_path / "vit") as checkpoint:
         names = file_names(model, checkpoint)
-        layer = next(layer for layer in checkpoint.layers() if layer.name == QUERY)
-        with pytest.raises(CheckpointError, match=r"^vit: vit\.encoder\.layer\.1\S+query: the network holds"):
-            names.check([layer], "vit")
+        assert not names.placeless
+        inside = [names.in_network(name) for name in checkpoint.tensors]
+        assert sorted(inside) == sorted(model.state_dict())
+        assert names.in_network(QUERY + ".weight") == OF_CLASS + ".weight"
+        norm = "vit.encoder.layer.1.layernorm_before.weight"
+        assert names.in_network(norm) == "vit.layers.1.layernorm_before.weight"
+
+
+def test_what_nothing_tells_apart_is_no_name(tmp_path):
+    """The same where no library can be asked: either may be either."""
+
+    class Renamed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (torch.nn.Linear(4, 4) for _ in range(2))
+
+    model = Renamed()
+    with torch.no_grad():
+        model.a.weight.copy_(model.b.weight)
+    torch.save({f"old.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "net.pt")
+    with open_checkpoint(tmp_path / "net.pt") as checkpoint:
+        names = file_names(model, checkpoint)
+        layers = [layer for layer in checkpoint.layers() if layer.name == "old.a"]
+        with pytest.raises(CheckpointError, match=r"^net\.pt: old\.a: the network holds these otherwise"):
+            names.check(layers, "net.pt")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ("vit", "bert", "bert-classifier", "llama"))
+@pytest.mark.parametrize("family", ("vit", "bert", "bert-classifier", "llama", "t5", "bart"))
 @pytest.mark.parametrize("repair", ("none", "blocks"))
 def test_a_budget_without_data(tmp_path, family, repair):
     folder, small = saved(tmp_path, family), tmp_path / "small"
@@ -78,6 +103,24 @@ def test_a_budget_without_data(tmp_path, family, repair):
     left = logits(load_model(small), family)
     assert left.isfinite().all()
     assert not torch.equal(left, logits(built(family), family))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ("t5", "bart"))
+def test_encoder_and_decoder_get_tokens_of_their_own(tmp_path, family):
+    folder, moments = saved(tmp_path, family), tmp_path / "m.safetensors"
+    asked = replace(request(keep=0.6, repair="none"), save_moments=moments)
+    first = prune(folder, within=asked, dry_run=True)
+    assert first.budget["calibration"]["kind"] == "random tokens"
+    kept = load_inputs(moments).tensors
+    size = (12, {"t5": 256, "bart": 32}[family])
+    assert {name: tuple(ids.shape) for name, ids in kept.items()} == dict.fromkeys(BOTH, size)
+    again = prune(folder, within=replace(request(keep=0.6, repair="none"), moments=moments), dry_run=True)
+    assert again.plan.layers == first.plan.layers
+    drop = Request(BudgetSettings(), CalibrationSettings(calibration_samples=12, repair="none"), max_drop="5")
+    searched = prune(folder, within=drop, dry_run=True)
+    assert searched.verified == "synthetic"
+    assert not searched.missed
 
 
 @pytest.mark.slow
@@ -132,8 +175,6 @@ def test_arrays_calibrate(tmp_path):
 @pytest.mark.slow
 @pytest.mark.traced
 def test_what_cannot_be_tried_says_so(tmp_path):
-    with pytest.raises(DataError, match=r"T5ForConditionalGeneration: takes tokens, but not alone"):
-        prune(saved(tmp_path, "t5"), within=request(keep=0.6), dry_run=True)
     folder = saved(tmp_path, "mixtral")
     with pytest.raises(CheckpointError, match=r"experts\.0\.w1.*joined or turned.*--exclude"):
         prune(folder, within=request(keep=0.6), dry_run=True)

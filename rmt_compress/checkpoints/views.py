@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,21 @@ class View(Checkpoint):
     def close(self) -> None:
         """Give back what the inner checkpoint keeps open."""
         self.inner.close()
+
+
+class Renamed(View):
+    """A checkpoint whose tensors have other names, `rename` of theirs, each its own."""
+
+    def __init__(self, inner: Checkpoint, rename: Callable[[str], str]) -> None:
+        super().__init__(inner)
+        self._inside = {rename(name): name for name in inner.tensors}
+        self._tensors = {name: replace(inner.tensors[inside], name=name) for name, inside in self._inside.items()}
+        self._ties = {rename(first): tuple(map(rename, others)) for first, others in inner.ties.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        """See `Checkpoint.read`."""
+        self._info(name)
+        return self.inner.read(self._inside[name])
 
 
 class CompressedFile(View):

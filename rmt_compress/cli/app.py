@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,12 +61,21 @@ def root(
     """Find the noise in a saved neural network with random matrix theory, and cut it."""
 
 
+# What typer says no with, of an unknown option as of a wrong value; which module it lies in depends on the version.
+_Refusal: type[Exception] = typer.BadParameter.__bases__[0]
+
+
 def main() -> None:
     """Run the program on `sys.argv` and exit."""
     debug = "--debug" in sys.argv
     degrade_text()
     try:
-        app()
+        sys.exit(app(prog_name="rmt-compress", standalone_mode=False))
+    except _Refusal as error:
+        # Without any argument it has printed the help, and its message is empty.
+        if said := _refused(error):
+            error_line(said)
+        sys.exit(2)
     except RmtCompressError as error:
         if debug:
             raise
@@ -90,6 +99,20 @@ def main() -> None:
         _close_stdout()
         error_line(f"{error.strerror}: standard output is full, or the disk of a temporary file")
         sys.exit(2)
+
+
+def _refused(error: Any) -> str:
+    """A refusal of typer's as one line, with the usage; empty where it says nothing."""
+    said = error.format_message().strip().rstrip(".").replace(": Value error, ", ": ")
+    if not said:
+        return ""
+    if error.ctx is not None:
+        usage = error.ctx.get_usage().removeprefix("Usage: ")
+        return f"{said}; usage: {usage}; see {error.ctx.command_path} --help"
+    # The parser's own complaints come without the command; it is the first word that is the name of one.
+    known = [command.name for command in app.registered_commands]
+    command = next((f" {word}" for word in sys.argv[1:] if word in known), "")
+    return f"{said}; see rmt-compress{command} --help"
 
 
 def _close_stdout() -> None:

@@ -81,13 +81,14 @@ def evaluate(
     if original_checkpoint is None:
         if against_arch is not None:
             raise SettingsError(["--against-arch is the network of --against ORIGINAL: give that too"])
-        first, second = load_model(checkpoint, arch=arch), None
+        first, second = load_model(checkpoint, arch=arch, dtype=asked.dtype), None
     else:
         # One --arch is for the side that needs it: a graph brings its own network, and takes none.
         both_graphs = checkpoint.has_graph and original_checkpoint.has_graph
-        first = load_model(checkpoint, arch=None if checkpoint.has_graph and not both_graphs else arch)
+        ours = None if checkpoint.has_graph and not both_graphs else arch
+        first = load_model(checkpoint, arch=ours, dtype=asked.dtype)
         theirs = against_arch or (None if original_checkpoint.has_graph else arch)
-        second = load_model(original_checkpoint, arch=theirs)
+        second = load_model(original_checkpoint, arch=theirs, dtype=asked.dtype)
     task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
     for text in () if task.samples is None else task.samples.notes:
         note(text)

@@ -37,7 +37,7 @@ _OUTPUT = "Output"
     ("keep_bulk", "gof", "gof_conv", "when_not_smaller", "rank_multiple"),
     ("worst_score", "max_drop"),
     ("macs", "way"),
-    without=("embeddings",),
+    without=("embeddings", "dtype"),
     renamed={(DataSettings, "seed"): "data_seed"},
 )
 def finetune(
@@ -56,6 +56,14 @@ def finetune(
         optional("Train on N samples only, of text windows, spread over the set.", "N", least=2, panel="Training"),
     ] = None,
     cycle: CycleSettings,
+    trust: Annotated[
+        bool,
+        switch(
+            "--trust",
+            "Run the code that lies in a Hugging Face folder. It can do anything you can do: only for folders "
+            "whose origin you know.",
+        ),
+    ] = False,
     no_prune: Annotated[bool, switch("--no-prune", "Only train: the baseline.", NOISE_AND_CUTS)] = False,
     compare: Annotated[bool, switch("--compare", "Also train without any cut, and set both side by side.")] = False,
     seeds: Annotated[
@@ -112,6 +120,7 @@ def finetune(
                 compare=compare,
                 seeds=_numbers(seeds),
                 samples=samples,
+                trust=trust,
                 resume=resume,
                 force=force,
                 listeners=listeners,

@@ -138,6 +138,8 @@ def sweep(
 
     if what == "budget":
         asks = replace(calibration, seed=asked.data.seed, data=asked.data)
+        if asked.dtype is not None:
+            raise SettingsError(["dtype: a budget sweep computes in float32, as gradients need it; leave it out"])
         finished(_budget(source, data, asked, asks, settings, arch, moments, points, limit, batch_size, device))
     else:
         target = _target(
@@ -188,6 +190,7 @@ def _target(
     device: str,
 ) -> SweepTarget:
     from rmt_compress.networks.evaluation import move
+    from rmt_compress.networks.file_names import file_names
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import Question
@@ -195,7 +198,7 @@ def _target(
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
-    model = load_model(checkpoint, arch=arch)
+    model = load_model(checkpoint, arch=arch, dtype=asked.dtype)
     question = Question(data, model, checkpoint, asked)
     inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
     # What calibrates scores nothing.
@@ -208,7 +211,7 @@ def _target(
         warning(f"{path}: {words}")
     move(model, device)
     with progress_bar("Analysing") as progress:
-        analysis = _analysed(checkpoint, model, settings, progress)
+        analysis = file_names(model, checkpoint).analysis(_analysed(checkpoint, model, settings, progress))
     return SweepTarget(model, analysis, task, path=str(path), batch_size=batch_size, inputs=inputs)
 
 

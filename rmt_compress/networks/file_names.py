@@ -3,26 +3,31 @@
 transformers saves many networks under other names than their classes have (a Vision Transformer's
 ``encoder.layer.0.attention.attention.query`` is ``layers.0.attention.q_proj`` in the class). Plans and moments have
 the names of the file, which are those that are cut and written; only what touches the live network has the other
-ones. Which tensor is which is told by the values alone, so that no version of a library need be known.
+ones. Which tensor is which is told by the values alone, so that no version of a library need be known: by those of
+the file, and where several are equal by random ones, which the library is given to load.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.graph_network import GraphNetwork
+from rmt_compress.checkpoints.views import View
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import FLOAT_DTYPES
+from rmt_compress.layers.splitting import factor_names
 from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.layers.layer import Layer
@@ -79,6 +84,16 @@ class FileNames:
         layers = (each.model_copy(update={"tensor": self.in_network(each.tensor)}) for each in changed)
         return plan.model_copy(update={"layers": tuple(layers)})
 
+    def named(self, layer: Layer) -> Layer:
+        """A layer of the network, which the user calls as the file does; its tensors keep their names."""
+        found = self.in_file(layer.tensor)
+        return layer if found == layer.tensor else replace(layer, name=found.removesuffix(_WEIGHT))
+
+    def analysis(self, analysis: Analysis) -> Analysis:
+        """An analysis of the network, its layers called as the file calls them."""
+        layers = tuple(replace(each, layer=self.named(each.layer)) for each in analysis.layers)
+        return replace(analysis, layers=layers)
+
     def moments_in_network(self, moments: Moments | None) -> Moments | None:
         """Moments under the names of the file, under those of the network."""
         if moments is None:
@@ -119,14 +134,62 @@ def file_names(model: nn.Module, checkpoint: Checkpoint) -> FileNames:
     ]
     if not strange:
         return SAME_NAMES
+    renamed = _matched(checkpoint, state, strange)
+    unknown = [name for name in strange if _translated(name, renamed) not in state]
+    if unknown and hasattr(model, "from_pretrained"):
+        renamed |= _told_by_the_library(model, checkpoint, unknown)
+    placeless = frozenset(name for name in strange if _translated(name, renamed) not in state)
+    # Of a layer that stands as two the names of the whole one too.
+    first = factor_names(_WEIGHT).down
+    wholes = {
+        old.removesuffix(first) + _WEIGHT: new.removesuffix(first) + _WEIGHT
+        for old, new in renamed.items()
+        if old.endswith(first) and new.endswith(first)
+    }
+    return FileNames(renamed | wholes, placeless)
+
+
+def _matched(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], strange: Iterable[str]) -> dict[str, str]:
+    """Name in the file -> in the network, of tensors whose values only one of the network's has."""
     # Of a tensor with several names the first one is that of its layer.
-    firsts = {tensor.data_ptr(): name for name, tensor in reversed(state.items()) if _has_values(tensor)}
+    firsts = {tensor.data_ptr(): name for name, tensor in reversed(list(state.items())) if _has_values(tensor)}
     places = _unique({name: state[name] for name in firsts.values() if name not in checkpoint.tensors})
     values = {name: _digest(checkpoint.read(name)) for name in strange}
     times = Counter(values.values())
-    renamed = {name: places[key] for name, key in values.items() if times[key] == 1 and key in places}
-    placeless = frozenset(name for name in strange if _translated(name, renamed) not in state)
-    return FileNames(renamed, placeless)
+    return {name: places[key] for name, key in values.items() if times[key] == 1 and key in places}
+
+
+def _told_by_the_library(model: Any, checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """The same of tensors whose own values say nothing (norms, all ones): where the library puts random ones."""
+    import torch
+
+    from rmt_compress.saving.library_loading import build_from
+
+    drawn = _Drawn(checkpoint)
+    try:
+        loaded = build_from(drawn, type(model), copy.deepcopy(model.config), dtype=torch.float32)
+    # It has loaded the file itself; that this is another matter for it is no fault of the file.
+    except CheckpointError:
+        return {}
+    return _matched(drawn, loaded.model.state_dict(), names)
+
+
+class _Drawn(View):
+    """A checkpoint with random values in the place of its own, the same at every look."""
+
+    def __init__(self, inner: Checkpoint) -> None:
+        super().__init__(inner)
+        self._tensors, self._ties, self.manifest = inner.tensors, inner.ties, inner.manifest
+        self._seeds = {name: seed for seed, name in enumerate(inner.tensors)}
+
+    def read(self, name: str) -> torch.Tensor:
+        """See `Checkpoint.read`."""
+        import torch
+
+        info = self.tensors[name]
+        if info.dtype not in FLOAT_DTYPES:
+            return self.inner.read(name)
+        return torch.randn(info.shape, generator=torch.Generator().manual_seed(self._seeds[name]))
 
 
 def _has_values(tensor: object) -> bool:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.strict_json import parse_object
-from rmt_compress.errors import CheckpointError, MissingDependencyError, SettingsError, UntrustedError
+from rmt_compress.errors import CheckpointError, MissingDependencyError, UntrustedError
+from rmt_compress.networks.computing_types import computing_type
 from rmt_compress.saving.folder_code import MODULE
 from rmt_compress.saving.folders import source_folder
-from rmt_compress.wording import did_you_mean, listed, one_line, problems_listed
+from rmt_compress.wording import listed, one_line, problems_listed
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints import Checkpoint
 
-_TYPES = ("float32", "float16", "bfloat16", "float64")
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -68,7 +68,7 @@ def network_of(checkpoint: Checkpoint, folder: Path, *, dtype: str | torch.dtype
 
     if find_spec("transformers") is None:
         raise MissingDependencyError("transformers", "hf", f"{folder}: running a Hugging Face folder")
-    wanted = _dtype(checkpoint, dtype)
+    wanted = computing_type(checkpoint, dtype or "float32")
     raw = _config_of(folder)
     if "quantization_config" in raw:
         raise CheckpointError(
@@ -209,19 +209,6 @@ def _check_size(folder: Path, config: Any, cls: Any, dtype: torch.dtype) -> None
         ) from error
     needed = sum(parameter.numel() for parameter in blank.parameters()) * dtype.itemsize
     check_fits_memory(needed, f"{folder}: the network {cls.__name__}")
-
-
-def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None) -> torch.dtype:
-    import torch
-
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "stored":
-        stored = (info.dtype for info in checkpoint.tensors.values() if info.dtype in _TYPES)
-        return getattr(torch, next(stored, "float32"))  # type: ignore[no-any-return]
-    if dtype is not None and dtype not in _TYPES:
-        raise SettingsError([f"dtype is {listed((*_TYPES, 'stored'))}, not {dtype}{did_you_mean(dtype, _TYPES)}"])
-    return getattr(torch, dtype or "float32")  # type: ignore[no-any-return]
 
 
 def _unknown(folder: Path, raw: dict[str, Any], error: Exception) -> str:

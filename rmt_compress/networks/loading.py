@@ -13,6 +13,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks import architectures, huggingface
+from rmt_compress.networks.computing_types import computing_type
 from rmt_compress.wording import listed, times
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def load_model(
         arch: the architecture, see `rmt_compress.networks.architectures`; None for the one the file names. For a
             compressed file it is the network as it was before compression. A file with a graph of its own takes
             none, nor does a whole model whose file is trusted.
-        dtype: the type that a Hugging Face folder computes in, see `rmt_compress.networks.huggingface`; other
-            networks compute in the type that their code says.
+        dtype: the type that it computes in: ``float32``, ``float16``, ``bfloat16``, ``float64``, or ``stored`` for
+            that of the file. None: float32 of a Hugging Face folder, else what the code of the network says.
 
     Raises:
         CheckpointError: the file cannot be read, names no architecture or one beyond the memory there is, or
@@ -53,8 +54,12 @@ def load_model(
         assert path is not None
         if arch is not None and checkpoint.has_graph:
             raise SettingsError([f"{path}: carries its own graph; leave out --arch {arch}"])
+        if dtype is not None and checkpoint.has_graph:
+            raise SettingsError(
+                [f"{path}: carries its own graph, which computes in the types written there; leave out --dtype"]
+            )
         if arch is None and (own := checkpoint.own_network()) is not None:
-            return own
+            return _computing_in(own, checkpoint, dtype)
         if arch is None and (folder := huggingface.model_folder(checkpoint)) is not None:
             return huggingface.network_of(checkpoint, folder, dtype=dtype)
         architecture = _architecture(path, checkpoint, arch)
@@ -67,7 +72,12 @@ def load_model(
             check_fits_memory(needed, f"{path}: the network {architecture}")
         model = architecture.build()
         _check_shapes(path, original, model, str(architecture))
-        return load(checkpoint, model).eval()
+        return _computing_in(load(checkpoint, model).eval(), checkpoint, dtype)
+
+
+def _computing_in(model: nn.Module, checkpoint: Checkpoint, dtype: str | torch.dtype | None) -> nn.Module:
+    """The network in another type; as it is where none is asked for."""
+    return model if dtype is None else model.to(computing_type(checkpoint, dtype))
 
 
 def _as_it_was(checkpoint: Checkpoint) -> Checkpoint:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.networks.computing_types import computing_type
 from rmt_compress.networks.evaluation import compare
+from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.pixel_statistics import unnormalized_samples
 from rmt_compress.networks.wreck import against_original
@@ -49,12 +51,21 @@ class Measurement:
         task: what both are asked.
         arch: the network, as in `prune`.
         trust: as in `prune`.
+        dtype: the type that both compute in; None for that of `load_model`.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, model: nn.Module, task: Task, *, arch: str | None, trust: bool
+        self,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        task: Task,
+        *,
+        arch: str | None,
+        trust: bool,
+        dtype: str | None = None,
     ) -> None:
         self._arch = arch
+        self._dtype = dtype
         self._checkpoint = checkpoint
         self._trust = trust
         self._model = model
@@ -67,8 +78,10 @@ class Measurement:
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint
         if self._arch is None and not original.has_graph and (own := original.own_network()) is not None:
-            return load(target, own).eval()
-        return load_model(open_checkpoint(target, trust=self._trust), arch=self._arch)
+            small = load(target, own).eval()
+            return small if self._dtype is None else small.to(computing_type(original, self._dtype))
+        smaller = open_checkpoint(target, trust=self._trust)
+        return load_model(smaller, arch=self._arch, dtype=self._dtype)
 
     def _wreck(self, before: Evaluation, after: Evaluation, target: Path, *, within: bool) -> str | None:
         words = against_original(after.score, before.score)
@@ -122,7 +135,8 @@ class Measurement:
             return found
         settings = AnalysisSettings() if found is None else found.settings
         # Globs are of the file's names.
-        return analyze_with(self._model, replace(settings, include=(), exclude=(), treat_as=()))
+        own = analyze_with(self._model, replace(settings, include=(), exclude=(), treat_as=()))
+        return file_names(self._model, self._checkpoint).analysis(own)
 
     def _thinned(self, measured: Evaluation, trials: int) -> Task:
         """The task on so many samples that the whole sweep takes less than half a minute."""

@@ -165,7 +165,14 @@ def prune(
             check_shown(within.show_calibration, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None
         asks = data is not None or (asked is not None and asked.asks_itself)
-        model = network_of(opened, arch, folded=fold_batchnorm, needed=asks) if asks or within is not None else None
+        dtype = None if asked is None else asked.dtype
+        if dtype is not None and within is not None:
+            raise SettingsError(["dtype: a budget is met in float32, as gradients need it; leave it out"])
+        if dtype is not None and not asks:
+            raise SettingsError(["dtype: of the network while it is asked, and nothing is: add --data"])
+        model = None
+        if asks or within is not None:
+            model = network_of(opened, arch, folded=fold_batchnorm, needed=asks, dtype=dtype)
         if within is not None and model is not None and not opened.has_graph:
             model = in_single(model)
         question = Question(data, model, opened, asked) if asks and model is not None else None
@@ -175,7 +182,7 @@ def prune(
         if question is not None and model is not None:
             # What chose the plan scores nothing.
             task = question.whole() if within is None else question.part("test")
-            measurement = Measurement(opened, model, task, arch=arch, trust=trust)
+            measurement = Measurement(opened, model, task, arch=arch, trust=trust, dtype=dtype)
         budgeted = None
         if within is None:
             result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
@@ -339,13 +346,15 @@ def _folded(checkpoint: Checkpoint, arch: str | None) -> Checkpoint:
     return FoldedCheckpoint(checkpoint, load_model(checkpoint, arch=arch))
 
 
-def network_of(checkpoint: Checkpoint, arch: str | None, *, folded: bool, needed: bool) -> nn.Module | None:
+def network_of(
+    checkpoint: Checkpoint, arch: str | None, *, folded: bool, needed: bool, dtype: str | None = None
+) -> nn.Module | None:
     """The network in a checkpoint; None where nothing says which it is, unless it is `needed`."""
     from rmt_compress.networks.batchnorm import fold_batchnorm
     from rmt_compress.networks.loading import load_model
 
     try:
-        model = load_model(checkpoint, arch=arch)
+        model = load_model(checkpoint, arch=arch, dtype=dtype)
     except CheckpointError:
         if needed or arch is not None:
             raise

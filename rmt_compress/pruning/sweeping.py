@@ -83,7 +83,8 @@ def sweep_within_budgets(
         raise SettingsError(["a budget sweep needs --data: what asks by itself has no inputs to time"])
     task = question.part("test")
     assert task.samples is not None
-    task = task.of(task.samples.thinned(limit or affordable(model, task, _ASKED)))
+    samples = task.samples.thinned(limit or affordable(model, task, _ASKED))
+    task = task.of(samples)
     names = file_names(model, checkpoint)
     names.check((each.layer for each in analysis.analyzed), checkpoint.path)
     calibration = calibration_for(model, question, settings, checkpoint, progress=progress)
@@ -115,12 +116,13 @@ def sweep_within_budgets(
         batch_size=batch_size,
         names=names,
     )
-    asked = task.samples.count if task.samples is not None else None
+    # What a stream holds is known once it has been gone through.
+    asked = samples.count or task.score(model).samples
     target = BudgetTarget(
-        model, candidates, task, score, asked or 0, inputs, clock, timed, path=str(checkpoint.path), names=names
+        model, candidates, task, score, asked, inputs, clock, timed, path=str(checkpoint.path), names=names
     )
     sweep = sweep_budget(target, points=points, progress=progress)
-    notes.append(f"each network was asked {counted(asked or 0, 'sample')} of the test part; --limit says how many")
+    notes.append(f"each network was asked {counted(asked, 'sample')} of the test part; --limit says how many")
     return sweep, tuple(notes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints.opening import open_checkpoint
 from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.provenance import make_manifest
+from rmt_compress.checkpoints.views import Renamed
 from rmt_compress.checkpoints.writers import WrittenFile, check_suffix, stays_a_graph, write_checkpoint
 from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.graphs import write_graph
@@ -21,6 +22,7 @@ from rmt_compress.saving.folders import Made, Pack, write_folder
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.opening import Source
 
 
@@ -76,6 +78,7 @@ def save_folder(
     plan: Plan,
     source: Path,
     metadata: Mapping[str, str] | None = None,
+    in_file: Callable[[str], str] | None = None,
 ) -> WrittenFile:
     """Write a compressed network into a folder like the one it came from, see `write_folder`.
 
@@ -87,6 +90,7 @@ def save_folder(
         plan: what was done to it.
         source: the folder it came from, or its index.
         metadata: text entries beside those of `source`.
+        in_file: a tensor's name in `model` -> in the folder; None where they are the same.
 
     Raises:
         OutputError: too little room, or a write that fails; nothing is left behind.
@@ -97,7 +101,11 @@ def save_folder(
 
     origin = open_checkpoint(source)
     stored = next((info.dtype for info in origin.tensors.values() if info.dtype in FLOAT_DTYPES), "float32")
-    opened = open_checkpoint(model.to(getattr(torch, stored)))
+    opened: Checkpoint = open_checkpoint(model.to(getattr(torch, stored)))
+    if in_file is not None:
+        opened = Renamed(opened, in_file)
+        layers = (each.model_copy(update={"tensor": in_file(each.tensor)}) for each in plan.layers)
+        plan = plan.model_copy(update={"layers": tuple(layers)})
     texts = {**origin.metadata, **(metadata or {})}
     manifest = make_manifest(origin, plan, opened.tensors, ties=opened.ties, metadata=texts)
     return write_folder(Made(opened, plan, manifest), Path(path), source=source)

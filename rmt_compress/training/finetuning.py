@@ -90,6 +90,7 @@ def finetune(
     compare: bool = False,
     seeds: Sequence[int] = (),
     samples: int | None = None,
+    trust: bool = False,
     resume: bool = False,
     force: bool = False,
     listeners: Listeners | None = None,
@@ -109,6 +110,7 @@ def finetune(
         compare: also train the same network without any cut.
         seeds: one run each; none for that of `training`. The first one's network is written.
         samples: training samples to use, spread evenly over the set, of a stream the first; None for all.
+        trust: run the code that lies in a Hugging Face folder.
         resume: go on from the training state beside the output.
         force: overwrite files that exist.
         listeners: who is told.
@@ -131,7 +133,7 @@ def finetune(
         plan = _runs(training.seed, seeds, cycle is not None, compare)
         inputs = () if path is None else (path,)
         workers.from_leader(lambda: _check_outputs(target, plan, folder, resume=resume, force=force, inputs=inputs))
-        start = starting_point(path, data, arch)
+        start = starting_point(path, data, arch, trust=trust)
         if training.max_drop is not None and path is None:
             raise SettingsError(["max-drop is from the score of a checkpoint: give one, or a --min-accuracy"])
         if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
@@ -268,6 +270,7 @@ def _one_run(
         cycle=cycle,
         identity=identity,
         state_path=state_file,
+        names=start.names,
     )
     log = EventLog(log_path(target) if workers.leads else None, name, listeners.event)
     run = Run(job, workers, log, step_progress=listeners.steps)
@@ -333,7 +336,12 @@ def _write(
     plan, source = network.plan(), asked.start.source
     if asked.folder is None:
         return save(model, asked.target, plan=plan, source=source, metadata=metadata).bytes
-    return save_folder(model, asked.target, plan=plan, source=asked.folder, metadata=metadata).bytes
+    names = asked.start.names
+    # What the class holds otherwise than the file has no name there: then all are called as in the class.
+    in_file = None if names.placeless else names.in_file
+    return save_folder(
+        model, asked.target, plan=plan, source=asked.folder, metadata=metadata, in_file=in_file
+    ).bytes
 
 
 def _measured(result: RunResult) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import nn
 from rmt_compress.networks.calibration.affordable import SEEN, affordable
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.calling import without_cache
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.tasks.drops import allowed_drop
 from rmt_compress.networks.tasks.task import Score
 from rmt_compress.training import schedules
@@ -53,6 +54,7 @@ class Job:
         cycle: how to cut; None to train only.
         identity: what makes it this run, compared when it is resumed.
         state_path: where the training state goes; None for nowhere.
+        names: what the file that is begun with calls its layers.
     """
 
     dense: Callable[[], nn.Module]
@@ -64,6 +66,7 @@ class Job:
     cycle: CycleSettings | None
     identity: dict[str, Any] = field(default_factory=dict)
     state_path: Path | None = None
+    names: FileNames = SAME_NAMES
 
 
 class Run:
@@ -92,7 +95,7 @@ class Run:
         self._limit = job.training.limit
         self._cycle = None if job.cycle is None else _cycle(job, job.cycle)
         self._cuts = () if job.cycle is None else job.cycle.cuts(job.training.epochs, trained=job.trained)
-        self._network = restored(job.dense, job.start)
+        self._network = restored(job.dense, job.start, job.names)
         self._sizes = self._cycle.sizes(self._network) if isinstance(self._cycle, BudgetedCycle) else {}
         self._wrap(None, {})
 
@@ -129,7 +132,7 @@ class Run:
         return 0
 
     def _resume(self, state: TrainingState) -> int:
-        self._network = restored(self._job.dense, state.network)
+        self._network = restored(self._job.dense, state.network, self._job.names)
         self._masks = state.masks
         if self._cycle is not None:
             self._cycle.fits = state.bulk_fits()
@@ -264,7 +267,7 @@ class Run:
     def _finish(self, epoch: int, why: str) -> None:
         limit, threshold = self._limit, self._job.cycle and self._job.cycle.sparsify_after
         if self._best is not None and limit is not None:
-            self._network = restored(self._job.dense, self._best)
+            self._network = restored(self._job.dense, self._best, self._job.names)
             self._network.model.to(self._workers.device)
             why += f"; the smallest network of {self._job.test.metric.within(limit)} was kept"
         self._network.join_nested()

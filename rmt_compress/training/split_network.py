@@ -17,6 +17,7 @@ from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_kind, split_module, split_module_empty
 from rmt_compress.layers.splitting import Factors, beside, factor_names, factor_tensors, module_path
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.plan import LayerDecision, Plan
 
 if TYPE_CHECKING:
@@ -44,20 +45,21 @@ class Pair:
 
 
 class OriginalView(DenseView):
-    """A network under its original names and shapes, each layer of the kind its module was."""
+    """A network under its original names and shapes; layers are of their modules' kinds, called as in the file."""
 
-    def __init__(self, inner: ModuleCheckpoint, pairs: Iterable[Pair]) -> None:
+    def __init__(self, inner: ModuleCheckpoint, pairs: Iterable[Pair], names: FileNames = SAME_NAMES) -> None:
         super().__init__(inner)
         by_down = {factor_names(pair.layer.tensor).down: pair.layer for pair in pairs}
         ups = {factor_names(layer.tensor).up for layer in by_down.values()}
         biases = {factor_names(layer.tensor).bias: layer.bias for layer in by_down.values() if layer.bias}
-        self._layers = tuple(
+        layers = (
             replace(layer, name=biases[layer.tensor], tensor=biases[layer.tensor])
             if layer.tensor in biases
             else by_down.get(layer.tensor, layer)
             for layer in inner.layers()
             if layer.tensor not in ups
         )
+        self._layers = tuple(map(names.named, layers))
 
     def layers(self) -> tuple[Layer, ...]:
         """Whole layers as their modules say, the others as they were when they were split."""
@@ -70,10 +72,12 @@ class Network:
     Attributes:
         model: the module as it stands; another object where the model itself is the layer that is split.
         pairs: the layers that stand as two, by the name of the weight they stand for, outer ones first.
+        names: what the file that it came from calls its layers.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: FileNames = SAME_NAMES) -> None:
         self.model = model
+        self.names = names
         self.pairs: dict[str, Pair] = {}
 
     def split_again(self, tensor: str, factors: Factors) -> None:
@@ -114,7 +118,7 @@ class Network:
         inner = ModuleCheckpoint(self.model)
         splits = Plan(layers=tuple(self._decision(pair.layer) for pair in self.pairs.values()))
         inner.manifest = make_manifest(None, splits, inner.tensors, ties=inner.ties)
-        return OriginalView(inner, self.pairs.values())
+        return OriginalView(inner, self.pairs.values(), self.names)
 
     def plan(self) -> Plan:
         """A plan that would split the original network as it is split now."""

@@ -12,7 +12,9 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.provenance import file_digest
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.networks import architectures, huggingface
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames, file_names
 from rmt_compress.networks.loading import ARCH_HINT, architecture_of, load_model
+from rmt_compress.saving.folders import source_folder
 from rmt_compress.training.split_network import Network
 from rmt_compress.training.state import Snapshot
 
@@ -36,7 +38,8 @@ class Start:
 
     `dense` builds the network without any split; its weights do not matter. `weights` are those of a checkpoint,
     None where every seed has weights of its own. `folder` is a Hugging Face folder whose class the network is: then
-    `architecture` is the name of that class, and no spec.
+    `architecture` is the name of that class, and no spec; `names` are those of its file, and `trusted` is
+    whether code in it may be run.
     """
 
     architecture: str
@@ -45,6 +48,8 @@ class Start:
     source: Path | None
     digest: str | None
     folder: Path | None = None
+    names: FileNames = SAME_NAMES
+    trusted: bool = False
 
     def snapshot(self, seed: int) -> Snapshot:
         """The weights that a run of this seed begins with."""
@@ -54,17 +59,18 @@ class Start:
 
     def example(self, seed: int) -> nn.Module:
         """The network that a run of this seed begins with."""
-        return restored(self.dense, self.snapshot(seed)).model
+        return restored(self.dense, self.snapshot(seed), self.names).model
 
     def opened(self) -> Checkpoint | None:
         """The checkpoint; None of a network that begins afresh."""
-        return None if self.source is None else open_checkpoint(self.source)
+        return None if self.source is None else open_checkpoint(self.source, trust=self.trusted)
 
 
-def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
+def starting_point(source: Path | None, data: str, arch: str | None, *, trust: bool = False) -> Start:
     """Where runs on `data`, as after ``--data``, begin: from a checkpoint, or afresh.
 
-    The architecture is the checkpoint's own where none is given, or the default of a named data set.
+    The architecture is the checkpoint's own where none is given, or the default of a named data set. With `trust`
+    the code in a Hugging Face folder is run; that in other files is not.
     """
     if source is None:
         spec = arch or DEFAULT_ARCHITECTURES.get(data)
@@ -72,8 +78,9 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
             raise SettingsError([f"{data} has no default network: give a checkpoint, or add {ARCH_HINT}"])
         architecture = architectures.parse(spec)
         return Start(str(architecture), architecture.build, None, None, None)
+    trusted = trust and source_folder(source) is not None
     try:
-        opened = open_checkpoint(source)
+        opened = open_checkpoint(source, trust=trusted)
     except UntrustedError as error:
         raise CheckpointError(
             f"{source}: holds code, and none from a file is run here; if you trust it, write its weights alone "
@@ -86,9 +93,10 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
                 "was made from"
             )
         model = load_model(checkpoint, arch=arch)
-        folder = huggingface.model_folder(checkpoint) if arch is None else None
+        folder, names = huggingface.model_folder(checkpoint) if arch is None else None, SAME_NAMES
         if folder is not None:
-            named, dense = type(model).__name__, _class_in(folder)
+            named, dense = type(model).__name__, _class_in(folder, trust=trusted)
+            names = file_names(model, checkpoint)
             splits = _pairs(model)
         else:
             architecture = architectures.parse(arch or architecture_of(checkpoint) or "")
@@ -104,12 +112,12 @@ def starting_point(source: Path | None, data: str, arch: str | None) -> Start:
             "checkpoint"
         )
     snapshot = Snapshot(splits, weights)
-    return Start(named, dense, snapshot, source, digest, folder)
+    return Start(named, dense, snapshot, source, digest, folder, names, trusted)
 
 
-def _class_in(folder: Path) -> Callable[[], nn.Module]:
+def _class_in(folder: Path, *, trust: bool) -> Callable[[], nn.Module]:
     """Builds the network of a Hugging Face folder without any split."""
-    config, cls = huggingface.class_of(folder, trust=False)
+    config, cls = huggingface.class_of(folder, trust=trust)
 
     def dense() -> nn.Module:
         model: nn.Module = cls(copy.deepcopy(config))
@@ -129,9 +137,9 @@ def _pairs(model: nn.Module) -> list[tuple[str, int]]:
     ]
 
 
-def restored(dense: Callable[[], nn.Module], snapshot: Snapshot) -> Network:
-    """The network of a snapshot, on the CPU."""
-    network = Network(dense())
+def restored(dense: Callable[[], nn.Module], snapshot: Snapshot, names: FileNames = SAME_NAMES) -> Network:
+    """The network of a snapshot, on the CPU; `names` are those of its file."""
+    network = Network(dense(), names)
     for tensor, rank in snapshot.splits:
         network.split_empty(tensor, rank)
     network.model.load_state_dict(snapshot.weights)

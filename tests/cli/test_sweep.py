@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -152,3 +153,26 @@ def test_statistics_are_renewed_where_that_is_asked(run, tmp_path):
 )
 def test_what_a_sweep_cannot_repair_is_refused(run, checkpoint, options, words):
     assert words in one_error_line(run("sweep", checkpoint, "--data", "digits", *options))
+
+
+@pytest.mark.slow
+def test_layers_of_a_class_with_other_names_are_called_as_in_the_file(run, tmp_path):
+    """A Vision Transformer in transformers 5."""
+    pytest.importorskip("transformers", minversion="5")
+    from tests.samples.transformers_models import built
+
+    built("vit").save_pretrained(tmp_path / "vit")
+    images = np.random.default_rng(0).normal(size=(16, 3, 16, 16)).astype("f")
+    np.savez(tmp_path / "images.npz", x=images, y=np.arange(16) % 3)
+    query = "vit.encoder.layer.1.attention.attention.query"
+    sweep = ("sweep", "vit", "--data", "array:images.npz", "--points", "2", "--json", "--force")
+    result = run(*sweep, "--what", "rank", "--layer", query)
+    assert result.returncode == 0, result.stderr
+    (curve,) = json.loads(result.stdout)["sweeps"][0]["curves"]
+    assert curve["name"] == query
+    line = one_error_line(run(*sweep, "--what", "rank", "--layer", "vit.layers.9"))
+    assert query in line
+    result = run(*sweep, "--what", "budget")
+    assert result.returncode == 0, result.stderr
+    points = [point for each in json.loads(result.stdout)["sweeps"][0]["curves"] for point in each["points"]]
+    assert any(query in point["ranks"] for point in points)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.samples.command_line import one_error_line
 
@@ -120,6 +121,15 @@ def test_training_that_meets_wrong_labels_leaves_nothing(run, folder):
 def test_a_batch_in_which_nothing_is_asked_is_passed_over(run, folder):
     result = run("evaluate", "net.pt", "--arch", "net:Net", "--data", "net:one_in_a_batch", "--batch-size", "2")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_torchscript_program_says_what_went_wrong_and_not_where(run, folder):
+    net = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 3))
+    torch.jit.save(torch.jit.trace(net, torch.rand(2, 8)), folder / "script.pt")
+    line = one_error_line(run("evaluate", "script.pt", "--trust", "--data", "net:outside"))
+    assert "cannot take inputs of 6 from data net:outside, 8 at once: RuntimeError: mat1 and mat2 shapes" in line
+    assert "TorchScript" not in line
 
 
 def test_images_for_a_language_model(run, folder):

@@ -7,6 +7,7 @@ import torch
 
 from rmt_compress.data import DataSettings, arrow_files, open_samples
 from rmt_compress.errors import DataError
+from tests.samples.arrow_tables import save
 
 pa = pytest.importorskip(
     "pyarrow", reason="PYARROW MISSING: nothing of Parquet files and saved data sets is tested"
@@ -22,17 +23,6 @@ def gathered(samples, size=4):
     batches = list(samples.batches(size))
     targets = None if batches[0].targets is None else torch.cat([each.targets for each in batches])
     return torch.cat([each.inputs for each in batches]), targets
-
-
-def save(folder, *tables):
-    """What save_to_disk of `datasets` 5.2 writes, less what is not read: a state, and streams of record batches."""
-    folder.mkdir(parents=True)
-    files = [f"data-{number:05}-of-{len(tables):05}.arrow" for number in range(len(tables))]
-    for file, table in zip(files, tables, strict=True):
-        with pa.OSFile(str(folder / file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=3)
-    state = {"_data_files": [{"filename": file} for file in files], "_fingerprint": "0", "_split": None}
-    (folder / "state.json").write_text(json.dumps(state))
 
 
 @pytest.fixture(params=["parquet", "datasets"])

@@ -99,6 +99,23 @@ def test_encoder_and_decoder_read_one_half_and_are_asked_the_other(rng):
     assert score.loss == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_what_the_data_name_for_the_decoder_is_what_it_gets(rng):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(
+        vocab_size=31, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    first, second = (torch.from_numpy(rng.integers(1, 31, (6, length))) for length in (9, 5))
+    mask = torch.arange(5) < torch.tensor([5, 5, 3, 5, 2, 5])[:, None]
+    named = {"input_ids": first, "decoder_input_ids": second, "decoder_attention_mask": mask.long()}
+    with torch.no_grad():
+        logits = model(**named).logits
+    asked = second[:, 1:].masked_fill(~mask[:, 1:], -100)
+    expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1).double(), asked.flatten())
+    score = CausalLanguage(Memory(named, targets="tokens"), halves=True).score(model)
+    assert score.loss == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_masked_tokens_are_the_same_whatever_the_batches(rng):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

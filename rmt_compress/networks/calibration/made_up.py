@@ -1,7 +1,7 @@
 """Calibration inputs that a network makes itself, where its owner has none (method.md §14).
 
 takes tokens, and tells the next one     text that it samples
-takes tokens otherwise                   random tokens
+takes tokens otherwise                   random tokens, of an encoder-decoder for both
 has batch norms                          inputs fitted to their running statistics
 takes images, waves or volumes           noise with a 1/f spectrum, as nature's is
 takes vectors                            noise along the spikes of its first layer, else standard normal
@@ -112,9 +112,16 @@ def _tokens(
 
     named = call is None and hasattr(model, "config")
 
+    two = named and bool(getattr(model.config, "is_encoder_decoder", False))
+
+    def inputs(ids: torch.Tensor) -> Any:
+        if two:
+            first, second = ids.tensor_split(2, dim=1)
+            return {"input_ids": first, "decoder_input_ids": second}
+        return {"input_ids": ids} if named else ids
+
     def ask(model: nn.Module, ids: torch.Tensor) -> Any:
-        ids = ids.to(placement(model)[0])
-        return (call or plainly)(model, {"input_ids": ids} if named else ids)
+        return (call or plainly)(model, inputs(ids.to(placement(model)[0])))
 
     most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     found = longest(model, ask, vocabulary, min(length, most) if isinstance(most, int) else length)
@@ -136,7 +143,7 @@ def _tokens(
     else:
         kind = "random tokens"
         ids = torch.randint(vocabulary, (count, found), generator=generator)
-    batches = tuple({"input_ids": part} if named else part for part in torch.split(ids, _BATCH["text"]))
+    batches = tuple(map(inputs, torch.split(ids, _BATCH["text"])))
     return MadeUp(batches, kind, {"kind": kind, "count": count, "tokens": found, "seed": seed})
 
 

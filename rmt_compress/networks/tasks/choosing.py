@@ -67,7 +67,7 @@ def task_for(
         raise SettingsError(
             [
                 f"{samples.name}: masked language modelling needs the token that stands for a masked one, which "
-                "the tokenizer of a Hugging Face folder knows: give the folder, or ask for --task agreement"
+                "the tokenizer in a Hugging Face folder knows: put its files there, or ask for --task agreement"
             ]
         )
     return MaskedLanguage(samples, mask_token, asked.data.seed)

@@ -143,7 +143,8 @@ class _Language:
 class CausalLanguage(_Language):
     """Each token from those before it, in windows that begin afresh.
 
-    A network of encoder and decoder (`halves`) reads the first half of a window and is asked the second.
+    A network of encoder and decoder (`halves`) reads the first half of a window and is asked the second, unless the
+    data name what its decoder gets.
     """
 
     samples: Samples
@@ -152,13 +153,16 @@ class CausalLanguage(_Language):
 
     def inputs(self, batch: Batch) -> Any:
         """The tokens; of encoder and decoder the two halves of them."""
-        if not self.halves:
+        if not self.halves or _decoded(batch) is not None:
             return batch.inputs
         first, second = tokens_of(batch.inputs).tensor_split(2, dim=1)
         return {"input_ids": first, "decoder_input_ids": second}
 
     def pairs(self, answer: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Every logit but the last, and the token after it; those behind padding are not asked."""
+        decoded = _decoded(batch) if self.halves else None
+        if decoded is not None:
+            return answer[:, :-1], decoded[:, 1:]
         tokens = wanted_tokens(batch)
         if self.halves:
             tokens = tokens.tensor_split(2, dim=1)[1]
@@ -217,6 +221,16 @@ class MaskedLanguage(_Language):
             draws[row] = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed))
         draws = draws.masked_fill(~asked, 2.0)
         return (draws < self.share) | (asked & (draws == draws.amin(1, keepdim=True)))
+
+
+def _decoded(batch: Batch) -> torch.Tensor | None:
+    """The tokens that the data name for the decoder, `IGNORED` where padding is; None where they name none."""
+    inputs = batch.inputs
+    if not isinstance(inputs, Mapping) or (found := inputs.get("decoder_input_ids")) is None:
+        return None
+    mask, tokens = inputs.get("decoder_attention_mask"), found.long()
+    decoded: torch.Tensor = tokens if mask is None else tokens.masked_fill(mask.to(tokens.device) == 0, IGNORED)
+    return decoded
 
 
 def tokens_of(inputs: Any) -> torch.Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from rmt_compress.data.settings import DataSettings
 from rmt_compress.networks.tasks.task import TaskKind
 from rmt_compress.object_reference import is_reference
 from rmt_compress.settings.declaring import held, setting
-from rmt_compress.settings.validation import refuse
+from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.wording import did_you_mean
 
+DType = Literal["float32", "float16", "bfloat16", "float64", "stored"]
 TASKS = tuple(kind for kind in get_args(TaskKind) if kind != "custom")
 _PANEL = "Data"
 
@@ -25,9 +26,10 @@ class TaskSettings:
         task: one of `TASKS`, or ``package.module:callable``, `callable(model) -> float`; None for the task that
             data and network are made for.
         higher_is_better: direction of a callable's score.
+        dtype: the type that the network computes in, see `rmt_compress.networks.loading.load_model`.
 
     Raises:
-        SettingsError: there is no such task.
+        SettingsError: there is no such task or type.
     """
 
     data: DataSettings = held(DataSettings)
@@ -44,6 +46,12 @@ class TaskSettings:
         flags=("--higher-is-better/--lower-is-better",),
         panel=_PANEL,
     )
+    dtype: DType | None = setting(
+        None,
+        "Type that the network computes in while it is asked; stored: that of its file. By default float32, "
+        "whatever the file holds, or what the code of the network says.",
+        panel=_PANEL,
+    )
 
     @property
     def asks_itself(self) -> bool:
@@ -51,6 +59,10 @@ class TaskSettings:
         return self.task is not None and is_reference(self.task)
 
     def __post_init__(self) -> None:
+        problems = problems_of(self)
         if self.task is not None and self.task not in TASKS and not is_reference(self.task):
             hint = did_you_mean(self.task, TASKS)
-            refuse([f"no task is called {self.task!r}{hint}; there are {', '.join(TASKS)}, and module:callable"])
+            problems.append(
+                f"no task is called {self.task!r}{hint}; there are {', '.join(TASKS)}, and module:callable"
+            )
+        refuse(problems)
