@@ -85,8 +85,8 @@ class Drop:
             shown = task.metric.shown
             notes = (
                 f"the network knows the samples that choose by heart, as the {task.metric.name} says "
-                f"({shown(whole.value)} there, {shown(fresh.value)} on the test part): what a cut costs there may be "
-                "less or more than elsewhere",
+                f"({shown(whole.value)} there, {shown(fresh.value)} on the test part): what a cut costs there "
+                "may be less or more than elsewhere",
             )
         return cls(allowed, budget.confidence, whole, task, fresh, amount(fresh), "chose nothing", notes)
 
