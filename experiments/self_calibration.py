@@ -76,8 +76,10 @@ def real_task(subject: Subject, model: torch.nn.Module, name: str) -> Task:
     return task.of(InMemory(first.inputs, first.targets, "classes", task.samples.classes, task.samples.name))
 
 
-def measure(name: str, seed: int, quick: bool, numbers: Numbers, save: Callable[[], None]) -> None:
-    """Every rule at every size; what is in `numbers` already is left out."""
+def measure(
+    name: str, seed: int, keeps: tuple[float, ...], quick: bool, numbers: Numbers, save: Callable[[], None]
+) -> None:
+    """Every rule at every size of `keeps`; what is in `numbers` already is left out."""
     subject = SUBJECTS[name]
     checkpoint = open_checkpoint(subject.checkpoint)
     model = network_of(checkpoint, subject.arch, folded=False, needed=True)
@@ -106,7 +108,7 @@ def measure(name: str, seed: int, quick: bool, numbers: Numbers, save: Callable[
     candidates = Candidates(checkpoint, analysis, moments, settings, whole_cost)
     renews = bool(batch_norms(model))
     done = {(cut["rule"], cut["keep"]) for cut in known["cuts"]}
-    for keep in KEEPS.get(name, MLP_KEEPS)[: 1 if quick else None]:
+    for keep in keeps[: 1 if quick else None]:
         for rule in candidates.portfolio[: 2 if quick else None]:
             if (str(rule), keep) in done:
                 continue
@@ -245,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--keeps", type=float, nargs="+", default=[], help="only these sizes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--quick", action="store_true", help="two cuts; needs --out")
@@ -269,7 +272,8 @@ def main() -> None:
                 with replacing(path) as temporary:
                     temporary.write_text(json.dumps(both, indent=1) + "\n", encoding="utf-8")
 
-            measure(name, seed, asked.quick, numbers, save)
+            keeps = tuple(asked.keeps) or KEEPS.get(name, MLP_KEEPS)
+            measure(name, seed, keeps, asked.quick, numbers, save)
     (asked.out / "self_calibration.md").write_text(markdown(read()), encoding="utf-8")
 
 

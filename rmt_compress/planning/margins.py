@@ -56,8 +56,8 @@ def margin(before: Judgement, after: Judgement, confidence: float, fresh: int | 
 def knows_by_heart(seen: Judgement, fresh: Judgement) -> bool:
     """Whether a network does better on some samples than on others by more than three standard errors (Welch).
 
-    It then has been trained on them, and what was learned by heart goes first when it is cut: on such samples a cut
-    costs more than on others.
+    It then has been trained on them, and what a cut costs there is another thing than what it costs elsewhere: more
+    where what was learned by heart goes first, less where samples learned by heart are the surest.
     """
     if seen.each is None or fresh.each is None or min(len(seen.each), len(fresh.each)) < 2:
         return False

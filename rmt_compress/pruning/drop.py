@@ -71,27 +71,24 @@ class Drop:
         def amount(full: Score) -> float:
             return budget.max_drop or 0.0 if typed is None else allowed_drop(typed, full.metric, full.value)
 
-        confidence = budget.confidence
         whole = calibration.selection.score(model)
         allowed = amount(whole)
         if question is None or not question.has_data:
             chose = "chose it, made by the network itself: of others nothing is known"
             if calibrate not in (None, SELF):
                 chose = "chose it: of others nothing is known"
-            return cls(allowed, confidence, whole, calibration.selection, None, allowed, chose, ())
+            return cls(allowed, budget.confidence, whole, calibration.selection, None, allowed, chose, ())
         task = lasting(question.part("test"))
         fresh = task.score(model)
         notes: tuple[str, ...] = ()
-        chose = "chose nothing"
         if knows_by_heart(judged(whole), judged(fresh)):
             shown = task.metric.shown
             notes = (
                 f"the network knows the samples that choose by heart, as the {task.metric.name} says "
-                f"({shown(whole.value)} there, {shown(fresh.value)} on the test part): cuts cost more there than "
-                "elsewhere, so that no margin is left",
+                f"({shown(whole.value)} there, {shown(fresh.value)} on the test part): what a cut costs there "
+                "may be less or more than elsewhere",
             )
-            confidence, chose = 0.5, "chose nothing but to leave no margin"
-        return cls(allowed, confidence, whole, task, fresh, amount(fresh), chose, notes)
+        return cls(allowed, budget.confidence, whole, task, fresh, amount(fresh), "chose nothing", notes)
 
     def record(self, left: Score) -> dict[str, Any]:
         """What was measured of the network that was chosen, plain JSON."""

@@ -59,7 +59,7 @@ def test_an_onnx_model_has_the_moments_of_the_module(tmp_path, batch, automatic)
 
     assert found.layers.keys() == {"conv.weight", "up.weight", "left", "fc.weight"}
     assert not found.left_out
-    expected = calibrate(net, batches, positions=None)
+    expected = calibrate(net, batches, positions=None, weighted=False)
     for name in ("conv.weight", "up.weight", "fc.weight"):
         torch.testing.assert_close(found.layers[name].inputs, expected.layers[name].inputs, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found.layers[name].mean, expected.layers[name].mean, rtol=1e-5, atol=1e-5)
@@ -81,7 +81,7 @@ def noise_is_as_gradients(found, expected):
 def test_noise_at_the_outputs_tells_the_trace_that_gradients_tell(tmp_path):
     net = Net().eval()
     batches = [torch.randn(300, 2, 6, 6)]
-    expected = calibrate(net, batches * 4).layers
+    expected = calibrate(net, batches * 4, weighted=False).layers
     with open_checkpoint(onnx_file(net, tmp_path / "net.onnx")) as checkpoint:
         network = checkpoint.own_network()
         moments = calibrate(network, batches)
@@ -104,7 +104,7 @@ def test_a_torchscript_program_has_the_moments_of_the_module(tmp_path):
     with open_checkpoint(path, trust=True) as checkpoint:
         found = calibrate(checkpoint.own_network(), batches, positions=None).layers
 
-    expected = calibrate(net, batches * 4, positions=None).layers
+    expected = calibrate(net, batches * 4, positions=None, weighted=False).layers
     for name in ("conv.weight", "up.weight", "fc.weight"):
         torch.testing.assert_close(found[name].inputs, expected[name].inputs, rtol=1e-5, atol=1e-5)
     noise_is_as_gradients(found, {name: expected[name] for name in ("conv.weight", "up.weight", "fc.weight")})

@@ -51,7 +51,9 @@ def test_moments_of_a_linear_gaussian_network_have_a_closed_form():
     first, second = model[0].weight.double(), model[1].weight.double()
     data = torch.randn(50_000, 6)
 
-    moments = calibrate(model, data.split(10_000), scalar=lambda y, _: (y * torch.tensor([1.0, 2, 3, 4])).sum())
+    moments = calibrate(
+        model, data.split(10_000), weighted=False, scalar=lambda y, _: (y * torch.tensor([1.0, 2, 3, 4])).sum()
+    )
 
     direction = torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)
     close(moments.layers["0.weight"].inputs, torch.eye(6, dtype=torch.float64), 0.02)
@@ -67,7 +69,7 @@ def test_moments_are_those_of_a_plain_loop_in_float64():
     model = mlp()
     batches = [torch.randn(7, 6), torch.randn(4, 6)]
 
-    moments = calibrate(model, batches, scalar=squares)
+    moments = calibrate(model, batches, weighted=False, scalar=squares)
 
     for path in ("0", "2"):
         x, g = by_hand(model, batches, path)
@@ -83,7 +85,7 @@ def test_wide_layers_are_summed_block_by_block_without_loss():
     model = nn.Sequential(nn.Linear(300, 260), nn.Tanh(), nn.Linear(260, 3))
     batches = [torch.randn(500, 300) * 30]
 
-    moments = calibrate(model, batches, scalar=squares)
+    moments = calibrate(model, batches, weighted=False, scalar=squares)
 
     for path in ("0", "2"):
         x, g = by_hand(model, batches, path)
@@ -123,7 +125,7 @@ def test_other_outputs_are_met_with_random_directions():
     """Of vᵀy with v ~ N(0, I) the gradients at the last layer have the identity as second moment."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)))
 
-    moments = calibrate(model, [torch.randn(20_000, 3)])
+    moments = calibrate(model, [torch.randn(20_000, 3)], weighted=False)
 
     close(moments.layers["0.weight"].outputs, torch.eye(4, dtype=torch.float64), 0.03)
     assert moments.record["gradient"] == "a random direction of the output"
@@ -228,14 +230,14 @@ def test_padding_counts_for_nothing():
     ids = torch.randint(0, 20, (4, 7))
     mask = (torch.arange(7) < torch.tensor([7, 3, 5, 1])[:, None]).long()
 
-    padded = calibrate(model, [{"input_ids": ids, "attention_mask": mask}])
+    padded = calibrate(model, [{"input_ids": ids, "attention_mask": mask}], weighted=False)
 
     x = model.table(ids)[mask.bool()].detach().double()
     close(padded.layers["inner.weight"].inputs, x.T @ x / 16)
     assert padded.layers["inner.weight"].count == padded.record["samples"] == 16
     elsewhere = ids.clone()
     elsewhere[mask == 0] = 0
-    other = calibrate(model, [{"input_ids": elsewhere, "attention_mask": mask}])
+    other = calibrate(model, [{"input_ids": elsewhere, "attention_mask": mask}], weighted=False)
     for name, found in padded.layers.items():
         assert torch.equal(found.inputs, other.layers[name].inputs)
         assert torch.equal(found.outputs, other.layers[name].outputs)
@@ -307,7 +309,7 @@ def test_experts_are_measured_one_by_one():
             (data[:, 0] > 0).long() + (data[:, 1] > 0).long() if loop else torch.arange(3).repeat_interleave(10)
         )
 
-        moments = calibrate(model, [data], scalar=squares)
+        moments = calibrate(model, [data], scalar=squares, weighted=False)
 
         found = moments.layers["experts"]
         for expert in range(3):
@@ -337,7 +339,7 @@ def test_what_shares_an_input_in_one_batch_alone_is_measured_alone():
             return self.a(x) + self.b(x if len(x) == 5 else x + 1)
 
     batches = [torch.randn(5, 4), torch.randn(6, 4)]
-    found = calibrate(Switch(), batches).layers
+    found = calibrate(Switch(), batches, weighted=False).layers
     x = torch.cat([batches[0], batches[1] + 1]).double()
     close(found["b.weight"].inputs, x.T @ x / 11)
     x = torch.cat(batches).double()
@@ -358,7 +360,7 @@ def test_every_layer_is_measured_or_left_out_with_the_reason(model, inputs, miss
     network = model().eval()
     given = torch.randint(0, 100, (2, 9)) if inputs is None else torch.randn(inputs)
 
-    moments = calibrate(network, [given])
+    moments = calibrate(network, [given], weighted=False)
 
     layers = {layer.tensor: layer for layer in open_checkpoint(network).layers() if layer.kind != "vector"}
     assert moments.layers.keys() | moments.left_out.keys() == layers.keys()
@@ -470,7 +472,7 @@ def test_an_expert_that_the_first_batch_does_not_reach_is_measured():
             return self.experts[int(x[0, 0] > 0)](x)
 
     first, second = torch.ones(5, 4) * -1, torch.randn(6, 4).abs()
-    moments = calibrate(Mixture(), [first, second])
+    moments = calibrate(Mixture(), [first, second], weighted=False)
     assert moments.layers["experts.0.weight"].count == 5
     close(moments.layers["experts.1.weight"].inputs, second.double().T @ second.double() / 6)
     assert moments.left_out == {"experts.2.weight": "did not run on the calibration inputs"}

@@ -46,6 +46,7 @@ def calibrate(
     memory: int | None = None,
     seed: int = 0,
     positions: int | None = POSITIONS,
+    weighted: bool = True,
     layers: Iterable[str] | None = None,
     partial: str | PathLike[str] | None = None,
 ) -> Moments:
@@ -68,6 +69,9 @@ def calibrate(
             G its trace.
         seed: of classes or directions, and of places.
         positions: at how many places of a sample a convolution's inputs are looked at; None for all.
+        weighted: whether a vector that a product is applied to counts as much as the loss feels errors there, |g|²;
+            where a few would count for all, all count alike. It helps a language model and not convolutions, whose
+            vectors always count alike.
         layers: names of the tensors to measure, as `Layer.tensor`; None for all.
         partial: a folder for partial results, new or of an interrupted calibration of the same, which then goes on
             with the same result bit for bit; removed in the end. Moments that do not all fit `memory` are kept in
@@ -105,8 +109,10 @@ def calibrate(
             # An expert that the first batch does not reach a later one may.
             if runner.gradients and name not in scout.seen:
                 scout.expect(layer)
-        passes = Passes(data, runner, scalar, seed, positions, _memory(memory), placement(model)[0], progress)
-        digest = digest_of(state, data.first, (seed, positions, *wanted))
+        passes = Passes(
+            data, runner, scalar, seed, positions, weighted, _memory(memory), placement(model)[0], progress
+        )
+        digest = digest_of(state, data.first, (seed, positions, weighted, *wanted))
         kept = Partial(Path(partial), digest) if partial is not None else None
         alone: set[str] = set() if kept is None else kept.alone
         try:

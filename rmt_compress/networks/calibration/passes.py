@@ -33,6 +33,7 @@ class Passes:
     scalar: UserScalar | None
     seed: int
     positions: int | None
+    weighted: bool
     memory: int
     device: torch.device
     progress: Progress | None
@@ -50,7 +51,12 @@ class Passes:
             NotShared: two layers of a group are not applied to the same.
         """
         layers: dict[str, LayerMoments] = {}
-        record: dict[str, Any] = {"seed": self.seed, "positions": self.positions, "passes": len(blocks)}
+        record: dict[str, Any] = {
+            "seed": self.seed,
+            "positions": self.positions,
+            "weighted": self.weighted,
+            "passes": len(blocks),
+        }
         lists: dict[str, list[str]] = {"diagonal": [], "trace": []}
         uses: dict[str, list[int]] = {}
         for number, block in enumerate(blocks):
@@ -77,7 +83,7 @@ class Passes:
         for group in block:
             sums |= group.sums(self.device)
         reached = (partial and partial.resume(number, sums)) or {"batches": 0, "samples": 0, "gradient": None}
-        adder = Adder(sums, self.seed, self.positions)
+        adder = Adder(sums, self.seed, self.positions, weighted=self.weighted)
         for place, inputs in enumerate(self.data.once_over()):
             if place >= reached["batches"]:
                 adder.start(place, inputs)

@@ -53,14 +53,21 @@ class SecondMoment:
         """Bytes beside a matrix while it is added to: the products of some rows, in float32 and in float64."""
         return 12 * min(_block(width), width) * width
 
-    def add(self, vectors: torch.Tensor, *, expert: int | None = None, factor: float = 1.0) -> None:
+    def add(
+        self,
+        vectors: torch.Tensor,
+        *,
+        expert: int | None = None,
+        factor: float = 1.0,
+        weights: torch.Tensor | None = None,
+    ) -> None:
         """Add vectors, (…, width), of one expert where there are several; of all experts (experts, …, width).
 
-        `factor` is what one vector counts.
+        `factor` is what one vector counts; `weights`, (…,) with a mean of 1, what each counts among them.
         """
         if self.count.dim() == 1 and expert is None:
             for number, own in enumerate(vectors):
-                self.add(own, expert=number, factor=factor)
+                self.add(own, expert=number, factor=factor, weights=None if weights is None else weights[number])
             return
         # In place, also where they are 0-d views.
         at: Any = () if expert is None else expert
@@ -68,8 +75,11 @@ class SecondMoment:
         if rows.dtype not in (torch.float32, torch.float64):
             rows = rows.float()
         rows = rows.to(self.products.device)
+        roots = None if weights is None else weights.reshape(-1, 1).to(rows).sqrt()
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
+            root = None if roots is None else roots[start : start + _ROWS]
+            part = part if root is None else part * root
             if self.shape == "matrix":
                 _add_products(self.products[at], part, factor)
             elif self.shape == "diagonal":
@@ -77,7 +87,8 @@ class SecondMoment:
             else:
                 self.products[at] += factor * part.square().sum(dtype=torch.float64)
             if self.total is not None:
-                self.total[at] += factor * part.sum(0, dtype=torch.float64)
+                whole = part if root is None else part * root
+                self.total[at] += factor * whole.sum(0, dtype=torch.float64)
         self.count[at] += factor * len(rows)
 
     def symmetric(self) -> torch.Tensor:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Token = tuple[object, ...]
 
+_FEW = 0.05
+"""Weights of which fewer than this share of the vectors would count are not used."""
+
 
 class Tensors:
     """Numbers for tensors: the same number for the same values, and none twice."""
@@ -117,19 +120,53 @@ class LayerSums:
     outputs: SecondMoment
 
 
+class _Held:
+    """Vectors of one use that wait for the gradients at the outputs that they lead to."""
+
+    def __init__(self, vectors: torch.Tensor, expert: int | None) -> None:
+        self.vectors = vectors
+        self.expert = expert
+        self._felt: torch.Tensor | None = None
+
+    def feel(self, gradients: torch.Tensor) -> None:
+        """Gradients at the outputs of one layer, (…, m), have come."""
+        squares = gradients.detach().double().square().sum(-1)
+        self._felt = squares if self._felt is None else self._felt + squares
+
+    def weights(self) -> torch.Tensor | None:
+        """What each vector counts, with a mean of 1; None where all count alike.
+
+        They do where a few would count for all: of a network that is sure of its answers the gradients are those of
+        a few samples, from which C would be known too poorly.
+        """
+        if self._felt is None or self._felt.shape != self.vectors.shape[:-1]:
+            return None
+        mean, square = self._felt.mean(), self._felt.square().mean()
+        if not bool(mean.square() > _FEW * square):
+            return None
+        return self._felt / mean
+
+
 class Adder:
     """Adds up the moments of some layers.
+
+    Of a product each vector counts as much as the loss feels errors there, |g|² summed over the layers that read
+    it: E[xxᵀ ⊗ ggᵀ] is then met better by one product C ⊗ G than where x and g are taken for independent.
 
     Args:
         sums: by the names of the layers.
         seed: of the places of convolutions.
         positions: how many places of a sample are looked at.
+        weighted: whether vectors are weighed.
     """
 
-    def __init__(self, sums: Mapping[str, LayerSums], seed: int, positions: int | None) -> None:
+    def __init__(
+        self, sums: Mapping[str, LayerSums], seed: int, positions: int | None, *, weighted: bool = True
+    ) -> None:
         self._sums = sums
         self._seed = seed
         self._positions = positions
+        self._weighted = weighted
         self._shared = {one.leader for name, one in sums.items() if one.leader != name}
 
     def start(self, batch: int, inputs: object) -> None:
@@ -138,6 +175,8 @@ class Adder:
         self._padding = Padding(inputs)
         self._tensors = Tensors()
         self._tokens: dict[str, list[Token]] = {name: [] for name in self._sums}
+        self._held: dict[str, list[_Held]] = {name: [] for name in self._sums}
+        self._uses = dict.fromkeys(self._sums, 0)
 
     def finish(self) -> None:
         """The network has run.
@@ -148,6 +187,10 @@ class Adder:
         for name, sums in self._sums.items():
             if self._tokens[name] != self._tokens[sums.leader]:
                 raise NotShared(name)
+        for name, uses in self._held.items():
+            for held in uses:
+                self._sums[name].inputs.add(held.vectors, expert=held.expert, weights=held.weights())
+            uses.clear()
 
     def applied(self, use: Use, output: torch.Tensor) -> torch.Tensor:
         """Add x, and wait for g."""
@@ -157,17 +200,24 @@ class Adder:
             return output
         grid = use.grid(output)
         chosen = self._places(use, grid, sums.leader)
+        number, felt = self._uses[name], torch.is_grad_enabled() and not output.is_inference()
+        self._uses[name] += 1
+        waits = self._weighted and felt and use.geometry is None
         if name == sums.leader:
-            sums.inputs.add(self._kept(use, use.inputs(grid, chosen)), expert=use.expert)
+            vectors = self._kept(use, use.inputs(grid, chosen))
+            if waits:
+                self._held[name].append(_Held(vectors, use.expert))
+            else:
+                sums.inputs.add(vectors, expert=use.expert)
         if name != sums.leader or name in self._shared:
             self._tokens[name].append(self._tensors.token(use))
-        if not torch.is_grad_enabled() or output.is_inference():
+        if not felt:
             return output
         if not output.requires_grad:
             # Of a leaf nothing may be changed in place, as activations are.
             output = output.requires_grad_().clone()
         output.register_hook(  # type: ignore[no-untyped-call]  # torch's own
-            self._receiver(use.without_values(), sums.outputs, grid, chosen)
+            self._receiver(use.without_values(), sums, grid, chosen, number if waits else None)
         )
         return output
 
@@ -182,14 +232,18 @@ class Adder:
         return places(use.samples, math.prod(grid), self._positions, generator)
 
     def _receiver(
-        self, use: Use, sums: SecondMoment, grid: tuple[int, ...], chosen: torch.Tensor | None
+        self, use: Use, sums: LayerSums, grid: tuple[int, ...], chosen: torch.Tensor | None, number: int | None
     ) -> Callable[[torch.Tensor], None]:
         # Where only some places are looked at, each stands for several.
         few = use.reads_places and chosen is not None
         factor = math.prod(grid) / chosen.shape[1] if few and chosen is not None else 1.0
 
         def receive(gradient: torch.Tensor) -> None:
-            sums.add(self._kept(use, use.gradients(gradient, grid, chosen)), expert=use.expert, factor=factor)
+            vectors = self._kept(use, use.gradients(gradient, grid, chosen))
+            sums.outputs.add(vectors, expert=use.expert, factor=factor)
+            # A follower that has run more often than its leader shares nothing, as `finish` finds.
+            if number is not None and number < len(self._held[sums.leader]):
+                self._held[sums.leader][number].feel(vectors)
 
         return receive
 
