@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
+    from rmt_compress.compression.zero_budget import divide_sparsity
     from rmt_compress.decomposition.moments_file import load_moments, save_moments
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
@@ -44,6 +45,7 @@ _HOMES = {
     "Layer": "layers.layer",
     "Plan": "plan",
     "compress": "compression",
+    "divide_sparsity": "compression.zero_budget",
     "load_plan": "plan",
     "make_plan": "planning.making",
     "plan_within": "planning.within",
@@ -65,6 +67,7 @@ __all__ = [
     "analyze",
     "calibrate",
     "compress",
+    "divide_sparsity",
     "fold_batchnorm",
     "load",
     "load_dense",

@@ -28,7 +28,8 @@ class LayerDecision(BaseModel):
             or ``skipped`` (not looked at).
         rank: singular values kept; None unless factorized or truncated.
         sparsify: entries with |w| below this become 0, in the factors where there are two; None for none.
-        sparsity: share of the smallest entries that become 0; None for none.
+        sparsity: share of the smallest entries that become 0, all of them where a budget for the whole network
+            takes a layer whole; None for none.
         predicted_loss: by how much the cut is expected to raise the loss, in its unit (method.md §13); None where
             nothing predicts it.
         reason: why, in words.
@@ -43,7 +44,7 @@ class LayerDecision(BaseModel):
     action: Action
     rank: Annotated[int, Field(ge=1)] | None = None
     sparsify: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
+    sparsity: Annotated[float, Field(ge=0, le=1)] | None = None
     predicted_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reason: str = ""
 

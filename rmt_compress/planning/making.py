@@ -15,6 +15,8 @@ from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
 if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis, LayerAnalysis
 
+_LATER = ("sparsify_budget",)
+
 
 def make_plan(
     analysis: Analysis,
@@ -39,7 +41,7 @@ def make_plan(
         rank_multiple: ranks are rounded up to a multiple of this.
         when_not_smaller: ``keep`` or ``truncate``.
         sparsify: magnitude threshold.
-        sparsity: share of entries zeroed in each weight.
+        sparsity: share of entries zeroed in each weight; `divide_sparsity` divides it otherwise.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -65,11 +67,17 @@ def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
         "beta": asked.beta,
         "quantiles": asked.quantiles,
         "noise": asked.noise,
-        **vars(settings),
+        **_recorded(settings),
         "gof": asked.gof if settings.gof is None else settings.gof,
     }
     layers = tuple(decide(layer, settings) for layer in analysis.layers)
     return Plan(settings=record, layers=layers, basis=noise_model(asked).basis)
+
+
+def _recorded(settings: PlanSettings) -> dict[str, object]:
+    """What a plan keeps of its settings: of those that its first versions had not only what is asked."""
+    default = vars(PlanSettings())
+    return {name: each for name, each in vars(settings).items() if name not in _LATER or each != default[name]}
 
 
 def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:

@@ -12,6 +12,8 @@ from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
 WhenNotSmaller = Literal["keep", "truncate"]
+# That of `compression.zero_budget`, on the same floor.
+SparsifyBudget = Literal["uniform", "magnitude", "edge", "alpha"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class PlanSettings:
         when_not_smaller: what becomes of a layer that a split would not shrink: ``keep`` it (SJK23) or
             ``truncate`` it in its own shape (BSSZ24's code).
         sparsify: entries with |w| below this become 0 (BSSZ24 §4.2.1); None for none.
-        sparsity: the share of each weight's entries, the smallest, that become 0; not with `sparsify`.
+        sparsity: the share of the entries of the weights that may be sparsified, the smallest, that become 0; not
+            with `sparsify`.
+        sparsify_budget: how the commands divide `sparsity` between layers, see `compression.zero_budget`.
 
     Raises:
         SettingsError: listing everything that is out of range.
@@ -69,7 +73,12 @@ class PlanSettings:
         metavar="XI",
     )
     sparsity: float | None = setting(
-        None, "Set this share of each layer's weights to zero, the smallest.", within="[0, 1)"
+        None, "Set this share of the layers' weights to zero, the smallest.", within="[0, 1)"
+    )
+    sparsify_budget: SparsifyBudget = setting(
+        "uniform",
+        "How --sparsity is divided: the same share of every layer, the smallest of all layers together "
+        "(magnitude), these weighed by noise edges, or more of layers of a lighter tail (alpha).",
     )
 
     def __post_init__(self) -> None:
@@ -82,6 +91,8 @@ class PlanSettings:
             problems.append(str(error))
         if self.sparsify is not None and self.sparsity is not None:
             problems.append("sparsify and sparsity are two ways to choose a threshold: give one")
+        if self.sparsify_budget != "uniform" and self.sparsity is None:
+            problems.append(f"sparsify-budget {self.sparsify_budget} divides a share of zeros: add --sparsity")
         refuse(problems)
 
     @property

@@ -16,6 +16,7 @@ from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.plan_checking import check_plan
+from rmt_compress.compression.zero_budget import divide_sparsity
 from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
@@ -178,7 +179,7 @@ def prune(
             measurement = Measurement(opened, model, task, arch=arch, trust=trust)
         budgeted = None
         if within is None:
-            result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+            result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, layout, jobs, progress)
         else:
             found = analyze_with(checkpoint, analysis or AnalysisSettings(), jobs=jobs, progress=progress)
             budgeted = plan_within_budget(found, checkpoint, model, question, within, progress)
@@ -288,6 +289,7 @@ def _decided(
     path: Path,
     settings: AnalysisSettings,
     plan: PlanSettings | Plan | None,
+    layout: Layout,
     jobs: int | None,
     progress: Progress | None,
 ) -> PruneResult:
@@ -296,7 +298,11 @@ def _decided(
         check_plan(plan, checkpoint.layers())
         return _outlined(checkpoint, path, None, plan)
     analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
-    return _outlined(checkpoint, path, analysis, plan_with(analysis, plan or PlanSettings()))
+    asked = plan or PlanSettings()
+    made = plan_with(analysis, asked)
+    if asked.sparsity is not None and any(decision.sparsity is not None for decision in made.layers):
+        made = divide_sparsity(made, analysis, asked.sparsify_budget, source=checkpoint, layout=layout)
+    return _outlined(checkpoint, path, analysis, made)
 
 
 def _outlined(checkpoint: Checkpoint, path: Path, analysis: Analysis | None, plan: Plan) -> PruneResult:
