@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rmt_compress.planning.within import plan_within
     from rmt_compress.pruning.road import prune
     from rmt_compress.saving.reloading import load, load_dense
+    from rmt_compress.saving.semi_structured import to_semi_structured
     from rmt_compress.saving.writing import save
 
 # Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.
@@ -54,6 +55,7 @@ _HOMES = {
     "load": "saving",
     "load_dense": "saving",
     "save": "saving",
+    "to_semi_structured": "saving.semi_structured",
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "repair_blocks",
     "save",
     "save_moments",
+    "to_semi_structured",
 ]
 
 

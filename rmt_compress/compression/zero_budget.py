@@ -136,9 +136,9 @@ def counts_by_scores(scores: Callable[[], Iterable[torch.Tensor]], count: int) -
     upper = [np.bincount(_bits(each) >> _HALF, minlength=_LOWER // 2) for each in scores()]
     at = _crossing(upper, count)
     below = [int(each[:at].sum()) for each in upper]
-    lower = []
-    for bits in map(_bits, scores()):
-        lower.append(np.bincount(bits[bits >> _HALF == at] & (_LOWER - 1), minlength=_LOWER))
+    lower = [
+        np.bincount(bits[bits >> _HALF == at] & (_LOWER - 1), minlength=_LOWER) for bits in map(_bits, scores())
+    ]
     left = count - sum(below)
     at = _crossing(lower, left)
     counts = [first + int(each[:at].sum()) for first, each in zip(below, lower, strict=True)]

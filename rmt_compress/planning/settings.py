@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rmt_compress.analysis.settings import NOISE_AND_CUTS
+from rmt_compress.layers.group_patterns import pattern_called
 from rmt_compress.planning.rank_rule import RankRule
 from rmt_compress.planning.rules import rule_and_number, usage
 from rmt_compress.settings.declaring import setting
@@ -32,6 +33,7 @@ class PlanSettings:
         sparsify: entries with |w| below this become 0 (BSSZ24 §4.2.1); None for none.
         sparsity: the share of the entries of the weights that may be sparsified, the smallest, that become 0; not
             with `sparsify`.
+        pattern: ``K:N``, K of every N neighbouring entries are kept; not with the other two.
         sparsify_budget: how the commands divide `sparsity` between layers, see `compression.zero_budget`.
 
     Raises:
@@ -81,6 +83,13 @@ class PlanSettings:
         "(magnitude), these weighed by noise edges, or more of layers of a lighter tail (alpha).",
     )
 
+    pattern: str | None = setting(
+        None,
+        "Keep K of every N neighbouring weights of a row, N up to 16: the largest, or with --moments those that "
+        "change the outputs least.",
+        metavar="K:N",
+    )
+
     def __post_init__(self) -> None:
         problems = problems_of(self)
         try:
@@ -91,6 +100,13 @@ class PlanSettings:
             problems.append(str(error))
         if self.sparsify is not None and self.sparsity is not None:
             problems.append("sparsify and sparsity are two ways to choose a threshold: give one")
+        if self.pattern is not None:
+            try:
+                pattern_called(self.pattern)
+            except ValueError as error:
+                problems.append(str(error))
+            if self.sparsify is not None or self.sparsity is not None:
+                problems.append("a pattern says itself how many entries go: leave out sparsify and sparsity")
         if self.sparsify_budget != "uniform" and self.sparsity is None:
             problems.append(f"sparsify-budget {self.sparsify_budget} divides a share of zeros: add --sparsity")
         refuse(problems)

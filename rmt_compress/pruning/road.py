@@ -125,7 +125,8 @@ def prune(
         data: data to measure the network with before and after; also draws its score against the weights kept.
         asked: how the data are read, and which task the network is asked.
         within: a budget that the smallest network is sought for, instead of `plan`; see `pruning.budgeted`.
-        moments: file of the moments that a ready `plan` was made with; needed unless its basis is ``plain``.
+        moments: file of the moments that a ready `plan` was made with, needed unless its basis is ``plain``; or
+            those that are to choose a pattern.
         accept: write the network even where it misses the budget.
         arch: the network, where the file does not say; needed with `data`, `within` and `fold_batchnorm` only.
         fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
@@ -179,7 +180,9 @@ def prune(
             measurement = Measurement(opened, model, task, arch=arch, trust=trust)
         budgeted = None
         if within is None:
-            result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, layout, jobs, progress)
+            result = _decided(
+                checkpoint, path, analysis or AnalysisSettings(), plan, layout, moments, jobs, progress
+            )
         else:
             found = analyze_with(checkpoint, analysis or AnalysisSettings(), jobs=jobs, progress=progress)
             budgeted = plan_within_budget(found, checkpoint, model, question, within, progress)
@@ -290,6 +293,7 @@ def _decided(
     settings: AnalysisSettings,
     plan: PlanSettings | Plan | None,
     layout: Layout,
+    moments: Path | None,
     jobs: int | None,
     progress: Progress | None,
 ) -> PruneResult:
@@ -299,7 +303,7 @@ def _decided(
         return _outlined(checkpoint, path, None, plan)
     analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
     asked = plan or PlanSettings()
-    made = plan_with(analysis, asked)
+    made = plan_with(analysis, asked, None if moments is None else load_moments(moments))
     if asked.sparsity is not None and any(decision.sparsity is not None for decision in made.layers):
         made = divide_sparsity(made, analysis, asked.sparsify_budget, source=checkpoint, layout=layout)
     return _outlined(checkpoint, path, analysis, made)

@@ -32,7 +32,7 @@ _TRAINING, _SPARSITY = "Training", "Sparsification"
 _COUNTED = {2: "two", 3: "three"}
 
 # What a cycle does not ask its plan.
-_CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity", "sparsify_budget")
+_CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity", "sparsify_budget", "pattern")
 
 # What cuts while training cannot do, or what is asked elsewhere: of a budget, and of calibration.
 _NOT_OF_CUTS = ("latency", "max_drop", "search", "multiple", "exclude", "evaluations")
