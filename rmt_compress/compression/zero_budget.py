@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Layout, Plan
 
+# Of the share that the whole network keeps, a layer keeps this much at least: shares that are scaled to a network
+# of one large layer would leave nothing of a small one.
+_LEAST_KEPT = 0.1
+
 SparsifyBudget = Literal["uniform", "magnitude", "edge", "alpha"]
 
 # A float32 of 0 or more orders like its bits: the upper half first, then the lower within one upper half.
@@ -90,7 +94,8 @@ def divide_sparsity(
         names = [step.layer.tensor for step in steps]
         if budget in ("uniform", "alpha"):
             shares = tail_shares(analysis) if budget == "alpha" else {}
-            counts = counts_by_shares(sizes, [shares.get(name, 1.0) for name in names], count)
+            most = 1 - _LEAST_KEPT * (1 - count / max(1, entries))
+            counts = counts_by_shares(sizes, [shares.get(name, 1.0) for name in names], count, most)
         else:
             weights = edge_weights(analysis, count / max(1, entries)) if budget == "edge" else {}
             counts = _counts_by_magnitude(steps, [weights.get(name, 1.0) for name in names], count, checkpoint.read)
@@ -102,8 +107,8 @@ def divide_sparsity(
     return plan.model_copy(update={"layers": layers})
 
 
-def counts_by_shares(sizes: Sequence[int], shares: Sequence[float], count: int) -> list[int]:
-    """How many zeros each layer gets: `shares` times one number, all of it at most, `count` in all.
+def counts_by_shares(sizes: Sequence[int], shares: Sequence[float], count: int, most: float = 1.0) -> list[int]:
+    """How many zeros each layer gets: `shares` times one number, a share of it at most, `count` in all.
 
     Fractions go to the layers that they are largest of, of equal ones to the first.
 
@@ -111,8 +116,9 @@ def counts_by_shares(sizes: Sequence[int], shares: Sequence[float], count: int) 
         sizes: entries of the layers.
         shares: above 0, in any unit.
         count: at most the sum of `sizes`.
+        most: the largest share of a layer that goes, up to one entry; at least that of `count` in the sum.
     """
-    room, weight = np.array(sizes, dtype=np.float64), np.array(sizes) * np.array(shares)
+    room, weight = most * np.array(sizes, dtype=np.float64), np.array(sizes) * np.array(shares)
     full = np.zeros(len(sizes), dtype=bool)
     while not full.all():
         scale = (count - room[full].sum()) / weight[~full].sum()
