@@ -7,9 +7,9 @@
 
 Masks: an exact share of the entries of all layers that may be pruned, by `rmt_compress.divide_sparsity`. Training:
 a tenth more zeros before every epoch, by the weights as they are, held while the epoch lasts; so many training
-images as `TRAINED` says, another order a seed. Equal size: the same share of every layer's numbers, as factors (rank),
-as entries (sparse), half of each in a sum, or as twice as large factors half of whose entries are zero; places are not
-counted. One JSON line per result in masks.jsonl: what is there already is not measured again.
+images as `TRAINED` says, other ones a seed. Equal size: the same share of every layer's numbers, as factors (rank),
+as entries (sparse), half of each in a sum, or as factors twice as large, half of whose entries are zero; places are
+not counted. One JSON line per result in masks.jsonl: what is there already is not measured again.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def draw(records: list[Record], path: Path) -> None:
     """Which form is best at which size: one panel a network."""
     from matplotlib.figure import Figure
 
-    names = [name for name in dict.fromkeys(each["network"] for each in records)]
+    names = list(dict.fromkeys(each["network"] for each in records))
     names = [name for name in names if any(each["what"] == "form" and each["network"] == name for each in records)]
     figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
     for place, name in enumerate(names, start=1):

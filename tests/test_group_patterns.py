@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.saving.description import describe
 from rmt_compress.saving.semi_structured import semi_structured_layers
-from tests.samples.repository import DIGITS
+from tests.samples.repository import DIGITS, REPOSITORY
 
 PATTERNS = [Pattern(2, 4), Pattern(4, 8), Pattern(1, 2), Pattern(3, 5), Pattern(1, 16), Pattern(8, 16)]
 
@@ -269,3 +270,17 @@ def test_exported_to_onnx_it_answers_as_the_masked_network(tmp_path):
         session = onnxruntime.InferenceSession(str(tmp_path / file))
         (answer,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
         torch.testing.assert_close(torch.from_numpy(answer), network(inputs).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_documented_lines_load_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Conv2d(64, 8, 3))
+    plan = rmt.make_plan(rmt.analyze(model), gof=0.0, pattern="2:4")
+    masked = rmt.compress(model, plan)
+    rmt.save(masked, "model.pruned.safetensors", plan=plan)
+    text = (REPOSITORY / "docs" / "sparse-masks.md").read_text(encoding="utf-8")
+    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "load_file" in block)
+    scope = {}
+    exec(lines, scope)
+    for name, value in masked.state_dict().items():
+        assert torch.equal(scope["state"][name], value)
