@@ -149,9 +149,10 @@ def _epoch(
     generator: torch.Generator,
 ) -> None:
     model.train()
-    for chosen in torch.randperm(len(lesson.inputs), generator=generator).split(128):
+    for chosen in torch.split(torch.randperm(len(lesson.inputs), generator=generator), 128):
         optimizer.zero_grad()
-        functional.cross_entropy(model(lesson.inputs[chosen]), lesson.answers[chosen]).backward()
+        loss = functional.cross_entropy(model(lesson.inputs[chosen]), lesson.answers[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]  # its stubs do not say
         optimizer.step()
         held.enforce()
 

@@ -49,7 +49,7 @@ def sparsify_to_share(model: nn.Module, share: float, budget: SparsifyBudget) ->
         budget: see `compression.zero_budget`; spectra are asked only where it needs them.
     """
     spectral = budget in ("edge", "alpha")
-    analysis = analyze_with(model, AnalysisSettings(**({} if spectral else {"min_size": _NO_LAYER})))
+    analysis = analyze_with(model, AnalysisSettings() if spectral else AnalysisSettings(min_size=_NO_LAYER))
     plan = plan_with(analysis, PlanSettings(gof=0.0, sparsity=share))
     if any(decision.sparsity is not None for decision in plan.layers):
         compress(model, divide_sparsity(plan, analysis, budget, source=model), inplace=True)
