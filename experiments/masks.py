@@ -44,7 +44,7 @@ BUDGETS: tuple[SparsifyBudget, ...] = get_args(SparsifyBudget)
 SHARES = (0.3, 0.5, 0.7, 0.9)
 FORMS = ("sparse", "rank", "sum", "sparse factors")
 KEEPS = (0.7, 0.5, 0.3, 0.1)
-ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 500, "lm": 4, "digits": 360}
+ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 250, "resnet": 125, "lm": 4, "digits": 360}
 TRAINED = {"fashion_mlp": 2000, "cifar10_cnn": 500, "digits": 500}
 RATE = 0.01
 # On the result's axis: accuracy, or nats a byte.
