@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
+    from rmt_compress.compression.zero_budget import divide_sparsity
     from rmt_compress.decomposition.moments_file import load_moments, save_moments
     from rmt_compress.errors import RmtCompressError
     from rmt_compress.layers import Layer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rmt_compress.planning.within import plan_within
     from rmt_compress.pruning.road import prune
     from rmt_compress.saving.reloading import load, load_dense
+    from rmt_compress.saving.semi_structured import to_semi_structured
     from rmt_compress.saving.writing import save
 
 # Names are fetched on first use, so that `rmt-compress --help` does not wait for torch.
@@ -44,6 +46,7 @@ _HOMES = {
     "Layer": "layers.layer",
     "Plan": "plan",
     "compress": "compression",
+    "divide_sparsity": "compression.zero_budget",
     "load_plan": "plan",
     "make_plan": "planning.making",
     "plan_within": "planning.within",
@@ -52,6 +55,7 @@ _HOMES = {
     "load": "saving",
     "load_dense": "saving",
     "save": "saving",
+    "to_semi_structured": "saving.semi_structured",
 }
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "analyze",
     "calibrate",
     "compress",
+    "divide_sparsity",
     "fold_batchnorm",
     "load",
     "load_dense",
@@ -77,6 +82,7 @@ __all__ = [
     "repair_blocks",
     "save",
     "save_moments",
+    "to_semi_structured",
 ]
 
 

@@ -28,7 +28,12 @@ class LayerDecision(BaseModel):
             or ``skipped`` (not looked at).
         rank: singular values kept; None unless factorized or truncated.
         sparsify: entries with |w| below this become 0, in the factors where there are two; None for none.
-        sparsity: share of the smallest entries that become 0; None for none.
+        sparsity: share of the smallest entries that become 0, all of them where a budget for the whole network
+            takes a layer whole; None for none.
+        pattern: ``K:N``: of N neighbouring entries of each row of the matrix, or of its factors, K are kept; None
+            for none.
+        pattern_by: ``inputs``: chosen by the second moments of what the layer reads, which carrying the plan out
+            needs; None for by magnitude.
         predicted_loss: by how much the cut is expected to raise the loss, in its unit (method.md §13); None where
             nothing predicts it.
         reason: why, in words.
@@ -43,14 +48,21 @@ class LayerDecision(BaseModel):
     action: Action
     rank: Annotated[int, Field(ge=1)] | None = None
     sparsify: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
+    sparsity: Annotated[float, Field(ge=0, le=1)] | None = None
+    pattern: str | None = None
+    pattern_by: Literal["inputs"] | None = None
     predicted_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reason: str = ""
 
     @property
     def changes(self) -> bool:
         """Whether applying this decision touches the weight at all."""
-        return self.action in ("factorized", "truncated") or bool(self.sparsify or self.sparsity)
+        return self.action in ("factorized", "truncated") or self.zeroes
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether it sets entries to zero."""
+        return bool(self.sparsify or self.sparsity or self.pattern)
 
 
 class Plan(BaseModel):

@@ -152,3 +152,28 @@ def test_a_row_of_many_spikes(monkeypatch):
     size, spikes, draws, first, *_ = cells = experiment.row(50, 50, 0.3)
     assert (size, spikes, draws, len(cells)) == ("50 × 50", "15", "4", 9)
     assert float(first.rstrip("%")) > 50 > 10 > abs(float(cells[6].rstrip("%")))
+
+
+@pytest.mark.slow
+def test_masks_are_measured_once_and_drawn(python, tmp_path):
+    done = python.run(EXPERIMENTS / "masks.py", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "masks.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 16 + 16 + 16
+    table = (tmp_path / "masks.md").read_text(encoding="utf-8")
+    assert "digits, share of zeros, one epoch a tenth" in table
+    assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
+    # A run that was broken off measures what is missing.
+    (tmp_path / "masks.jsonl").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    again = python.run(EXPERIMENTS / "masks.py", "--quick", "--out", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert sorted((tmp_path / "masks.jsonl").read_text(encoding="utf-8").splitlines()[: len(lines) - 1]) == sorted(
+        lines[:-1]
+    )
+
+
+def test_the_table_of_masks_is_that_of_its_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    data = EXPERIMENTS / "data"
+    records = [json.loads(line) for line in (data / "masks.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (data / "masks.md").read_text(encoding="utf-8") == __import__("masks").markdown(records)

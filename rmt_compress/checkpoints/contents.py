@@ -20,6 +20,7 @@ class Encoded(NamedTuple):
 
     sparse: tuple[str, ...] = ()
     pivots: tuple[str, ...] = ()
+    patterned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Contents:
         manifest: stored with the tensors; None for a plain file.
         sparse: whether tensors may come as bitmask and values.
         packed: names of those that may come without their rows of the identity.
+        patterned: names of those that may come as the kept entries of their groups.
         home: where the tensors stood, and what belongs to them without being a tensor.
     """
 
@@ -44,6 +46,7 @@ class Contents:
     manifest: Manifest | None
     sparse: bool
     packed: frozenset[str] = frozenset()
+    patterned: frozenset[str] = frozenset()
     home: Home = field(default_factory=Home)
 
     @property

@@ -112,6 +112,8 @@ class Manifest(_Record):
         sparse: names of tensors stored as bitmask and values; see `rmt_compress.layers.bitmask`.
         pivots: names of tensors stored without their rows of the identity; see `rmt_compress.layers.pivot_rows`.
             Not in the JSON where there are none, so that versions that know of none read all other files.
+        patterned: names of tensors stored as the kept entries of their groups; see
+            `rmt_compress.layers.group_patterns`. Likewise.
         ties: other name of a shared tensor -> the name it is stored under.
         architecture: the network in one word, see `rmt_compress.networks.architectures`; None where unknown.
         metadata: text entries carried over from the source; they stand beside the manifest, not in its JSON.
@@ -125,18 +127,19 @@ class Manifest(_Record):
     factorized: tuple[FactorizedLayer, ...] = ()
     sparse: tuple[str, ...] = ()
     pivots: tuple[str, ...] = ()
+    patterned: tuple[str, ...] = ()
     ties: dict[str, str] = Field(default_factory=dict)
     architecture: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.layout == "dense" and (self.factorized or self.sparse or self.pivots):
+        if self.layout == "dense" and (self.factorized or self.sparse or self.pivots or self.patterned):
             raise ValueError("a dense layout has neither factorized nor sparse tensors")
         names = [layer.weight for layer in self.factorized]
         names += [layer.bias for layer in self.factorized if layer.bias is not None]
         names += [name for layer in self.factorized for name in (layer.down, layer.up)]
-        encoded = (*self.sparse, *self.pivots)
+        encoded = (*self.sparse, *self.pivots, *self.patterned)
         if len(set(names)) < len(names) or len(set(encoded)) < len(encoded):
             raise ValueError("a name stands for two things")
         if self.plan is not None:
@@ -165,7 +168,8 @@ class Manifest(_Record):
 
     def to_json(self) -> str:
         """The manifest as one line of JSON, `metadata` left out."""
-        return self.model_dump_json(by_alias=True, exclude=None if self.pivots else {"pivots"})
+        empty = {name for name in ("pivots", "patterned") if not getattr(self, name)}
+        return self.model_dump_json(by_alias=True, exclude=empty or None)
 
     @classmethod
     def from_json(cls, text: str, *, origin: str, metadata: Mapping[str, str] | None = None) -> Manifest:

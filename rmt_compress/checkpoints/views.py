@@ -13,8 +13,9 @@ from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
 from rmt_compress.errors import CheckpointError
-from rmt_compress.layers import bitmask, pivot_rows
+from rmt_compress.layers import bitmask, group_patterns, pivot_rows
 from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, SparseTensor, sparse_shape
+from rmt_compress.layers.group_patterns import KEPT, PATTERN, PLACES, Grouped, grouped_shape
 from rmt_compress.layers.layer import FLOAT_DTYPES, TensorInfo
 from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS, PivotRows
 from rmt_compress.wording import printable
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 _MAX_DIMENSIONS = 64
 _SPARSE_PARTS = (BITS, VALUES, SHAPE)
 _PIVOT_PARTS = (PIVOTS, COEFFICIENTS)
+_GROUP_PARTS = (KEPT, PLACES, PATTERN)
+_CALLED = {
+    _SPARSE_PARTS: "sparse tensor",
+    _PIVOT_PARTS: "tensor without rows of the identity",
+    _GROUP_PARTS: "tensor of kept entries",
+}
 
 
 class View(Checkpoint):
@@ -70,8 +77,8 @@ class CompressedFile(View):
     """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.
 
     Where the file holds something else than the manifest in its metadata says, it has none: another program has
-    rewritten it. What is still stored in parts (a bitmask and values, pivots and coefficients) is decoded all the
-    same.
+    rewritten it. What is still stored in parts (a bitmask and values, pivots and coefficients, kept entries and
+    their places) is decoded all the same.
     """
 
     def __init__(self, stored: Checkpoint) -> None:
@@ -84,6 +91,7 @@ class CompressedFile(View):
         self._tensors = self._describe(manifest, differences)
         coded = self._tensors.keys() - stored.tensors.keys()
         self._sparse, self._pivots = frozenset(manifest.sparse) & coded, frozenset(manifest.pivots) & coded
+        self._patterned = frozenset(manifest.patterned) & coded
         if (difference := manifest.not_in(self._tensors)) is not None:
             differences.append(difference)
         ties = {} if differences else manifest.ties
@@ -114,11 +122,13 @@ class CompressedFile(View):
         """A dense copy of the tensor called `name`, on the CPU."""
         self._info(name)
         name = self._other_names.get(name, name)
-        if name not in self._sparse and name not in self._pivots:
+        if name not in self._sparse | self._pivots | self._patterned:
             return self.inner.read(name)
         try:
             if name in self._pivots:
                 return pivot_rows.decode(PivotRows(*(self.inner.read(name + part) for part in _PIVOT_PARTS)))
+            if name in self._patterned:
+                return group_patterns.decode(Grouped(*(self.inner.read(name + part) for part in _GROUP_PARTS)))
             return bitmask.decode(SparseTensor(*(self.inner.read(name + part) for part in _SPARSE_PARTS)))
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
@@ -126,19 +136,26 @@ class CompressedFile(View):
     def _describe(self, manifest: Manifest, differences: list[str]) -> dict[str, TensorInfo]:
         """What the file holds, the parts of a sparse tensor as one; where they are none, `differences` say so."""
         stored = self.inner.tensors
-        parts_of = dict.fromkeys(manifest.sparse, _SPARSE_PARTS) | dict.fromkeys(manifest.pivots, _PIVOT_PARTS)
+        parts_of: dict[str, tuple[str, ...]] = {
+            **dict.fromkeys(manifest.sparse, _SPARSE_PARTS),
+            **dict.fromkeys(manifest.pivots, _PIVOT_PARTS),
+            **dict.fromkeys(manifest.patterned, _GROUP_PARTS),
+        }
+        described = {
+            _SPARSE_PARTS: self._describe_sparse,
+            _PIVOT_PARTS: self._describe_pivots,
+            _GROUP_PARTS: self._describe_grouped,
+        }
         whole_of = {name + part: name for name, parts in parts_of.items() for part in parts}
         if len(whole_of) < sum(map(len, parts_of.values())):
             raise CheckpointError(f"{self.inner.path}: its manifest gives a tensor two meanings")
         wholes: dict[str, TensorInfo] = {}
         for name, parts in parts_of.items():
-            sparse = parts is _SPARSE_PARTS
             try:
                 self._check_parts(name, parts)
-                wholes[name] = self._describe_sparse(name) if sparse else self._describe_pivots(name)
+                wholes[name] = described[parts](name)
             except ValueError as error:
-                what = "sparse tensor" if sparse else "tensor without rows of the identity"
-                differences.append(f"{name} is no {what}: {error}")
+                differences.append(f"{name} is no {_CALLED[parts]}: {error}")
         tensors: dict[str, TensorInfo] = {}
         for name, info in stored.items():
             whole = whole_of.get(name, name)
@@ -167,6 +184,18 @@ class CompressedFile(View):
         shape = pivot_rows.pivot_shape(pivots.shape[0], coefficients.shape)
         return TensorInfo(name, shape, coefficients.dtype, math.prod(shape) * _itemsize(coefficients.dtype))
 
+    def _describe_grouped(self, name: str) -> TensorInfo:
+        """What kept entries and their places stand for; a ValueError where they are none."""
+        kept, places, pattern = (self.inner.tensors[name + part] for part in _GROUP_PARTS)
+        if pattern.dtype != "int64" or len(pattern.shape) != 1 or pattern.shape[0] > _MAX_DIMENSIONS:
+            raise ValueError("its pattern is no short 1-d int64 tensor")
+        if places.dtype != "uint8" or len(places.shape) != 1:
+            raise ValueError("its places are no 1-d uint8 tensor")
+        if kept.dtype not in FLOAT_DTYPES or len(kept.shape) != 2:
+            raise ValueError("its kept entries are no 2-d floating-point tensor")
+        shape = grouped_shape(self.inner.read(name + PATTERN).tolist(), kept.shape, places.shape[0])
+        return TensorInfo(name, shape, kept.dtype, math.prod(shape) * _itemsize(kept.dtype))
+
     def _describe_sparse(self, name: str) -> TensorInfo:
         """What the three parts of a sparse tensor stand for; a ValueError where they are none."""
         bits, values, shape = (self.inner.tensors[name + part] for part in _SPARSE_PARTS)
@@ -181,7 +210,7 @@ class CompressedFile(View):
         return TensorInfo(name, sizes, values.dtype, math.prod(sizes) * itemsize)
 
     def _damaged(self, name: str, reason: str) -> CheckpointError:
-        what = "packed" if name in self._pivots else "sparse"
+        what = "packed" if name in self._pivots | self._patterned else "sparse"
         return CheckpointError(
             f"{self.inner.path}: the {what} tensor {name} is damaged: {reason}; compress the source again"
         )

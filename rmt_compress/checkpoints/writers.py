@@ -9,15 +9,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rmt_compress.checkpoints.beside import Home
 from rmt_compress.checkpoints.contents import Contents, Encoded, StateDictWriter
 from rmt_compress.checkpoints.formats import open_file, state_dict_formats
 from rmt_compress.checkpoints.recorded import Recorded
 from rmt_compress.errors import CheckpointError, CompressionError, OutputError
-from rmt_compress.layers import bitmask, pivot_rows
+from rmt_compress.layers import bitmask, group_patterns, pivot_rows
 from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, SparseTensor
+from rmt_compress.layers.group_patterns import KEPT, PATTERN, PLACES, Grouped, Pattern, pattern_called
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS, PivotRows
 from rmt_compress.outputs import replacing
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.manifest import Manifest
     from rmt_compress.plan import Layout
 
 
@@ -43,6 +46,7 @@ class WrittenFile:
         sparse: names of the tensors in a sparse encoding.
         notes: what the user should know, one sentence each.
         packed: names of the tensors that are stored without their rows of the identity.
+        patterned: names of those that are stored as the kept entries of their groups.
     """
 
     path: Path
@@ -52,6 +56,14 @@ class WrittenFile:
     notes: tuple[str, ...] = ()
     weights: int | None = None
     packed: tuple[str, ...] = ()
+    patterned: tuple[str, ...] = ()
+
+
+class AlongAxis(NamedTuple):
+    """A pattern, and the axis of a tensor that its groups run along; see `layers.group_patterns`."""
+
+    pattern: Pattern
+    axis: int
 
 
 def check_extra_state(checkpoint: Checkpoint, target: Path) -> None:
@@ -113,6 +125,7 @@ def write_checkpoint(
     *,
     sparse: bool = True,
     packed: frozenset[str] = frozenset(),
+    patterns: Mapping[str, AlongAxis] | None = None,
     carried: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> WrittenFile:
@@ -131,6 +144,8 @@ def write_checkpoint(
         target: the file; its suffix says the format.
         sparse: whether tensors may be stored as bitmask and values where the manifest's layout allows it.
         packed: names of those that may be stored without their rows of the identity, see `PivotFactors`.
+        patterns: the patterns of tensors that may be stored as the kept entries of their groups; None for those
+            that the manifest's plan tells.
         carried: what else a `torch.save` file with a manifest is to hold, by top-level key.
         progress: called with (done, total, name) after each tensor.
 
@@ -149,7 +164,13 @@ def write_checkpoint(
     outline = {name: info for name, info in view.tensors.items() if name not in ties}
     factorized = manifest is not None and manifest.layout == "factorized"
     sparse = sparse and factorized
-    contents = Contents(outline, ties, texts, carried or {}, manifest, sparse, packed, view.home)
+    if not sparse or manifest is None:
+        patterns = {}
+    elif patterns is None:
+        patterns = group_patterns_of(manifest)
+    contents = Contents(
+        outline, ties, texts, carried or {}, manifest, sparse, packed, frozenset(patterns), view.home
+    )
     writer: StateDictWriter = resolve_name(state_dict_formats()[target.suffix.lower()].writer)(target, contents)
     check_room(target, writer.room)
 
@@ -157,6 +178,7 @@ def write_checkpoint(
     nonzeros: dict[str, int] = {}
     in_bits: list[str] = []
     in_rows: list[str] = []
+    in_groups: list[str] = []
     weights = 0
     with replacing(target) as temporary:
         with temporary.open("wb", buffering=0) as raw, Recorded(raw) as file, closing(writer):
@@ -166,27 +188,57 @@ def write_checkpoint(
                 _check_expected(info, tensor)
                 tensor = tensor.cpu()
                 rows = _pivot_rows(name, tensor, outline) if name in packed else None
-                parts = _bitmask(name, tensor, outline) if sparse and rows is None else None
+                groups = _grouped(name, tensor, outline, patterns) if rows is None else None
+                parts = _bitmask(name, tensor, outline) if sparse and rows is None and groups is None else None
                 stored = {name: tensor}
                 if rows is not None:
                     in_rows.append(name)
                     stored = {name + PIVOTS: rows.pivots, name + COEFFICIENTS: rows.coefficients}
+                elif groups is not None:
+                    in_groups.append(name)
+                    stored = {name + part: own for part, own in zip((KEPT, PLACES, PATTERN), groups, strict=True)}
                 elif parts is not None:
                     in_bits.append(name)
                     stored = {name + part: own for part, own in zip((BITS, VALUES, SHAPE), parts, strict=True)}
                 for part, own in stored.items():
                     writer.add(part, own)
                 weights += info.nbytes if len(stored) == 1 else sum(own.nbytes for own in stored.values())
-                digests[name] = digest(tensor, without_negative_zero=parts is not None)
+                digests[name] = digest(tensor, without_negative_zero=parts is not None or groups is not None)
                 nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
                 if progress is not None:
                     progress(len(digests), len(outline), name)
-            encoded = Encoded(tuple(in_bits), tuple(in_rows))
+            encoded = Encoded(tuple(in_bits), tuple(in_rows), tuple(in_groups))
             writer.finish(encoded)
         home = view.home if contents.at_home and state_dict_formats()[target.suffix].has_room else Home()
         compare(target, temporary, digests, ties, recorded=file, weights=".".join(home.trail) or None)
         size = temporary.stat().st_size
-    return WrittenFile(target, size, nonzeros, encoded.sparse, weights=weights, packed=encoded.pivots)
+    return WrittenFile(
+        target,
+        size,
+        nonzeros,
+        encoded.sparse,
+        weights=weights,
+        packed=encoded.pivots,
+        patterned=encoded.patterned,
+    )
+
+
+def group_patterns_of(manifest: Manifest) -> dict[str, AlongAxis]:
+    """Name of a stored tensor -> the pattern it has by the manifest's plan, and the axis that its groups run along.
+
+    A tensor of several layers is not named: it is one of many zeros like another.
+    """
+    found: dict[str, AlongAxis] = {}
+    split = {layer.weight: layer for layer in manifest.factorized}
+    for decision in manifest.plan.layers if manifest.plan is not None else ():
+        if decision.pattern is None:
+            continue
+        pattern, layer = pattern_called(decision.pattern), split.get(decision.tensor)
+        if layer is not None:
+            found |= {name: AlongAxis(pattern, 0 if layer.transposed else 1) for name in (layer.down, layer.up)}
+        else:
+            found[decision.tensor] = AlongAxis(pattern, 0 if KINDS[decision.kind].rows == (1,) else 1)
+    return found
 
 
 def _bitmask(name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo]) -> SparseTensor | None:
@@ -194,6 +246,15 @@ def _bitmask(name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo])
     if any(name + part in outline for part in (BITS, VALUES, SHAPE)) or not _is_plain(tensor):
         return None
     return bitmask.encode_if_smaller(tensor)
+
+
+def _grouped(
+    name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo], patterns: Mapping[str, AlongAxis]
+) -> Grouped | None:
+    """The tensor as the kept entries of its groups; None where it is to be stored otherwise."""
+    if name not in patterns or any(name + part in outline for part in (KEPT, PLACES, PATTERN)):
+        return None
+    return group_patterns.encode_if_smaller(tensor, *patterns[name]) if _is_plain(tensor) else None
 
 
 def _pivot_rows(name: str, tensor: torch.Tensor, outline: Mapping[str, TensorInfo]) -> PivotRows | None:

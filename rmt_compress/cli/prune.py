@@ -107,7 +107,8 @@ def prune(
     moments: Annotated[
         Path | None,
         optional(
-            "Take the moments from this file instead of measuring them; also what --plan was made with.",
+            "Take the moments from this file instead of measuring them; also what --plan was made with, and what "
+            "chooses a --pattern.",
             "FILE",
             panel=CALIBRATION,
         ),
@@ -195,7 +196,8 @@ def prune(
             times,
             show_calibration=show_calibration,
         )
-        if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
+        owned = ("rule", "keep_bulk", "sparsify", "sparsity", "sparsify_budget", "pattern")
+        if ruled := [name for name in owned if was_typed(context, name)]:
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
             )
@@ -203,7 +205,7 @@ def prune(
         useless = [
             *(typed_settings(context, CalibrationSettings)),
             *([] if ready is not None else typed_settings(context, BudgetSettings)),
-            *(["--moments"] if moments is not None and plan is None else []),
+            *(["--moments"] if moments is not None and plan is None and decisions.pattern is None else []),
             *(["--save-moments"] if save_moments is not None else []),
             *(["--show-calibration"] if show_calibration is not None else []),
             *(["--accept"] if accept else []),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rmt_compress.errors import PlanError
+from rmt_compress.layers.group_patterns import pattern_called
 from rmt_compress.layers.kinds import untransposed
 from rmt_compress.layers.layer import Layer
-from rmt_compress.layers.splitting import split_refusal, zeroing_refusal
+from rmt_compress.layers.splitting import pattern_refusal, split_refusal, zeroing_refusal
 from rmt_compress.layers.treating import retold
 from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.wording import problems_listed, times
@@ -43,6 +44,15 @@ def check_plan(plan: Plan, layers: Sequence[Layer], *, origin: str = "the plan")
 
 def _problem(decision: LayerDecision, layer: Layer) -> str | None:
     """Why a hand-edited decision cannot be applied to its layer."""
+    if decision.pattern is not None:
+        if decision.sparsify or decision.sparsity:
+            return "a pattern says itself how many entries go: leave out sparsify and sparsity"
+        try:
+            pattern = pattern_called(decision.pattern)
+        except ValueError as error:
+            return str(error)
+        if (refusal := pattern_refusal(layer, pattern, decision.rank)) is not None:
+            return refusal
     if decision.sparsify or decision.sparsity:
         if decision.sparsify and decision.sparsity:
             return "sparsify and sparsity are two ways to choose a threshold: give one"

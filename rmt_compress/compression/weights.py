@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.decomposition.bases import Directions, basis_called, directions_of
-from rmt_compress.errors import CompressionError
+from rmt_compress.errors import CompressionError, PlanError
+from rmt_compress.layers.group_patterns import Pattern, pattern_called
 from rmt_compress.layers.kinds import LayerKind
-from rmt_compress.layers.layer import Layer, as_weight
-from rmt_compress.layers.splitting import Factors, factor_tensors, join_factors
+from rmt_compress.layers.layer import Layer, as_matrix, as_weight
+from rmt_compress.layers.splitting import Factors, factor_matrices, factor_tensors, join_factors
 from rmt_compress.plan import Action, LayerDecision, Plan
+from rmt_compress.wording import listed, problems_listed
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +56,16 @@ class LayerOutcome:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer and its decision, None where the plan does not name it; and how it is cut, None for a plain cut."""
+    """One layer and its decision, None where the plan does not name it; and how it is cut, None for a plain cut.
+
+    `inputs` are the second moments of what it reads, where its pattern is chosen by them.
+    """
 
     layer: Layer
     decision: LayerDecision | None
     layout: Layout
     directions: Directions | None = None
+    inputs: torch.Tensor | None = None
 
     @property
     def changes(self) -> bool:
@@ -91,7 +97,9 @@ class Step:
         if self.decision is None or not self.changes:
             return weight
         layout: Layout = "dense" if self.layer.why_in_place is not None else self.layout
-        return compress_weight(self.layer, self.decision, weight, layout=layout, directions=self.directions)
+        return compress_weight(
+            self.layer, self.decision, weight, layout=layout, directions=self.directions, inputs=self.inputs
+        )
 
     def correction(self, weight: torch.Tensor, result: Factors | torch.Tensor) -> torch.Tensor | None:
         """What the bias gains when the weight becomes `result`; see `Directions.correction`."""
@@ -147,7 +155,37 @@ def match_steps(layers: Sequence[Layer], plan: Plan, layout: Layout, moments: Mo
         shrinkage = Shrinkage(**plan.shrinkage)
     cut = {decision.tensor for decision in plan.layers if decision.rank is not None}
     directions = directions_of(told, basis, moments, shrinkage, only=cut)
-    return [Step(layer, decisions.get(layer.tensor), layout, directions.get(layer.tensor)) for layer in told]
+    inputs = _pattern_inputs(plan, told, moments)
+    return [
+        Step(layer, decisions.get(name := layer.tensor), layout, directions.get(name), inputs.get(name))
+        for layer in told
+    ]
+
+
+def _pattern_inputs(plan: Plan, layers: Sequence[Layer], moments: Moments | None) -> dict[str, torch.Tensor]:
+    """Tensor of each layer whose pattern its inputs choose -> E[x xᵀ] of these."""
+    by_inputs = {decision.tensor for decision in plan.layers if decision.pattern_by == "inputs"}
+    asked = {layer.tensor: layer for layer in layers if layer.tensor in by_inputs}
+    if not asked:
+        return {}
+    from rmt_compress.decomposition.metrics import moments_problem
+
+    known = {} if moments is None else moments.layers
+    if missing := [name for name in asked if name not in known]:
+        raise PlanError(
+            f"the plan chooses the pattern of {listed(missing, 3)} by their inputs, of which no moments are given: "
+            "give those that the network was calibrated with, or take pattern_by out of the plan"
+        )
+    problems = [
+        f"{name}: {problem}"
+        for name, layer in asked.items()
+        if (problem := moments_problem(layer, known[name])) is not None
+    ]
+    if problems:
+        raise PlanError(
+            f"the moments are not those of this network: {problems_listed(problems)}; calibrate it anew"
+        )
+    return {name: known[name].inputs for name in asked}
 
 
 def compress_weight(
@@ -157,6 +195,7 @@ def compress_weight(
     *,
     layout: Layout = "factorized",
     directions: Directions | None = None,
+    inputs: torch.Tensor | None = None,
 ) -> Factors | torch.Tensor:
     """What one decision makes of one weight: two factors in their modules' shapes, or the weight in one piece.
 
@@ -166,6 +205,7 @@ def compress_weight(
         weight: of the layer's shape; it is not changed, but handed back as it is where nothing is to be done.
         layout: under ``dense``, factorized means truncated.
         directions: which are kept; None for those of the weight itself.
+        inputs: E[x xᵀ] of what the layer reads, or its diagonal: what a pattern is chosen by; None for magnitudes.
 
     Returns:
         tensors of the weight's type, on its device.
@@ -194,4 +234,33 @@ def compress_weight(
         tensors = [sparsify(tensor, decision.sparsify) for tensor in tensors]
     if decision.sparsity:
         tensors = sparsify_quantile(tensors, decision.sparsity)
+    if decision.pattern is not None:
+        tensors = _in_pattern(layer, decision.pattern, tensors, inputs)
     return Factors(*tensors) if split else tensors[0]
+
+
+def _in_pattern(
+    layer: Layer, text: str, tensors: Sequence[torch.Tensor], inputs: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """A weight, or its factors, with k of every n entries of a row kept; a factor of other columns stays whole."""
+    pattern = pattern_called(text)
+    if len(tensors) == 1:
+        return [as_weight(layer, _kept(as_matrix(layer, tensors[0]), pattern, inputs))]
+    down, up = factor_matrices(layer.kind, Factors(*tensors))
+    down = _kept(down, pattern, inputs)
+    if inputs is not None and inputs.dim() == 2:
+        # What the second factor reads is what the first one, as it has become, makes of its inputs.
+        wide = down.to(inputs.device, inputs.dtype)
+        inputs = wide @ inputs @ wide.T
+    elif inputs is not None:
+        wide = down.to(inputs.device, inputs.dtype)
+        inputs = (wide.square() * inputs).sum(1)
+    return list(factor_tensors(layer, down, _kept(up, pattern, inputs)))
+
+
+def _kept(matrix: torch.Tensor, pattern: Pattern, inputs: torch.Tensor | None) -> torch.Tensor:
+    from rmt_compress.decomposition.group_choice import kept_by_inputs, kept_by_magnitude
+
+    if matrix.shape[1] % pattern.of:
+        return matrix
+    return kept_by_magnitude(matrix, pattern) if inputs is None else kept_by_inputs(matrix, pattern, inputs)

@@ -392,7 +392,8 @@ def _read(name: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
 def _decode(state: dict[str, Any]) -> None:
     """Tensors stored as bitmask and values, NAME.bits, NAME.values and NAME.shape, as what they are.
 
-    So those without their rows of the identity, NAME.pivots saying which, and NAME.coefficients, the others.
+    So those without their rows of the identity, NAME.pivots saying which, and NAME.coefficients, the others; and
+    k of every n entries, NAME.kept, at NAME.places in their groups, as NAME.pattern says.
     """
     for bits in [name for name in state if name.endswith(".bits")]:
         name = bits.removesuffix(".bits")
@@ -414,3 +415,14 @@ def _decode(state: dict[str, Any]) -> None:
         kept = torch.ones(len(whole), dtype=torch.bool).index_fill_(0, places, value=False)
         whole[kept] = others
         state[name] = whole
+    for header in [name for name in state if name.endswith(".pattern")]:
+        name = header.removesuffix(".pattern")
+        if f"{name}.kept" not in state or f"{name}.places" not in state:
+            continue
+        count, of, axis, *shape = state.pop(header).tolist()
+        kept, packed, width = state.pop(f"{name}.kept"), state.pop(f"{name}.places"), (of - 1).bit_length()
+        bits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[: kept.numel() * width]
+        where = (bits.reshape(-1, width).long() << torch.arange(width)).sum(1).reshape(-1, count)
+        groups = kept.new_zeros(len(where), of).scatter_(1, where, kept.reshape(-1, count))
+        rows = groups.reshape(len(kept), -1)
+        state[name] = (rows.T if axis == 0 else rows).reshape(shape)

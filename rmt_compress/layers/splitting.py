@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from rmt_compress.layers.group_patterns import Pattern
 from rmt_compress.layers.kinds import KINDS, factor_shapes
 from rmt_compress.layers.layer import FLOAT_DTYPES, Layer
 
@@ -23,6 +24,19 @@ def zeroing_refusal(layer: Layer) -> str | None:
         return f"none of its entries may be zeroed: {reason}"
     if layer.dtype not in FLOAT_DTYPES:
         return f"none of its entries may be zeroed: stored as {layer.dtype}"
+    return None
+
+
+def pattern_refusal(layer: Layer, pattern: Pattern, rank: int | None = None) -> str | None:
+    """Why neither a weight nor its factors can have a pattern; with a `rank` one of the two is enough."""
+    if (reason := zeroing_refusal(layer)) is not None:
+        return reason
+    kind = KINDS[layer.kind]
+    if kind.stacked or kind.swaps or layer.matrix is None:
+        return f"a weight of kind {layer.kind} has no pattern {pattern}"
+    columns = layer.matrix[1]
+    if columns % pattern.of and (rank is None or rank % pattern.of):
+        return f"no pattern {pattern}: {columns} columns are no multiple of {pattern.of}"
     return None
 
 

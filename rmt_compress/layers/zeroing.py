@@ -23,10 +23,10 @@ def sparsify_quantile(tensors: Sequence[torch.Tensor], share: float) -> list[tor
 
     Args:
         tensors: of one floating-point type; NaN counts as large.
-        share: in [0, 1).
+        share: in [0, 1].
     """
-    # The slack undoes rounding: ⌊0.7·10⌋ is 7 though 0.7·10 may fall short of it.
-    count = int(share * sum(tensor.numel() for tensor in tensors) + 1e-9)
+    # The slack undoes rounding: ⌊0.7·10⌋ is 7 though 0.7·10 may fall short of it, and (count / N)·N is count.
+    count = int(share * sum(tensor.numel() for tensor in tensors) + 1e-6)
     if count == 0:
         return [tensor.clone() for tensor in tensors]
     magnitudes = torch.cat([tensor.detach().abs().flatten() for tensor in tensors])

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
+from rmt_compress.layers.group_patterns import pattern_called
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
-from rmt_compress.layers.splitting import split_refusal, zeroing_refusal
+from rmt_compress.layers.splitting import pattern_refusal, split_refusal, zeroing_refusal
 from rmt_compress.plan import Action, LayerDecision, Plan
 from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
 
 if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis, LayerAnalysis
+    from rmt_compress.decomposition.moments import Moments
+
+_LATER = ("sparsify_budget", "pattern")
 
 
 def make_plan(
@@ -27,6 +31,8 @@ def make_plan(
     when_not_smaller: WhenNotSmaller = PlanSettings.when_not_smaller,
     sparsify: float | None = None,
     sparsity: float | None = None,
+    pattern: str | None = None,
+    moments: Moments | None = None,
 ) -> Plan:
     """Decide what to do with every layer of an analysis; see `PlanSettings` for the arguments.
 
@@ -39,7 +45,10 @@ def make_plan(
         rank_multiple: ranks are rounded up to a multiple of this.
         when_not_smaller: ``keep`` or ``truncate``.
         sparsify: magnitude threshold.
-        sparsity: share of entries zeroed in each weight.
+        sparsity: share of entries zeroed in each weight; `divide_sparsity` divides it otherwise.
+        pattern: ``K:N``: K of every N neighbouring entries are kept.
+        moments: what the pattern is chosen by, in the layers that these know; `compress` needs them too. None: the
+            largest entries stay.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -53,11 +62,12 @@ def make_plan(
         when_not_smaller=when_not_smaller,
         sparsify=sparsify,
         sparsity=sparsity,
+        pattern=pattern,
     )
-    return plan_with(analysis, settings)
+    return plan_with(analysis, settings, moments)
 
 
-def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
+def plan_with(analysis: Analysis, settings: PlanSettings, moments: Moments | None = None) -> Plan:
     """`make_plan`, its settings in one object."""
     asked = analysis.settings
     record = {
@@ -65,20 +75,30 @@ def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
         "beta": asked.beta,
         "quantiles": asked.quantiles,
         "noise": asked.noise,
-        **vars(settings),
+        **_recorded(settings),
         "gof": asked.gof if settings.gof is None else settings.gof,
     }
-    layers = tuple(decide(layer, settings) for layer in analysis.layers)
+    known = frozenset() if moments is None else frozenset(moments.layers)
+    layers = tuple(decide(layer, settings, known) for layer in analysis.layers)
     return Plan(settings=record, layers=layers, basis=noise_model(asked).basis)
 
 
-def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
-    """The decision for one layer."""
+def _recorded(settings: PlanSettings) -> dict[str, object]:
+    """What a plan keeps of its settings: of those that its first versions had not only what is asked."""
+    default = vars(PlanSettings())
+    return {name: each for name, each in vars(settings).items() if name not in _LATER or each != default[name]}
+
+
+def decide(analysis: LayerAnalysis, settings: PlanSettings, known: frozenset[str] = frozenset()) -> LayerDecision:
+    """The decision for one layer; `known` are the tensors of layers whose inputs choose their patterns."""
     layer = analysis.layer
     action, rank, reason = _action(analysis, settings)
     # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified.
     untouched = isinstance(analysis, SkippedLayer) and (analysis.left_out or not analysis.finite)
     sparsify = may_sparsify(layer) and not untouched
+    pattern = settings.pattern if sparsify else None
+    if pattern is not None and (refusal := pattern_refusal(layer, pattern_called(pattern), rank)) is not None:
+        pattern, reason = None, f"{reason}; {refusal}"
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -88,6 +108,8 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
         rank=rank,
         sparsify=settings.sparsify if sparsify else None,
         sparsity=settings.sparsity if sparsify else None,
+        pattern=pattern,
+        pattern_by="inputs" if pattern is not None and layer.tensor in known and layer.groups == 1 else None,
         reason=reason,
     )
 

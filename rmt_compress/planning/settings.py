@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rmt_compress.analysis.settings import NOISE_AND_CUTS
+from rmt_compress.layers.group_patterns import pattern_called
 from rmt_compress.planning.rank_rule import RankRule
 from rmt_compress.planning.rules import rule_and_number, usage
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
 WhenNotSmaller = Literal["keep", "truncate"]
+# That of `compression.zero_budget`, on the same floor.
+SparsifyBudget = Literal["uniform", "magnitude", "edge", "alpha"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,10 @@ class PlanSettings:
         when_not_smaller: what becomes of a layer that a split would not shrink: ``keep`` it (SJK23) or
             ``truncate`` it in its own shape (BSSZ24's code).
         sparsify: entries with |w| below this become 0 (BSSZ24 §4.2.1); None for none.
-        sparsity: the share of each weight's entries, the smallest, that become 0; not with `sparsify`.
+        sparsity: the share of the entries of the weights that may be sparsified, the smallest, that become 0; not
+            with `sparsify`.
+        pattern: ``K:N``, K of every N neighbouring entries are kept; not with the other two.
+        sparsify_budget: how the commands divide `sparsity` between layers, see `compression.zero_budget`.
 
     Raises:
         SettingsError: listing everything that is out of range.
@@ -69,7 +75,19 @@ class PlanSettings:
         metavar="XI",
     )
     sparsity: float | None = setting(
-        None, "Set this share of each layer's weights to zero, the smallest.", within="[0, 1)"
+        None, "Set this share of the layers' weights to zero, the smallest.", within="[0, 1)"
+    )
+    sparsify_budget: SparsifyBudget = setting(
+        "uniform",
+        "How --sparsity is divided: the same share of every layer, the smallest of all layers together "
+        "(magnitude), these weighed by noise edges, or more of layers of a lighter tail (alpha).",
+    )
+
+    pattern: str | None = setting(
+        None,
+        "Keep K of every N neighbouring weights of a row, N up to 16: the largest, or with --moments those that "
+        "change the outputs least.",
+        metavar="K:N",
     )
 
     def __post_init__(self) -> None:
@@ -82,6 +100,15 @@ class PlanSettings:
             problems.append(str(error))
         if self.sparsify is not None and self.sparsity is not None:
             problems.append("sparsify and sparsity are two ways to choose a threshold: give one")
+        if self.pattern is not None:
+            try:
+                pattern_called(self.pattern)
+            except ValueError as error:
+                problems.append(str(error))
+            if self.sparsify is not None or self.sparsity is not None:
+                problems.append("a pattern says itself how many entries go: leave out sparsify and sparsity")
+        if self.sparsify_budget != "uniform" and self.sparsity is None:
+            problems.append(f"sparsify-budget {self.sparsify_budget} divides a share of zeros: add --sparsity")
         refuse(problems)
 
     @property

@@ -16,6 +16,7 @@ from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.plan_checking import check_plan
+from rmt_compress.compression.zero_budget import divide_sparsity
 from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
@@ -124,7 +125,8 @@ def prune(
         data: data to measure the network with before and after; also draws its score against the weights kept.
         asked: how the data are read, and which task the network is asked.
         within: a budget that the smallest network is sought for, instead of `plan`; see `pruning.budgeted`.
-        moments: file of the moments that a ready `plan` was made with; needed unless its basis is ``plain``.
+        moments: file of the moments that a ready `plan` was made with, needed unless its basis is ``plain``; or
+            those that are to choose a pattern.
         accept: write the network even where it misses the budget.
         arch: the network, where the file does not say; needed with `data`, `within` and `fold_batchnorm` only.
         fold_batchnorm: judge and cut weights with the scale of the batch norm behind them; see `batchnorm`.
@@ -185,7 +187,9 @@ def prune(
             measurement = Measurement(opened, model, task, arch=arch, trust=trust, dtype=dtype)
         budgeted = None
         if within is None:
-            result = _decided(checkpoint, path, analysis or AnalysisSettings(), plan, jobs, progress)
+            result = _decided(
+                checkpoint, path, analysis or AnalysisSettings(), plan, layout, moments, jobs, progress
+            )
         else:
             found = analyze_with(checkpoint, analysis or AnalysisSettings(), jobs=jobs, progress=progress)
             budgeted = plan_within_budget(found, checkpoint, model, question, within, progress)
@@ -295,6 +299,8 @@ def _decided(
     path: Path,
     settings: AnalysisSettings,
     plan: PlanSettings | Plan | None,
+    layout: Layout,
+    moments: Path | None,
     jobs: int | None,
     progress: Progress | None,
 ) -> PruneResult:
@@ -303,7 +309,11 @@ def _decided(
         check_plan(plan, checkpoint.layers())
         return _outlined(checkpoint, path, None, plan)
     analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
-    return _outlined(checkpoint, path, analysis, plan_with(analysis, plan or PlanSettings()))
+    asked = plan or PlanSettings()
+    made = plan_with(analysis, asked, None if moments is None else load_moments(moments))
+    if asked.sparsity is not None and any(decision.sparsity is not None for decision in made.layers):
+        made = divide_sparsity(made, analysis, asked.sparsify_budget, source=checkpoint, layout=layout)
+    return _outlined(checkpoint, path, analysis, made)
 
 
 def _outlined(checkpoint: Checkpoint, path: Path, analysis: Analysis | None, plan: Plan) -> PruneResult:

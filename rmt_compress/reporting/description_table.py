@@ -87,7 +87,7 @@ def _table(layers: list[LayerDescription], *, compressed: bool) -> LayerTable:
             times(layer.shape, scalar="scalar"),
             layer.dtype,
             f"{layer.parameters:,}",
-            f"{_share(layer.nonzeros, layer.parameters)}{' (bitmask)' if layer.sparse else ''}",
+            f"{_share(layer.nonzeros, layer.parameters)}{_encoding(layer)}",
         ]
         if compressed:
             stored = " + ".join(map(times, layer.factors)) if layer.factors else "as it was"
@@ -96,6 +96,10 @@ def _table(layers: list[LayerDescription], *, compressed: bool) -> LayerTable:
             row.insert(0, layer.action or "not in the plan")
         rows.append(row)
     return LayerTable("", [layer.name for layer in layers], columns, rows)
+
+
+def _encoding(layer: LayerDescription) -> str:
+    return " (bitmask)" if layer.sparse else " (pattern)" if layer.patterned else ""
 
 
 def _totals(description: Description) -> list[str]:

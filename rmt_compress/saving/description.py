@@ -40,6 +40,7 @@ class LayerDescription:
         sparse: whether a bitmask and values are stored instead.
         packed: whether rows of the product and coefficients are, so that the file holds fewer numbers still; see
             `rmt_compress.layers.pivot_rows`.
+        patterned: whether the kept entries of their groups are; see `rmt_compress.layers.group_patterns`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LayerDescription:
     nonzeros: int
     sparse: bool
     packed: bool
+    patterned: bool
 
     @property
     def is_buffer(self) -> bool:
@@ -173,6 +175,7 @@ def describe(source: str | PathLike[str] | Checkpoint, *, progress: Progress | N
                     nonzeros=sum(count_nonzero(checkpoint.read(part)) for part in stored),
                     sparse=manifest is not None and any(part in manifest.sparse for part in stored),
                     packed=manifest is not None and any(part in manifest.pivots for part in stored),
+                    patterned=manifest is not None and any(part in manifest.patterned for part in stored),
                 )
             )
         return Description(

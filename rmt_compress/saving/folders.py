@@ -25,7 +25,7 @@ from rmt_compress.checkpoints.manifest import Manifest
 from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.recognition import DISTRIBUTED
 from rmt_compress.checkpoints.views import View
-from rmt_compress.checkpoints.writers import WrittenFile, check_room, write_checkpoint
+from rmt_compress.checkpoints.writers import WrittenFile, check_room, group_patterns_of, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
 from rmt_compress.progress import Progress, counter
 from rmt_compress.saving.folder_code import add_code
@@ -156,8 +156,9 @@ def write_folder(
                     shown if len(shards) == 1 else _Shard(shown, shard, view.layout),
                     temporary / f"{name}.safetensors",
                     # A bias that is zero anyway is left as it is, so that any loader of safetensors finds it.
-                    sparse=any(decision.sparsify or decision.sparsity for decision in view.plan.layers),
+                    sparse=any(decision.zeroes for decision in view.plan.layers),
                     packed=frozenset() if pivots is None else pivots.packable,
+                    patterns=group_patterns_of(view.manifest),
                     progress=lambda _done, _total, name: count(name),
                 )
             )
@@ -173,6 +174,7 @@ def write_folder(
         tuple(name for file in written for name in file.sparse),
         notes=tuple(map(printable, notes)),
         packed=tuple(name for file in written for name in file.packed),
+        patterned=tuple(name for file in written for name in file.patterned),
     )
 
 
@@ -201,6 +203,7 @@ def _write_index(
     encoded = Encoded(
         tuple(name for file in written for name in file.sparse),
         tuple(name for file in written for name in file.packed),
+        tuple(name for file in written for name in file.patterned),
     )
     complete = manifest.model_copy(update=encoded._asdict())
     size = sum(info.nbytes for shard in shards for info in shard)

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rmt_compress.analysis.analyzing import analyze_with
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
+from rmt_compress.compression import compress
+from rmt_compress.compression.zero_budget import SparsifyBudget, divide_sparsity
 from rmt_compress.layers.zeroing import sparsify
-from rmt_compress.planning.making import may_sparsify
+from rmt_compress.planning.making import may_sparsify, plan_with
+from rmt_compress.planning.settings import PlanSettings
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+# No layer has so many singular values: none is decomposed.
+_NO_LAYER = 2**31
 
 
 def sparsifiable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -29,6 +38,22 @@ def sparsify_model(model: nn.Module, threshold: float) -> dict[str, torch.Tensor
             parameter.copy_(sparsify(parameter, threshold))
             masks[name] = parameter != 0
     return masks
+
+
+def sparsify_to_share(model: nn.Module, share: float, budget: SparsifyBudget) -> dict[str, torch.Tensor]:
+    """Set a share of all entries that may be zero to zero in place, divided by a budget; masks as above.
+
+    Args:
+        model: the network as it is.
+        share: of the entries of what `sparsifiable` gives, exact to the entry, in [0, 1).
+        budget: see `compression.zero_budget`; spectra are asked only where it needs them.
+    """
+    spectral = budget in ("edge", "alpha")
+    analysis = analyze_with(model, AnalysisSettings() if spectral else AnalysisSettings(min_size=_NO_LAYER))
+    plan = plan_with(analysis, PlanSettings(gof=0.0, sparsity=share))
+    if any(decision.sparsity is not None for decision in plan.layers):
+        compress(model, divide_sparsity(plan, analysis, budget, source=model), inplace=True)
+    return {name: parameter.detach() != 0 for name, parameter in sparsifiable(model).items()}
 
 
 class HeldMasks:

@@ -23,7 +23,7 @@ from rmt_compress.training import schedules
 from rmt_compress.training.budgeted_cycle import BudgetedCycle
 from rmt_compress.training.cycle import Cut, Cycle
 from rmt_compress.training.event_log import EventLog
-from rmt_compress.training.held_masks import HeldMasks, sparsify_model
+from rmt_compress.training.held_masks import HeldMasks, sparsify_model, sparsify_to_share
 from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
 from rmt_compress.training.recent_inputs import RecentInputs
 from rmt_compress.training.starting import restored
@@ -32,6 +32,7 @@ from rmt_compress.training.steps import StepProgress, first_inputs, train_epoch
 from rmt_compress.training.workers import Workers
 
 if TYPE_CHECKING:
+    from rmt_compress.compression.zero_budget import SparsifyBudget
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.training.settings import CycleSettings, TrainingSettings
     from rmt_compress.training.split_network import Network
@@ -183,6 +184,10 @@ class Run:
             masks = sparsify_model(self._network.model, threshold)
             self._masks = masks if job.cycle.masks == "held" else {}
             event["threshold"] = threshold
+        if job.cycle is not None and job.cycle.sparsity is not None and epoch % job.cycle.sparsify_every == 0:
+            event["sparsity"] = job.cycle.share_at(epoch, job.training.epochs)
+            masks = self._masked(event["sparsity"], job.cycle.sparsify_budget)
+            self._masks = masks if job.cycle.masks == "held" else {}
         score = self._evaluated(event, {"train": time.perf_counter() - start})
         limit, metric = self._limit, job.test.metric
         if limit is None:
@@ -197,6 +202,16 @@ class Run:
             or (now.parameters == best.parameters and metric.worse_by(score, best.score) < 0)
         ):
             self._best = _copied(now)
+
+    def _masked(self, share: float, budget: SparsifyBudget) -> dict[str, torch.Tensor]:
+        """Zeros of a share of all entries, in all processes those that the leading one finds; the masks."""
+        model = self._network.model
+        masks = self._workers.from_leader(
+            lambda: {name: mask.cpu() for name, mask in sparsify_to_share(model, share, budget).items()}
+        )
+        held = HeldMasks(model, masks)
+        held.enforce()
+        return held.masks
 
     def _recent(self, epoch: int) -> RecentInputs | None:
         """What is to keep inputs for the cut after an epoch; None where there is none, or it does without."""

@@ -12,7 +12,7 @@ from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.drops import drop_number
 from rmt_compress.planning.budgets import PANEL as BUDGETS
 from rmt_compress.planning.budgets import BudgetSettings
-from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.planning.settings import PlanSettings, SparsifyBudget
 from rmt_compress.settings.declaring import held, setting
 from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.training import schedules
@@ -32,7 +32,7 @@ _TRAINING, _SPARSITY = "Training", "Sparsification"
 _COUNTED = {2: "two", 3: "three"}
 
 # What a cycle does not ask its plan.
-_CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity")
+_CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity", "sparsify_budget", "pattern")
 
 # What cuts while training cannot do, or what is asked elsewhere: of a budget, and of calibration.
 _NOT_OF_CUTS = ("latency", "max_drop", "search", "multiple", "exclude", "evaluations")
@@ -189,6 +189,8 @@ class CycleSettings:
             a cut.
         sparsify: threshold ξ while training, see `schedules`; None for none.
         sparsify_every: epochs between two sparsifications.
+        sparsity: share of the entries that are zero in the end, rising evenly; not with `sparsify`.
+        sparsify_budget: what divides it between layers, see `compression.zero_budget`.
         masks: ``held``: what has become 0 stays 0 until the layer is cut again; ``released``: it may grow back.
         sparsify_after: threshold ξ after the last epoch; None for none.
 
@@ -234,6 +236,15 @@ class CycleSettings:
     sparsify_every: int = setting(
         1, "Epochs between two sparsifications.", within="[1, inf)", minimum=1, panel=_SPARSITY
     )
+    sparsity: float | None = setting(
+        None,
+        "Instead, set this share of all layers' weights to zero, rising evenly until the epoch before the last.",
+        within="[0, 1)",
+        panel=_SPARSITY,
+    )
+    sparsify_budget: SparsifyBudget = setting(
+        "uniform", "How --sparsity is divided between layers, as in prune.", panel=_SPARSITY
+    )
     masks: Masks = setting("held", "Zeros stay zero while training, or may grow back.", panel=_SPARSITY)
     sparsify_after: float | None = setting(
         None,
@@ -260,6 +271,10 @@ class CycleSettings:
             for name in _CYCLES_OWN
             if getattr(self.plan, name) != getattr(PlanSettings, name)
         ]
+        if self.sparsity is not None and (self.sparsify is not None or self.sparsify_after is not None):
+            problems.append("sparsity says itself how many entries go: leave out sparsify and sparsify-after")
+        if self.sparsify_budget != "uniform" and self.sparsity is None:
+            problems.append(f"sparsify-budget {self.sparsify_budget} divides a share of zeros: add --sparsity")
         if self.analysis.noise == "equalized":
             problems.append("noise equalized is not for finetune: a layer in two has lost the scales of its edge")
         refuse([*problems, *self._problems_of_the_budget()])
@@ -311,6 +326,11 @@ class CycleSettings:
         ours, default = _flat(self), _flat(CycleSettings())
         later = {name: value for name, value in ours.items() if value != default[name]}
         return {**{name: ours[name] for name in _ALWAYS_KEPT}, **later}
+
+    def share_at(self, epoch: int, epochs: int) -> float:
+        """The share of zeros after an epoch, counted from 1, of so many: all of it before the last one begins."""
+        assert self.sparsity is not None
+        return self.sparsity * min(1.0, epoch / max(1, epochs - 1))
 
     def cuts(self, epochs: int, *, trained: bool) -> tuple[int, ...]:
         """The epochs after which a cut is made: never after the last, which nothing would mend.

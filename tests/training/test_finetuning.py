@@ -142,6 +142,20 @@ def test_sparsification_while_training_and_after(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_share_of_zeros_is_reached_exactly_with_an_epoch_to_mend_it(tmp_path):
+    cycle = CycleSettings(sparsity=0.9, sparsify_budget="magnitude", analysis=AnalysisSettings(gof=0.0))
+    settings = TrainingSettings(epochs=4, batch_size=64, learning_rate=0.01)
+    out = tmp_path / "x.safetensors"
+    (run,) = finetune(DIGITS, out, data="digits", training=settings, cycle=cycle).runs
+    epochs = of_kind(run.events, "epoch")
+    assert [event["sparsity"] for event in epochs[1:]] == pytest.approx([0.3, 0.6, 0.9, 0.9])
+    weights = [value for value in rmt.load_dense(out).values() if value.dim() == 2]
+    entries = sum(weight.numel() for weight in weights)
+    assert sum(int((weight == 0).sum()) for weight in weights) == int(0.9 * entries + 1e-9)
+    assert run.last["test_accuracy"] > 0.9
+
+
+@pytest.mark.slow
 def test_held_zeros_stay_and_released_ones_grow_back(tmp_path):
     left = {}
     for masks in ("held", "released"):

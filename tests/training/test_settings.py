@@ -65,3 +65,16 @@ def test_a_cycle_is_kept_flat_and_as_by_the_first_version_unless_it_asks_for_mor
     tables = replace(cycle, analysis=replace(cycle.analysis, embeddings=True))
     assert differences(tables.plain(), cycle.plain()) == ["embeddings None, now True"]
     assert differences(cycle.plain(), tables.plain()) == ["embeddings True, now None"]
+
+
+def test_a_share_of_zeros_and_a_threshold_are_two_ways():
+    with pytest.raises(SettingsError, match="sparsity says itself how many entries go"):
+        CycleSettings(sparsity=0.5, sparsify="0.01")
+    with pytest.raises(SettingsError, match="add --sparsity"):
+        CycleSettings(sparsify_budget="edge")
+
+
+def test_zeros_rise_evenly_and_are_all_there_before_the_last_epoch():
+    cycle = CycleSettings(sparsity=0.8)
+    assert [cycle.share_at(epoch, 5) for epoch in range(1, 6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+    assert cycle.share_at(1, 1) == 0.8

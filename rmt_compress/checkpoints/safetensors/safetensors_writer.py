@@ -14,6 +14,7 @@ from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.safetensors.safetensors_file import DTYPES, MAX_HEADER
 from rmt_compress.errors import OutputError
 from rmt_compress.layers.bitmask import BITS, SHAPE, VALUES, bits_length
+from rmt_compress.layers.group_patterns import KEPT, PATTERN, PLACES
 from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS
 from rmt_compress.wording import printable
 
@@ -45,7 +46,7 @@ class SafetensorsWriter:
         for info in contents.outline.values():
             self.room += info.nbytes
             # Tensors of odd length, bitmasks, and some of what is packed wait in a second file for their turn.
-            if info.nbytes % 8 or info.name in contents.packed:
+            if info.nbytes % 8 or info.name in contents.packed | contents.patterned:
                 self.room += info.nbytes
             elif contents.sparse:
                 self.room += bits_length(info.nbytes)
@@ -119,11 +120,14 @@ def _header_bound(target: Path, contents: Contents) -> int:
                 described[name + part] = _described("F64", (_LARGEST,), _LARGEST, _LARGEST)
             if name in contents.packed:
                 described[name + COEFFICIENTS] = _described("F64", info.shape, _LARGEST, _LARGEST)
+            if name in contents.patterned:
+                described[name + KEPT] = _described("F64", (_LARGEST, _LARGEST), _LARGEST, _LARGEST)
+                for part in (PLACES, PATTERN):
+                    described[name + part] = _described("F64", (_LARGEST,), _LARGEST, _LARGEST)
     try:
         names = tuple(contents.outline)
-        length = len(
-            _header(described, contents, Encoded(names, tuple(name for name in names if name in contents.packed)))
-        )
+        chosen = (tuple(name for name in names if name in some) for some in (contents.packed, contents.patterned))
+        length = len(_header(described, contents, Encoded(names, *chosen)))
     except UnicodeEncodeError as error:
         raise OutputError(f"{target}: a name or text in it is no valid Unicode; write a .pt") from error
     if length > MAX_HEADER:

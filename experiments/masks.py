@@ -1,0 +1,275 @@
+"""Sparse masks by four budgets, and low rank, sparse and their sum at equal size, on four networks.
+
+    python experiments/masks.py fashion_mlp cifar10_cnn resnet lm   # without retraining
+    python experiments/masks.py --train fashion_mlp cifar10_cnn --seeds 0 1 2
+    python experiments/masks.py --quick --out FOLDER      # seconds, on the embedded digits
+    python experiments/masks.py --draw                    # table and picture again from the numbers
+
+Masks: an exact share of the entries of all layers that may be pruned, by `rmt_compress.divide_sparsity`. Training:
+a tenth more zeros before every epoch, by the weights as they are, held while the epoch lasts; so many training
+images as `TRAINED` says, other ones a seed. Equal size: the same share of every layer's numbers, as factors (rank),
+as entries (sparse), half of each in a sum, or as factors twice as large, half of whose entries are zero; places are
+not counted. One JSON line per result in masks.jsonl: what is there already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from real_networks import SAMPLES, SHARED, SUBJECTS, Questions, Subject
+from torch import nn
+from torch.nn import functional
+
+from rmt_compress.analysis import Analysis, analyze
+from rmt_compress.compression import compress
+from rmt_compress.compression.zero_budget import SparsifyBudget, divide_sparsity
+from rmt_compress.data import load_data
+from rmt_compress.decomposition.low_rank_and_sparse import low_rank_and_sparse
+from rmt_compress.layers.kinds import KINDS
+from rmt_compress.layers.layer import Layer, as_matrix, as_weight
+from rmt_compress.layers.zeroing import sparsify_quantile
+from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.making import make_plan
+from rmt_compress.training.held_masks import HeldMasks, sparsify_to_share
+
+DATA = Path(__file__).parent / "data"
+BUDGETS: tuple[SparsifyBudget, ...] = get_args(SparsifyBudget)
+SHARES = (0.3, 0.5, 0.7, 0.9)
+FORMS = ("sparse", "rank", "sum", "sparse factors")
+KEEPS = (0.7, 0.5, 0.3, 0.1)
+ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 250, "resnet": 125, "lm": 4, "digits": 360}
+TRAINED = {"fashion_mlp": 2000, "cifar10_cnn": 500, "digits": 500}
+RATE = 0.01
+# On the result's axis: accuracy, or nats a byte.
+UNITS = {"lm": "nats a byte"}
+Record = dict[str, Any]
+
+
+def digits(_shared: Path = SHARED) -> Subject:
+    """The embedded digits, for the quick version."""
+    parts = {part: load_data("digits", split=part) for part in ("train", "test")}
+
+    def drawn(count: int, seed: int, ahead: int) -> Questions:
+        del seed, ahead
+        return Questions(parts["train"].images[:count], parts["train"].labels[:count])
+
+    def asked(count: int) -> Questions:
+        return Questions(parts["test"].images[:count], parts["test"].labels[:count])
+
+    model = load_model(SAMPLES / "digits_mlp.safetensors").eval()
+    return Subject(model, ["fc1.weight", "fc2.weight", "fc3.weight"], drawn, asked, "accuracy")
+
+
+def masks(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
+    """Every budget at every share, nothing retrained."""
+    analysis, questions = analyze(subject.model, include=subject.layers), subject.asked(ASKED[name])
+    whole = {"network": name, "what": "whole"}
+    if key(whole) not in known:
+        yield {**whole, "score": questions.score(subject.model)}
+    for share in SHARES:
+        plan = make_plan(analysis, gof=0.0, sparsity=share)
+        for budget in BUDGETS:
+            record = {"network": name, "what": "mask", "budget": budget, "share": share}
+            if key(record) in known:
+                continue
+            divided = divide_sparsity(plan, analysis, budget, source=subject.model)
+            yield {**record, "score": questions.score(compress(subject.model, divided))}
+
+
+def forms(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
+    """Low rank, sparse, their sum and sparse factors at equal size."""
+    analysis, questions = analyze(subject.model, include=subject.layers), subject.asked(ASKED[name])
+    for keep in KEEPS:
+        for form in FORMS:
+            record = {"network": name, "what": "form", "form": form, "keep": keep}
+            if key(record) not in known:
+                yield {**record, "score": questions.score(_changed(subject.model, analysis, form, keep))}
+
+
+def _changed(model: nn.Module, analysis: Analysis, form: str, keep: float) -> nn.Module:
+    changed = copy.deepcopy(model)
+    parameters = dict(changed.named_parameters())
+    with torch.no_grad():
+        for each in analysis.analyzed:
+            layer = each.layer
+            if layer.part is None and layer.tensor in parameters and not KINDS[layer.kind].stacked:
+                parameters[layer.tensor].copy_(_formed(layer, parameters[layer.tensor], form, keep))
+    return changed
+
+
+def _formed(layer: Layer, weight: torch.Tensor, form: str, keep: float) -> torch.Tensor:
+    matrix = as_matrix(layer, weight.detach()).float()
+    rows, columns = matrix.shape
+    size, numbers = rows + columns, int(keep * matrix.numel())
+    if form == "sparse factors":
+        made = low_rank_and_sparse(matrix, min(rows, columns, 2 * numbers // size), 0, turns=1)
+        factors = [made.down, made.up]
+        gone = max(0.0, 1 - numbers / sum(factor.numel() for factor in factors))
+        down, up = sparsify_quantile(factors, gone)
+        return as_weight(layer, up @ down)
+    share = {"sparse": 0.0, "rank": 1.0, "sum": 0.5}[form]
+    rank = min(rows, columns, int(share * numbers / size))
+    entries = 0 if form == "rank" else numbers - rank * size
+    turns = 3 if form == "sum" else 1
+    return as_weight(layer, low_rank_and_sparse(matrix, rank, entries, turns=turns).joined())
+
+
+def trained(name: str, subject: Subject, seed: int, known: set[str]) -> Iterator[Record]:
+    """Every budget, a tenth more zeros an epoch, from the network as it is."""
+    questions, lesson = subject.asked(ASKED[name]), subject.drawn(TRAINED[name], seed, 0)
+    for budget in BUDGETS:
+        records = [
+            {"network": name, "what": "trained", "budget": budget, "share": share, "seed": seed} for share in SHARES
+        ]
+        if all(key(record) in known for record in records):
+            continue
+        model = copy.deepcopy(subject.model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(1, 10):
+            held = HeldMasks(model, sparsify_to_share(model, step / 10, budget))
+            _epoch(model, lesson, optimizer, held, generator)
+            for record in records:
+                if record["share"] == step / 10:
+                    yield {**record, "score": questions.score(model.eval())}
+
+
+def _epoch(
+    model: nn.Module,
+    lesson: Questions,
+    optimizer: torch.optim.Optimizer,
+    held: HeldMasks,
+    generator: torch.Generator,
+) -> None:
+    model.train()
+    for chosen in torch.split(torch.randperm(len(lesson.inputs), generator=generator), 128):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(lesson.inputs[chosen]), lesson.answers[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]  # its stubs do not say
+        optimizer.step()
+        held.enforce()
+
+
+def key(record: Record) -> str:
+    """What was measured, without the result."""
+    return json.dumps({name: value for name, value in record.items() if name != "score"}, sort_keys=True)
+
+
+def markdown(records: list[Record]) -> str:
+    """The tables."""
+    parts = []
+    for what, rows, row, column in (
+        ("mask", BUDGETS, "budget", "share"),
+        ("trained", BUDGETS, "budget", "share"),
+        ("form", FORMS, "form", "keep"),
+    ):
+        for name in dict.fromkeys(record["network"] for record in records):
+            own = [record for record in records if record["network"] == name and record["what"] == what]
+            if not own:
+                continue
+            columns = sorted({record[column] for record in own}, reverse=column == "keep")
+            whole = next(each["score"] for each in records if each["network"] == name and each["what"] == "whole")
+            parts.append(f"{name}, {TITLES[what]}; whole {whole:.3f}{' ' * (name in UNITS)}{UNITS.get(name, '')}\n")
+            parts.append(f"| {row} | " + " | ".join(f"{value:g}" for value in columns) + " |")
+            parts.append("|---" * (len(columns) + 1) + "|")
+            for each in rows:
+                cells = [
+                    _cell([one["score"] for one in own if one[row] == each and one[column] == value])
+                    for value in columns
+                ]
+                parts.append(f"| {each} | " + " | ".join(cells) + " |")
+            parts.append("")
+    return "\n".join(parts)
+
+
+TITLES = {
+    "mask": "share of zeros, nothing retrained",
+    "trained": "share of zeros, one epoch a tenth",
+    "form": "share of the numbers kept, nothing retrained",
+}
+
+
+def _cell(scores: list[float]) -> str:
+    if not scores:
+        return "–"
+    spread = f" ({min(scores):.3f}–{max(scores):.3f})" if len(scores) > 1 else ""
+    return f"{statistics.median(scores):.3f}{spread}"
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """Which form is best at which size: one panel a network."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(each["network"] for each in records))
+    names = [name for name in names if any(each["what"] == "form" and each["network"] == name for each in records)]
+    figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
+    for place, name in enumerate(names, start=1):
+        axes = figure.add_subplot(1, len(names), place)
+        own = [each for each in records if each["network"] == name]
+        for form in FORMS:
+            points = sorted((each["keep"], each["score"]) for each in own if each.get("form") == form)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=form)
+        masked = [each for each in own if each["what"] == "mask" and each["budget"] == "magnitude"]
+        points = sorted((1 - each["share"], each["score"]) for each in masked)
+        axes.plot(
+            *zip(*points, strict=True),
+            marker="s",
+            markersize=4,
+            linestyle="--",
+            label="sparse, all layers together",
+        )
+        axes.axhline(next(each["score"] for each in own if each["what"] == "whole"), color="0.6", linewidth=1)
+        axes.set_title(name)
+        axes.set_xlabel("share of the numbers kept")
+        axes.set_ylabel(UNITS.get(name, "accuracy"))
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure what is asked for, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
+    parser.add_argument("--train", nargs="+", default=[], choices=list(TRAINED), help="train these under masks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--quick", action="store_true", help="the digits alone")
+    parser.add_argument("--draw", action="store_true", help="only table and picture")
+    asked = parser.parse_args()
+    subjects: dict[str, Callable[[Path], Subject]] = {"digits": digits, **SUBJECTS}
+    if asked.quick and asked.out == DATA:
+        parser.error("--quick writes what is no result: add --out")
+    path = asked.out / "masks.jsonl"
+    records: list[Record] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {key(record) for record in records}
+
+    def keep(found: Iterator[Record]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            for record in found:
+                records.append(record)
+                print(json.dumps(record), file=file, flush=True)
+                print(json.dumps(record), flush=True)
+
+    if not asked.draw:
+        for name in ["digits"] if asked.quick else asked.networks:
+            subject = subjects[name](asked.shared)
+            keep(masks(name, subject, known))
+            keep(forms(name, subject, known))
+        for name in ["digits"] if asked.quick else asked.train:
+            for seed in asked.seeds:
+                keep(trained(name, subjects[name](asked.shared), seed, known))
+    (asked.out / "masks.md").write_text(markdown(records), encoding="utf-8")
+    draw(records, asked.out / "masks.png")
+
+
+if __name__ == "__main__":
+    main()
