@@ -34,8 +34,8 @@ class HeavyTail:
         start: λ_min, the least eigenvalue of the tail, on the scale of the spectrum.
         size: eigenvalues in the tail.
         distance: the Kolmogorov distance between tail and law.
-        over_exponential: log-likelihood ratio of the law to the best exponential one from the same start, in its own
-            standard deviations (Vuong's statistic); positive where the tail is heavier than exponential.
+        over_exponential: log-likelihood ratio of the law to the best exponential one from the same start, in its
+            own standard deviations (Vuong's statistic); positive where the tail is heavier than exponential.
     """
 
     alpha: float
@@ -49,10 +49,10 @@ class HeavyTail:
     def passes(self) -> bool:
         """Whether the distance is one that draws from the law show in 19 of 20 cases.
 
-        ln(λ/λ_min) is exponential, of an estimated mean: Stephens' modified statistic (J. Am. Stat. Assoc. 69, 1974).
-        That λ_min was sought makes the distance smaller still, so that this errs on the side of the law.
+        ln(λ/λ_min) is exponential, of an estimated mean: Stephens' modified statistic (J. Am. Stat. Assoc. 69,
+        1974). That λ_min was sought makes the distance smaller still, so that this errs on the side of the law.
         """
-        root = self.size**0.5
+        root = float(self.size) ** 0.5
         return (self.distance - 0.2 / self.size) * (root + 0.26 + 0.5 / root) <= _PASSES
 
 

@@ -2,12 +2,14 @@
 
 For W = S + R (p × n, p ≤ n, c = p/n), R of independent entries of variance σ², everything is said in units of
 σ√n: a direction of strength θ > c^¼ in S shows as a singular value y of W, and the singular vectors of W and S
-have these expected squared cosines (Benaych-Georges and Nadakuditi, J. Multivar. Anal. 111, 2012; BGN12 in method.md §10):
+have these expected squared cosines (Benaych-Georges and Nadakuditi, J. Multivar. Anal. 111, 2012; BGN12 in
+method.md §10):
 
     y² = (1 + θ²)(c + θ²)/θ²,   short side 1 − c(1 + θ²)/(θ²(θ² + c)),   long side 1 − (c + θ²)/(θ²(θ² + 1)).
 
 y therefore overstates θ, and its directions are only partly right. Which multiple of them comes nearest to S
-depends on what *near* means (Gavish and Donoho, IEEE Trans. Inf. Theory 63, 2017; GD17), 0 up to the bulk's end y = 1 + √c:
+depends on what *near* means (Gavish and Donoho, IEEE Trans. Inf. Theory 63, 2017; GD17), 0 up to the bulk's end
+y = 1 + √c:
 
     frobenius   √((y² − c − 1)² − 4c)/y         ‖W′ − S‖_F
     operator    θ·√(lesser/greater cosine²)     the largest singular value of W′ − S

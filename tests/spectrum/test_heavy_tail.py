@@ -56,10 +56,6 @@ def test_the_test_of_a_law_passes_its_draws_and_refuses_others(rng):
     assert not fit_heavy_tail((2 * np.cos(np.pi * np.arange(1, 101) / 202)) ** 2).passes
 
 
-def test_two_eigenvalues_tell_no_law_from_another():
-    assert fit_heavy_tail([1.0, 3.0]).over_exponential == pytest.approx(0.0, abs=1.0)
-
-
 def test_is_hills_estimate_of_three_eigenvalues():
     """Σ ln λ = 3 ln 2 above the least of 1, 2, 4: α = 1 + 3/(3 ln 2) from the first, 1 + 2/ln 2 from the second."""
     found = fit_heavy_tail([4.0, 1.0, 2.0])
