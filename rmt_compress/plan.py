@@ -13,6 +13,7 @@ from rmt_compress.errors import PlanError
 from rmt_compress.wording import problems_listed
 
 Action = Literal["factorized", "truncated", "kept", "skipped"]
+Shrink = Literal["frobenius", "operator", "nuclear"]
 Shrinkages = dict[Literal["inputs", "outputs"], Annotated[float, Field(ge=0, le=1)]]
 
 
@@ -29,6 +30,9 @@ class LayerDecision(BaseModel):
         rank: singular values kept; None unless factorized or truncated.
         sparsify: entries with |w| below this become 0, in the factors where there are two; None for none.
         sparsity: share of the smallest entries that become 0; None for none.
+        shrink: the loss by which the kept singular values are shrunk, see `rmt_compress.spectrum.spikes`; None to
+            keep them as they are.
+        sigma: standard deviation of the noise that they are shrunk by; given with `shrink` only.
         predicted_loss: by how much the cut is expected to raise the loss, in its unit (method.md §13); None where
             nothing predicts it.
         reason: why, in words.
@@ -44,6 +48,8 @@ class LayerDecision(BaseModel):
     rank: Annotated[int, Field(ge=1)] | None = None
     sparsify: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
+    shrink: Shrink | None = None
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     predicted_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reason: str = ""
 

@@ -195,7 +195,9 @@ def prune(
             times,
             show_calibration=show_calibration,
         )
-        if ruled := [name for name in ("rule", "keep_bulk", "sparsify", "sparsity") if was_typed(context, name)]:
+        if ruled := [
+            name for name in ("rule", "keep_bulk", "shrink", "sparsify", "sparsity") if was_typed(context, name)
+        ]:
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]
             )

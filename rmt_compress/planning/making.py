@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress import spectrum
 from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
+from rmt_compress.errors import SettingsError
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.splitting import split_refusal, zeroing_refusal
 from rmt_compress.plan import Action, LayerDecision, Plan
-from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
+from rmt_compress.planning.settings import PlanSettings, Shrink, WhenNotSmaller
 
 if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis, LayerAnalysis
+    from rmt_compress.analysis.settings import AnalysisSettings
 
 
 def make_plan(
@@ -25,6 +28,7 @@ def make_plan(
     keep_bulk: float = PlanSettings.keep_bulk,
     rank_multiple: int = PlanSettings.rank_multiple,
     when_not_smaller: WhenNotSmaller = PlanSettings.when_not_smaller,
+    shrink: Shrink = PlanSettings.shrink,
     sparsify: float | None = None,
     sparsity: float | None = None,
 ) -> Plan:
@@ -38,11 +42,12 @@ def make_plan(
         keep_bulk: share of the bulk kept.
         rank_multiple: ranks are rounded up to a multiple of this.
         when_not_smaller: ``keep`` or ``truncate``.
+        shrink: ``none``, ``frobenius``, ``operator`` or ``nuclear``.
         sparsify: magnitude threshold.
         sparsity: share of entries zeroed in each weight.
 
     Raises:
-        SettingsError: a setting is out of range.
+        SettingsError: a setting is out of range, or the analysis is of noise that nothing can be shrunk by.
     """
     settings = PlanSettings(
         gof=gof,
@@ -51,6 +56,7 @@ def make_plan(
         keep_bulk=keep_bulk,
         rank_multiple=rank_multiple,
         when_not_smaller=when_not_smaller,
+        shrink=shrink,
         sparsify=sparsify,
         sparsity=sparsity,
     )
@@ -60,6 +66,7 @@ def make_plan(
 def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
     """`make_plan`, its settings in one object."""
     asked = analysis.settings
+    check_shrinkable(settings, asked)
     record = {
         "alpha": asked.alpha,
         "beta": asked.beta,
@@ -72,6 +79,18 @@ def plan_with(analysis: Analysis, settings: PlanSettings) -> Plan:
     return Plan(settings=record, layers=layers, basis=noise_model(asked).basis)
 
 
+def check_shrinkable(settings: PlanSettings, asked: AnalysisSettings) -> None:
+    """Refuse to shrink by noise whose variances differ from row to row.
+
+    Raises:
+        SettingsError: that was asked.
+    """
+    if settings.shrink != "none" and asked.noise in ("equalized", "general"):
+        raise SettingsError(
+            [f"shrink needs noise of one variance, and that of noise {asked.noise} has many: leave out one of them"]
+        )
+
+
 def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     """The decision for one layer."""
     layer = analysis.layer
@@ -79,6 +98,7 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
     # Damaged and left-out layers are not touched at all; small ones (an output layer) may still be sparsified.
     untouched = isinstance(analysis, SkippedLayer) and (analysis.left_out or not analysis.finite)
     sparsify = may_sparsify(layer) and not untouched
+    shrinks = rank is not None and _shrinks(analysis, settings)
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -88,8 +108,15 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings) -> LayerDecision:
         rank=rank,
         sparsify=settings.sparsify if sparsify else None,
         sparsity=settings.sparsity if sparsify else None,
+        shrink=None if settings.shrink == "none" or not shrinks else settings.shrink,
+        sigma=float(analysis.fit.sigma2**0.5) if shrinks and analysis.fit is not None else None,
         reason=reason,
     )
+
+
+def _shrinks(analysis: LayerAnalysis, settings: PlanSettings) -> bool:
+    """Whether the kept values of a layer that is cut are shrunk: those of a stack have noise of their own each."""
+    return settings.shrink != "none" and isinstance(analysis, AnalyzedLayer) and len(analysis.matrices) == 1
 
 
 def may_sparsify(layer: Layer) -> bool:
@@ -132,11 +159,19 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         return "kept", None, f"fit error {_above(fit.gof, gof)} is above {gof:g}: its bulk is no noise"
     rank = rule.keep(analysis, amount)
     rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
+    shrunk = ""
+    if settings.shrink != "none":
+        shrunk = f", shrunk ({settings.shrink})" if _shrinks(analysis, settings) else ", not shrunk: a stack"
+    if _shrinks(analysis, settings):
+        # What nothing is left of need not be kept.
+        assert settings.shrink != "none"
+        left = spectrum.shrunk(analysis.singular_values, fit.sigma2**0.5, analysis.matrix, settings.shrink)
+        rank = min(rank, max(1, int((left > 0).sum())))
     because = (
         f"{fit.spikes} spike{'s' * (fit.spikes != 1)}, {rank - fit.spikes} of the bulk kept"
         if rule.from_spikes
         else settings.rule
-    )
+    ) + shrunk
     if len(analysis.matrices) > 1:
         because += f"; the most that one of {len(analysis.matrices)} experts needs"
     before, after = layer.parameters, layer.factor_parameters(rank)

@@ -15,6 +15,7 @@ the law pass a test of its own distance, and does it explain the tail better tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +53,7 @@ class HeavyTail:
         ln(λ/λ_min) is exponential, of an estimated mean: Stephens' modified statistic (J. Am. Stat. Assoc. 69,
         1974). That λ_min was sought makes the distance smaller still, so that this errs on the side of the law.
         """
-        root = float(self.size) ** 0.5
+        root = math.sqrt(self.size)
         return (self.distance - 0.2 / self.size) * (root + 0.26 + 0.5 / root) <= _PASSES
 
 
