@@ -61,7 +61,7 @@ def spikes_behind(values: ArrayLike, sigma: float, shape: tuple[int, int]) -> Sp
     """
     y, c, unit = _normalized(values, sigma, shape)
     above = y > 1 + np.sqrt(c)
-    square = _strength(np.where(above, y, 2.0), c) ** 2
+    square = _strength(np.where(above, y, 3.0), c) ** 2
     short, long = (np.where(above, cosines, 0.0) for cosines in _cosines(square, c))
     left, right = (short, long) if shape[0] <= shape[1] else (long, short)
     return Spikes(np.where(above, np.sqrt(square) * unit, 0.0), left, right)
@@ -86,7 +86,7 @@ def shrunk(values: ArrayLike, sigma: float, shape: tuple[int, int], loss: Loss) 
         raise ValueError(f"the loss is one of {', '.join(LOSSES)}, got {loss!r}")
     y, c, unit = _normalized(values, sigma, shape)
     above = y > 1 + np.sqrt(c)
-    y = np.where(above, y, 2.0)  # any place above, for values that are not used
+    y = np.where(above, y, 3.0)  # any place above, for values that are not used
     if loss == "frobenius":
         kept = np.sqrt((y**2 - c - 1) ** 2 - 4 * c) / y
     else:

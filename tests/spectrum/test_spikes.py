@@ -99,14 +99,16 @@ def test_planted_spikes(shape, rng):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_noise_is_nothing_and_nothing_grows(loss):
+@pytest.mark.parametrize("shape", ((100, 300), (200, 200)))
+def test_noise_is_nothing_and_nothing_grows(loss, shape):
     values = np.linspace(0, 100, 400)
-    found = shrunk(values, 1.0, (100, 300), loss)
-    assert (found[values <= 10 + 300**0.5] == 0).all()
+    edge = shape[0] ** 0.5 + shape[1] ** 0.5
+    found = shrunk(values, 1.0, shape, loss)
+    assert (found[values <= edge] == 0).all()
     assert (found <= values).all()
     assert (np.diff(found) >= 0).all()
-    behind = spikes_behind(values, 1.0, (100, 300))
-    assert ((behind.strength == 0) == (values <= 10 + 300**0.5)).all()
+    behind = spikes_behind(values, 1.0, shape)
+    assert ((behind.strength == 0) == (values <= edge)).all()
 
 
 def test_refuses_what_is_no_noise():
