@@ -152,3 +152,12 @@ def test_a_row_of_many_spikes(monkeypatch):
     size, spikes, draws, first, *_ = cells = experiment.row(50, 50, 0.3)
     assert (size, spikes, draws, len(cells)) == ("50 × 50", "15", "4", 9)
     assert float(first.rstrip("%")) > 50 > 10 > abs(float(cells[6].rstrip("%")))
+
+
+def test_the_tables_of_spectra_and_of_shrunk_cuts_are_those_of_their_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    for name in ("spectra_of_networks", "shrunk_cuts"):
+        numbers = json.loads((EXPERIMENTS / "data" / f"{name}.json").read_text(encoding="utf-8"))
+        assert (EXPERIMENTS / "data" / f"{name}.md").read_text(encoding="utf-8") == __import__(name).markdown(
+            numbers
+        )
