@@ -13,6 +13,7 @@ from rmt_compress.errors import PlanError
 from rmt_compress.wording import problems_listed
 
 Action = Literal["factorized", "truncated", "kept", "skipped"]
+Shrink = Literal["frobenius", "operator", "nuclear"]
 Shrinkages = dict[Literal["inputs", "outputs"], Annotated[float, Field(ge=0, le=1)]]
 
 
@@ -34,6 +35,9 @@ class LayerDecision(BaseModel):
             for none.
         pattern_by: ``inputs``: chosen by the second moments of what the layer reads, which carrying the plan out
             needs; None for by magnitude.
+        shrink: the loss by which the kept singular values are shrunk, see `rmt_compress.spectrum.spikes`; None to
+            keep them as they are.
+        sigma: standard deviation of the noise that they are shrunk by; given with `shrink` only.
         predicted_loss: by how much the cut is expected to raise the loss, in its unit (method.md §13); None where
             nothing predicts it.
         reason: why, in words.
@@ -51,6 +55,8 @@ class LayerDecision(BaseModel):
     sparsity: Annotated[float, Field(ge=0, le=1)] | None = None
     pattern: str | None = None
     pattern_by: Literal["inputs"] | None = None
+    shrink: Shrink | None = None
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     predicted_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reason: str = ""
 

@@ -177,3 +177,12 @@ def test_the_table_of_masks_is_that_of_its_numbers(monkeypatch):
     data = EXPERIMENTS / "data"
     records = [json.loads(line) for line in (data / "masks.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (data / "masks.md").read_text(encoding="utf-8") == __import__("masks").markdown(records)
+
+
+def test_the_tables_of_spectra_and_of_shrunk_cuts_are_those_of_their_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    for name in ("spectra_of_networks", "shrunk_cuts"):
+        numbers = json.loads((EXPERIMENTS / "data" / f"{name}.json").read_text(encoding="utf-8"))
+        assert (EXPERIMENTS / "data" / f"{name}.md").read_text(encoding="utf-8") == __import__(name).markdown(
+            numbers
+        )

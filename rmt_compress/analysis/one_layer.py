@@ -79,7 +79,9 @@ class LayerTask:
             bad = int((~self._weight.isfinite()).sum())
             return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
         except spectrum.DegenerateSpectrumError as error:
-            return SkippedLayer(layer, str(error))
+            return SkippedLayer(
+                layer, str(error), low_rank=bool(self._weight.any()) and settings.noise != "equalized"
+            )
         return AnalyzedLayer(
             layer, found.fit, values, settings, details=found.details, models=models, scaled=found.values
         )

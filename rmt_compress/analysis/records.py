@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rmt_compress import spectrum
+from rmt_compress.analysis.diagnosis import Diagnosis, Measures, as_json, diagnose, measure
+from rmt_compress.analysis.layer_record import LayerRecord
 from rmt_compress.analysis.noise_models import NoiseFit, null_quantile, p_value
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.decomposition.products import effective_rank
-from rmt_compress.layers.counting import is_buffer
-from rmt_compress.layers.kinds import LayerKind
-from rmt_compress.layers.layer import FactorPair, Layer
+from rmt_compress.layers.layer import FactorPair
 from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.wording import times
 
@@ -29,64 +30,6 @@ Verdict = Literal["noise", "mixed", "structured"]
 
 # A layer that fits and holds no more than this share of its energy in spikes is called noise.
 NOISE_ENERGY = 0.01
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """What the three kinds of `LayerAnalysis` have in common; `status` says whether there are numbers."""
-
-    layer: Layer
-    status: ClassVar[Literal["analyzed", "skipped"]] = "skipped"
-
-    @property
-    def name(self) -> str:
-        """Of the layer."""
-        return self.layer.name
-
-    @property
-    def tensor(self) -> str:
-        """Full name of its tensor."""
-        return self.layer.tensor
-
-    @property
-    def kind(self) -> LayerKind:
-        """What the layer computes."""
-        return self.layer.kind
-
-    @property
-    def parameters(self) -> int:
-        """Entries of the weight."""
-        return self.layer.parameters
-
-    @property
-    def is_buffer(self) -> bool:
-        """Whether it is no parameter, see `counting`."""
-        return is_buffer(self.layer.stored, self.layer.dtype)
-
-    @property
-    def parameters_after(self) -> int:
-        """Weights left when the layer is cut to its spikes and split, where it fits and can be split into less."""
-        return self.layer.parameters
-
-    def to_json(self) -> dict[str, Any]:
-        """The layer's object in `analyze --json`; what it does not have is null."""
-        layer = self.layer
-        return {
-            "name": layer.name,
-            "tensor": layer.tensor,
-            "aliases": list(layer.aliases),
-            "kind": layer.kind,
-            "shape": list(layer.shape),
-            "matrix": list(layer.matrix) if layer.matrix else None,
-            "dtype": layer.dtype,
-            "status": self.status,
-            **dict.fromkeys(("reason", "sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_null")),
-            **dict.fromkeys(("gof_p_value", "fits", "spikes", "bulk", "bulk_energy", "spectral_norm")),
-            "factors": [layer.tensor, layer.pair.second] if layer.pair else None,
-            **dict.fromkeys(("effective_rank", "verdict", "noise", "noise_models", "experts")),
-            "parameters": layer.parameters,
-            "parameters_after": self.parameters_after,
-        }
 
 
 @dataclass(frozen=True)
@@ -146,6 +89,37 @@ class AnalyzedLayer(LayerRecord):
             return "structured"
         return "noise" if 1.0 - self.bulk_energy <= NOISE_ENERGY else "mixed"
 
+    @cached_property
+    def measures(self) -> Measures:
+        """The numbers of the diagnosis, found when they are first asked for; `scaled` as far as it was tried."""
+        said = self.models.get("equalized")
+        fit, scaled = (said.fit, said.values) if isinstance(said, NoiseFit) else (self.fit, self.scaled)
+        return measure(
+            self.singular_values,
+            self.matrix,
+            self.layer.dtype,
+            scaled=None if scaled is None else (scaled, fit.n),
+            alpha=self.settings.alpha,
+            beta=self.settings.beta,
+        )
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """What the spectrum looks like, in words; of a stack the expert that fits worst."""
+        return diagnose(self.measures)
+
+    @property
+    def signals(self) -> spectrum.Spikes | None:
+        """The signals behind the spikes and their directions, on the scale of the fit (BGN12).
+
+        None where the noise has variances of its own, or its matrix is another one than the layer's.
+        """
+        fit, (rows, columns) = self.fit, self.matrix
+        if self.settings.noise == "general" or (fit.p, fit.n) != (min(rows, columns), max(rows, columns)):
+            return None
+        values = self.singular_values if self.scaled is None else self.scaled
+        return spectrum.spikes_behind(values[: fit.spikes], fit.sigma2**0.5, self.matrix)
+
     @property
     def gof_null(self) -> float:
         """95 % point of the fit error of pure noise of this size."""
@@ -182,9 +156,18 @@ class AnalyzedLayer(LayerRecord):
             "bulk_energy": self.bulk_energy,
             "spectral_norm": float(self.singular_values[0]),
             "verdict": self.verdict,
+            **as_json(self.measures),
+            "signals": self._signals_said(),
             "noise": {"model": self.settings.noise, **self.details},
             "noise_models": {name: self._said_by(name) for name in self.models} or None,
         }
+
+    def _signals_said(self) -> list[dict[str, float]] | None:
+        if (found := self.signals) is None:
+            return None
+        values = self.singular_values if self.scaled is None else self.scaled
+        each = zip(values, found.strength, found.left, found.right, strict=False)
+        return [dict(zip(_OF_SIGNALS, map(float, signal), strict=True)) for signal in each]
 
     def _said_by(self, name: str) -> dict[str, Any]:
         """What one of several noise models says, as JSON."""
@@ -196,10 +179,12 @@ class AnalyzedLayer(LayerRecord):
         return numbers | {"gof_null": null_quantile(0.95, fit, self.settings), **said.details}
 
 
+# Singular value, what of it is signal, and the squared cosines of its left and right vectors.
+_OF_SIGNALS = ("value", "strength", "left", "right")
 # What an expert's object in `analyze --json` has of a layer's.
 _OF_EXPERTS = (
     *("sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_p_value", "fits", "spikes", "bulk"),
-    *("bulk_energy", "spectral_norm", "verdict"),
+    *("bulk_energy", "spectral_norm", "verdict", "diagnosis", "signals"),
 )
 
 
@@ -252,6 +237,15 @@ class AnalyzedStack(AnalyzedLayer):
         """The chance that the worst of as many matrices of pure noise fits as badly or worse."""
         return 1.0 - (1.0 - super().gof_p_value) ** len(self.experts)
 
+    @cached_property
+    def measures(self) -> Measures:
+        """Those of the expert that fits worst."""
+        return max(self.experts, key=lambda expert: expert.fit.gof).measures
+
+    @property
+    def signals(self) -> None:
+        """Each expert has its own."""
+
     @property
     def spikes_shown(self) -> str:
         """The fewest and the most of an expert, as text: ``3–5``."""
@@ -268,18 +262,21 @@ class AnalyzedStack(AnalyzedLayer):
 class SkippedLayer(LayerRecord):
     """Why the spectrum of a layer was not asked, or has no answer.
 
-    Of one with NaN or Inf `finite` is False; of one that include or exclude left out `left_out` is True.
+    Of one with NaN or Inf `finite` is False; of one that include or exclude left out `left_out` is True; of one
+    whose bulk is zero `low_rank` is.
     """
 
     reason: str
     finite: bool = True
     left_out: bool = False
+    low_rank: bool = False
     fit: ClassVar[None] = None
     verdict: ClassVar[None] = None
 
     def to_json(self) -> dict[str, Any]:
         """The layer's object in `analyze --json`."""
-        return super().to_json() | {"reason": self.reason}
+        known = {"diagnosis": "low rank", "diagnosis_reason": self.reason} if self.low_rank else {}
+        return super().to_json() | {"reason": self.reason, **known}
 
 
 @dataclass(frozen=True)
@@ -316,6 +313,8 @@ class AnalyzedPair(LayerRecord):
             "reason": self.reason,
             "spectral_norm": float(self.singular_values[0]),
             "effective_rank": self.effective_rank,
+            "diagnosis": "low rank",
+            "diagnosis_reason": self.reason,
         }
 
 

@@ -196,7 +196,7 @@ def prune(
             times,
             show_calibration=show_calibration,
         )
-        owned = ("rule", "keep_bulk", "sparsify", "sparsity", "sparsify_budget", "pattern")
+        owned = ("rule", "keep_bulk", "shrink", "sparsify", "sparsity", "sparsify_budget", "pattern")
         if ruled := [name for name in owned if was_typed(context, name)]:
             raise SettingsError(
                 [f"--{ruled[0].replace('_', '-')} cannot be combined with a budget, which finds the ranks itself"]

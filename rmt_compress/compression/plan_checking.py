@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rmt_compress.errors import PlanError
 from rmt_compress.layers.group_patterns import pattern_called
-from rmt_compress.layers.kinds import untransposed
+from rmt_compress.layers.kinds import KINDS, untransposed
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.splitting import pattern_refusal, split_refusal, zeroing_refusal
 from rmt_compress.layers.treating import retold
@@ -23,6 +23,8 @@ def check_plan(plan: Plan, layers: Sequence[Layer], *, origin: str = "the plan")
     known = {layer.tensor: layer for layer in layers}
     firsts = {alias: layer.tensor for layer in layers for alias in layer.aliases}
     problems = []
+    if plan.basis != "plain" and any(decision.shrink for decision in plan.layers):
+        problems.append(f"shrink is for the basis plain, not for {plan.basis}")
     seen: set[str] = set()
     for decision in plan.layers:
         layer = known.get(decision.tensor)
@@ -58,6 +60,10 @@ def _problem(decision: LayerDecision, layer: Layer) -> str | None:
             return "sparsify and sparsity are two ways to choose a threshold: give one"
         if (refusal := zeroing_refusal(layer)) is not None:
             return refusal
+    if (decision.shrink is None) != (decision.sigma is None):
+        return "shrink and sigma belong together"
+    if decision.shrink is not None and (decision.rank is None or KINDS[layer.kind].stacked):
+        return "shrink is of one matrix that is cut to a rank"
     if decision.action not in ("factorized", "truncated"):
         return None if decision.rank is None else f"a {decision.action} layer has no rank"
     if decision.rank is None:

@@ -213,6 +213,7 @@ def compress_weight(
     Raises:
         CompressionError: the weight holds NaN or Inf.
     """
+    from rmt_compress.decomposition.svd import Decomposition
     from rmt_compress.layers.zeroing import sparsify, sparsify_quantile
     from rmt_compress.spectrum import NonFiniteError
 
@@ -226,6 +227,9 @@ def compress_weight(
             raise CompressionError(
                 f"{layer.tensor}: holds NaN or Inf and cannot be cut to a rank; leave it out (exclude)"
             ) from error
+        if decision.shrink is not None and decision.sigma is not None:
+            assert isinstance(found, Decomposition)  # `check_plan` refuses stacks
+            found = found.shrunk(decision.sigma, decision.shrink)
         if split:
             tensors = factor_tensors(layer, *found.factors(decision.rank))
         else:

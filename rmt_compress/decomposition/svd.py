@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import scipy.linalg
 import torch
@@ -31,6 +32,9 @@ from rmt_compress.decomposition.blas_threads import blas_threads
 from rmt_compress.decomposition.kernels import double_blocks
 from rmt_compress.decomposition.krylov import leading_subspace, worth_trying
 from rmt_compress.spectrum.singular_values import NonFiniteError
+
+if TYPE_CHECKING:
+    from rmt_compress.spectrum import Loss
 
 # Entries of a float64 weight within this range can be squared and summed.
 _SAFE_TO_SQUARE = (1e-140, 1e140)
@@ -53,7 +57,8 @@ class Decomposition:
             (below 1e-8·s₁) need not be orthogonal to the others.
         dtype: the matrix's own type, that of the results.
         sizes: (k,), float64, where the singular values are those in another metric (method.md §13): the sum of
-            u_i·sizes_i·vt_i is the matrix, of unit vectors that are not orthogonal. None for `s` itself.
+            u_i·sizes_i·vt_i is the matrix, of unit vectors that are not orthogonal; or where they are shrunk. None
+            for `s` itself.
     """
 
     u: torch.Tensor
@@ -87,6 +92,18 @@ class Decomposition:
         root = self._root(rank)
         product = (self.u[:, :rank] * root) @ (self.vt[:rank] * root[:, None])
         return product.to(self.dtype).contiguous()
+
+    def shrunk(self, sigma: float, loss: Loss) -> Decomposition:
+        """The same directions with what of their singular values is signal; see `rmt_compress.spectrum.spikes`.
+
+        Args:
+            sigma: standard deviation of an entry of the noise.
+            loss: how near to the signal is measured.
+        """
+        from rmt_compress.spectrum import shrunk
+
+        values = shrunk(self.s.cpu().numpy(), sigma, (self.u.shape[0], self.vt.shape[1]), loss)
+        return replace(self, sizes=torch.from_numpy(values).to(self.s.device))
 
     def _root(self, rank: int) -> torch.Tensor:
         check_rank(rank, self.rank)

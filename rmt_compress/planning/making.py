@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress import spectrum
 from rmt_compress.analysis.noise_models import noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
+from rmt_compress.errors import SettingsError
 from rmt_compress.layers.group_patterns import pattern_called
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.splitting import pattern_refusal, split_refusal, zeroing_refusal
 from rmt_compress.plan import Action, LayerDecision, Plan
-from rmt_compress.planning.settings import PlanSettings, WhenNotSmaller
+from rmt_compress.planning.settings import PlanSettings, Shrink, WhenNotSmaller
 
 if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis, LayerAnalysis
+    from rmt_compress.analysis.settings import AnalysisSettings
     from rmt_compress.decomposition.moments import Moments
 
-_LATER = ("sparsify_budget", "pattern")
+_LATER = ("sparsify_budget", "pattern", "shrink")
 
 
 def make_plan(
@@ -29,6 +32,7 @@ def make_plan(
     keep_bulk: float = PlanSettings.keep_bulk,
     rank_multiple: int = PlanSettings.rank_multiple,
     when_not_smaller: WhenNotSmaller = PlanSettings.when_not_smaller,
+    shrink: Shrink = PlanSettings.shrink,
     sparsify: float | None = None,
     sparsity: float | None = None,
     pattern: str | None = None,
@@ -44,6 +48,7 @@ def make_plan(
         keep_bulk: share of the bulk kept.
         rank_multiple: ranks are rounded up to a multiple of this.
         when_not_smaller: ``keep`` or ``truncate``.
+        shrink: ``none``, ``frobenius``, ``operator`` or ``nuclear``.
         sparsify: magnitude threshold.
         sparsity: share of entries zeroed in each weight; `divide_sparsity` divides it otherwise.
         pattern: ``K:N``: K of every N neighbouring entries are kept.
@@ -51,7 +56,7 @@ def make_plan(
             largest entries stay.
 
     Raises:
-        SettingsError: a setting is out of range.
+        SettingsError: a setting is out of range, or the analysis is of noise that nothing can be shrunk by.
     """
     settings = PlanSettings(
         gof=gof,
@@ -60,6 +65,7 @@ def make_plan(
         keep_bulk=keep_bulk,
         rank_multiple=rank_multiple,
         when_not_smaller=when_not_smaller,
+        shrink=shrink,
         sparsify=sparsify,
         sparsity=sparsity,
         pattern=pattern,
@@ -70,6 +76,7 @@ def make_plan(
 def plan_with(analysis: Analysis, settings: PlanSettings, moments: Moments | None = None) -> Plan:
     """`make_plan`, its settings in one object."""
     asked = analysis.settings
+    check_shrinkable(settings, asked)
     record = {
         "alpha": asked.alpha,
         "beta": asked.beta,
@@ -89,6 +96,18 @@ def _recorded(settings: PlanSettings) -> dict[str, object]:
     return {name: each for name, each in vars(settings).items() if name not in _LATER or each != default[name]}
 
 
+def check_shrinkable(settings: PlanSettings, asked: AnalysisSettings) -> None:
+    """Refuse to shrink by noise whose variances differ from row to row.
+
+    Raises:
+        SettingsError: that was asked.
+    """
+    if settings.shrink != "none" and asked.noise in ("equalized", "general"):
+        raise SettingsError(
+            [f"shrink needs noise of one variance, and that of noise {asked.noise} has many: leave out one of them"]
+        )
+
+
 def decide(analysis: LayerAnalysis, settings: PlanSettings, known: frozenset[str] = frozenset()) -> LayerDecision:
     """The decision for one layer; `known` are the tensors of layers whose inputs choose their patterns."""
     layer = analysis.layer
@@ -99,6 +118,7 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings, known: frozenset[str
     pattern = settings.pattern if sparsify else None
     if pattern is not None and (refusal := pattern_refusal(layer, pattern_called(pattern), rank)) is not None:
         pattern, reason = None, f"{reason}; {refusal}"
+    shrinks = rank is not None and _shrinks(analysis, settings)
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -110,8 +130,15 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings, known: frozenset[str
         sparsity=settings.sparsity if sparsify else None,
         pattern=pattern,
         pattern_by="inputs" if pattern is not None and layer.tensor in known and layer.groups == 1 else None,
+        shrink=None if settings.shrink == "none" or not shrinks else settings.shrink,
+        sigma=float(analysis.fit.sigma2**0.5) if shrinks and analysis.fit is not None else None,
         reason=reason,
     )
+
+
+def _shrinks(analysis: LayerAnalysis, settings: PlanSettings) -> bool:
+    """Whether the kept values of a layer that is cut are shrunk: those of a stack have noise of their own each."""
+    return settings.shrink != "none" and isinstance(analysis, AnalyzedLayer) and len(analysis.matrices) == 1
 
 
 def may_sparsify(layer: Layer) -> bool:
@@ -154,11 +181,19 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
         return "kept", None, f"fit error {_above(fit.gof, gof)} is above {gof:g}: its bulk is no noise"
     rank = rule.keep(analysis, amount)
     rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
+    shrunk = ""
+    if settings.shrink != "none":
+        shrunk = f", shrunk ({settings.shrink})" if _shrinks(analysis, settings) else ", not shrunk: a stack"
+    if _shrinks(analysis, settings):
+        # What nothing is left of need not be kept.
+        assert settings.shrink != "none"
+        left = spectrum.shrunk(analysis.singular_values, fit.sigma2**0.5, analysis.matrix, settings.shrink)
+        rank = min(rank, max(1, int((left > 0).sum())))
     because = (
         f"{fit.spikes} spike{'s' * (fit.spikes != 1)}, {rank - fit.spikes} of the bulk kept"
         if rule.from_spikes
         else settings.rule
-    )
+    ) + shrunk
     if len(analysis.matrices) > 1:
         because += f"; the most that one of {len(analysis.matrices)} experts needs"
     before, after = layer.parameters, layer.factor_parameters(rank)

@@ -15,6 +15,8 @@ from rmt_compress.settings.validation import problems_of, refuse
 WhenNotSmaller = Literal["keep", "truncate"]
 # That of `compression.zero_budget`, on the same floor.
 SparsifyBudget = Literal["uniform", "magnitude", "edge", "alpha"]
+# Beside "none" those of `plan`, which brings pydantic with it and would keep `--help` waiting.
+Shrink = Literal["none", "frobenius", "operator", "nuclear"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class PlanSettings:
         rank_multiple: ranks are rounded up to a multiple of this.
         when_not_smaller: what becomes of a layer that a split would not shrink: ``keep`` it (SJK23) or
             ``truncate`` it in its own shape (BSSZ24's code).
+        shrink: the loss by which the singular values that a cut keeps are shrunk, see
+            `rmt_compress.spectrum.spikes`; directions that it would leave nothing of are not kept.
         sparsify: entries with |w| below this become 0 (BSSZ24 §4.2.1); None for none.
         sparsity: the share of the entries of the weights that may be sparsified, the smallest, that become 0; not
             with `sparsify`.
@@ -67,6 +71,11 @@ class PlanSettings:
         "A layer that a split would not shrink: keep it, or truncate it in its own shape.",
         panel=NOISE_AND_CUTS,
     )
+    shrink: Shrink = setting(
+        "none",
+        "Shrink the singular values that a cut keeps to what of them is signal, nearest to it in this norm.",
+        panel=NOISE_AND_CUTS,
+    )
     sparsify: float | None = setting(
         None,
         "Set weights smaller than this to zero.",
@@ -98,6 +107,8 @@ class PlanSettings:
                 problems.append(f"keep-bulk belongs to the rule bema, not to {self.rule}")
         except ValueError as error:
             problems.append(str(error))
+        if self.shrink != "none" and self.keep_bulk:
+            problems.append("shrink leaves nothing of the bulk that keep-bulk keeps: leave out one of them")
         if self.sparsify is not None and self.sparsity is not None:
             problems.append("sparsify and sparsity are two ways to choose a threshold: give one")
         if self.pattern is not None:

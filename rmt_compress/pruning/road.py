@@ -25,7 +25,7 @@ from rmt_compress.networks.tasks.questions import Question
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import check_output, replacing
 from rmt_compress.plan import Plan
-from rmt_compress.planning.making import plan_with
+from rmt_compress.planning.making import check_shrinkable, plan_with
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
@@ -142,6 +142,13 @@ def prune(
         RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
     """
     path = Path(source)
+    asked_of_noise = analysis or AnalysisSettings()
+    if asked_of_noise.noise == "all":
+        raise SettingsError(
+            ["noise all sets models side by side and is for analyze: name the one that decides here"]
+        )
+    if isinstance(plan, PlanSettings):
+        check_shrinkable(plan, asked_of_noise)
     if pack != "none" and layout == "dense":
         raise SettingsError([f"--pack {pack} stores two factors otherwise, and --layout dense has none"])
     with open_checkpoint(path, trust=trust, weights=weights) as opened:

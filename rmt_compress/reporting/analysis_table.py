@@ -30,6 +30,14 @@ _COLUMNS = (
     Column("verdict", 10, right=False),
     Column("left if\ncut", 6),
 )
+_DIAGNOSIS_COLUMNS = (
+    Column("diagnosis", 10, right=False),
+    Column("Hill α", 8, plain="Hill alpha"),
+    Column("of", 3),
+    Column("stable\nrank", 7),
+    Column("effective\nrank", 6),
+    Column("why", 1, words=True),
+)
 _GROUP_COLUMNS = (
     Column("", 11),
     Column("matrix", 4),
@@ -72,7 +80,7 @@ def analysis_table(analysis: Analysis, *, sort: Sort = "order", group: bool = Fa
         title = f"{analysis.path or 'model'} ({analysis.format}){_noise_named(analysis)}"
         parts.append(_group_table(layers, title) if group else _layer_table(layers, title))
     if any(layer.models for layer in layers):
-        parts.append(_models_table(layers))
+        parts += [_models_table(layers), _diagnosis_table(layers)]
     if analysis.factorized:
         parts.append(_factor_table(analysis))
     skipped = _skipped_lines(analysis)
@@ -163,6 +171,25 @@ def _models_table(layers: list[AnalyzedLayer]) -> LayerTable:
             cells.append(Text(f"{error}{said.fit.spikes:>4}", style="" if fits or not error else _NO_FIT_STYLE))
         rows.append(cells)
     return LayerTable("fit error and spikes by noise model", [_names(layer) for layer in matrices], columns, rows)
+
+
+def _diagnosis_table(layers: list[AnalyzedLayer]) -> LayerTable:
+    """What every layer looks like and why, a layer a row."""
+    matrices = [matrix for layer in layers for matrix in layer.matrices]
+    rows = []
+    for layer in matrices:
+        found, diagnosis = layer.measures, layer.diagnosis
+        rows.append(
+            [
+                diagnosis.word,
+                f"{found.tail.alpha:.2f} ± {found.tail.error:.2f}",
+                f"{found.tail.size}/{layer.fit.p}",
+                f"{found.stable_rank:.1f}",
+                f"{found.effective_rank:.0f}",
+                diagnosis.reason,
+            ]
+        )
+    return LayerTable("diagnosis", [_names(layer) for layer in matrices], _DIAGNOSIS_COLUMNS, rows)
 
 
 def _group_table(layers: list[AnalyzedLayer], title: str) -> LayerTable:
@@ -260,6 +287,9 @@ def skipped_line(reason: str, names: list[str], *, every: bool = False) -> Rende
 def _footer(analysis: Analysis) -> RenderableType:
     from rich.text import Text
 
+    from rmt_compress.analysis.diagnosis import WORDS
+    from rmt_compress.analysis.noise_models import ALL
+
     before, after = analysis.parameters, analysis.parameters_after
     vectors = [layer for layer in analysis.skipped if layer.kind == "vector"]
     matrices = len(analysis.skipped) - len(vectors) - 2 * len(analysis.factorized)
@@ -270,6 +300,9 @@ def _footer(analysis: Analysis) -> RenderableType:
         counts += f", {len(analysis.factorized)} factorized already"
     if not analysis.analyzed:
         return Text(counts)
+    words = [layer.diagnosis.word for layer in analysis.analyzed]
+    looks = ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
+    more = "" if analysis.settings.noise == ALL else " (--noise all says why)"
     fitting = sum(layer.fits for layer in analysis.analyzed)
     share = f"{after / before:.1%}" if before else "100 %"
     return Text.assemble(
@@ -277,5 +310,5 @@ def _footer(analysis: Analysis) -> RenderableType:
         f"; {fitting} {'fits' if fitting == 1 else 'fit'} Marchenko–Pastur at --gof {analysis.settings.gof:g}.\n",
         f" Cutting those to their spikes leaves {after:,} of {before:,} parameters (",
         (share, "bold"),
-        ").",
+        f").\n Diagnosis: {looks}{more}.",
     )

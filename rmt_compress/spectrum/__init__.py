@@ -20,8 +20,10 @@ from rmt_compress.spectrum.singular_values import (
     SingularValues,
     singular_values,
 )
+from rmt_compress.spectrum.spikes import LOSSES, Loss, Spikes, shrunk, spikes_behind
 
 __all__ = [
+    "LOSSES",
     "QUANTILE_RULES",
     "BulkFit",
     "DegenerateSpectrumError",
@@ -29,11 +31,13 @@ __all__ = [
     "GammaNoise",
     "HeavyTail",
     "Kernels",
+    "Loss",
     "NonFiniteError",
     "NumpyKernels",
     "QuantileRule",
     "SignFlips",
     "SingularValues",
+    "Spikes",
     "equalize",
     "fit_bulk",
     "fit_error_p_value",
@@ -41,6 +45,8 @@ __all__ = [
     "fit_gamma_noise",
     "fit_heavy_tail",
     "noise_eigenvalues",
+    "shrunk",
     "sign_flips",
     "singular_values",
+    "spikes_behind",
 ]

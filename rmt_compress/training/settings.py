@@ -32,7 +32,7 @@ _TRAINING, _SPARSITY = "Training", "Sparsification"
 _COUNTED = {2: "two", 3: "three"}
 
 # What a cycle does not ask its plan.
-_CYCLES_OWN = ("gof", "rule", "keep_bulk", "sparsify", "sparsity", "sparsify_budget", "pattern")
+_CYCLES_OWN = ("gof", "rule", "keep_bulk", "shrink", "sparsify", "sparsity", "sparsify_budget", "pattern")
 
 # What cuts while training cannot do, or what is asked elsewhere: of a budget, and of calibration.
 _NOT_OF_CUTS = ("latency", "max_drop", "search", "multiple", "exclude", "evaluations")
@@ -275,6 +275,8 @@ class CycleSettings:
             problems.append("sparsity says itself how many entries go: leave out sparsify and sparsify-after")
         if self.sparsify_budget != "uniform" and self.sparsity is None:
             problems.append(f"sparsify-budget {self.sparsify_budget} divides a share of zeros: add --sparsity")
+        if self.analysis.noise == "all":
+            problems.append("noise all sets models side by side and is for analyze: name the one that decides here")
         if self.analysis.noise == "equalized":
             problems.append("noise equalized is not for finetune: a layer in two has lost the scales of its edge")
         refuse([*problems, *self._problems_of_the_budget()])

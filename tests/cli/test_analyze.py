@@ -207,3 +207,13 @@ def test_help_does_not_import_torch(run):
     code = "import sys, rmt_compress.cli.app; print(sorted({'torch', 'scipy', 'numpy'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_table_says_what_the_layers_look_like(run, checkpoint):
+    plain = run("analyze", checkpoint).stdout
+    assert "Diagnosis: 1 noise, 1 noise plus spikes (--noise all says why)" in plain
+    full = run("analyze", checkpoint, "--noise", "all").stdout
+    assert "1 of 48 are spikes" in full
+    assert "Hill α" in full
+    assert "--noise all" not in full
