@@ -34,6 +34,7 @@ from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.data.in_memory import InMemory
 from rmt_compress.networks.calibration.calibrating import calibrate
+from rmt_compress.networks.calibration.made_up import FITTED_INPUTS, SAMPLED_TEXT, SPIKED_NOISE
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.replacing import replaced
@@ -60,8 +61,6 @@ FIRST = {"resnet": 1000, "cnn": 1000}
 ASKED = {"lm": 24}
 """So many real samples spread over all; of the others 5,000."""
 SHAPES = {"resnet": "3,32,32", "cnn": "3,32,32"}
-BEFORE = " (standard normal inputs)"
-"""Behind the names of networks that were measured with what vectors were before; not made again."""
 Numbers = dict[str, Any]
 
 
@@ -154,13 +153,13 @@ class Cut:
         return self.lost / self.seen
 
 
-def cuts_of(numbers: Numbers, *, text: bool) -> list[Cut]:
-    """Every cut, batch-norm statistics renewed as `prune` does; of language models or of all others."""
+def cuts_of(numbers: Numbers, kind: str) -> list[Cut]:
+    """Every cut of networks that made inputs of this kind, batch-norm statistics renewed as `prune` does."""
+    text = kind == SAMPLED_TEXT
     found = []
     for name, about in numbers.items():
-        if (about["unit"] != "share") != text or name.endswith(BEFORE):
-            continue
-        for cut in (each for known in about["seeds"].values() for each in known["cuts"]):
+        made = [known for known in about["seeds"].values() if known["inputs"]["kind"] == kind]
+        for cut in (each for known in made for each in known["cuts"]):
             last = cut.get("renewed", cut)
             rise = last["score"] - about["uncut"]
             seen = last["divergence"] if text else 1 - last["agreement"] + FLOOR
@@ -221,19 +220,18 @@ def _row(keep: float, how: str, cuts: list[Numbers], sign: int) -> str:
 
 
 def _told(numbers: Numbers) -> list[str]:
-    whats = {
-        False: "points of accuracy lost over points of changed answers and half a point are",
-        True: "the rise of the loss over the divergence is",
-    }
+    lost = "points of accuracy lost over points of changed answers and half a point are"
+    whats = {SPIKED_NOISE: lost, FITTED_INPUTS: lost, SAMPLED_TEXT: "the rise of the loss over the divergence is"}
     lines = []
-    for text, what in whats.items():
-        if not (cuts := cuts_of(numbers, text=text)):
+    for kind, what in whats.items():
+        if not (cuts := cuts_of(numbers, kind)):
             continue
         low, middle, high = quantiles(cuts)
         networks = sorted({cut.network for cut in cuts})
+        middles = f"{middle:.2f} in the median, {low + 0.0:.2f} to {high:.2f} in nine of ten"
         lines.append(
-            f"{len(cuts)} cuts of {', '.join(networks)}: {what} {middle:.2f} in the median, {low:.2f} to "
-            f"{high:.2f} in nine of ten, each network weighing the same."
+            f"{kind[0].upper()}{kind[1:]}, {len(cuts)} cuts of {', '.join(networks)}: {what} {middles}, each "
+            "network weighing the same."
         )
         if len(networks) > 2:
             shares = ", ".join(f"{name} {part:.0%}" for name, part in left_out(cuts).items())

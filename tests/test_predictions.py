@@ -11,13 +11,12 @@ from rmt_compress.pruning.prediction import ACCURACY, FLOOR, TEXT, predicted
 from tests.samples.repository import REPOSITORY
 
 
-@pytest.mark.parametrize("text", (False, True))
-def test_the_ratios_are_those_of_the_committed_measurements(text, monkeypatch):
+@pytest.mark.parametrize(("kind", "ratio"), ((SPIKED_NOISE, ACCURACY), (SAMPLED_TEXT, TEXT)))
+def test_the_ratios_are_those_of_the_committed_measurements(kind, ratio, monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "experiments"))
     experiment = __import__("self_calibration")
     path = REPOSITORY / "experiments" / "data" / "self_calibration.json"
-    cuts = experiment.cuts_of(json.loads(path.read_text(encoding="utf-8")), text=text)
-    ratio = TEXT if text else ACCURACY
+    cuts = experiment.cuts_of(json.loads(path.read_text(encoding="utf-8")), kind)
     assert (ratio.low, ratio.middle, ratio.high) == pytest.approx(experiment.quantiles(cuts), abs=0.005)
     assert (ratio.cuts, ratio.networks) == (len(cuts), len({cut.network for cut in cuts}))
 

@@ -40,7 +40,7 @@ class Ratio:
 FLOOR = 0.005
 """What is added to a share of changed answers."""
 ACCURACY = Ratio(0.0, 0.32, 1.12, 180, 3)
-TEXT = Ratio(0.79, 1.10, 1.45, 14, 1)
+TEXT = Ratio(0.80, 1.01, 1.36, 36, 1)
 
 
 _MEASURED = {SPIKED_NOISE: ACCURACY, SAMPLED_TEXT: TEXT}

@@ -38,6 +38,7 @@ _SAY = "say what shape its inputs have (--input-shape, such as 3,224,224)"
 
 SAMPLED_TEXT = "text sampled from the network"
 SPIKED_NOISE = "noise along the spikes of the first layer"
+FITTED_INPUTS = "inputs fitted to the statistics of the batch norms"
 """Kinds of inputs, as `MadeUp.kind` has them."""
 
 
@@ -169,7 +170,7 @@ def _values(
     with torch.no_grad():
         data.ask(data.placed(data.first))
     if batch_norms(model):
-        kind = "inputs fitted to the statistics of the batch norms"
+        kind = FITTED_INPUTS
         count = count or FITTED
         parts = [
             fit_inputs(model, call, shape, count=size, generator=generator, progress=progress).cpu()
