@@ -202,7 +202,7 @@ def _target(
     question = Question(data, model, checkpoint, asked)
     inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
     # What calibrates scores nothing.
-    task = question.whole() if inputs is None else question.part("test")
+    task = question.whole() if inputs is None else question.held_out()
     if limit is not None and task.samples is not None:
         task = task.of(task.samples.thinned(limit))
     for text in () if task.samples is None else task.samples.notes:

@@ -1,7 +1,8 @@
 """How one set becomes three disjoint parts, the same whenever and however it is gone through.
 
-A split is dealt out in eighths. Where the set has a test split of its own, one eighth of the rest calibrates and
-one chooses; else two eighths of the only split are the test part. What has numbers is shuffled by the seed first;
+A split is dealt out in eighths. Where the set has a test split of its own, one eighth of the rest calibrates, and
+half of the test split chooses: what a network was trained on it may know by heart, and a cut that harms it shows
+nothing there. Else two eighths of the only split are the test part. What has numbers is shuffled by the seed first;
 of a stream every eighth sample goes into the same eighth, where the seed says which; text stays in stretches.
 """
 
@@ -39,7 +40,8 @@ class Share(NamedTuple):
 
 
 ALL = Share()
-OF_TRAIN: dict[Part, Share] = {"train": ALL, "calibration": Share((1,), MOST), "selection": Share((2,), MOST)}
+OF_TRAIN: dict[Part, Share] = {"train": ALL, "calibration": Share((1,), MOST)}
+OF_TEST: dict[Part, Share] = {"test": Share((0, 2, 4, 6)), "selection": Share((1, 3, 5, 7), MOST)}
 # The first samples dealt out go to different parts, so that a set of three has all of them.
 OF_ONLY: dict[Part, Share] = {
     "test": Share((0, 4)),
@@ -64,6 +66,7 @@ def stretches(count: int, share: Share) -> npt.NDArray[np.int64]:
     """Which of `count` windows of a text belong to a share, as one stretch.
 
     From the front: what is only trained on, selection, calibration, test. None where there are fewer than three.
+    Of a test split the first half is the selection part, and the second the test part.
     """
     import numpy as np
 
@@ -72,11 +75,14 @@ def stretches(count: int, share: Share) -> npt.NDArray[np.int64]:
     small = max(1, count // EIGHTHS)
     test = count - max(1, 2 * count // EIGHTHS)
     calibration, selection = test - small, test - 2 * small
-    if selection < 0:
+    if share in OF_TEST.values():
+        first, last = (0, count // 2) if share is OF_TEST["selection"] else (count // 2, count)
+    elif selection < 0:
         return np.arange(0)
-    first, last = {(0, 4): (test, count), (1,): (calibration, test), (2,): (selection, calibration)}.get(
-        share.eighths, (0, test)
-    )
+    else:
+        first, last = {(0, 4): (test, count), (1,): (calibration, test), (2,): (selection, calibration)}.get(
+            share.eighths, (0, test)
+        )
     return np.arange(first, last)[: share.most]
 
 

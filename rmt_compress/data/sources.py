@@ -16,7 +16,7 @@ from rmt_compress.data.dataset import Split
 from rmt_compress.data.image_files import ImageRows, open_images
 from rmt_compress.data.image_folder import labelled_images, splits_of
 from rmt_compress.data.loading import KNOWN_SETS, load_data, splits_on_disk
-from rmt_compress.data.parts import ALL, OF_ONLY, OF_TRAIN, Share
+from rmt_compress.data.parts import ALL, OF_ONLY, OF_TEST, OF_TRAIN, Share
 from rmt_compress.data.rows import RowTable
 from rmt_compress.data.samples import Batch, Part, Samples
 from rmt_compress.data.settings import DataSettings
@@ -78,11 +78,15 @@ class Source:
         if self.comes_in == "parts":
             return self._finished(self._table(part), part, ALL)
         if self.comes_in == "splits":
-            own: Part = "test" if part == "test" else "train"
-            table, share = self._table(own), ALL if part == "test" else OF_TRAIN[part]
+            own: Part = "test" if part in OF_TEST else "train"
+            table, share = self._table(own), (OF_TEST | OF_TRAIN)[part]
         else:
             table, share = self._table("test"), OF_ONLY[part]
         return self._finished(table, part, share, self._division(table, part))
+
+    def held_out(self) -> Samples:
+        """All that training does not see: the test split, or the test part of the only one."""
+        return self.whole() if self.comes_in == "splits" else self.part("test")
 
     def whole(self) -> Samples:
         """All that may be scored where nothing calibrates or chooses: the test split, or the only one undivided."""
@@ -100,9 +104,11 @@ class Source:
     def _division(self, table: Table, part: Part) -> tuple[str, ...]:
         """How the set was divided, in words."""
         if self.comes_in == "splits":
-            if part in ("train", "test"):
+            if part == "train":
                 return ()
-            return (f"{part.capitalize()} samples are taken from the train split of {self.name}.",)
+            if part == "calibration":
+                return (f"Calibration samples are taken from the train split of {self.name}.",)
+            return (f"Of the test split of {self.name} one half chooses, and the other is the test part.",)
         shares: tuple[Part, ...] = ("test", "calibration", "selection")
         if table.count is None:
             said = "two of every eight samples are test, one is calibration, one selection"

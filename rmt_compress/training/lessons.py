@@ -67,7 +67,7 @@ def open_lessons(
             [f"task {asked.task}: a function of the whole network has no loss to train with; leave out --task"]
         )
     question = Question(data, start.example(training.seed), start.opened(), asked)
-    train, test = question.part("train"), question.part("test")
+    train, test = question.part("train"), question.held_out()
     if train.kind == "agreement":
         raise SettingsError(
             [

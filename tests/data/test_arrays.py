@@ -80,14 +80,21 @@ def test_inputs_by_name(tmp_path):
 
 def test_splits_by_name(tmp_path):
     np.savez(
-        tmp_path / "a.npz", x_train=np.zeros((40, 2)), y_train=np.arange(40), x_test=np.ones((2, 2)), y_test=[0, 1]
+        tmp_path / "a.npz",
+        x_train=np.zeros((40, 2)),
+        y_train=np.arange(40),
+        x_test=np.ones((20, 2)),
+        y_test=np.arange(20),
     )
     source = opened(tmp_path / "a.npz")
     assert source.comes_in == "splits"
-    assert source.part("test").count == 2
     assert source.part("train").count == 40
-    calibration, selection = (set(gathered(source.part(p))[1].tolist()) for p in ("calibration", "selection"))
-    assert (len(calibration), len(selection), calibration & selection) == (5, 5, set())
+    assert (source.whole().count, source.held_out().count) == (20, 20)
+    assert source.part("calibration").count == 5
+    # What chooses is not what was trained on, and not what scores.
+    test, selection = (set(gathered(source.part(p))[1].tolist()) for p in ("test", "selection"))
+    assert (len(test), len(selection), test | selection) == (10, 10, set(range(20)))
+    assert "Of the test split of" in source.part("selection").notes[0]
     assert "Calibration samples are taken from the train split" in source.part("calibration").notes[0]
 
 

@@ -141,7 +141,8 @@ def test_a_saved_dict_of_splits_shares_its_labels(tmp_path):
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation"]}))
     source = opened(tmp_path)
     assert source.comes_in == "splits"
-    assert gathered(source.part("test"))[1].tolist() == [2, 0]
+    assert gathered(source.held_out())[1].tolist() == [2, 0]
+    assert sorted(gathered(source.part(part))[1].item() for part in ("test", "selection")) == [0, 2]
     assert gathered(source.part("train"))[1].tolist() == [1, 2] * 8
     assert source.part("train").classes == 3
     assert "taken from the train split" in source.part("calibration").notes[0]

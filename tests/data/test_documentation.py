@@ -42,8 +42,11 @@ def test_the_examples_are_taken(mydata):
 def test_the_script_runs(mydata, capsys):
     scope = {}
     exec(SCRIPT, scope)
-    assert capsys.readouterr().out == "200 2\n"
-    assert scope["inputs"].shape == (72, 1, 28, 28)
+    assert (
+        capsys.readouterr().out
+        == "100 2 Of the test split of mydata:images one half chooses, and the other is the test part.\n"
+    )
+    assert scope["inputs"].shape == (100, 1, 28, 28)
     assert float(scope["inputs"].min()) == pytest.approx(-1, abs=0.01)
 
 

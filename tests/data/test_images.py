@@ -111,10 +111,10 @@ def test_image_folders_with_splits_are_read_one_by_one(tmp_path):
             draw(tmp_path / split / "ab"[number % 2] / f"{number:02}.png", value=number)
     source = opened(tmp_path)
     assert source.comes_in == "splits"
-    test = source.part("test")
+    test = source.held_out()
     assert (test.classes, test.targets, gathered(test)[1].tolist()) == (2, "classes", [0, 1])
-    pixels = [gathered(source.part(part))[0][:, 0, 0, 0].tolist() for part in ("calibration", "selection")]
-    assert [len(each) for each in pixels] == [2, 2]
+    pixels = [gathered(source.part(part))[0][:, 0, 0, 0].tolist() for part in ("test", "selection")]
+    assert [len(each) for each in pixels] == [1, 1]
     assert not set(pixels[0]) & set(pixels[1])
 
 
@@ -143,12 +143,12 @@ def test_cifar_batches_have_their_own_splits_and_presets(tmp_path, rng):
     for stem in ("data_batch_1", "test_batch"):
         write_binary(tmp_path / f"{stem}.bin", pixels.reshape(8, -1), labels)
     source = opened(tmp_path, mean="cifar10")
-    inputs, targets = gathered(source.part("test"))
+    inputs, targets = gathered(source.whole())
     mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
     expected = (pixels / 255 - mean[:, None, None]) / std[:, None, None]
     np.testing.assert_allclose(inputs, expected, atol=1e-5)
     assert targets.tolist() == labels.tolist()
-    assert "data_batch_2.bin" in source.part("selection").notes[0]
+    assert "data_batch_2.bin" in source.part("calibration").notes[0]
     with pytest.raises(DataError, match="1 of 5 train files"):
         opened(tmp_path, allow_partial=False).part("calibration")
 
@@ -159,19 +159,21 @@ def test_digits_have_three_disjoint_parts():
     assert {part: each.count for part, each in parts.items()} == {
         "calibration": 180,
         "selection": 180,
-        "test": 360,
+        "test": 180,
         "train": 1437,
     }
     rows = [
-        {each.numpy().tobytes() for each in gathered(parts[part], 512)[0]} for part in ("calibration", "selection")
+        {each.numpy().tobytes() for each in gathered(parts[part], 512)[0]}
+        for part in ("calibration", "selection", "test")
     ]
     assert not rows[0] & rows[1]
+    assert not rows[1] & rows[2]
 
 
 @pytest.mark.realdata
 def test_a_set_with_its_own_splits(real_data):
     source = opened("mnist")
-    assert [source.part(part).count for part in ("calibration", "test", "train")] == [7500, 10000, 60000]
+    assert [source.part(part).count for part in ("calibration", "test", "train")] == [7500, 5000, 60000]
     assert [source.part("calibration").part, source.part("test").classes] == ["calibration", 10]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmt_compress.data import KNOWN_SETS, Dataset, Samples, load_data, open_samples
-from rmt_compress.data.parts import MOST, OF_ONLY, OF_TRAIN, dealt, stretches
+from rmt_compress.data.parts import MOST, OF_ONLY, OF_TEST, dealt, stretches
 from rmt_compress.errors import DataError, MissingDependencyError
 
 
@@ -18,18 +18,28 @@ def test_a_data_set_in_memory_is_samples():
     assert (batch.inputs is images, batch.targets is labels, len(labels)) == (True, True, 5)
 
 
-@pytest.mark.parametrize("shares", [OF_ONLY, {"test": (), **OF_TRAIN}])
-@pytest.mark.parametrize("which", [lambda count, share: dealt(count, share, 3), stretches])
+WAYS = pytest.mark.parametrize("which", [lambda count, share: dealt(count, share, 3), stretches])
+
+
+@WAYS
 @pytest.mark.parametrize("count", [3, 4, 8, 9, 100, 100_003])
-def test_parts_are_disjoint_and_bounded(shares, which, count):
-    parts = {part: which(count, share) for part, share in shares.items() if share}
+def test_parts_are_disjoint_and_bounded(which, count):
+    parts = {part: which(count, share) for part, share in OF_ONLY.items()}
     calibration, selection, train = (set(parts[part].tolist()) for part in ("calibration", "selection", "train"))
     assert not calibration & selection
     assert calibration | selection <= train
     assert max(len(calibration), len(selection)) <= MOST
-    if "test" in parts:
-        assert sorted([*train, *parts["test"].tolist()]) == list(range(count))
-        assert all(map(len, parts.values()))
+    assert sorted([*train, *parts["test"].tolist()]) == list(range(count))
+    assert all(map(len, parts.values()))
+
+
+@WAYS
+@pytest.mark.parametrize("count", [2, 3, 9, 5000, 100_003])
+def test_half_of_a_test_split_chooses(which, count):
+    test, selection = (set(which(count, OF_TEST[part]).tolist()) for part in ("test", "selection"))
+    assert not test & selection
+    assert len(selection) == min(count // 2, MOST)
+    assert len(test) == count - count // 2
 
 
 def test_an_unknown_set_lists_what_there_is():

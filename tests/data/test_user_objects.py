@@ -170,8 +170,9 @@ def test_a_callable_is_told_which_split(user_module):
     for name, test, train in (("data", 1, 0), ("train", 0, 1), ("anything", 4, 5)):
         source = opened(name)
         assert gathered(source.part("test"))[1].unique().tolist() == [test]
-        assert gathered(source.part("selection"))[1].tolist() == [train] * 2
-        assert source.part("test").notes == ()
+        assert gathered(source.part("calibration"))[1].tolist() == [train] * 2
+        assert gathered(source.part("selection"))[1].tolist() == [test] * 8
+        assert source.held_out().notes == ()
     for part in ("calibration", "selection", "test", "train"):
         assert gathered(opened("parts").part(part))[1].tolist() == [len(part)] * 2
 

@@ -65,6 +65,10 @@ class Question:
         """The task on a part of the data; see `Source.part`."""
         return self._task(None if self._source is None else self._source.part(part))
 
+    def held_out(self) -> Task:
+        """The task on all that training does not see; see `Source.held_out`."""
+        return self._task(None if self._source is None else self._source.held_out())
+
     def whole(self) -> Task:
         """The task on all that may be scored where nothing calibrates or chooses; see `Source.whole`."""
         return self._task(None if self._source is None else self._source.whole())
