@@ -33,10 +33,10 @@ _COLUMNS = (
 _DIAGNOSIS_COLUMNS = (
     Column("diagnosis", 10, right=False),
     Column("Hill α", 8, plain="Hill alpha"),
-    Column("of", 3),
-    Column("stable\nrank", 7),
-    Column("effective\nrank", 6),
-    Column("why", 1, words=True),
+    Column("of", 1),
+    Column("stable\nrank", 3),
+    Column("effective\nrank", 2),
+    Column("why", 9, words=True),
 )
 _GROUP_COLUMNS = (
     Column("", 11),
