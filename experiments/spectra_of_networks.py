@@ -82,6 +82,7 @@ def measure(path: Path) -> list[dict[str, Any]]:
         found = layer.measures
         assert found.raw is not None
         assert found.equalized is not None
+        assert found.tail is not None
         rows.append(
             {
                 "layer": layer.name,

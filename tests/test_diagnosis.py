@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.analysis.diagnosis import WORDS, diagnose, measure
+from rmt_compress.analysis.diagnosis import WORDS, as_json, diagnose, measure
 from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, SkippedLayer
 from rmt_compress.reporting.analysis_table import write_csv
 from rmt_compress.spectrum import NumpyKernels, equalize, singular_values
@@ -174,3 +174,12 @@ def test_dead_rows_leave_a_word(model):
     layer = rmt.analyze(model, noise="equalized").layers[0]
     assert layer.diagnosis.word.startswith("scaled noise")
     assert layer.signals is None
+
+
+def test_a_matrix_of_one_direction_has_no_tail_and_is_of_low_rank():
+    values = np.zeros(40)
+    values[0] = 3.0
+    found = measure(values, (40, 60), "float32")
+    assert found.tail is None
+    assert diagnose(found).word == "low rank"
+    assert as_json(found)["hill_alpha"] is None

@@ -90,7 +90,7 @@ class Measures:
         effective_rank: see `decomposition.products.effective_rank`.
         raw: how the matrix itself fits noise; None where its bulk is zero.
         equalized: the same with the scales of rows and columns taken out; None where that was not tried.
-        tail: the power law of the largest eigenvalues.
+        tail: the power law of the largest eigenvalues; None where fewer than two different ones are not zero.
     """
 
     shape: tuple[int, int]
@@ -99,7 +99,7 @@ class Measures:
     effective_rank: float
     raw: BulkError | None
     equalized: BulkError | None
-    tail: spectrum.HeavyTail
+    tail: spectrum.HeavyTail | None
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,6 @@ def measure(
         scaled: singular values once scales are taken out, and the larger side of what they are of.
         alpha: see `spectrum.fit_bulk`.
         beta: see `spectrum.fit_bulk`.
-
-    Raises:
-        DegenerateSpectrumError: fewer than two different singular values are not zero.
     """
     energy = float(np.square(values).sum())
     # The largest singular value that rounding of all entries, independent of one another, makes.
@@ -145,8 +142,15 @@ def measure(
         effective_rank=effective_rank(values),
         raw=_bulk_error(values, max(shape), alpha, beta),
         equalized=None if scaled is None else _bulk_error(*scaled, alpha, beta),
-        tail=spectrum.fit_heavy_tail(values**2),
+        tail=_tail(values),
     )
+
+
+def _tail(values: NDArray[np.float64]) -> spectrum.HeavyTail | None:
+    try:
+        return spectrum.fit_heavy_tail(values**2)
+    except spectrum.DegenerateSpectrumError:
+        return None
 
 
 def _bulk_error(values: NDArray[np.float64], n: int, alpha: float, beta: float) -> BulkError | None:
@@ -173,6 +177,8 @@ def diagnose(found: Measures) -> Diagnosis:
             f"scales of rows and columns taken out, {why}; with them {_misses(raw)}",
         )
     missed = _misses(raw)
+    if tail is None:
+        return Diagnosis("structured", f"{missed}; its directions are all alike")
     if equalized is not None:
         missed += f", scales taken out {_misses(equalized)}"
     law = f"α {tail.alpha:.2f} ± {tail.error:.2f} of {tail.size} eigenvalues"
@@ -189,10 +195,11 @@ KEYS = (
 """What `analyze --json` has of a diagnosis."""
 
 
-def as_json(found: Measures) -> dict[str, float | str]:
+def as_json(found: Measures) -> dict[str, float | str | None]:
     """The `KEYS` of a layer with these numbers."""
     diagnosis, tail = diagnose(found), found.tail
-    said = diagnosis.word, diagnosis.reason, found.rank, found.stable_rank, tail.alpha, tail.error, tail.size
+    law = (None,) * 3 if tail is None else (tail.alpha, tail.error, tail.size)
+    said = diagnosis.word, diagnosis.reason, found.rank, found.stable_rank, *law
     return dict(zip(KEYS, (found.effective_rank, *said), strict=True))
 
 

@@ -179,11 +179,12 @@ def _diagnosis_table(layers: list[AnalyzedLayer]) -> LayerTable:
     rows = []
     for layer in matrices:
         found, diagnosis = layer.measures, layer.diagnosis
+        tail = found.tail
         rows.append(
             [
                 diagnosis.word,
-                f"{found.tail.alpha:.2f} ± {found.tail.error:.2f}",
-                f"{found.tail.size}/{layer.fit.p}",
+                "–" if tail is None else f"{tail.alpha:.2f} ± {tail.error:.2f}",
+                "–" if tail is None else f"{tail.size}/{layer.fit.p}",
                 f"{found.stable_rank:.1f}",
                 f"{found.effective_rank:.0f}",
                 diagnosis.reason,

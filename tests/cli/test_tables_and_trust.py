@@ -69,11 +69,11 @@ def done(result, *statuses):
 
 @pytest.fixture
 def net(tmp_path):
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "tabled.py").write_text(NET)
     names = {}
     exec(NET, names)
     torch.save(names["Net"]().state_dict(), tmp_path / "net.pt")
-    return "--arch", "net:Net"
+    return "--arch", "tabled:Net"
 
 
 @pytest.mark.slow
@@ -124,8 +124,8 @@ def own(tmp_path):
         "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (tmp_path / "net.py").write_text(NET)
-    return "--data", "net:tokens"
+    (tmp_path / "tabled.py").write_text(NET)
+    return "--data", "tabled:tokens"
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_code_in_a_folder_runs_where_it_is_trusted_and_nowhere_else(run, own, tm
     for command in ("evaluate", "sweep", "prune", "finetune"):
         line = one_error_line(run(command, "own", *own))
         assert "is code in the folder (modeling_own.py), which is not run; if you trust it, add --trust" in line
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["net.py", "own"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["tabled.py", "own"]
     asked = (*own, "--trust")
     done(run("evaluate", "own", *asked))
     done(run("sweep", "own", *asked, "--what", "rank", "--points", "2"))

@@ -100,7 +100,8 @@ def test_two_processes_decide_as_one(python, tmp_path):
     options = [str(DIGITS), "--data", "digits", "--epochs", "4", "--gof", "0.2", "--device", "cpu"]
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     for name, prefix in (("two", (*launch, *COMMAND)), ("one", COMMAND)):
-        python.run(*prefix, *options, "-o", tmp_path / f"{name}.safetensors").check_returncode()
+        done = python.run(*prefix, *options, "-o", tmp_path / f"{name}.safetensors")
+        assert done.returncode == 0, done.stderr
     two, one = (read_lines(tmp_path / f"{name}.log.jsonl") for name in ("two", "one"))
     assert (two[-1]["processes"], one[-1]["processes"]) == (2, 1)
     decisions = [
