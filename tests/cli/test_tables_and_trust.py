@@ -133,7 +133,7 @@ def test_code_in_a_folder_runs_where_it_is_trusted_and_nowhere_else(run, own, tm
     for command in ("evaluate", "sweep", "prune", "finetune"):
         line = one_error_line(run(command, "own", *own))
         assert "is code in the folder (modeling_own.py), which is not run; if you trust it, add --trust" in line
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["tabled.py", "own"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["own", "tabled.py"]
     asked = (*own, "--trust")
     done(run("evaluate", "own", *asked))
     done(run("sweep", "own", *asked, "--what", "rank", "--points", "2"))
