@@ -117,6 +117,15 @@ def test_a_quick_run_of_noise_models(python, tmp_path):
     assert false["scaled", "signflip"] < 0.4
 
 
+def test_evaluate_said_of_trained_networks_what_plain_loops_say():
+    """Of all of test.txt and 2,500 images; tests/cli/test_trained_networks.py asks fewer each time."""
+    numbers = json.loads((EXPERIMENTS / "data" / "plain_loops.json").read_text(encoding="utf-8"))
+    for found in numbers.values():
+        assert found["evaluate"] == pytest.approx(found["loop"], abs=1e-6)
+    assert numbers["resnet, accuracy"]["images"] == 2500
+    assert numbers["language model, nats per token"]["tokens"] > 340_000
+
+
 def test_the_edge_of_equalized_noise_has_the_simulated_constants(monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     lines = (EXPERIMENTS / "data" / "equalized_edge.jsonl").read_text(encoding="utf-8").splitlines()
