@@ -75,7 +75,7 @@ class DataSettings:
     )
     sequence_length: int = setting(
         512,
-        "Tokens of text asked at once.",
+        "Tokens of text asked at once; the network's context where that is shorter.",
         within="[2, inf)",
         minimum=2,
         panel=_PANEL,

@@ -155,6 +155,14 @@ def open_samples(
     return Source(spec, "splits", settings, lambda own: _known(spec, _split(own), settings))
 
 
+def may_hold_text(spec: str) -> bool:
+    """Whether a data set may have text in it, which needs a tokenizer: tables and folders may have a column."""
+    kind, _, rest = spec.partition(":")
+    if rest and kind in _FILES:
+        return kind in _OF_TEXT and not _is_module(kind, rest)
+    return spec not in KNOWN_SETS and _path(spec).is_dir()
+
+
 def _is_module(kind: str, rest: str) -> bool:
     """Whether a module of the user's is called like a kind of file, and no file is meant."""
     module = Path(f"{kind}.py").is_file() or Path(kind, "__init__.py").is_file()
@@ -180,6 +188,7 @@ def _kinds() -> str:
 
 
 _FOLDERS = ("images", "datasets")
+_OF_TEXT = ("text", "csv", "parquet", "datasets")
 _ENDINGS = {
     "text": (".txt", ".md"),
     "array": (".npy", ".npz"),

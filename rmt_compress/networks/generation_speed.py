@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import EvaluationError, SettingsError
+from rmt_compress.networks.configured import context_length, vocabulary_size
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
@@ -116,13 +117,14 @@ def measure_generation(
     counts = (("prompt", prompt), ("written", written), ("batch", batch), ("models", len(models)))
     if problems := [f"{name} is {count}; it must be 1 or more" for name, count in counts if count < 1]:
         raise SettingsError(problems)
-    prompt = min(prompt, *(_positions(model) - written for model in models))
+    contexts = [length for model in models if (length := context_length(model)) is not None]
+    prompt = min([prompt, *(length - written for length in contexts)])
     if prompt < 1:
         raise SettingsError([f"written is {written}: more tokens than a network has positions for"])
     called = [
         name or type(model).__name__ for name, model in zip(names or [None] * len(models), models, strict=True)
     ]
-    vocabulary = min(_vocabulary(model) for model in models)
+    vocabulary = min(vocabulary_size(model) or 2 for model in models)
     ids = torch.arange(batch * prompt).view(batch, prompt).mul(7).remainder(vocabulary)
     times: list[list[tuple[float, float]]] = [[] for _ in models]
     deadline = time.perf_counter() + (GENERATION_SECONDS if seconds is None else seconds) * len(models)
@@ -188,19 +190,3 @@ def _cannot_write(name: str, why: str) -> str:
         f"{name}: cannot write text: {why}; tokens per second are for the classes that transformers calls "
         "…ForCausalLM or …LMHeadModel: leave --generate out"
     )
-
-
-def _setting(model: nn.Module, name: str) -> int | None:
-    config: Any = getattr(model, "config", None)
-    # Of a model with several parts, the one that writes.
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    value = getattr(text, name, None)
-    return value if isinstance(value, int) and value > 0 else None
-
-
-def _positions(model: nn.Module) -> int:
-    return _setting(model, "max_position_embeddings") or 1_000_000_000
-
-
-def _vocabulary(model: nn.Module) -> int:
-    return _setting(model, "vocab_size") or 2

@@ -18,6 +18,7 @@ from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.calibrating import undisturbed
 from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.calling import call as plainly
+from rmt_compress.networks.configured import context_length
 from rmt_compress.networks.measurement import placement
 from rmt_compress.progress import Progress
 from rmt_compress.wording import times
@@ -124,8 +125,8 @@ def _tokens(
     def ask(model: nn.Module, ids: torch.Tensor) -> Any:
         return (call or plainly)(model, inputs(ids.to(placement(model)[0])))
 
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    found = longest(model, ask, vocabulary, min(length, most) if isinstance(most, int) else length)
+    most = context_length(model)
+    found = longest(model, ask, vocabulary, length if most is None else min(length, most))
     if found is None:
         raise DataError(
             f"{type(model).__name__}: takes tokens, but not alone; inputs for it cannot be made up: give some"

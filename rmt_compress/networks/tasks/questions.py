@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.keys import PIXELS_KEY
 from rmt_compress.data import DataSettings, Source, flattened, open_samples
+from rmt_compress.data.sources import may_hold_text
 from rmt_compress.errors import DataError, SettingsError
 from rmt_compress.networks.calling import call, placed, without_cache
+from rmt_compress.networks.configured import context_length, vocabulary_size
 from rmt_compress.networks.huggingface import model_folder, tokenizer_of
 from rmt_compress.networks.measurement import evaluation_mode, placement
 from rmt_compress.networks.tasks.choosing import task_for
@@ -90,6 +93,9 @@ def source_for(
 ) -> tuple[Source, int | None]:
     """Data as a network reads them, text by the tokenizer of its folder; and the token of masked places.
 
+    Windows are no longer than what the network takes at once. A cell of a table is a text of its own, which the
+    tokenizer puts its marks around and cuts; windows are pieces of one.
+
     Args:
         data: as after ``--data``.
         model: the network.
@@ -98,13 +104,23 @@ def source_for(
     """
     folder = None if checkpoint is None else model_folder(checkpoint)
     tokenizer = None
-    if folder is not None and data.startswith("text:"):
+    if folder is not None and may_hold_text(data):
         tokenizer = tokenizer_of(folder, trust=checkpoint is not None and checkpoint.trusted)
+    if (context := context_length(model)) is not None and context < settings.sequence_length:
+        settings = replace(settings, sequence_length=context)
+    length = None if data.startswith("text:") else settings.sequence_length
+
+    def encode(text: str) -> Any:
+        assert tokenizer is not None
+        if length is None:
+            return tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.encode(text, truncation=True, max_length=length)
+
     source = open_samples(
         data,
         settings,
         folder=folder,
-        tokenizer=tokenizer and (lambda text: tokenizer.encode(text, add_special_tokens=False)),
+        tokenizer=None if tokenizer is None else encode,
         vocabulary=_vocabulary(model),
     )
     return source, None if tokenizer is None else tokenizer.mask_token_id
@@ -147,8 +163,7 @@ def _vocabulary(model: nn.Module) -> int | None:
 
     from rmt_compress.checkpoints.graph_network import GraphNetwork
 
-    known = getattr(getattr(model, "config", None), "vocab_size", None)
-    if isinstance(known, int):
+    if (known := vocabulary_size(model)) is not None:
         return known
     if isinstance(model, GraphNetwork):
         return model.vocabulary
