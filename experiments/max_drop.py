@@ -10,10 +10,9 @@ A pair is a network and a budget. The command is run as a user runs it, with its
 file would be written: calibration and selection on the parts of the data that the tool makes, the test part asked
 of the uncut network and of the winner alone. MNIST, Fashion-MNIST, CIFAR-10 and the digits have test splits of
 their own (10,000, 10,000, 5,000 and 360 images), half of which chooses and half scores; a quarter of test.txt
-scores. Seconds are those
-of the processor, one thread, on a machine that others used as well. Networks and data lie under ../shared; `vit` is
-trained here, in two minutes, on MNIST. Writes max_drop.json in experiments/data after every pair, so that a run
-that is broken off goes on, and max_drop.md.
+scores. Seconds are those of the processor, one thread, on a machine that others used as well. Networks and data lie
+under ../shared; `vit` is trained here, in two minutes, on MNIST. Writes max_drop.json in experiments/data after
+every pair, so that a run that is broken off goes on, and max_drop.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from scipy import stats
 
 import rmt_compress as rmt
 from rmt_compress.planning.budgets import BudgetSettings
-from rmt_compress.planning.margins import Judgement, knows_by_heart, margin
+from rmt_compress.planning.margins import Judgement, margin
 from rmt_compress.planning.searching import Trial
 from rmt_compress.planning.within import plan_within_with
 from tests.samples.moments import moments_of
@@ -50,16 +50,6 @@ def test_no_margin_where_nothing_is_known_or_wanted(rng):
     assert margin(one, Judgement(0.3), 0.95, 50) == 0.0
     assert margin(one, one, 0.95, 50) == 0.0
     assert margin(one, other, 0.95, 50) > margin(one, other, 0.8, 50) > 0
-
-
-def test_who_knows_samples_by_heart():
-    right = np.ones(1000)
-    hard = right.copy()
-    hard[:50] = 0
-    assert knows_by_heart(judged(right), judged(hard))
-    assert not knows_by_heart(judged(hard), judged(right))
-    assert not knows_by_heart(judged(hard[25:]), judged(hard))
-    assert not knows_by_heart(Judgement(1.0), judged(hard))
 
 
 @pytest.fixture(scope="module")

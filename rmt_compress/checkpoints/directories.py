@@ -76,9 +76,12 @@ def states_in(path: Path) -> list[Path]:
 
     These are the weight files of a directory that has none under a usual name, or the directories below it that
     hold weights where it holds none itself, as trainers make them (``checkpoint-500``). Empty where the directory
-    is one checkpoint, or none.
+    is one checkpoint, or none, or cannot be read, of which opening it says why.
     """
-    files = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    try:
+        files = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    except OSError:
+        return []
     if any(name.endswith(DISTRIBUTED) for name in files) or deepspeed_weights(path, files) is not None:
         return []
     found = _checkpoints(files)

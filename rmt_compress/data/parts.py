@@ -75,14 +75,15 @@ def stretches(count: int, share: Share) -> npt.NDArray[np.int64]:
     small = max(1, count // EIGHTHS)
     test = count - max(1, 2 * count // EIGHTHS)
     calibration, selection = test - small, test - 2 * small
-    if share in OF_TEST.values():
-        first, last = (0, count // 2) if share is OF_TEST["selection"] else (count // 2, count)
-    elif selection < 0:
+    of_test = {OF_TEST["selection"].eighths: (0, count // 2), OF_TEST["test"].eighths: (count // 2, count)}
+    of_only = {
+        OF_ONLY["test"].eighths: (test, count),
+        OF_ONLY["calibration"].eighths: (calibration, test),
+        OF_ONLY["selection"].eighths: (selection, calibration),
+    }
+    if selection < 0 and share.eighths not in of_test:
         return np.arange(0)
-    else:
-        first, last = {(0, 4): (test, count), (1,): (calibration, test), (2,): (selection, calibration)}.get(
-            share.eighths, (0, test)
-        )
+    first, last = (of_test | of_only).get(share.eighths, (0, test))
     return np.arange(first, last)[: share.most]
 
 

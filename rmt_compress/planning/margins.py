@@ -51,15 +51,3 @@ def margin(before: Judgement, after: Judgement, confidence: float, fresh: int | 
         return 0.0
     further = 0.0 if fresh is None else 1 / fresh
     return float(t.ppf(confidence, n - 1) * lost.std(ddof=1) * np.sqrt(1 / n + further))
-
-
-def knows_by_heart(seen: Judgement, fresh: Judgement) -> bool:
-    """Whether a network does better on some samples than on others by more than three standard errors (Welch).
-
-    It then has been trained on them, and what a cut costs there is another thing than what it costs elsewhere: more
-    where what was learned by heart goes first, less where samples learned by heart are the surest.
-    """
-    if seen.each is None or fresh.each is None or min(len(seen.each), len(fresh.each)) < 2:
-        return False
-    error = np.sqrt(sum(each.var(ddof=1) / len(each) for each in (seen.each, fresh.each)))
-    return bool(seen.value - fresh.value > 3 * error)

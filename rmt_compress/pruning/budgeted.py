@@ -171,7 +171,6 @@ def plan_within_budget(
     if request.max_drop is not None or budget.max_drop is not None:
         drop = Drop.of(request.max_drop, budget, request.calibration.calibrate, model, question, calibration)
         budget = replace(budget, max_drop=drop.allowed, confidence=drop.confidence)
-        notes += drop.notes
 
     def judge(score: Score) -> Judgement:
         """Of agreement at a given size its divergence, which is less noisy than equal answers."""

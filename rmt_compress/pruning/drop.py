@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.drops import allowed_drop
-from rmt_compress.planning.margins import Judgement, knows_by_heart
+from rmt_compress.planning.margins import Judgement
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,6 @@ class Drop:
         fresh: its score of the network as it is; None where it is the selection task itself.
         bound: the fall that is allowed on `task`.
         chose: what is said of its samples.
-        notes: remarks for the user.
     """
 
     allowed: float
@@ -41,7 +40,6 @@ class Drop:
     fresh: Score | None
     bound: float
     chose: str
-    notes: tuple[str, ...]
 
     @classmethod
     def of(
@@ -77,18 +75,10 @@ class Drop:
             chose = "chose it, made by the network itself: of others nothing is known"
             if calibrate not in (None, SELF):
                 chose = "chose it: of others nothing is known"
-            return cls(allowed, budget.confidence, whole, calibration.selection, None, allowed, chose, ())
+            return cls(allowed, budget.confidence, whole, calibration.selection, None, allowed, chose)
         task = lasting(question.part("test"))
         fresh = task.score(model)
-        notes: tuple[str, ...] = ()
-        if knows_by_heart(judged(whole), judged(fresh)):
-            shown = task.metric.shown
-            notes = (
-                f"the network knows the samples that choose by heart, as the {task.metric.name} says "
-                f"({shown(whole.value)} there, {shown(fresh.value)} on the test part): what a cut costs there "
-                "may be less or more than elsewhere",
-            )
-        return cls(allowed, budget.confidence, whole, task, fresh, amount(fresh), "chose nothing", notes)
+        return cls(allowed, budget.confidence, whole, task, fresh, amount(fresh), "chose nothing")
 
     def record(self, left: Score) -> dict[str, Any]:
         """What was measured of the network that was chosen, plain JSON."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.reporting.blanks import blank_table
+from rmt_compress.reporting.layer_names import names_in
 from rmt_compress.saving.folders import source_folder
 from rmt_compress.wording import printable
 
@@ -39,6 +40,8 @@ _AGREEMENT = {
     "kl": ("Kullback–Leibler, nats", "number"),
     "same_neighbour": ("same nearest neighbour", "share"),
 }
+_NAME = 23
+"""Characters of a name above a column."""
 _FORMATS = {"share": "{:.2%}", "number": "{:.4f}", "count": "{:,}"}
 
 
@@ -49,9 +52,11 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     networks = [model] if against is None else [model, against]
     table = blank_table(_asked(task, model))
     table.add_column("")
-    for network in networks:
-        name = _called(Path(network.path)) if network.path else "model"
-        table.add_column(Text(printable(name)), justify="right", overflow="fold")
+    names = [printable(_called(Path(network.path)) if network.path else "model") for network in networks]
+    # Of longer ones there is no room for two in 80 columns; their beginnings and ends tell them apart.
+    shown_names = names if against is None else names_in(_NAME, names)[1]
+    for name in shown_names:
+        table.add_column(Text(name), justify="right", no_wrap=True)
     if against is not None:
         table.add_column("change", justify="right", no_wrap=True)
 

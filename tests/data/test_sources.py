@@ -37,6 +37,10 @@ def test_parts_are_disjoint_and_bounded(which, count):
 @pytest.mark.parametrize("count", [2, 3, 9, 5000, 100_003])
 def test_half_of_a_test_split_chooses(which, count):
     test, selection = (set(which(count, OF_TEST[part]).tolist()) for part in ("test", "selection"))
+    # A text is divided into pieces first, however many of them count.
+    whole = which(count, OF_TEST["selection"]._replace(most=None))
+    assert selection <= set(whole.tolist())
+    assert not test & set(whole.tolist())
     assert not test & selection
     assert len(selection) == min(count // 2, MOST)
     assert len(test) == count - count // 2
