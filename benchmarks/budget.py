@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,9 @@ class Run:
                     watch = looked.beside(started if keep == keeps[0] else Watch())
                     candidates.settings = replace(settings, keep=keep)
                     judge = score if method == OURS else None
-                    found = watch.time("plan", lambda: search(candidates, judge))  # noqa: B023
+                    found = watch.time("plan", partial(search, candidates, judge))
                     plan = candidates.plan(found.candidate, found.record)
-                    small = watch.time("cut", lambda: compress(model, plan, moments))  # noqa: B023
+                    small = watch.time("cut", partial(compress, model, plan, moments))
                     left = found.candidate.sizes["keep"]
                     more = {"rule": str(found.candidate.rule), "evaluations": found.record["evaluations"]}
                     self._ask(method, keep, left, small, watch, **more)
@@ -201,13 +202,13 @@ class Run:
             if not asked:
                 continue
             done = looked.beside(Watch()) if kind != "plain" else Watch()
-            cuts = done.time("plan", lambda: {name: decomposed(name) for name in shapes})  # noqa: B023
+            cuts = dict(zip(shapes, done.time("plan", partial(list, map(decomposed, shapes))), strict=True))
             for method in asked:
                 choose = ways[method][1]
                 for keep in missing[method]:
                     watch = done.beside(Watch())
-                    ranks = watch.time("plan", lambda: choose(cuts, keep))  # noqa: B023
-                    small = watch.time("cut", lambda: peers.carried_out(model, cuts, ranks, inputs))  # noqa: B023
+                    ranks = watch.time("plan", partial(choose, cuts, keep))
+                    small = watch.time("cut", partial(peers.carried_out, model, cuts, ranks, inputs))
                     self._ask(method, keep, peers.size(ranks, shapes), small, watch)
 
     def _sensitive(self, cuts: Mapping[str, peers.Cut], keep: float) -> dict[str, int | None]:

@@ -27,7 +27,7 @@ from tiny_encoder import train_encoder
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.data import load_data
-from rmt_compress.networks.calibration_settings import CalibrationSettings
+from rmt_compress.networks.calibration_settings import CalibrationSettings, Repair
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import replacing
 from rmt_compress.planning.budgets import BudgetSettings
@@ -87,7 +87,7 @@ def images(name: str, folder: Path) -> str:
 def measure(name: str, numbers: Numbers, save: Callable[[], None]) -> None:
     """Every form and both ways; what is in `numbers` already is left out."""
     known = numbers.setdefault(name, {})
-    ways = {
+    ways: dict[str, tuple[BudgetSettings, Repair]] = {
         "one rule": (BudgetSettings(keep=KEEP, search="one", metric="input", scaling="relative"), "none"),
         "default": (BudgetSettings(keep=KEEP), "statistics"),
     }
@@ -108,7 +108,7 @@ def measure(name: str, numbers: Numbers, save: Callable[[], None]) -> None:
                     data=data,
                     asked=TaskSettings(),
                     arch=arch,
-                    within=Request(budget, CalibrationSettings(repair=mend)),  # type: ignore[arg-type]
+                    within=Request(budget, CalibrationSettings(repair=mend)),
                 )
                 assert result.before is not None
                 assert result.after is not None

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from low_rank_and_sparse import low_rank_and_sparse
 from real_networks import SAMPLES, SHARED, SUBJECTS, Questions, Subject
 from torch import nn
 from torch.nn import functional
@@ -31,7 +32,6 @@ from rmt_compress.analysis import Analysis, analyze
 from rmt_compress.compression import compress
 from rmt_compress.compression.zero_budget import SparsifyBudget, divide_sparsity
 from rmt_compress.data import load_data
-from rmt_compress.decomposition.low_rank_and_sparse import low_rank_and_sparse
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer, as_matrix, as_weight
 from rmt_compress.layers.zeroing import sparsify_quantile
