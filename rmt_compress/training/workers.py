@@ -38,6 +38,10 @@ class Workers:
             raise MissingDependencyError("accelerate", "train", "training") from error
         import torch
 
+        # Before there is a process group: it binds the one there is, as a default of its functions, for ever, and
+        # DistributedDataParallel imports it. A gloo thread that outlives the interpreter aborts the process.
+        import torch.distributed.nn.functional
+
         try:
             device = None if settings.device is None else torch.device(settings.device)
             if device is not None:
@@ -134,5 +138,6 @@ class Workers:
         """Part from the other processes, and leave nothing behind that would bind a later run to these settings."""
         from accelerate.state import AcceleratorState
 
+        self._accelerator.free_memory()
         self._accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)

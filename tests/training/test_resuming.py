@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -95,13 +96,30 @@ def test_ten_kills_at_random_moments_and_the_same_weights(python, tmp_path):
     assert _same(_weights(whole), _weights(broken))
 
 
+AND_WHAT_STILL_RUNS = """
+import os, runpy, sys
+sys.argv[0] = "rmt-compress"
+try:
+    runpy.run_module("rmt_compress", run_name="__main__")
+finally:
+    tasks = "/proc/self/task"
+    for task in os.listdir(tasks) if os.path.exists(tasks) else ():
+        print("a thread:", open(f"{tasks}/{task}/comm").read(), file=sys.stderr)
+"""
+
+
 @pytest.mark.slow
-def test_two_processes_decide_as_one(python, tmp_path):
-    options = [str(DIGITS), "--data", "digits", "--epochs", "4", "--gof", "0.2", "--device", "cpu"]
+def test_two_processes_decide_as_one_and_part(python, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(AND_WHAT_STILL_RUNS)
+    options = ["finetune", str(DIGITS), "--data", "digits", "--epochs", "4", "--gof", "0.2", "--device", "cpu"]
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    for name, prefix in (("two", (*launch, *COMMAND)), ("one", COMMAND)):
-        done = python.run(*prefix, *options, "-o", tmp_path / f"{name}.safetensors")
+    for name, prefix in (("two", launch), ("one", ())):
+        done = python.run(*prefix, script, *options, "-o", tmp_path / f"{name}.safetensors")
         assert done.returncode == 0, done.stderr
+        # A thread of the process group that is still there when the interpreter ends aborts it now and then.
+        assert "a thread: " in done.stderr or sys.platform != "linux"
+        assert "gloo" not in done.stderr
     two, one = (read_lines(tmp_path / f"{name}.log.jsonl") for name in ("two", "one"))
     assert (two[-1]["processes"], one[-1]["processes"]) == (2, 1)
     decisions = [
