@@ -14,6 +14,8 @@ from rmt_compress.cli.console import GoalNotReached, next_step, note, print_json
 from rmt_compress.cli.options import (
     ARCH_HELP,
     DATA_HELP,
+    PACK_HELP,
+    Pack,
     force_option,
     json_option,
     optional,
@@ -78,6 +80,7 @@ def finetune(
             panel=_OUTPUT,
         ),
     ] = None,
+    pack: Annotated[Pack, typer.Option(help=PACK_HELP, rich_help_panel=_OUTPUT)] = "none",
     resume: Annotated[
         bool, switch("--resume", "Go on after a kill, with the same options as before.", _OUTPUT)
     ] = False,
@@ -121,6 +124,7 @@ def finetune(
                 seeds=_numbers(seeds),
                 samples=samples,
                 trust=trust,
+                pack=pack,
                 resume=resume,
                 force=force,
                 listeners=listeners,

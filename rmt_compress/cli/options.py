@@ -9,7 +9,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -28,6 +28,12 @@ DATA_HELP = (
     "images:FOLDER, or package.module:name or file.py:name; docs/data.md lists all."
 )
 ARCH_FORMS = "mlp:784,1000,10, cnn:…, package.module:Net or net.py:Net, with arguments: 'net.py:Net(16, width=2)'"
+# That of `saving`, which brings torch with it and would keep `--help` waiting.
+Pack = Literal["none", "pivots"]
+PACK_HELP = (
+    "Store the two thin layers as pivots: rows of their product, and what the others are made of; the same product "
+    "in fewer numbers, to the rounding of their type."
+)
 ARCH_HELP = f"The network: {ARCH_FORMS}; by default the one the file names."
 
 

@@ -23,7 +23,9 @@ from rmt_compress.cli.console import (
 from rmt_compress.cli.options import (
     ARCH_FORMS,
     DATA_HELP,
+    PACK_HELP,
     Group,
+    Pack,
     Trust,
     Weights,
     force_option,
@@ -44,8 +46,6 @@ from rmt_compress.planning.settings import PlanSettings
 
 # That of `plan`, which brings pydantic with it and would keep `--help` waiting.
 Layout = Literal["factorized", "dense"]
-# That of `saving`, which would do the same.
-Pack = Literal["none", "pivots"]
 
 
 @with_options(
@@ -76,13 +76,7 @@ def prune(
         Layout,
         typer.Option(help="Two thin layers for one, or the original names and shapes that load anywhere."),
     ] = "factorized",
-    pack: Annotated[
-        Pack,
-        typer.Option(
-            help="Store the two thin layers as pivots: rows of their product, and what the others are made of; the "
-            "same product in fewer numbers, to the rounding of their type."
-        ),
-    ] = "none",
+    pack: Annotated[Pack, typer.Option(help=PACK_HELP)] = "none",
     analysis: AnalysisSettings,
     plan: Annotated[Path | None, optional("Carry out this plan instead of making one.", "FILE")] = None,
     save_plan: Annotated[

@@ -79,6 +79,7 @@ def save_folder(
     source: Path,
     metadata: Mapping[str, str] | None = None,
     in_file: Callable[[str], str] | None = None,
+    pack: Pack = "none",
 ) -> WrittenFile:
     """Write a compressed network into a folder like the one it came from, see `write_folder`.
 
@@ -91,6 +92,7 @@ def save_folder(
         source: the folder it came from, or its index.
         metadata: text entries beside those of `source`.
         in_file: a tensor's name in `model` -> in the folder; None where they are the same.
+        pack: see `save`.
 
     Raises:
         OutputError: too little room, or a write that fails; nothing is left behind.
@@ -108,7 +110,7 @@ def save_folder(
         plan = plan.model_copy(update={"layers": tuple(layers)})
     texts = {**origin.metadata, **(metadata or {})}
     manifest = make_manifest(origin, plan, opened.tensors, ties=opened.ties, metadata=texts)
-    return write_folder(Made(opened, plan, manifest), Path(path), source=source)
+    return write_folder(Made(opened, plan, manifest), Path(path), source=source, pack=pack)
 
 
 def write(

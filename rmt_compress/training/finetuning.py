@@ -15,7 +15,7 @@ from rmt_compress.errors import DataError, EvaluationError, SettingsError, Train
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.networks.wreck import trained
 from rmt_compress.outputs import check_output
-from rmt_compress.saving.folders import check_folder_output, is_folder_output
+from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output
 from rmt_compress.training.event_log import Event, EventLog, of_kind
 from rmt_compress.training.finetuned import Finetuned, RunResult
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
@@ -91,6 +91,7 @@ def finetune(
     seeds: Sequence[int] = (),
     samples: int | None = None,
     trust: bool = False,
+    pack: Pack = "none",
     resume: bool = False,
     force: bool = False,
     listeners: Listeners | None = None,
@@ -111,6 +112,7 @@ def finetune(
         seeds: one run each; none for that of `training`. The first one's network is written.
         samples: training samples to use, spread evenly over the set, of a stream the first; None for all.
         trust: run the code that lies in a Hugging Face folder.
+        pack: how two factors are stored, see `rmt_compress.save`.
         resume: go on from the training state beside the output.
         force: overwrite files that exist.
         listeners: who is told.
@@ -140,7 +142,7 @@ def finetune(
             raise SettingsError([f"nothing would be cut in {training.epochs} epochs: take a smaller --prune-every"])
         lessons = open_lessons(data, start, asked, training, samples)
         training = replace(training, batch_size=lessons.batch_size)
-        job = _Asked(start, data, asked, lessons, samples, target, folder, resume)
+        job = _Asked(start, data, asked, lessons, samples, target, folder, resume, pack)
         results = []
         first: tuple[Network, RunResult] | None = None
         for name, seed, pruned in plan:
@@ -192,6 +194,7 @@ class _Asked:
     target: Path
     folder: Path | None
     resume: bool
+    pack: Pack
 
 
 def _runs(seed: int, seeds: Sequence[int], pruned: bool, compare: bool) -> list[tuple[str, int, bool]]:
@@ -335,12 +338,18 @@ def _write(
     }
     plan, source = network.plan(), asked.start.source
     if asked.folder is None:
-        return save(model, asked.target, plan=plan, source=source, metadata=metadata).bytes
+        return save(model, asked.target, plan=plan, source=source, metadata=metadata, pack=asked.pack).bytes
     names = asked.start.names
     # What the class holds otherwise than the file has no name there: then all are called as in the class.
     in_file = None if names.placeless else names.in_file
     return save_folder(
-        model, asked.target, plan=plan, source=asked.folder, metadata=metadata, in_file=in_file
+        model,
+        asked.target,
+        plan=plan,
+        source=asked.folder,
+        metadata=metadata,
+        in_file=in_file,
+        pack=asked.pack,
     ).bytes
 
 

@@ -16,6 +16,7 @@ from rmt_compress.errors import OutputError, SettingsError
 from rmt_compress.networks.architectures import build
 from rmt_compress.networks.evaluation import score
 from rmt_compress.networks.loading import load_model
+from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
 from rmt_compress.training.event_log import of_kind, read_lines
 from rmt_compress.training.finetuning import Listeners, default_output, state_path
@@ -277,14 +278,16 @@ def test_a_full_disk_is_one_line_and_the_older_state_stays(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_compressed_file_can_be_trained_on(tmp_path):
     small, out = tmp_path / "small.safetensors", tmp_path / "tuned.safetensors"
-    rmt.prune(DIGITS, small)
-    result = finetune(small, out, data="digits", training=TrainingSettings(epochs=2), cycle=CUTS)
+    rmt.prune(DIGITS, small, plan=PlanSettings(rule="ratio:0.4"))
+    result = finetune(small, out, data="digits", training=TrainingSettings(epochs=2), cycle=CUTS, pack="pivots")
     (run,) = result.runs
     factors = {name: info.shape for name, info in rmt.open_checkpoint(out).tensors.items() if "down" in name}
     assert factors == {
         name: info.shape for name, info in rmt.open_checkpoint(small).tensors.items() if "down" in name
     }
     assert run.last["test_accuracy"] > 0.93
+    assert "fc1.up.weight.pivots" in load_file(out)
+    assert score(load_model(out), load_data("digits", split="test")).accuracy == run.last["test_accuracy"]
 
 
 def test_settings_under_which_nothing_would_be_cut_are_refused(tmp_path):
