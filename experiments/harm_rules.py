@@ -15,7 +15,7 @@ cut is called low, above the one at which an alarm counts three times as much as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -81,6 +81,7 @@ class Table:
         harm: the loss's rise over what was learned, (N,).
         logs: feature -> its logarithms, (N,).
         names: of the networks.
+        foretold: what `foretold` has answered, since of two networks left out either may be the first.
     """
 
     networks: NDArray[np.str_]
@@ -88,6 +89,7 @@ class Table:
     harm: Floats
     logs: dict[str, Floats]
     names: tuple[str, ...]
+    foretold: dict[tuple[str, float, bytes], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, rows: Sequence[Row], cuts: Sequence[str]) -> Table:
@@ -154,6 +156,13 @@ def logistic(features: Floats, harmful: NDArray[np.bool_], weights: Floats) -> F
 
 def foretold(table: Table, rule: str, made_on: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:
     """Whether each cut costs at least `limit`, by the rule as it is made on some of the cuts."""
+    key = rule, limit, made_on.tobytes()
+    if key not in table.foretold:
+        table.foretold[key] = _foretold(table, rule, made_on, limit)
+    return table.foretold[key]
+
+
+def _foretold(table: Table, rule: str, made_on: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:
     harmful = table.harm >= limit
     weights = table.weights(made_on, harmful)
     columns = np.column_stack([table.logs[name] for name in RULES[rule]])
