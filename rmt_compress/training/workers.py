@@ -56,6 +56,7 @@ class Workers:
         self.device: torch.device = self._accelerator.device if device is None else device
         self.count: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
+        self._prepared = False
         if settings.precision != "no" and not self._accelerator.native_amp:
             self.close()
             raise SettingsError(
@@ -75,7 +76,9 @@ class Workers:
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The model and optimizer to train with; to be asked again after every change of the model."""
-        self._accelerator.free_memory()
+        if self._prepared:  # a search for garbage takes a third of a second
+            self._accelerator.free_memory()
+        self._prepared = True
         model.to(self.device)
         prepared = self._accelerator.prepare(model, optimizer)
         return prepared[0], prepared[1]
@@ -138,6 +141,7 @@ class Workers:
         """Part from the other processes, and leave nothing behind that would bind a later run to these settings."""
         from accelerate.state import AcceleratorState
 
-        self._accelerator.free_memory()
+        if self.count > 1:
+            self._accelerator.free_memory()
         self._accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)
