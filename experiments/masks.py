@@ -19,6 +19,7 @@ import copy
 import json
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,15 +38,19 @@ from rmt_compress.layers.layer import Layer, as_matrix, as_weight
 from rmt_compress.layers.zeroing import sparsify_quantile
 from rmt_compress.networks.loading import load_model
 from rmt_compress.planning.making import make_plan
-from rmt_compress.training.held_masks import HeldMasks, sparsify_to_share
+from rmt_compress.training.held_masks import HeldMasks
+from rmt_compress.training.reallocation import STEPS, FreeEntries, MaskBudget, way_at, zeros_of_share
 
 DATA = Path(__file__).parent / "data"
 BUDGETS: tuple[SparsifyBudget, ...] = get_args(SparsifyBudget)
+TRAINED_BUDGETS: tuple[MaskBudget, ...] = get_args(MaskBudget)
+# K:N patterns that leave as much as a share of zeros.
+PATTERNS = {0.5: "2:4", 0.75: "1:4"}
 SHARES = (0.3, 0.5, 0.7, 0.9)
 FORMS = ("sparse", "rank", "sum", "sparse factors")
 KEEPS = (0.7, 0.5, 0.3, 0.1)
-ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 250, "resnet": 125, "lm": 4, "digits": 360}
-TRAINED = {"fashion_mlp": 2000, "cifar10_cnn": 500, "digits": 500}
+ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 125, "lm": 4, "digits": 360}
+TRAINED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "digits": 500}
 RATE = 0.01
 # On the result's axis: accuracy, or nats a byte.
 UNITS = {"lm": "nats a byte"}
@@ -70,17 +75,22 @@ def digits(_shared: Path = SHARED) -> Subject:
 def masks(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
     """Every budget at every share, nothing retrained."""
     analysis, questions = analyze(subject.model, include=subject.layers), subject.asked(ASKED[name])
-    whole = {"network": name, "what": "whole"}
+    whole = {"network": name, "what": "whole", "asked": ASKED[name]}
     if key(whole) not in known:
         yield {**whole, "score": questions.score(subject.model)}
     for share in SHARES:
         plan = make_plan(analysis, gof=0.0, sparsity=share)
         for budget in BUDGETS:
-            record = {"network": name, "what": "mask", "budget": budget, "share": share}
+            record = {"network": name, "what": "mask", "budget": budget, "share": share, "asked": ASKED[name]}
             if key(record) in known:
                 continue
             divided = divide_sparsity(plan, analysis, budget, source=subject.model)
             yield {**record, "score": questions.score(compress(subject.model, divided))}
+    for share, pattern in PATTERNS.items():
+        record = {"network": name, "what": "mask", "budget": "pattern", "share": share, "asked": ASKED[name]}
+        if key(record) not in known:
+            plan = make_plan(analysis, gof=0.0, pattern=pattern)
+            yield {**record, "score": questions.score(compress(subject.model, plan))}
 
 
 def forms(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
@@ -88,7 +98,7 @@ def forms(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
     analysis, questions = analyze(subject.model, include=subject.layers), subject.asked(ASKED[name])
     for keep in KEEPS:
         for form in FORMS:
-            record = {"network": name, "what": "form", "form": form, "keep": keep}
+            record = {"network": name, "what": "form", "form": form, "keep": keep, "asked": ASKED[name]}
             if key(record) not in known:
                 yield {**record, "score": questions.score(_changed(subject.model, analysis, form, keep))}
 
@@ -124,9 +134,13 @@ def _formed(layer: Layer, weight: torch.Tensor, form: str, keep: float) -> torch
 def trained(name: str, subject: Subject, seed: int, known: set[str]) -> Iterator[Record]:
     """Every budget, a tenth more zeros an epoch, from the network as it is."""
     questions, lesson = subject.asked(ASKED[name]), subject.drawn(TRAINED[name], seed, 0)
-    for budget in BUDGETS:
+    for budget in TRAINED_BUDGETS:
         records = [
-            {"network": name, "what": "trained", "budget": budget, "share": share, "seed": seed} for share in SHARES
+            {
+                **{"network": name, "what": "trained", "budget": budget, "share": share, "seed": seed},
+                **{"asked": ASKED[name], "lesson": TRAINED[name]},
+            }
+            for share in SHARES
         ]
         if all(key(record) in known for record in records):
             continue
@@ -134,22 +148,31 @@ def trained(name: str, subject: Subject, seed: int, known: set[str]) -> Iterator
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
         generator = torch.Generator().manual_seed(seed)
         for step in range(1, 10):
-            held = HeldMasks(model, sparsify_to_share(model, step / 10, budget))
+            way = way_at(budget, step / 10, rises=True)
+            held = HeldMasks(
+                model, zeros_of_share(model, step / 10, way, partial(_alone, model, lesson, generator))
+            )
             _epoch(model, lesson, optimizer, held, generator)
             for record in records:
                 if record["share"] == step / 10:
                     yield {**record, "score": questions.score(model.eval())}
 
 
+def _alone(model: nn.Module, lesson: Questions, generator: torch.Generator, free: FreeEntries) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    _epoch(model, lesson, optimizer, free, generator, STEPS)
+
+
 def _epoch(
     model: nn.Module,
     lesson: Questions,
     optimizer: torch.optim.Optimizer,
-    held: HeldMasks,
+    held: HeldMasks | FreeEntries,
     generator: torch.Generator,
+    most: int | None = None,
 ) -> None:
     model.train()
-    for chosen in torch.split(torch.randperm(len(lesson.inputs), generator=generator), 128):
+    for chosen in torch.split(torch.randperm(len(lesson.inputs), generator=generator), 128)[:most]:
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(lesson.inputs[chosen]), lesson.answers[chosen])
         loss.backward()  # type: ignore[no-untyped-call]  # its stubs do not say
@@ -166,8 +189,8 @@ def markdown(records: list[Record]) -> str:
     """The tables."""
     parts = []
     for what, rows, row, column in (
-        ("mask", BUDGETS, "budget", "share"),
-        ("trained", BUDGETS, "budget", "share"),
+        ("mask", (*BUDGETS, "pattern"), "budget", "share"),
+        ("trained", TRAINED_BUDGETS, "budget", "share"),
         ("form", FORMS, "form", "keep"),
     ):
         for name in dict.fromkeys(record["network"] for record in records):

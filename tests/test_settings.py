@@ -15,6 +15,8 @@ from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.spectrum import QUANTILE_RULES
 from rmt_compress.spectrum.sign_flips import FLIP_RULES, flips_for
 from rmt_compress.sweep import SWEEP_KINDS
+from rmt_compress.training import reallocation
+from rmt_compress.training import settings as training_settings
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_the_choices_that_are_written_down_twice_are_the_same():
     assert get_args(Quantiles) == QUANTILE_RULES
     assert get_args(Flips) == FLIP_RULES
     assert get_args(Noise) == (*NOISE_MODELS, ALL)
+    assert get_args(training_settings.MaskBudget) == get_args(reallocation.MaskBudget)
     flips_for(LEAST_FLIPPED_BETA)
     with pytest.raises(ValueError, match="sign flips resolve"):
         flips_for(LEAST_FLIPPED_BETA * 0.99)

@@ -11,8 +11,11 @@ import rmt_compress as rmt
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import PlanError, SettingsError
+from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.plan import Plan
+from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning.budgeted import Request
 from rmt_compress.pruning.road import prune
 from rmt_compress.spectrum import LOSSES, shrunk
 
@@ -72,6 +75,13 @@ def test_directions_of_which_nothing_is_left_are_not_kept(model):
     assert plain == 30
     assert shrunken is not None
     assert 3 <= shrunken < 8
+
+
+def test_a_budget_does_not_take_it(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    within = Request(BudgetSettings(keep=0.5), CalibrationSettings())
+    with pytest.raises(SettingsError, match="shrink cannot be combined with a budget"):
+        prune(tmp_path / "m.pt", plan=PlanSettings(shrink="nuclear"), within=within)
 
 
 def test_plan_and_manifest_repeat_it(model, tmp_path):

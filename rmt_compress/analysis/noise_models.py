@@ -24,12 +24,12 @@ class Measured:
     Attributes:
         values: singular values, descending.
         n: max(rows, columns).
-        matrix: gives the matrix itself, (rows, columns), in float64, for models that look at its entries.
+        matrix: gives the matrix itself, (rows, columns), float32 or float64, for models that look at its entries.
     """
 
     values: NDArray[np.float64]
     n: int
-    matrix: Callable[[], NDArray[np.float64]]
+    matrix: Callable[[], NDArray[np.float32] | NDArray[np.float64]]
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,12 @@ class LayerTask:
             layer, found.fit, values, settings, details=found.details, models=models, scaled=found.values
         )
 
-    def _entries(self) -> NDArray[np.float64]:
+    def _entries(self) -> NDArray[np.float32] | NDArray[np.float64]:
         """The matrix for models that look at its entries, which work on the CPU."""
-        matrix: NDArray[np.float64] = as_matrix(self._layer, self._weight).detach().double().cpu().numpy()
-        return matrix
+        matrix = as_matrix(self._layer, self._weight).detach().cpu()
+        single: bool = matrix.element_size() <= 4
+        entries: NDArray[np.float32] | NDArray[np.float64] = (matrix.float() if single else matrix).numpy()
+        return entries
 
 
 def _side_by_side(measured: Measured, first: NoiseFit, settings: AnalysisSettings) -> dict[str, NoiseFit | str]:

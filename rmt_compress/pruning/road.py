@@ -149,6 +149,8 @@ def prune(
         )
     if isinstance(plan, PlanSettings):
         check_shrinkable(plan, asked_of_noise)
+        if within is not None and plan.shrink != "none":
+            raise SettingsError(["shrink cannot be combined with a budget, which finds the ranks itself"])
     if pack != "none" and layout == "dense":
         raise SettingsError([f"--pack {pack} stores two factors otherwise, and --layout dense has none"])
     with open_checkpoint(path, trust=trust, weights=weights) as opened:

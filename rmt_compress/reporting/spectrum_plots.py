@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalyzedLayer
     from rmt_compress.analysis.settings import AnalysisSettings
     from rmt_compress.progress import Progress
+    from rmt_compress.spectrum import BulkFit
 
 _BULK, _SPIKE, _LAW = "#9db4c8", "#c8553d", "#1d3557"
 
@@ -81,10 +82,29 @@ def layer_figure(layer: AnalyzedLayer) -> Figure:
     return figure
 
 
+class _Law(NamedTuple):
+    """The fitted law among all p eigenvalues: those that were left out of the ranks have no part in it.
+
+    Attributes:
+        unit: eigenvalues in this unit follow the law of variance 1.
+        ratio: its c.
+        share: of the eigenvalues that it is of.
+    """
+
+    unit: float
+    ratio: float
+    share: float
+
+
+def _law(fit: BulkFit) -> _Law:
+    p, n = fit.p - fit.left_out, fit.n - fit.left_out
+    return _Law(fit.sigma2 * n / fit.n, p / n, p / fit.p)
+
+
 def _draw_histogram(axes: Axes, layer: AnalyzedLayer, eigenvalues: np.ndarray) -> None:
     fit = layer.fit
-    c = fit.p / fit.n
-    upper = fit.sigma2 * marchenko_pastur.support(c)[1]
+    law = _law(fit)
+    lower, upper = (law.unit * end for end in marchenko_pastur.support(law.ratio))
     # Eigenvalues far above the edge would squeeze the bulk into one bar: they are counted in a note instead.
     far = max(upper, fit.lambda_plus)
     shown = float(np.clip(eigenvalues[-1] * 1.03, 1.1 * far, 2.5 * far))
@@ -104,8 +124,8 @@ def _draw_histogram(axes: Axes, layer: AnalyzedLayer, eigenvalues: np.ndarray) -
             color=color,
             label=label,
         )
-    grid = np.linspace(fit.sigma2 * marchenko_pastur.support(c)[0], upper, 600)[1:-1]
-    density = marchenko_pastur.pdf(grid / fit.sigma2, c) / fit.sigma2
+    grid = np.linspace(lower, upper, 600)[1:-1]
+    density = law.share * marchenko_pastur.pdf(grid / law.unit, law.ratio) / law.unit
     axes.plot(grid, density, color=_LAW, lw=1.8, label="Marchenko–Pastur")
     axes.axvline(fit.lambda_plus, color=_LAW, ls="--", lw=1.2, label=f"edge λ₊ = {fit.lambda_plus:.3g}")
     # At c near 1 the density is unbounded at 0; the bars set the scale.
@@ -143,8 +163,9 @@ def _draw_distribution(axes: Axes, layer: AnalyzedLayer, eigenvalues: np.ndarray
     )
     high = max(fit.lambda_plus * 1.35, float(eigenvalues[last - 1]) * 1.2)
     grid = np.linspace(0.0, high, 800)
-    law = marchenko_pastur.cdf(grid / fit.sigma2, fit.p / fit.n)
-    axes.plot(grid, law, color=_LAW, lw=1.4, label="Marchenko–Pastur")
+    law = _law(fit)
+    below = law.share * marchenko_pastur.cdf(grid / law.unit, law.ratio)
+    axes.plot(grid, below, color=_LAW, lw=1.4, label="Marchenko–Pastur")
     axes.axvline(fit.lambda_plus, color=_LAW, ls="--", lw=1.2)
     axes.set(xlim=(0, high), ylim=(0, 1.02))
     axes.set(xlabel="eigenvalue λ = s²/n", ylabel="share of eigenvalues below", title="Distribution function")

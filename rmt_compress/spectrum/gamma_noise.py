@@ -95,7 +95,7 @@ def fit_gamma_noise(eigenvalues: ArrayLike, n: int, *, alpha: float = 0.25, beta
     _, sigma2, spread, long_side = min(found)
     if spread == 0.0:
         return GammaNoise(plain, 0.0, long_side)
-    lambda_plus = sigma2 * float(_edges(p, n, beta, long_side)(spread))
+    lambda_plus = sigma2 * gamma_edge(spread, p, n, beta, long_side=long_side)
     law = _law(spread, p, n, long_side)
     rank = np.arange(first, last + 1)
     level = np.interp(middle / sigma2, law[1], law[0])
@@ -129,8 +129,7 @@ def gamma_edge(spread: float, p: int, n: int, beta: float, *, long_side: bool = 
     centre, scale = silverstein.largest_eigenvalue(_variances(spread, levels), samples)
 
     def excess(point: float) -> float:
-        below = [tracy_widom.cdf(float((point - c) / s)) for c, s in zip(centre, scale, strict=True)]
-        return float(weights @ below) / 2 - (1 - beta)
+        return float(weights @ tracy_widom.near_cdf((point - centre) / scale)) / 2 - (1 - beta)
 
     low, high = float((centre - 8 * scale).min()), float((centre + 12 * scale).max())
     # Eigenvalues of XᵀX/N with N = p for the longer side: s²/n is smaller by p/n.
@@ -164,14 +163,3 @@ def _law(spread: float, p: int, n: int, long_side: bool) -> tuple[FloatArray, Fl
     levels = np.linspace(0.002, 0.998, 499)
     count, samples = (n, p) if long_side else (p, n)
     return levels, silverstein.quantiles(levels, variances, count / samples) * samples / n
-
-
-@lru_cache(maxsize=64)
-def _edges(p: int, n: int, beta: float, long_side: bool) -> CubicSpline:
-    from scipy.interpolate import CubicSpline
-
-    spreads = np.linspace(0.0, np.sqrt(LARGEST_SPREAD), 9)[1:] ** 2
-    edges = [gamma_edge(float(spread), p, n, beta, long_side=long_side) for spread in spreads]
-    # At 0 it is the edge of the Marchenko–Pastur law; a tiny spread is that up to rounding.
-    start = gamma_edge(1e-6, p, n, beta, long_side=long_side)
-    return CubicSpline(np.concatenate([[0.0], spreads]), np.array([start, *edges]))

@@ -5,7 +5,16 @@ Its Stieltjes transform m(z) solves (Silverstein, J. Multivar. Anal. 55, 1995)
 
     z = −1/m + c·avg_j t_j / (1 + t_j m),   c = K/N,
 
-and its largest eigenvalue follows, on the scale N^(−2/3), the Tracy–Widom law of centre and scale (El Karoui, Ann.
+Written for u = −1/m it gives z without solving anything, z = u·(1 + c·avg t_j/(u − t_j)), and the spectrum where z
+is real. With u = ξ + iy that is where y = 0 or
+
+    c·avg t_j²/((ξ − t_j)² + y²) = 1,
+
+which has one solution y² for each ξ of the support: the spectrum is a curve over ξ, along which z rises (so Ledoit
+and Wolf compute it, J. Multivar. Anal. 139, 2015). The distribution function has a closed form there, since z(m)
+has an antiderivative: π·F = z·Im m + arg m − c·avg arg(1 + t_j m).
+
+The largest eigenvalue follows, on the scale N^(−2/3), the Tracy–Widom law of centre and scale (El Karoui, Ann.
 Probab. 35, 2007)
 
     μ = 1/x·(1 + c·avg t_j x/(1 − t_j x)),   σ³ = 1/x³·(1 + c·avg (t_j x/(1 − t_j x))³),
@@ -19,34 +28,73 @@ import numpy as np
 
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
 
-# The imaginary part at which a density is read off, as a share of the spectrum's upper end.
-_HEIGHT = 1e-6
+# Newton steps for y²; ten do.
+_MOST_STEPS = 60
 
 
-def density(x: FloatArray, variances: FloatArray, ratio: float) -> FloatArray:
-    """Density of the eigenvalues of XᵀX/N at `x` > 0; where N > K it integrates to K/N.
+def distribution(variances: FloatArray, ratio: float, *, points: int = 192) -> tuple[FloatArray, FloatArray]:
+    """Distribution function of the eigenvalues of XᵀX/N, N of them, of which max(0, N − K) are zero.
 
     Args:
-        x: points (g,), positive.
         variances: t (K,), positive; a law is given by so many of its quantiles.
         ratio: c = K/N.
+        points: of the curve, beside some at and between variances that lie apart.
+
+    Returns:
+        Rising points of the spectrum above 0, and the share of the eigenvalues up to each.
     """
-    top = float(variances.max()) * (1 + np.sqrt(ratio)) ** 2
-    m: np.ndarray[tuple[int], np.dtype[np.complex128]] = -1 / (x + 1j * top)
-    for height in top * np.geomspace(1.0, _HEIGHT, 14):
-        for _ in range(12):
-            filtered = variances / (1 + m[:, None] * variances)
-            gap = -1 / m + ratio * filtered.mean(1) - (x + 1j * height)
-            step = gap / (1 / m**2 - ratio * (filtered**2).mean(1))
-            # The solution is the one in the upper half plane: a step that would leave it goes half of the way
-            # there.
-            low = m.imag - step.imag <= 0
-            m = m - np.where(low, step * np.minimum(1.0, 0.5 * m.imag / np.where(low, step.imag, 1.0)), step)
-            if np.abs(step).max() <= 1e-7 * np.abs(m).max():
-                break
-    # Where N > K the transform has a pole at 0, whose foot is no part of the density.
-    foot = max(1 - ratio, 0.0) * height / (x**2 + height**2)
-    return np.asarray(np.maximum(m.imag - foot, 0.0) / np.pi)
+    t = np.unique(variances)
+    weight = ratio * np.bincount(np.searchsorted(t, variances)) / variances.size
+    low, high = _ends(t, weight)
+    angles = (np.arange(points) + 0.5) * np.pi / points
+    over = 0.5 * (low + high) - 0.5 * (high - low) * np.cos(angles)
+    # Where variances lie so far apart that each may have a bulk of its own a grid would miss it.
+    apart = np.diff(t) > t[1:] * np.sqrt(weight[1:])
+    xi = np.unique(np.concatenate([over, t[1:][apart], t[:-1][apart], 0.5 * (t[1:] + t[:-1])[apart]]))
+    gap = xi[:, None] - t
+    y2 = _heights(gap**2, weight * t**2)
+    # Re z of z = u + c·avg(t + t²/(u − t)).
+    x = xi + weight @ t + (gap / (gap**2 + y2[:, None])) @ (weight * t**2)
+    y = np.sqrt(y2)
+    angle = np.arctan2(y, xi)
+    # arg m = π − arg u and arg(1 + t·m) = arg(u − t) − arg u.
+    level = 1 + (x * y / (xi**2 + y2) - angle - (np.arctan2(y[:, None], gap) - angle[:, None]) @ weight) / np.pi
+    return x, level
+
+
+def _ends(t: FloatArray, weight: FloatArray) -> tuple[float, float]:
+    """Between which ξ the spectrum lies: where c·avg t²/(ξ − t)² falls to 1 outside of the variances."""
+    reach = np.sqrt(weight.sum()) * t[-1]
+
+    def end(inner: float, outer: float) -> float:
+        for _ in range(60):
+            middle = 0.5 * (inner + outer)
+            if float(weight @ (t / (middle - t)) ** 2) > 1:
+                inner = middle
+            else:
+                outer = middle
+        return outer
+
+    return end(t[0] - 1e-12 * t[0], t[0] - reach), end(t[-1] * (1 + 1e-12), t[-1] + reach)
+
+
+def _heights(squares: FloatArray, weight: FloatArray) -> FloatArray:
+    """The y² ≥ 0 with Σ weight/(squares + y²) = 1, one for each row; 0 where the sum is below 1 at 0 already.
+
+    One over the sum rises with y² and is concave: Newton's steps from below a root never pass it.
+    """
+    # No term alone is above 1.
+    y2 = np.maximum((weight - squares).max(1), 0.0)
+    # At a variance of no weight the sum has no value at 0.
+    tiny = np.finfo(np.float64).tiny
+    for _ in range(_MOST_STEPS):
+        terms = 1 / np.maximum(squares + y2[:, None], tiny)
+        total = terms @ weight
+        step = np.maximum((total - 1) * total / ((terms**2) @ weight), 0.0)
+        y2 = y2 + step
+        if (step <= 1e-10 * y2).all():
+            break
+    return np.asarray(y2)
 
 
 def quantiles(u: FloatArray, variances: FloatArray, ratio: float, *, points: int = 192) -> FloatArray:
@@ -56,20 +104,12 @@ def quantiles(u: FloatArray, variances: FloatArray, ratio: float, *, points: int
         u: probabilities in (0, 1).
         variances: t (K,), positive.
         ratio: c = K/N.
-        points: of the grid on which the density is integrated.
+        points: as of `distribution`.
     """
-    top, root = float(variances.max()) * (1 + np.sqrt(ratio)) ** 2, np.sqrt(ratio)
-    least = float(variances.min()) * (1 - root) ** 2
-    # Half of the points where the eigenvalues of equal variances are, more towards zero, half up to the upper end.
-    usual = float(variances.mean()) * (1 + root) ** 2
-    near = usual * np.sin(np.linspace(0.0, np.pi / 2, points // 2 + 1)[1:]) ** 2
-    x = np.unique(np.concatenate([near, np.geomspace(max(0.9 * least, 1e-5 * top), top, points // 2)]))
-    # Integrated over √x, where a density like 1/√x at 0, that of square matrices, has no pole.
-    s = np.sqrt(x)
-    mass = density(x, variances, ratio) * s
-    steps = np.concatenate([[mass[0] * s[0]], 0.5 * (mass[1:] + mass[:-1]) * np.diff(s)])
-    total = np.cumsum(steps) if least < x[0] else np.cumsum(steps) - steps[0]
-    return np.asarray(np.interp(u, total / total[-1], s) ** 2)
+    x, level = distribution(variances, ratio, points=points)
+    zeros = max(0.0, 1 - ratio)
+    # Over √x, in which the quantiles of square matrices begin with a straight line.
+    return np.asarray(np.interp(u, (level - zeros) / (1 - zeros), np.sqrt(np.maximum(x, 0.0))) ** 2)
 
 
 def largest_eigenvalue(variances: FloatArray, samples: float) -> tuple[FloatArray, FloatArray]:

@@ -18,6 +18,8 @@ from rmt_compress.planning.settings import PlanSettings
 if TYPE_CHECKING:
     from torch import nn
 
+    from rmt_compress.analysis.records import Analysis
+
 
 # No layer has so many singular values: none is decomposed.
 _NO_LAYER = 2**31
@@ -40,16 +42,20 @@ def sparsify_model(model: nn.Module, threshold: float) -> dict[str, torch.Tensor
     return masks
 
 
-def sparsify_to_share(model: nn.Module, share: float, budget: SparsifyBudget) -> dict[str, torch.Tensor]:
+def sparsify_to_share(
+    model: nn.Module, share: float, budget: SparsifyBudget, analysis: Analysis | None = None
+) -> dict[str, torch.Tensor]:
     """Set a share of all entries that may be zero to zero in place, divided by a budget; masks as above.
 
     Args:
         model: the network as it is.
         share: of the entries of what `sparsifiable` gives, exact to the entry, in [0, 1).
         budget: see `compression.zero_budget`; spectra are asked only where it needs them.
+        analysis: of the network, where it is at hand.
     """
-    spectral = budget in ("edge", "alpha")
-    analysis = analyze_with(model, AnalysisSettings() if spectral else AnalysisSettings(min_size=_NO_LAYER))
+    if analysis is None:
+        spectral = budget in ("edge", "alpha")
+        analysis = analyze_with(model, AnalysisSettings() if spectral else AnalysisSettings(min_size=_NO_LAYER))
     plan = plan_with(analysis, PlanSettings(gof=0.0, sparsity=share))
     if any(decision.sparsity is not None for decision in plan.layers):
         compress(model, divide_sparsity(plan, analysis, budget, source=model), inplace=True)

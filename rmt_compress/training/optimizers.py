@@ -10,7 +10,8 @@ its state begins anew, the step count with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,18 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
     return torch.optim.SGD(
         parameters, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
+
+
+@contextmanager
+def state_kept(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Steps that begin without any state, and leave the one there was as it was."""
+    before = dict(optimizer.state)
+    optimizer.state.clear()
+    try:
+        yield
+    finally:
+        optimizer.state.clear()
+        optimizer.state.update(before)
 
 
 def carry_over(

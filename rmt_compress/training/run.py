@@ -23,8 +23,9 @@ from rmt_compress.training import schedules
 from rmt_compress.training.budgeted_cycle import BudgetedCycle
 from rmt_compress.training.cycle import Cut, Cycle
 from rmt_compress.training.event_log import EventLog
-from rmt_compress.training.held_masks import HeldMasks, sparsify_model, sparsify_to_share
-from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name
+from rmt_compress.training.held_masks import HeldMasks, sparsify_model
+from rmt_compress.training.optimizers import carry_over, make_optimizer, restore_state, state_by_name, state_kept
+from rmt_compress.training.reallocation import STEPS, FreeEntries, way_at, zeros_of_share
 from rmt_compress.training.recent_inputs import RecentInputs
 from rmt_compress.training.starting import restored
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
@@ -32,7 +33,6 @@ from rmt_compress.training.steps import StepProgress, first_inputs, train_epoch
 from rmt_compress.training.workers import Workers
 
 if TYPE_CHECKING:
-    from rmt_compress.compression.zero_budget import SparsifyBudget
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.training.settings import CycleSettings, TrainingSettings
     from rmt_compress.training.split_network import Network
@@ -165,18 +165,8 @@ class Run:
     def _epoch(self, epoch: int, recent: RecentInputs | None) -> None:
         job, start = self._job, time.perf_counter()
         held = HeldMasks(self._network.model, self._masks)
-        with without_cache(self._network.model):
-            loss = train_epoch(
-                self._wrapped,
-                self._wrapped_optimizer,
-                job.train,
-                job.training,
-                self._workers,
-                epoch,
-                held=held if held.masks else None,
-                recent=recent,
-                progress=self._step_progress(epoch) if self._step_progress else None,
-            )
+        progress = self._step_progress(epoch) if self._step_progress else None
+        loss = self._trained(epoch, held=held if held.masks else None, recent=recent, progress=progress)
         event: dict[str, Any] = {"event": "epoch", "epoch": epoch, "train_loss": loss}
         event["learning_rate"] = job.training.rate(epoch)
         if job.cycle is not None and job.cycle.sparsify is not None and epoch % job.cycle.sparsify_every == 0:
@@ -186,7 +176,11 @@ class Run:
             event["threshold"] = threshold
         if job.cycle is not None and job.cycle.sparsity is not None and epoch % job.cycle.sparsify_every == 0:
             event["sparsity"] = job.cycle.share_at(epoch, job.training.epochs)
-            masks = self._masked(event["sparsity"], job.cycle.sparsify_budget)
+            rises = event["sparsity"] > job.cycle.share_at(epoch - job.cycle.sparsify_every, job.training.epochs)
+            budget = way_at(job.cycle.sparsify_budget, event["sparsity"], rises=rises)
+            masks = zeros_of_share(
+                self._network.model, event["sparsity"], budget, partial(self._try, epoch), self._workers
+            )
             self._masks = masks if job.cycle.masks == "held" else {}
         score = self._evaluated(event, {"train": time.perf_counter() - start})
         limit, metric = self._limit, job.test.metric
@@ -203,15 +197,18 @@ class Run:
         ):
             self._best = _copied(now)
 
-    def _masked(self, share: float, budget: SparsifyBudget) -> dict[str, torch.Tensor]:
-        """Zeros of a share of all entries, in all processes those that the leading one finds; the masks."""
-        model = self._network.model
-        masks = self._workers.from_leader(
-            lambda: {name: mask.cpu() for name, mask in sparsify_to_share(model, share, budget).items()}
-        )
-        held = HeldMasks(model, masks)
-        held.enforce()
-        return held.masks
+    def _trained(self, epoch: int, **asked: Any) -> float:
+        """`train_epoch` of the network as it is."""
+        job = self._job
+        with without_cache(self._network.model):
+            return train_epoch(
+                self._wrapped, self._wrapped_optimizer, job.train, job.training, self._workers, epoch, **asked
+            )
+
+    def _try(self, epoch: int, free: FreeEntries) -> None:
+        """Train what was removed for a short while."""
+        with state_kept(self._optimizer):
+            self._trained(epoch, held=free, most=STEPS)
 
     def _recent(self, epoch: int) -> RecentInputs | None:
         """What is to keep inputs for the cut after an epoch; None where there is none, or it does without."""

@@ -12,7 +12,7 @@ from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.drops import drop_number
 from rmt_compress.planning.budgets import PANEL as BUDGETS
 from rmt_compress.planning.budgets import BudgetSettings
-from rmt_compress.planning.settings import PlanSettings, SparsifyBudget
+from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.settings.declaring import held, setting
 from rmt_compress.settings.validation import problems_of, refuse
 from rmt_compress.training import schedules
@@ -23,6 +23,8 @@ Augmentation = Literal["none", "flip-shift"]
 Precision = Literal["no", "fp16", "bf16"]
 Mode = Literal["recombine", "recursive"]
 Masks = Literal["held", "released"]
+# Those of `reallocation`, which brings torch with it and would keep `--help` waiting.
+MaskBudget = Literal["uniform", "magnitude", "edge", "alpha", "reallocation", "hybrid"]
 Way = Literal["geometric", "linear", "once"]
 
 BATCH, TEXT_BATCH = 128, 8
@@ -190,7 +192,7 @@ class CycleSettings:
         sparsify: threshold ξ while training, see `schedules`; None for none.
         sparsify_every: epochs between two sparsifications.
         sparsity: share of the entries that are zero in the end, rising evenly; not with `sparsify`.
-        sparsify_budget: what divides it between layers, see `compression.zero_budget`.
+        sparsify_budget: what divides it between layers, see `compression.zero_budget` and `reallocation`.
         masks: ``held``: what has become 0 stays 0 until the layer is cut again; ``released``: it may grow back.
         sparsify_after: threshold ξ after the last epoch; None for none.
 
@@ -242,8 +244,11 @@ class CycleSettings:
         within="[0, 1)",
         panel=_SPARSITY,
     )
-    sparsify_budget: SparsifyBudget = setting(
-        "uniform", "How --sparsity is divided between layers, as in prune.", panel=_SPARSITY
+    sparsify_budget: MaskBudget = setting(
+        "uniform",
+        "How --sparsity is divided between layers: as in prune, or by a short training of what the edge budget "
+        "removes (reallocation), up to 0.2 by magnitude (hybrid).",
+        panel=_SPARSITY,
     )
     masks: Masks = setting("held", "Zeros stay zero while training, or may grow back.", panel=_SPARSITY)
     sparsify_after: float | None = setting(
@@ -275,6 +280,8 @@ class CycleSettings:
             problems.append("sparsity says itself how many entries go: leave out sparsify and sparsify-after")
         if self.sparsify_budget != "uniform" and self.sparsity is None:
             problems.append(f"sparsify-budget {self.sparsify_budget} divides a share of zeros: add --sparsity")
+        if self.sparsify_budget in ("reallocation", "hybrid") and self.masks == "released":
+            problems.append(f"sparsify-budget {self.sparsify_budget} decides what comes back: leave masks held")
         if self.analysis.noise == "all":
             problems.append("noise all sets models side by side and is for analyze: name the one that decides here")
         if self.analysis.noise == "equalized":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rmt_compress.data import Batch
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.training.held_masks import HeldMasks
+    from rmt_compress.training.reallocation import FreeEntries
     from rmt_compress.training.recent_inputs import RecentInputs
     from rmt_compress.training.settings import TrainingSettings
     from rmt_compress.training.workers import Workers
@@ -40,8 +41,9 @@ def train_epoch(
     workers: Workers,
     epoch: int,
     *,
-    held: HeldMasks | None = None,
+    held: HeldMasks | FreeEntries | None = None,
     recent: RecentInputs | None = None,
+    most: int | None = None,
     progress: StepProgress | None = None,
 ) -> float:
     """Train `model` on every sample of a task once.
@@ -56,8 +58,9 @@ def train_epoch(
         settings: how.
         workers: the processes.
         epoch: from 1.
-        held: weights that stay zero.
+        held: weights that stay zero, or all that stays as it is.
         recent: is handed the inputs of every step of this process.
+        most: steps after which it ends; None for every sample.
         progress: called with (steps done, steps in all, or None where that is not known).
 
     Returns:
@@ -106,6 +109,8 @@ def train_epoch(
             held.enforce()
         if progress is not None:
             progress(done, feed.steps)
+        if done == most:
+            break
     if not seen:
         assert task.samples is not None
         raise TrainingError(

@@ -206,6 +206,7 @@ def test_a_folder_of_a_language_model(run, tmp_path):
         (("--save-moments", "m.safetensors"), "--save-moments needs a budget"),
         (("--caps", "fc1:0.5"), "--caps needs a budget"),
         (("--keep", "0.2", "--rule", "energy:0.9"), "--rule cannot be combined with a budget"),
+        (("--keep", "0.2", "--shrink", "frobenius"), "--shrink cannot be combined with a budget"),
         (("--metric", "plain", "--plan", "plan.json"), "--metric cannot be combined with --plan"),
         (("--max-drop", "1", "--plan", "plan.json"), "--max-drop cannot be combined with --plan"),
         (("--keep", "0.2", "--plan", "plan.json"), "plan.json: cannot be read as a plan"),

@@ -31,6 +31,26 @@ def test_histogram_and_law_are_densities_of_the_same_eigenvalues(analysis):
     np.testing.assert_allclose(np.sort(eigenvalues), step.get_xdata())
 
 
+def test_spikes_left_out_of_the_ranks_are_left_out_of_the_law():
+    p, n, spikes = 120, 200, 36
+    left, right = (torch.linalg.qr(torch.randn(side, spikes))[0] for side in (p, n))
+    weight = torch.randn(p, n) + 90.0 * left @ right.T
+    (layer,) = rmt.analyze({"fc.weight": weight}, quantiles="spiked").analyzed
+    assert layer.fit.left_out == spikes
+    histogram, distribution = layer_figure(layer).axes
+    law = next(line for line in histogram.lines if line.get_label() == "Marchenko–Pastur")
+    assert np.trapezoid(law.get_ydata(), law.get_xdata()) == pytest.approx(1 - spikes / p, abs=0.01)
+    drawn, step = (
+        next(line for line in distribution.lines if line.get_label() == label)
+        for label in ("Marchenko–Pastur", "this layer")
+    )
+    # Where it was fitted it goes through what it was fitted to.
+    first, last = layer.fit.window
+    inside = slice(first - 1, last)
+    at = np.interp(step.get_xdata()[inside], drawn.get_xdata(), drawn.get_ydata())
+    np.testing.assert_allclose(at, step.get_ydata()[inside], atol=layer.fit.gof * (1 - spikes / p) + 0.01)
+
+
 def test_files(analysis, tmp_path):
     seen = []
     written = plot_layers(analysis, tmp_path / "a" / "b", progress=lambda *step: seen.append(step))

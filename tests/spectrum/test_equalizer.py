@@ -30,8 +30,8 @@ def test_is_the_formula_of_singular_vectors(rng, shape):
     expected = wide = matrix if shape[0] <= shape[1] else matrix.T
     m, n = wide.shape
     eta = np.median(np.linalg.svd(wide, compute_uv=False))
-    found_last = np.inf
-    while found_last > 0.15 * n ** (-1 / 3):
+    found_last, left = np.inf, np.inf
+    while left > 0.04 * n ** (-1 / 3):
         u, s, vt = np.linalg.svd(expected, full_matrices=False)
         e = eta / (eta**2 + s**2)
         first, second = u**2 @ e, 1 / eta + (vt**2).T @ (e - 1 / eta)
@@ -39,7 +39,8 @@ def test_is_the_formula_of_singular_vectors(rng, shape):
         y = (1 / second - eta) / np.sqrt(n - eta * second.sum())
         expected = expected / np.sqrt(np.outer(x, y))
         eta = np.sqrt(n * marchenko_pastur.quantile(np.array([0.5]), m / n)[0])
-        found_last = np.hypot(np.log(x).std(), np.log(y).std())
+        found_before, found_last = found_last, np.hypot(np.log(x).std(), np.log(y).std())
+        left = found_last * max(1.6 / np.sqrt(m), found_last / found_before)
     found = equalize(matrix)
     np.testing.assert_allclose(found.matrix if wide is matrix else found.matrix.T, expected, rtol=1e-8)
 
@@ -58,6 +59,20 @@ def test_takes_log_normal_scales_out_of_noise(rng, shape):
     # The scales themselves, up to the number that either side may give the other.
     for own, read in ((rows, found.rows), (columns, found.columns)):
         assert np.corrcoef(np.log(own), np.log(read))[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(("spike", "enough"), ((0.0, True), (3e3, False)))
+def test_single_precision_where_it_is_enough(rng, monkeypatch, spike, enough):
+    matrix = (scales(rng, 60)[:, None] * rng.standard_normal((60, 90)) + spike).astype(np.float32)
+    found, double = equalize(matrix), equalize(matrix.astype(np.float64))
+    assert found.matrix.dtype == np.float32
+    np.testing.assert_allclose(found.rows, double.rows, rtol=1e-4)
+    np.testing.assert_allclose(found.columns, double.columns, rtol=1e-4)
+    # The second matrix asked for more.
+    monkeypatch.setattr(equalizer, "_ROUNDING", np.inf)
+    with np.errstate(invalid="ignore"):
+        single = equalize(matrix)
+    assert np.allclose(single.rows, double.rows, rtol=1e-4) == enough
 
 
 def test_scales_leave_no_trace(rng, monkeypatch):

@@ -35,11 +35,32 @@ def test_noise_of_any_variances_shows_a_spike_as_often_as_it_should(
 
 def test_the_edge_is_a_quantile_of_the_largest_singular_values(rng: np.random.Generator) -> None:
     noise = rng.standard_normal((40, 90))
-    ours = sign_flips(noise, values(noise), rule="upper", seed=3)
-    exact = sign_flips(noise, values(noise), rule="pairwise", seed=3)
+    # Values that no flip reaches, so that none is left out.
+    ours = sign_flips(noise, 10 * values(noise), rule="upper", seed=3)
+    exact = sign_flips(noise, 10 * values(noise), rule="pairwise", seed=3)
     # The two rules draw the same first matrix; over 19 draws their edges are as near as draws are.
     assert ours.edge == pytest.approx(exact.edge, rel=0.05)
     assert ours.flips == exact.flips == 19
+
+
+def test_flips_that_can_change_nothing_are_not_drawn(rng: np.random.Generator) -> None:
+    fewer, spikes = 0, []
+    for draw in range(10):
+        noise = rng.standard_normal((20, 30))
+        found = sign_flips(noise, values(noise), seed=draw)
+        every = sign_flips(noise, 10 * values(noise), seed=draw)
+        assert found.spikes == np.sum(values(noise) > every.edge)
+        spikes.append(found.spikes > 0)
+        fewer += found.flips < every.flips
+        assert found.edge == every.edge or not found.spikes
+    # All but those that show a spike, and those where the last flip decided.
+    assert 5 < fewer <= 10 - sum(spikes)
+
+
+def test_of_a_large_matrix_fewer_are_drawn() -> None:
+    assert flips_for(0.1, 383) == (19, 2)
+    assert flips_for(0.1, 384) == (9, 1)
+    assert flips_for(0.05, 3000) == (19, 1)
 
 
 def test_planted_spikes_are_found_in_any_orientation(rng: np.random.Generator) -> None:

@@ -11,16 +11,28 @@ U = np.linspace(0.02, 0.98, 49)
 @pytest.mark.parametrize("c", [0.05, 0.25, 0.7, 1.0])
 def test_equal_variances_are_marchenko_and_pasturs(c: float) -> None:
     ours = silverstein.quantiles(U, np.ones(1), c, points=400)
-    np.testing.assert_allclose(ours, marchenko_pastur.quantile(U, c), rtol=2e-3)
+    np.testing.assert_allclose(ours, marchenko_pastur.quantile(U, c), rtol=3e-4)
     # From the longer side the same eigenvalues, in other units.
     other = silverstein.quantiles(U, np.ones(1), 1 / c, points=400) * c
-    np.testing.assert_allclose(other, marchenko_pastur.quantile(U, c), rtol=2e-3)
+    np.testing.assert_allclose(other, marchenko_pastur.quantile(U, c), rtol=3e-4)
 
 
-def test_density_of_two_variances_integrates_to_its_mass() -> None:
-    t = np.array([0.5, 2.0])
-    x = np.linspace(1e-3, 6.0, 1201)
-    assert np.trapezoid(silverstein.density(x, t, 0.2), x) == pytest.approx(0.2, rel=2e-3)
+@pytest.mark.parametrize("ratio", [0.02, 0.2, 3.0])
+def test_distribution_runs_from_the_zeros_to_one(ratio: float) -> None:
+    t = np.array([0.5, 2.0, 2.0])
+    x, level = silverstein.distribution(t, ratio)
+    assert (np.diff(x) > 0).all()
+    assert (np.diff(level) > -1e-9).all()
+    assert level[0] == pytest.approx(max(0.0, 1 - ratio), abs=1e-3)
+    assert level[-1] == pytest.approx(1.0, abs=1e-3)
+    # The mean of the eigenvalues, zeros and all, is c times that of the variances.
+    assert (1 - level[0]) * x[0] + np.trapezoid(1 - level, x) == pytest.approx(1.5 * ratio, rel=3e-3)
+
+
+def test_bulks_that_lie_apart_hold_the_shares_of_their_variances() -> None:
+    x, level = silverstein.distribution(np.array([1.0, 1.0, 1.0, 9.0]), 0.01)
+    between = (x > 2) & (x < 8)
+    np.testing.assert_allclose(level[between], 1 - 0.01 / 4, atol=1e-9)
 
 
 def test_quantiles_are_those_of_drawn_matrices(rng: np.random.Generator) -> None:

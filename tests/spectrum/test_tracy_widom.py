@@ -25,6 +25,12 @@ def test_quantiles(probability, expected):
     assert tracy_widom.cdf(tracy_widom.quantile(probability)) == pytest.approx(probability, abs=1e-9)
 
 
+def test_the_table_is_the_law():
+    points = np.linspace(-13, 15, 57) + 0.03
+    expected = [tracy_widom.cdf(float(point)) for point in points]
+    np.testing.assert_allclose(tracy_widom.near_cdf(points), expected, atol=1e-6)
+
+
 def test_mean_and_variance_as_published():
     # E[s] = ∫(1 − F) − ∫F and E[s²] = ∫2s(1 − F) − ∫2sF over the two half lines.
     cdf = tracy_widom.cdf

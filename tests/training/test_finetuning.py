@@ -143,8 +143,9 @@ def test_sparsification_while_training_and_after(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_share_of_zeros_is_reached_exactly_with_an_epoch_to_mend_it(tmp_path):
-    cycle = CycleSettings(sparsity=0.9, sparsify_budget="magnitude", analysis=AnalysisSettings(gof=0.0))
+@pytest.mark.parametrize("budget", ["magnitude", "hybrid"])
+def test_a_share_of_zeros_is_reached_exactly_with_an_epoch_to_mend_it(tmp_path, budget):
+    cycle = CycleSettings(sparsity=0.9, sparsify_budget=budget, analysis=AnalysisSettings(gof=0.0))
     settings = TrainingSettings(epochs=4, batch_size=64, learning_rate=0.01)
     out = tmp_path / "x.safetensors"
     (run,) = finetune(DIGITS, out, data="digits", training=settings, cycle=cycle).runs

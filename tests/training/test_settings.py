@@ -72,6 +72,8 @@ def test_a_share_of_zeros_and_a_threshold_are_two_ways():
         CycleSettings(sparsity=0.5, sparsify="0.01")
     with pytest.raises(SettingsError, match="add --sparsity"):
         CycleSettings(sparsify_budget="edge")
+    with pytest.raises(SettingsError, match="hybrid decides what comes back: leave masks held"):
+        CycleSettings(sparsity=0.5, sparsify_budget="hybrid", masks="released")
 
 
 def test_zeros_rise_evenly_and_are_all_there_before_the_last_epoch():
