@@ -2,9 +2,9 @@
 
 No metric and no scaling wins everywhere (method.md §14), so at the wanted size each is tried: where samples are
 many, on a part of them, and only the best of these on all. The smallest network that loses no more than it may is
-found by halving the sizes along one rule, the portfolio at the size that this rule just missed, sizes between what was
-met and what was missed along the winner, by the law of powers that losses nearly follow, and at last by giving its
-most harmful layers back. What it has lost is counted with a margin for the noise of the samples that were asked
+found by halving the sizes along one rule, the portfolio at the size that this rule just missed, sizes between what
+was met and what was missed along the winner, by the law of powers that losses nearly follow, and at last by giving
+its most harmful layers back. What it has lost is counted with a margin for the noise of the samples that were asked
 (`margins`). What is returned was measured on all samples, and no network is measured twice on the same.
 """
 

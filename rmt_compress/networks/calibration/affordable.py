@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 ASKED = 3e11
 """Multiply-adds of one evaluation: so many samples are asked, some seconds on a few cores, whatever the machine."""
 SEEN, SEEN_OF_TEXT = 2e11, 5e11
-"""Those of calibration, which also goes back through the network. Text gets more: at a keep of .4 a language model
-rose by .033 nats a byte less with 64 stretches of 512 bytes than with 32 (docs/calibration.md)."""
+"""Those of calibration, which also goes back through the network. Text gets more: what a cut of a language model
+costs then depends less on which windows were seen (docs/calibration.md)."""
 _LEAST, _MOST = 128, 8192
 _LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
 
