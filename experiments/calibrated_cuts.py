@@ -3,6 +3,7 @@
     python experiments/calibrated_cuts.py lm --seeds 0        # some 40 minutes on one core
     python experiments/calibrated_cuts.py resnet --seeds 0 1 2
     python experiments/calibrated_cuts.py resnet --rules "input relative 0.15" "plain absolute 0.25"
+    python experiments/calibrated_cuts.py lm --seeds 1 2 3 --calibration 64 --out experiments/data/more_text
     python experiments/calibrated_cuts.py --draw              # the tables again from the numbers
 
 Networks, texts and images lie under ../shared (``--shared``). Seeds choose the calibration inputs and the labels
@@ -17,7 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, s
     """Every rule at every size, or those that are asked for; what is in `numbers` already is left out."""
     subject, rules = SUBJECTS[name](asked.shared), asked.rules
     subject.model.to(asked.device)
-    size = SIZES[name]
+    size = _size(name, asked.calibration)
     questions = subject.asked(size.asked)
     about = numbers.setdefault(name, {"samples": size.samples, "keeps": list(size.keeps), "seeds": {}})
     if "uncut" not in about:
@@ -112,6 +113,14 @@ def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, s
                             renewed.undo()
                     print(name, seed, rule, known["scores"][rule], known["renewed"].get(rule, ""), flush=True)
                     save()
+
+
+def _size(name: str, calibration: int | None) -> Size:
+    size = SIZES[name]
+    if calibration is None:
+        return size
+    samples = size.samples.replace(str(size.calibration), str(calibration), 1)
+    return replace(size, calibration=calibration, samples=samples)
 
 
 def markdown(numbers: Numbers) -> str:
@@ -154,8 +163,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--rules", nargs="+", default=[], help="only these, METRIC SCALING KEEP each")
+    parser.add_argument("--calibration", type=int, help="so many samples calibrate; needs --out")
     parser.add_argument("--draw", action="store_true", help="only the tables")
     asked = parser.parse_args()
+    if asked.calibration is not None and asked.out == DATA:
+        parser.error("--calibration would mix with the results: add --out DIR")
     path = asked.out / "calibrated_cuts.json"
     numbers: Numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

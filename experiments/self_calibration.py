@@ -9,9 +9,10 @@
 A network makes its own inputs (``--calibrate self``): three quarters calibrate, every fourth chooses. At each size
 every rule of the portfolio is asked on the inputs that choose how often the cut network answers as the uncut one,
 and on real test samples how far its score falls; a star marks the rule that the inputs chose. Nothing is repaired
-or retrained; of networks with batch norm a second figure has the statistics renewed on the made-up inputs. Sizes
-are shares of the weights of the layers that are cut, as in method.md §14. Writes self_calibration.json in
-experiments/data after every measurement, so that a run that is broken off goes on, and self_calibration.md.
+or retrained; of networks with batch norm a second figure has the statistics of the made-up inputs, a third those of
+training moved by what the cut changes on the made-up inputs, as `prune` does it. Sizes are shares of the weights of
+the layers that are cut, as in method.md §14. Writes self_calibration.json in experiments/data after every
+measurement, so that a run that is broken off goes on, and self_calibration.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.data.in_memory import InMemory
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.made_up import FITTED_INPUTS, SAMPLED_TEXT, SPIKED_NOISE
-from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics, seen_statistics
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.networks.tasks.questions import Question
@@ -106,6 +107,7 @@ def measure(
     whole_cost = {"keep": Parameters(float(sum(layer.parameters for layer in layers)))}
     candidates = Candidates(checkpoint, analysis, moments, settings, whole_cost)
     renews = bool(batch_norms(model))
+    whole_seen = seen_statistics(model, calibration.inputs)
     done = {(cut["rule"], cut["keep"]) for cut in known["cuts"]}
     for keep in keeps[: 1 if quick else None]:
         for rule in candidates.portfolio[: 2 if quick else None]:
@@ -114,9 +116,9 @@ def measure(
             tensors = candidates.tensors(candidates.at(rule, {"keep": keep}))
             with replaced(model, {key: tensor.float() for key, tensor in tensors.items()}) as cut:
                 found: Numbers = {"rule": str(rule), "keep": keep, **_asked(cut, selection, task)}
-                if renews:
-                    renewed = renew_statistics(cut, calibration.inputs)
-                    found["renewed"] = _asked(cut, selection, task)
+                for how, uncut in (("renewed", None), ("moved", whole_seen)) if renews else ():
+                    renewed = renew_statistics(cut, calibration.inputs, uncut=uncut)
+                    found[how] = _asked(cut, selection, task)
                     renewed.undo()
             known["cuts"].append(found)
             print(name, seed, json.dumps(found), flush=True)
@@ -154,13 +156,13 @@ class Cut:
 
 
 def cuts_of(numbers: Numbers, kind: str) -> list[Cut]:
-    """Every cut of networks that made inputs of this kind, batch-norm statistics renewed as `prune` does."""
+    """Every cut of networks that made inputs of this kind, batch-norm statistics moved as `prune` does."""
     text = kind == SAMPLED_TEXT
     found = []
     for name, about in numbers.items():
         made = [known for known in about["seeds"].values() if known["inputs"]["kind"] == kind]
         for cut in (each for known in made for each in known["cuts"]):
-            last = cut.get("renewed", cut)
+            last = cut.get("moved", cut)
             rise = last["score"] - about["uncut"]
             seen = last["divergence"] if text else 1 - last["agreement"] + FLOOR
             found.append(Cut(name, seen, rise if text else -rise))
@@ -202,9 +204,9 @@ def markdown(numbers: Numbers) -> str:
             for keep in sorted({cut["keep"] for cut in known["cuts"]}, reverse=True):
                 cuts = [cut for cut in known["cuts"] if cut["keep"] == keep]
                 parts.append(_row(keep, "as they were", cuts, sign))
-                if "renewed" in cuts[0]:
-                    renewed = [{"rule": cut["rule"], **cut["renewed"]} for cut in cuts]
-                    parts.append(_row(keep, "renewed", renewed, sign))
+                for how in ("renewed", "moved"):
+                    if how in cuts[0]:
+                        parts.append(_row(keep, how, [{"rule": cut["rule"], **cut[how]} for cut in cuts], sign))
             parts.append("")
     parts.append("## What agreement says\n")
     return "\n".join(parts + _told(numbers)) + "\n"

@@ -59,10 +59,10 @@ def score(model, inputs):
 
 class Counted:
     def __init__(self, score):
-        self._score, self.calls = score, []
+        self.score, self.calls = score, []
 
     def __call__(self, trial):
-        found = self._score(trial)
+        found = self.score(trial)
         self.calls.append((trial.rule, found))
         return found
 
@@ -178,6 +178,30 @@ def test_energies_of_inputs_count_as_the_loss_feels_them(analysis, moments):
     inputs = rmt.plan_within(analysis, moments, keep=0.5, metric="input", scaling="absolute")
     felt = rmt.plan_within(analysis, Moments(white), keep=0.5, metric="two-sided", scaling="absolute")
     assert [each.rank for each in inputs.layers] == [each.rank for each in felt.layers]
+
+
+def test_a_part_of_the_samples_weeds_out_rules_first(analysis, moments, score):
+    from rmt_compress.planning.within import plan_within_with
+
+    settings = BudgetSettings(keep=0.4)
+    whole = plan_within_with(analysis, moments, settings, score=score).settings["budget"]
+    every, score.calls[:] = [rule for rule, _ in score.calls], []
+    seen = []
+
+    def rough(trial):
+        """Right but for the two rules that it likes best, which are bad ones."""
+        seen.append(trial.rule)
+        return 1.0 if trial.rule in every[-2:] else score.score(trial)
+
+    found = plan_within_with(analysis, moments, settings, score=score, rough=rough).settings["budget"]
+    assert set(seen) == set(every)
+    assert found["evaluations"] == len(score.calls) == 4
+    assert {rule for rule, _ in score.calls} > set(every[-2:])
+    assert found["score"] == whole["score"]
+    assert found["on_a_part"][every[-1]] == 1.0
+    # Few rules are all asked all samples.
+    alone = plan_within_with(analysis, moments, BudgetSettings(keep=0.4, metric="input"), score=score, rough=rough)
+    assert "on_a_part" not in alone.settings["budget"]
 
 
 def test_one_rule_asks_nothing(analysis, moments, score):

@@ -1,10 +1,11 @@
 """Which of the networks that a budget allows is the best one, or the smallest that is good enough, by trying few.
 
-No metric and no scaling wins everywhere (method.md §14), so at the wanted size each is tried. The smallest network
-that loses no more than it may is found by halving the sizes along one rule, the portfolio at the size that this
-rule just missed, sizes between what was met and what was missed along the winner, by the law of powers that losses
-nearly follow, and at last by giving its most harmful layers back. What it has lost is counted with a margin for the
-noise of the samples that were asked (`margins`). What is returned was measured, and no network is measured twice.
+No metric and no scaling wins everywhere (method.md §14), so at the wanted size each is tried: where samples are
+many, on a part of them, and only the best of these on all. The smallest network that loses no more than it may is
+found by halving the sizes along one rule, the portfolio at the size that this rule just missed, sizes between what
+was met and what was missed along the winner, by the law of powers that losses nearly follow, and at last by giving
+its most harmful layers back. What it has lost is counted with a margin for the noise of the samples that were asked
+(`margins`). What is returned was measured on all samples, and no network is measured twice on the same.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _LAST_STEPS = 6
 _NEAR = 0.02
 """Two sizes of so little difference are one."""
 _STEP = 0.2
+_FINALISTS = 4
+"""So many rules are asked all samples after a part of them has been asked about every rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,8 @@ class _Trials:
     limit: int
     progress: Progress | None
     fresh: int | None = None
+    rough: Score | None = None
+    roughly: dict[str, float] = field(default_factory=dict)
     seen: dict[object, tuple[Candidate, Judgement]] = field(default_factory=dict)
 
     @property
@@ -87,15 +92,33 @@ class _Trials:
     def of(self, candidate: Candidate) -> float:
         """The score of a network, from memory where it has been asked before."""
         if candidate.key not in self.seen:
-            rule = str(candidate.rule) if candidate.key[1] else ""
-            found = self.score(Trial(self.candidates.tensors(candidate), rule, self.candidates.factors(candidate)))
-            if not isinstance(found, Judgement):
-                found = Judgement(float(found))
-            # A network that answers NaN is worse than any other.
-            self.seen[candidate.key] = candidate, found if math.isfinite(found.value) else Judgement(-math.inf)
+            self.seen[candidate.key] = candidate, self._judged(candidate, self.score)
             if self.progress is not None:
                 self.progress(len(self.seen), self.limit, str(candidate.rule))
         return self.seen[candidate.key][1].value
+
+    def promising(self, rules: Sequence[Rule], shares: Mapping[str, float]) -> Sequence[Rule]:
+        """The rules that are best on a part of the samples, in their order; all where no part can be asked."""
+        if self.rough is None or len(rules) <= _FINALISTS:
+            return rules
+        found: dict[object, tuple[Rule, float]] = {}
+        for rule in rules:
+            candidate = self.candidates.at(rule, shares)
+            if candidate.key not in found:
+                found[candidate.key] = rule, self._judged(candidate, self.rough).value
+                if self.progress is not None:
+                    self.progress(len(found), len(rules), f"{rule}, on a part of the samples")
+        self.roughly = {str(rule): score for rule, score in found.values()}
+        best = sorted(found.values(), key=lambda each: -each[1])[:_FINALISTS]
+        return [rule for rule, _ in found.values() if rule in [one for one, _ in best]]
+
+    def _judged(self, candidate: Candidate, score: Score) -> Judgement:
+        rule = str(candidate.rule) if candidate.key[1] else ""
+        found = score(Trial(self.candidates.tensors(candidate), rule, self.candidates.factors(candidate)))
+        if not isinstance(found, Judgement):
+            found = Judgement(float(found))
+        # A network that answers NaN is worse than any other.
+        return found if math.isfinite(found.value) else Judgement(-math.inf)
 
     def margin(self, candidate: Candidate) -> float:
         """How much more than it has lost a network that was scored may have lost on other samples."""
@@ -119,17 +142,27 @@ class _Trials:
             tried.append({"rule": str(each.rule) if each.key[1] else "uncut", **each.sizes, "score": score})
             if found.each is not None and "goal" in more:
                 tried[-1]["margin"] = self.margin(each)
+        if self.roughly:
+            part = {rule: score if math.isfinite(score) else None for rule, score in self.roughly.items()}
+            more = {**more, "on_a_part": part}
         return {**more, "evaluations": len(self.seen), "tried": tried}
 
 
 def search(
-    candidates: Candidates, score: Score | None, *, fresh: int | None = None, progress: Progress | None = None
+    candidates: Candidates,
+    score: Score | None,
+    *,
+    rough: Score | None = None,
+    fresh: int | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """The network that the settings of `candidates` ask for.
 
     Args:
         candidates: all that there are.
         score: how good a network is; None where none can be run, which leaves one rule and no `max_drop`.
+        rough: the same on a part of the samples: of a size that is asked for it says which rules of the portfolio
+            are worth all of them. These evaluations are not counted. None where samples are few.
         fresh: of how many other samples a `max_drop` is to hold; None for the population.
         progress: called with (networks tried, the most that are tried, rule).
 
@@ -142,7 +175,7 @@ def search(
     if score is None or (settings.max_drop is None and settings.search == "one"):
         candidate = candidates.at(candidates.rule, settings.shares)
         return Found(candidate, None, True, {"evaluations": 0})
-    trials = _Trials(candidates, score, settings.evaluations, progress, fresh)
+    trials = _Trials(candidates, score, settings.evaluations, progress, fresh, rough)
     if settings.max_drop is None:
         best = _best_rule(trials, settings.shares)
         return Found(best, trials.of(best), True, trials.record())
@@ -151,7 +184,7 @@ def search(
 
 def _best_rule(trials: _Trials, shares: Mapping[str, float]) -> Candidate:
     """The best of the portfolio at one size; the earlier of equals."""
-    return _best_of(trials, trials.candidates.portfolio, shares)
+    return _best_of(trials, trials.promising(trials.candidates.portfolio, shares), shares)
 
 
 def _best_of(trials: _Trials, rules: Sequence[Rule], shares: Mapping[str, float]) -> Candidate:

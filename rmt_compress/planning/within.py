@@ -99,6 +99,7 @@ def plan_within_with(
     *,
     source: Source | None = None,
     score: Score | None = None,
+    rough: Score | None = None,
     fresh: int | None = None,
     positions: Mapping[str, float] | None = None,
     seconds: Seconds | None = None,
@@ -106,8 +107,7 @@ def plan_within_with(
 ) -> Plan:
     """`plan_within`, its settings in one object.
 
-    `source` is the network where the analysis does not know it, `fresh` the number of other samples that a
-    `max_drop` is to hold for, None for the population.
+    `source` is the network where the analysis does not know it; for `rough` and `fresh` see `searching.search`.
     """
     from rmt_compress.checkpoints import open_checkpoint
 
@@ -126,7 +126,7 @@ def plan_within_with(
         raise SettingsError([f"the budget {name} needs {needs[name]}" for name in missing])
     with open_checkpoint(source) as checkpoint:
         candidates = Candidates(checkpoint, analysis, moments, settings, costs)
-        found = search(candidates, score, fresh=fresh, progress=progress)
+        found = search(candidates, score, rough=rough, fresh=fresh, progress=progress)
         asked = {**settings.shares} | ({} if settings.max_drop is None else {"max_drop": settings.max_drop})
         record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}
         if found.score is not None and math.isfinite(found.score):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.planning.costs import Seconds
+    from rmt_compress.planning.searching import Score as Ask
     from rmt_compress.planning.searching import Trial
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
@@ -167,6 +168,7 @@ def plan_within_budget(
         made = calibration.made
         save_moments(moments, request.save_moments, inputs=None if made is None else kept_inputs(made))
     renews = request.calibration.mends != "none" and bool(batch_norms(model))
+    uncut = calibration.seen_uncut(model) if renews else None
     budget, drop = request.budget, None
     if request.max_drop is not None or budget.max_drop is not None:
         drop = Drop.of(request.max_drop, budget, request.calibration.calibrate, model, question, calibration)
@@ -178,7 +180,13 @@ def plan_within_budget(
             return Judgement(-score.loss)
         return judged(score)
 
-    ask = scored_trials(model, calibration.inputs, calibration.selection, judge, renews=renews, names=names)
+    def asking(calibration: Calibration) -> Ask:
+        return scored_trials(
+            model, calibration.inputs, calibration.selection, judge, renews=renews, uncut=uncut, names=names
+        )
+
+    ask, part = asking(calibration), calibration.part() if drop is None else None
+    look = None if part is None else asking(replace(part, selection=lasting(part.selection)))
 
     def score(trial: Trial) -> Judgement | float:
         return judged(drop.whole) if drop is not None and not trial.rule else ask(trial)
@@ -194,6 +202,7 @@ def plan_within_budget(
             budget,
             source=checkpoint,
             score=score,
+            rough=look,
             fresh=None if drop is None or drop.fresh is None else drop.fresh.samples,
             positions=positions,
             seconds=seconds,
@@ -215,7 +224,9 @@ def plan_within_budget(
         )
         plan, result = timed.plan, timed.result
         notes += timed.notes
-    repairs = repair(result, model, calibration.inputs, request.calibration, _named(progress, "repairing"))
+    repairs = repair(
+        result, model, calibration.inputs, request.calibration, uncut=uncut, progress=_named(progress, "repairing")
+    )
     notes += repairs.notes
     repaired = {names.in_file(name): value for name, value in repairs.values.items()}
     found = dict(plan.settings["budget"])

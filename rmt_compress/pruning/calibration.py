@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.data import Samples, Targets
 from rmt_compress.data.in_memory import InMemory
 from rmt_compress.errors import SettingsError
-from rmt_compress.networks.calibration.affordable import ASKED, SEEN, affordable
+from rmt_compress.networks.calibration.affordable import ASKED, affordable, worth_seeing
 from rmt_compress.networks.calibration.made_up import MadeUp, make_inputs
-from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.calibration.statistics import batch_norms, seen_statistics
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.choosing import agreement_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.networks.calibration.statistics import Seen
     from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.networks.tasks.task import Task
     from rmt_compress.progress import Progress
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _HELD_BACK = 4
 """Every so many of the inputs that a network has made choose among its cuts; the others calibrate."""
+_MANY, _MANY_WINDOWS = 2048, 32
+"""Of so many samples that choose, a quarter says which cuts are worth asking all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,23 @@ class Calibration:
     notes: tuple[str, ...]
     record: dict[str, Any]
     made: MadeUp | None = None
+
+    def part(self) -> Calibration | None:
+        """The same with a quarter of the data, for a first look at many cuts; None where they are few."""
+        samples = self.selection.samples
+        count = 0 if samples is None else samples.count or 0
+        if samples is None or count < (_MANY_WINDOWS if samples.targets == "tokens" else _MANY):
+            return None
+        inputs = self.inputs
+        if self.made is None:
+            seen = inputs.task.samples
+            assert seen is not None
+            inputs = Inputs(inputs.task.of(seen.thinned(max(1, (seen.count or 0) // 4)))) if seen.count else inputs
+        return replace(self, inputs=inputs, selection=self.selection.of(samples.thinned(count // 4)))
+
+    def seen_uncut(self, model: nn.Module) -> dict[str, Seen] | None:
+        """What the batch norms of the uncut network see of inputs that it made itself; None of data."""
+        return None if self.made is None else seen_statistics(model, self.inputs)
 
 
 def calibration_for(
@@ -110,7 +130,7 @@ def calibration_for(
         assert task.samples is not None
         samples = task.samples
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
-    samples = samples.thinned(settings.calibration_samples or affordable(model, seen, SEEN))
+    samples = samples.thinned(settings.calibration_samples or worth_seeing(model, seen))
     seen = asked.of(samples) if asked is not None else agreement_of(samples, model)
     if asked is None:
         # Of one set that only calibrates, every fourth sample chooses.
@@ -140,7 +160,7 @@ def statistics_inputs(model: nn.Module, question: Question, settings: Calibratio
         raise SettingsError(["repair statistics needs inputs: add --data"])
     task = question.part("calibration")
     assert task.samples is not None
-    count = settings.calibration_samples or affordable(model, task, SEEN)
+    count = settings.calibration_samples or worth_seeing(model, task)
     return Inputs(task.of(task.samples.thinned(count)))
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.decomposition.moments import Moments
+    from rmt_compress.networks.calibration.statistics import Seen
     from rmt_compress.networks.calibration_settings import CalibrationSettings
     from rmt_compress.networks.tasks.task import Score as TaskScore
     from rmt_compress.networks.tasks.task import Task
@@ -68,6 +69,7 @@ def scored_trials(
     judge: Callable[[TaskScore], float | Judgement],
     *,
     renews: bool,
+    uncut: Mapping[str, Seen] | None = None,
     batch_size: int | None = None,
     names: FileNames = SAME_NAMES,
 ) -> Score:
@@ -79,6 +81,7 @@ def scored_trials(
         task: what is asked.
         judge: from its score to the number that counts.
         renews: whether a cut network's statistics are estimated anew first.
+        uncut: see `renew_statistics`.
         batch_size: samples at once; None for the task's own.
         names: what the tensors of a trial are called in the network.
     """
@@ -89,7 +92,7 @@ def scored_trials(
         # The cut has the file's types, which the network need not compute in.
         tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
         with tried(model, replace(trial, tensors=tensors)) as cut:
-            renewed = renew_statistics(cut, inputs) if renews and trial.rule else None
+            renewed = renew_statistics(cut, inputs, uncut=uncut) if renews and trial.rule else None
             try:
                 return judge(task.score(cut, batch_size=batch_size))
             finally:
@@ -117,6 +120,8 @@ def repair(
     original: nn.Module,
     inputs: Iterable[Any],
     settings: CalibrationSettings,
+    *,
+    uncut: Mapping[str, Seen] | None = None,
     progress: Progress | None = None,
 ) -> Repairs:
     """Repair a network in place, as the settings ask for.
@@ -126,6 +131,7 @@ def repair(
         original: as it was.
         inputs: of calibration.
         settings: which repair.
+        uncut: see `renew_statistics`.
         progress: told of every step.
 
     Raises:
@@ -142,7 +148,7 @@ def repair(
     values: dict[str, torch.Tensor] = {}
     norms = bool(batch_norms(small))
     if norms:
-        renew_statistics(small, inputs)
+        renew_statistics(small, inputs, uncut=uncut)
         count = len(batch_norms(small))
         notes.append(f"estimated the statistics of {count} batch norm{'s' * (count > 1)} anew")
     if settings.mends == "blocks":
@@ -154,7 +160,7 @@ def repair(
             f"inputs held out is {report.after:.3g}, {report.before:.3g} before"
         )
         if norms and kept:
-            renew_statistics(small, inputs)
+            renew_statistics(small, inputs, uncut=uncut)
     for path, norm in batch_norms(small).items():
         values |= {f"{path}.{name}": buffer.clone() for name, buffer in norm.named_buffers(recurse=False)}
     return Repairs(values, tuple(notes))

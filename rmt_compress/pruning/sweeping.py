@@ -113,6 +113,7 @@ def sweep_within_budgets(
         lasting(task),
         lambda found: found.value,
         renews=renews,
+        uncut=calibration.seen_uncut(model) if renews else None,
         batch_size=batch_size,
         names=names,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rmt_compress.networks.calibration.affordable import SEEN, affordable
+from rmt_compress.networks.calibration.affordable import worth_seeing
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.file_names import SAME_NAMES, FileNames
@@ -219,7 +219,7 @@ class Run:
         if not mends and (not cycle.budget.shares or cycle.budget.metric == "plain"):
             return None
         count = cycle.calibration.calibration_samples
-        return RecentInputs(count or affordable(self._network.model, self._job.train, SEEN))
+        return RecentInputs(count or worth_seeing(self._network.model, self._job.train))
 
     def _decided(self, cycle: Cycle, epoch: int, recent: RecentInputs | None) -> Cut:
         if not isinstance(cycle, BudgetedCycle):

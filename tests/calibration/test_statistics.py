@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rmt_compress.errors import DataError
-from rmt_compress.networks.calibration.statistics import renew_statistics
+from rmt_compress.networks.calibration.statistics import renew_statistics, seen_statistics
 from tests.samples.convolutional import mobilenet
 
 
@@ -87,3 +87,46 @@ def test_statistics_that_were_spoilt_are_found_again():
             module.running_var *= 3
     renew_statistics(model, data.split(32))
     assert (model(data) - good).norm() < 0.1 * good.norm()
+
+
+def test_inputs_of_another_kind_move_nothing_where_nothing_was_cut():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    strange = [torch.randn(16, 3, 7, 7) * 3 + 1]
+
+    renewed = renew_statistics(model, strange, uncut=seen_statistics(model, strange))
+
+    assert renewed.norms == ("1", "7")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=1e-6, atol=1e-6)
+
+
+def test_means_move_by_the_difference_and_variances_by_the_ratio():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model[1].running_mean.fill_(5)
+    model[1].running_var.fill_(7)
+    inputs = [torch.randn(32, 3) * 2 - 1]
+    uncut = seen_statistics(model, inputs)
+    with torch.no_grad():
+        model[0].weight *= torch.tensor([[3.0], [1.0]])
+        model[0].bias[1] += 4
+
+    renew_statistics(model, inputs, uncut=uncut)
+
+    now = model[0](inputs[0]).double()
+    torch.testing.assert_close(model[1].running_mean.double(), 5 + now.mean(0) - uncut["1"].mean)
+    assert model[1].running_mean[1] == pytest.approx(9, abs=1e-5)
+    assert model[1].running_var.tolist() == pytest.approx([63, 7], rel=1e-4)
+
+
+def test_a_channel_that_the_inputs_leave_constant_keeps_its_variance():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    model[1].running_var.fill_(7)
+    inputs = [torch.randn(32, 3)]
+    uncut = seen_statistics(model, inputs)
+
+    renew_statistics(model, inputs, uncut=uncut)
+
+    assert model[1].running_var.tolist() == pytest.approx([7, 7], rel=1e-5)

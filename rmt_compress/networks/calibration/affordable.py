@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 ASKED = 3e11
 """Multiply-adds of one evaluation: so many samples are asked, some seconds on a few cores, whatever the machine."""
-SEEN = 2e11
-"""Those of calibration, which also goes back through the network."""
+SEEN, SEEN_OF_TEXT = 2e11, 5e11
+"""Those of calibration, which also goes back through the network. Text gets more: what a cut of a language model
+costs then depends less on which windows were seen (docs/calibration.md)."""
 _LEAST, _MOST = 128, 8192
 _LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
 
@@ -32,3 +33,9 @@ def affordable(model: nn.Module, task: Task, work: float) -> int:
     text = task.samples.targets == "tokens"
     least, most = (_LEAST_WINDOWS, _MOST_WINDOWS) if text else (_LEAST, _MOST)
     return max(least, min(most, int(work / max(1, macs))))
+
+
+def worth_seeing(model: nn.Module, task: Task) -> int:
+    """How many samples of a task calibrate."""
+    assert task.samples is not None
+    return affordable(model, task, SEEN_OF_TEXT if task.samples.targets == "tokens" else SEEN)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.networks.calibration.repeated_batches import Call
 
-TEXTS, TOKENS = 32, 512
+TEXTS, TOKENS = 80, 512
 FITTED, NOISE = 96, 256
 _BATCH = {"text": 4, "other": 32}
 # As images for networks are commonly cut to.
@@ -75,7 +75,7 @@ def make_inputs(
     Args:
         model: the network, on any device.
         shape: of one input, without the axis of the batch; None where the network itself tells it.
-        count: how many; None for 32 texts, 96 inputs fitted to statistics, 1,024 vectors along spikes, 256
+        count: how many; None for 80 texts, 96 inputs fitted to statistics, 1,024 vectors along spikes, 256
             of the others.
         length: tokens of a text; None for 512, or as many as the network takes.
         call: how the network is asked; None for ``model(x)``, of a network of transformers
