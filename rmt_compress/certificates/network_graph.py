@@ -211,8 +211,8 @@ class NetworkGraph:
         """Refuse networks that differ elsewhere than in modules that are called."""
         import torch
 
-        called = {str(node.target) for node in self.steps if node.op == "call_module"}
-        if lost := sorted(called - self.modules[1].keys()):
+        called = [str(node.target) for node in self.steps if node.op == "call_module"]
+        if lost := [path for path in called if path not in self.modules[1]]:
             raise CertificateError(f"{self._name}: the cut network has no {lost[0]}: it is another network")
         ours, theirs = original.state_dict(), cut.state_dict()
         inside = tuple(f"{path}." for path in called)
@@ -358,9 +358,9 @@ class NetworkGraph:
         if name in _DROPOUTS:
             return ONE if _argument(node, 2, "training", True) is False else None
         if name == "getitem":
-            place = node.args[1]
+            place: Any = node.args[1]
             whole = isinstance(place, tuple) and place and place[0] == slice(None)
-            return ONE if whole and all(isinstance(each, int | slice) for each in place) else None  # type: ignore[union-attr]
+            return ONE if whole and all(each is None or isinstance(each, int | slice) for each in place) else None
         if name == "mean":
             axes = _argument(node, 1, "dim", None)
             if axes is None:

@@ -87,7 +87,7 @@ def certify(
         asked(whole, example, samples, type(model).__name__)
     graph = NetworkGraph(whole, smaller, example)
     if not graph.cuts:
-        raise PlanError("the plan changes no layer of this network: there is nothing to certify")
+        raise PlanError("the cut changes no layer of this network: there is nothing to certify")
     tally = Tally(Telescope(graph), smaller)
     place, dtype = placement(whole)
     done = 0
@@ -107,11 +107,9 @@ def certify(
 
 def _in_double(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     """A copy that computes in float64, in evaluation mode."""
-    import torch
-
     found = copy.deepcopy(model).double().eval()
     if device is not None:
-        if torch.device(device).type == "mps":
+        if str(device).partition(":")[0] == "mps":
             raise SettingsError(["device: mps knows no float64, which certificates are computed in; take cpu"])
         move(found, device)
     return found

@@ -1,6 +1,7 @@
 """Small classifiers of every shape that certificates know, with plans that cut them."""
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class Residual(nn.Module):
 def mlp(sizes=(12, 20, 16, 5), activation=nn.ReLU, final=False):
     """Linear layers with an activation between."""
     layers = OrderedDict()
-    for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+    for index, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{index}"] = nn.Linear(inputs, outputs)
         if final or index < len(sizes) - 1:
             layers[f"act{index}"] = activation()
@@ -76,8 +77,8 @@ def lively(model):
     return model.eval()
 
 
-def cut_plan(model, ranks, sparsify=None):
-    """Factorize the layers of these names."""
+def cut_plan(model, ranks, sparsify=None, action="factorized"):
+    """Factorize the layers of these names, or truncate them."""
     return Plan(
         layers=tuple(
             LayerDecision(
@@ -85,7 +86,7 @@ def cut_plan(model, ranks, sparsify=None):
                 tensor=layer.tensor,
                 kind=layer.kind,
                 shape=layer.shape,
-                action="factorized" if layer.name in ranks else "kept",
+                action=action if layer.name in ranks else "kept",
                 rank=ranks.get(layer.name),
                 sparsify=sparsify if layer.name in ranks else None,
             )
