@@ -98,7 +98,7 @@ class Certificate:
         same_answer_certified: a lower bound on that.
         loss_before: mean cross-entropy in nats.
         loss_after: of the cut network, measured.
-        loss_change_certified: what the mean cross-entropy can move by at most.
+        loss_certified: an upper bound on that.
         ratio: median of bound over measured change of δ; None where nothing has moved.
         violations: samples beyond their bound, or changed though certified; anything but 0 is a bug.
         layers: the cut layers in order.
@@ -106,6 +106,8 @@ class Certificate:
         confidence: (samples,), δ before.
         confidence_after: (samples,), δ after, measured.
         bound: (samples,), how far δ can move.
+        reserve: (samples,), how many times larger the bound could be and the sample still be certified right; a
+            sample of less than 1 is not certified, one that is wrong has 0.
         steps: for every layer (2, samples): bound and measured change.
     """
 
@@ -118,7 +120,7 @@ class Certificate:
     same_answer_certified: float
     loss_before: float
     loss_after: float
-    loss_change_certified: float
+    loss_certified: float
     ratio: float | None
     violations: int
     layers: tuple[LayerCertificate, ...]
@@ -126,6 +128,7 @@ class Certificate:
     confidence: NDArray[np.float64] = field(repr=False, compare=False)
     confidence_after: NDArray[np.float64] = field(repr=False, compare=False)
     bound: NDArray[np.float64] = field(repr=False, compare=False)
+    reserve: NDArray[np.float64] = field(repr=False, compare=False)
     steps: tuple[NDArray[np.float64], ...] = field(repr=False, compare=False)
 
     @property
@@ -146,7 +149,7 @@ class Certificate:
             "loss": {
                 "before": self.loss_before,
                 "after": self.loss_after,
-                "change_at_most": self.loss_change_certified,
+                "certified": self.loss_certified,
             },
             "vacuous": self.vacuous,
             "ratio": self.ratio,

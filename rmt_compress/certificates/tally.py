@@ -72,6 +72,8 @@ class Tally:
             safe = (gap > reach).scatter(1, answer[:, None], True).all(1)
             self._keep(("safe", name), safe)
         # The last one is the best of them.
+        near = (gap / reach.clamp(min=1e-300)).scatter(1, answer[:, None], float("inf")).amin(1)
+        self._keep("reserve", torch.where(answer == labels, near, 0.0))
         same = after.argmax(1) == answer
         changed = safe & ~same
         self._keep("violated", ((after_confidence - confidence[0]).abs() > total + slack) | changed)
@@ -81,6 +83,10 @@ class Tally:
         self._keep("confidence", confidence[0])
         self._keep("confidence after", after_confidence)
         self._keep("loss", functional.cross_entropy(before, labels, reduction="none"))
+        # log Σ_j exp(X_j − X_y), every rival as near as it can come.
+        reach = torch.stack([by_name["best"] for by_name in own]).sum(0).scatter(1, labels[:, None], 0.0)
+        rivals = before - before.gather(1, labels[:, None]) + reach
+        self._keep("loss at most", rivals.logsumexp(1))
         self._keep("loss after", functional.cross_entropy(after, labels, reduction="none"))
 
     def certificate(self, data: str) -> Certificate:
@@ -117,8 +123,7 @@ class Tally:
             same_answer_certified=bounds["best"].same_answer,
             loss_before=float(self._all("loss").mean()),
             loss_after=float(self._all("loss after").mean()),
-            # log Σ_j exp(X_j − X_y) moves by no more than the farthest of its terms.
-            loss_change_certified=float(total.mean()),
+            loss_certified=float(self._all("loss at most").mean()),
             ratio=median_ratio(total, np.abs(after - before)),
             violations=int(self._all("violated").sum()) + sum(layer.violations for layer in layers),
             layers=tuple(layers),
@@ -126,6 +131,7 @@ class Tally:
             confidence=before,
             confidence_after=after,
             bound=total,
+            reserve=self._all("reserve"),
             steps=tuple(steps),
         )
 

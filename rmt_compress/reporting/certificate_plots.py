@@ -21,7 +21,7 @@ _POINTS = 2000
 
 
 def certificate_figure(certificate: Certificate) -> Figure:
-    """Left every sample's bound over its measured change, right accuracy as far as a share of the bound holds."""
+    """Left every sample's bound over its measured change, right what smaller bounds would certify."""
     figure = blank_figure(11.4, 4.8, "--plot")
     left, right = figure.subplots(1, 2)
     shown = np.linspace(0, certificate.samples - 1, min(certificate.samples, _POINTS)).astype(int)
@@ -51,7 +51,7 @@ def certificate_figure(certificate: Certificate) -> Figure:
     left.set_title(said_in_figure(certificate.data, 60), fontsize=10)
     left.legend(frameon=False, fontsize=8, markerscale=3)
     factors = np.geomspace(1e-3, 1, 200)
-    safe = [float((certificate.confidence > factor * certificate.bound).mean()) for factor in factors]
+    safe = [float((certificate.reserve > factor).mean()) for factor in factors]
     right.plot(
         factors, [100 * share for share in safe], color=_ALL, label="certified, were the bound so much smaller"
     )
