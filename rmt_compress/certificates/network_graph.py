@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmt_compress.certificates.lipschitz import FUNCTIONS, NONE, ONE, Gain, constant_of, mean_gain
+from rmt_compress.certificates.function_gains import argument, function_gain, listed_arguments
+from rmt_compress.certificates.lipschitz import NONE, ONE, Gain, constant_of
 from rmt_compress.certificates.units import (
     Operator,
     channel_scales,
@@ -25,17 +26,6 @@ from rmt_compress.wording import one_line
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
-
-_RESHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose", "movedim", "contiguous")
-_SUMS = ("add", "add_", "iadd", "sub", "sub_", "isub")
-_FACTORS = ("mul", "imul", "truediv", "div", "itruediv")
-_JOINS = ("cat", "concat", "concatenate")
-_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-_POOLS = {
-    f"{name}_pool{axes}d": f"{stock}Pool{axes}d"
-    for name, stock in (("max", "Max"), ("avg", "Avg"), ("adaptive_avg", "AdaptiveAvg"))
-    for axes in (1, 2, 3)
-}
 
 
 @dataclass(frozen=True)
@@ -192,8 +182,7 @@ class NetworkGraph:
             return arguments[0]
         if _in_place(node, self.modules[0]):
             # Values are looked at again.
-            first: Any = arguments[0]
-            arguments = (first.clone(), *arguments[1:])
+            arguments, named = fx.node.map_aggregate((arguments, named), _copied)
         if node.op == "call_module":
             return self.modules[side][str(node.target)](*arguments, **named)
         if node.op == "call_method":
@@ -233,7 +222,7 @@ class NetworkGraph:
             raise CertificateError(f"{self._name}: returns no single tensor; certificates are for classifiers")
         node: Any = output
         name = _called(node, self.modules[0])
-        axis = _argument(node, 1, "dim", None)
+        axis = argument(node, 1, "dim", None)
         if node.op == "call_module" and name == "LogSoftmax":
             axis = self.modules[0][str(node.target)].dim
         if name in ("log_softmax", "LogSoftmax") and axis in (1, -1):
@@ -259,10 +248,11 @@ class NetworkGraph:
             raise self._unknown(node, "it does not keep samples apart")
         if node.op == "call_module":
             return self._module_edges(index, sources)
-        gain = self._function_gain(node, value)
+        source = self._values[self._index[node.all_input_nodes[0]]] if node.all_input_nodes else value
+        gain = function_gain(node, _called(node, self.modules[0]), value, source)
         if gain is None:
             raise self._unknown(node, "no Lipschitz constant of it is known")
-        given = _listed([*node.args, *node.kwargs.values()])
+        given = listed_arguments(node)
         times = [sum(other is self.steps[place] for other in given) for place, _ in sources]
         return [
             (place, Gain(gain.two * count, gain.largest * count))
@@ -281,9 +271,8 @@ class NetworkGraph:
         if linear is not None or scales is not None:
             owner = self._inner.get(before)
             joined = scales is not None and owner is not None and owner.last == before and self._is_fused(index)
-            if joined:
+            if joined and owner is not None:
                 # The layer before stands with its batch norm from here on.
-                assert owner is not None
                 self.units.remove(owner)
                 first, paths, linear = owner.first, (*owner.paths, path), owner.operator
                 before, gain = owner.first, self._joint_gain(owner, scales)
@@ -298,9 +287,7 @@ class NetworkGraph:
             rank = split_rank(own[1][0])
             unit = Unit(paths[0], paths, first, index, gain, not same_layer(*own), linear, rank)
             self.units.append(unit)
-            for inside in range(first, index + 1):
-                if inside in (first, index):
-                    self._inner[inside] = unit
+            self._inner[first] = self._inner[index] = unit
             if joined:
                 entry = self._edges[first][0][0]
                 self._edges[first] = [(entry, gain)]
@@ -327,61 +314,6 @@ class NetworkGraph:
         entering = self._values[self._index[self.steps[owner.first].all_input_nodes[0]]]
         assert owner.operator is not None
         return layer_gain(owner.operator, entering.shape, scales)
-
-    def _function_gain(self, node: fx.Node, value: torch.Tensor) -> Gain | None:
-        """The constant of a function or method, for each time that a tensor is among its arguments."""
-        from torch import fx, nn
-
-        name = _called(node, self.modules[0])
-        given = _listed([*node.args, *node.kwargs.values()])
-        others = sum(isinstance(each, fx.Node) for each in given) > 1
-        source = self._values[self._index[node.all_input_nodes[0]]] if node.all_input_nodes else value
-        if name in _SUMS:
-            return ONE if node.kwargs.get("alpha", 1) == 1 and len(node.args) == 2 else None
-        if name in _JOINS:
-            return ONE if _argument(node, 1, "dim", 0) % value.dim() else None
-        if name in _RESHAPES:
-            return ONE if self._keeps_samples(node, name) else None
-        if others:
-            return None
-        if name in _FACTORS:
-            numbers = [each for each in node.args if isinstance(each, int | float)]
-            if len(numbers) != 1 or ("div" in name and (numbers[0] == 0 or numbers[0] is node.args[0])):
-                return None
-            size = abs(1 / numbers[0] if "div" in name else numbers[0])
-            return Gain(size, size)
-        if name in FUNCTIONS:
-            return Gain(FUNCTIONS[name], FUNCTIONS[name])
-        if name == "leaky_relu":
-            slope = max(1.0, abs(_argument(node, 1, "negative_slope", 0.01)))
-            return Gain(slope, slope)
-        if name in _DROPOUTS:
-            return ONE if _argument(node, 2, "training", True) is False else None
-        if name == "getitem":
-            place: Any = node.args[1]
-            whole = isinstance(place, tuple) and place and place[0] == slice(None)
-            return ONE if whole and all(each is None or isinstance(each, int | slice) for each in place) else None
-        if name == "mean":
-            axes = _argument(node, 1, "dim", None)
-            if axes is None:
-                return None
-            axes = [axis % source.dim() for axis in ([axes] if isinstance(axes, int) else axes)]
-            return mean_gain(source.shape, axes) if axes and 0 not in axes else None
-        if name in _POOLS and len(node.args) <= 5:
-            stock: nn.Module = getattr(nn, _POOLS[name])(*node.args[1:], **node.kwargs)
-            return constant_of(stock, source.shape)
-        return None
-
-    def _keeps_samples(self, node: fx.Node, name: str) -> bool:
-        """Whether the first axis stays where it is."""
-        if name in ("flatten",):
-            return bool(_argument(node, 1, "start_dim", 0))
-        if name == "permute":
-            return bool(_listed(node.args[1:])[0] == 0)
-        if name in ("transpose", "movedim"):
-            dimensions = self._values[self._index[node.all_input_nodes[0]]].dim()
-            return all(isinstance(axis, int) and axis % dimensions for axis in _listed(node.args[1:]))
-        return True
 
     def _head(self) -> Unit | None:
         unit = self._inner.get(self.result)
@@ -415,19 +347,14 @@ def _in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return in_operator or name.endswith("_") or any(each is True for each in (*node.args, *node.kwargs.values()))
 
 
-def _argument(node: Any, place: int, name: str, default: Any) -> Any:
-    """An argument of a function or method, given by its place or by its name."""
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-
-
-def _listed(arguments: Any) -> list[Any]:
-    """All that stands in nested arguments."""
-    if isinstance(arguments, tuple | list):
-        return [each for part in arguments for each in _listed(part)]
-    return [arguments]
-
-
 def _holds_tensors(value: Any) -> bool:
     import torch
 
-    return any(isinstance(each, torch.Tensor) for each in _listed(value))
+    parts = value if isinstance(value, tuple | list) else (value,)
+    return any(isinstance(each, torch.Tensor) for each in parts)
+
+
+def _copied(value: Any) -> Any:
+    import torch
+
+    return value.clone() if isinstance(value, torch.Tensor) else value

@@ -93,6 +93,9 @@ def prune(
         optional(f"Measure the network before and after, and sweep its score against the rank: {DATA_HELP}"),
     ] = None,
     asked: TaskSettings,
+    certify: Annotated[
+        bool, switch("--certify", "With --data: prove what the cut can change at most; see docs/certificates.md.")
+    ] = False,
     max_drop: Annotated[
         str | None,
         optional(
@@ -236,6 +239,7 @@ def prune(
             trust=trust,
             weights=weights,
             carry_over=carry_over,
+            certify=certify,
             dry_run=dry_run,
             force=force,
             jobs=jobs,

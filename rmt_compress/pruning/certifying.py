@@ -66,25 +66,9 @@ def certify(
     import torch
 
     question = as_task(task, model)
-    samples = question.samples
-    if samples is None or question.kind != "classification":
-        raise SettingsError(
-            [f"certificates are for classification, not for {question.kind}: give data with classes"]
-        )
-    for each in (model, cut):
-        if isinstance(each, GraphNetwork):
-            raise CertificateError(
-                f"{each.checkpoint.path}: carries its own graph, of which no bounds are known; certify the PyTorch "
-                "network that it was made of"
-            )
     whole = _in_double(model, device)
+    example, samples = _example(whole, question)
     smaller = compress(whole, cut, moments) if isinstance(cut, Plan) else _in_double(cut, device)
-    example = example_inputs(whole, question, 3)
-    if not isinstance(example, torch.Tensor):
-        raise CertificateError(f"{type(model).__name__}: takes {sizes(example)}; certificates are for one input")
-    # What cannot be asked is said in the usual words.
-    with torch.inference_mode():
-        asked(whole, example, samples, type(model).__name__)
     graph = NetworkGraph(whole, smaller, example)
     if not graph.cuts:
         raise PlanError("the cut changes no layer of this network: there is nothing to certify")
@@ -105,8 +89,35 @@ def certify(
     return tally.certificate(f"{done:,} {samples.part} samples of {samples.name}")
 
 
+def check_certifiable(model: nn.Module, task: Task) -> None:
+    """Refuse a network or a task that no cut can be certified of; raises what `certify` does."""
+    whole = _in_double(model, None)
+    NetworkGraph(whole, whole, _example(whole, task)[0])
+
+
+def _example(model: nn.Module, task: Task) -> tuple[torch.Tensor, Samples]:
+    """Three samples that the network is asked, and all of them."""
+    import torch
+
+    samples = task.samples
+    if samples is None or task.kind != "classification":
+        raise SettingsError([f"certificates are for classification, not for {task.kind}: give data with classes"])
+    example = example_inputs(model, task, 3)
+    if not isinstance(example, torch.Tensor):
+        raise CertificateError(f"{type(model).__name__}: takes {sizes(example)}; certificates are for one input")
+    # What cannot be asked is said in the usual words.
+    with torch.inference_mode():
+        asked(model, example, samples, type(model).__name__)
+    return example, samples
+
+
 def _in_double(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     """A copy that computes in float64, in evaluation mode."""
+    if isinstance(model, GraphNetwork):
+        raise CertificateError(
+            f"{model.checkpoint.path}: carries its own graph, of which no bounds are known; certify the PyTorch "
+            "network that it was made of"
+        )
     found = copy.deepcopy(model).double().eval()
     if device is not None:
         if str(device).partition(":")[0] == "mps":

@@ -36,6 +36,7 @@ def graph_of(model, shape=(6,)):
 # What is done, and its Lipschitz constant in the Euclidean norm.
 KNOWN = (
     (lambda m, x: x.relu(), 1),
+    (lambda m, x: functional.relu(input=x, inplace=True), 1),
     (lambda m, x: functional.leaky_relu(x, 3.0), 3),
     (lambda m, x: functional.dropout(x, 0.5, m.training), 1),
     (lambda m, x: x + x, 2),
@@ -69,6 +70,7 @@ def test_steps_written_as_functions(step, constant):
         (lambda: Written(lambda m, x: x * m.shift), r"mul\(\) in its forward: no Lipschitz"),
         (lambda: Written(lambda m, x: x / 0 if m is None else 0 / x), r"truediv\(\) in its forward"),
         (lambda: Written(lambda m, x: x - x.mean(0)), r"mean\(\) in its forward: it does not keep samples apart"),
+        (lambda: Written(lambda m, x: torch.div(x, 2, rounding_mode="floor")), r"div\(\) in its forward"),
         (lambda: Written(lambda m, x: x.t().t()), r"t\(\) in its forward"),
         (lambda: Written(lambda m, x: functional.dropout(x)), r"dropout\(\) in its forward"),
         (lambda: Written(lambda m, x: x if x.sum() > 0 else -x), r"Written: torch\.fx cannot trace it"),

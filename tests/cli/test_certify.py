@@ -26,6 +26,7 @@ def plan(tmp_path):
     return tmp_path / "plan.json"
 
 
+@pytest.mark.slow
 def test_tables(run, plan):
     result = run("certify", DIGITS, "--plan", plan, *ASKED, "--plot", "bound.png")
     assert result.returncode == 0, result.stderr
@@ -98,3 +99,31 @@ def test_what_is_no_classifier_of_whole_samples(run, tmp_path):
         words = ("--plan", "empty.json", "--arch", f"{LEARNERS}:{build.__name__}", "--data", f"{LEARNERS}:{data}")
         assert message in one_error_line(run("certify", "net.safetensors", *words))
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.slow
+@pytest.mark.traced
+def test_prune_certifies_what_it_has_written(run, plan):
+    line = one_error_line(run("prune", DIGITS, "-o", "no.safetensors", "--certify"))
+    assert "certify: bounds are for samples, and there are none: add --data" in line
+    words = ("prune", DIGITS, "-o", "small.safetensors", "--plan", "last.json", "--data", "digits", "--certify")
+    report = json.loads(run(*words, "--json").stdout)
+    found = report["certificate"]
+    assert found["samples"] == report["evaluation"]["after"]["samples"] == 360
+    assert 0.5 < found["accuracy"]["certified"] <= found["accuracy"]["after"] == report["accuracy"]["after"]
+    assert "what the cut can change at most" in run(*words, "--force").stdout
+
+
+def test_prune_refuses_before_it_writes(run, tmp_path):
+    from safetensors.torch import save_file
+    from torch import nn
+
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef Net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 10))\n"
+    )
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 10))
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    words = ("prune", "net.safetensors", "--arch", "net.py:Net", "--data", "digits", "--certify")
+    assert "Sequential: 2 (LayerNorm): no Lipschitz constant of it is known" in one_error_line(run(*words))
+    assert not (tmp_path / "net.pruned.safetensors").exists()
