@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
+    from rmt_compress.certificates.certificate import Certificate
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
     from rmt_compress.compression.zero_budget import divide_sparsity
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
     from rmt_compress.planning.within import plan_within
+    from rmt_compress.pruning.certifying import certify
     from rmt_compress.pruning.road import prune
     from rmt_compress.saving.reloading import load, load_dense
     from rmt_compress.saving.semi_structured import to_semi_structured
@@ -36,7 +38,9 @@ _HOMES = {
     "AnalysisSettings": "analysis",
     "LayerAnalysis": "analysis",
     "analyze": "analysis",
+    "Certificate": "certificates.certificate",
     "calibrate": "networks.calibration.calibrating",
+    "certify": "pruning.certifying",
     "fold_batchnorm": "networks.batchnorm",
     "load_moments": "decomposition.moments_file",
     "save_moments": "decomposition.moments_file",
@@ -61,6 +65,7 @@ _HOMES = {
 __all__ = [
     "Analysis",
     "AnalysisSettings",
+    "Certificate",
     "Checkpoint",
     "Layer",
     "LayerAnalysis",
@@ -68,6 +73,7 @@ __all__ = [
     "RmtCompressError",
     "analyze",
     "calibrate",
+    "certify",
     "compress",
     "divide_sparsity",
     "fold_batchnorm",

@@ -42,6 +42,10 @@ class EvaluationError(RmtCompressError):
     """A model cannot be run on a data set, or does not answer as a classifier of its classes."""
 
 
+class CertificateError(RmtCompressError):
+    """No bound can be given for a network: its graph is not known, or what stands in it."""
+
+
 class TrainingError(RmtCompressError):
     """Training cannot go on, or cannot be taken up again."""
 

@@ -20,7 +20,7 @@ FLOORS = (
     ("decomposition", "plan", "data"),
     ("checkpoints",),
     ("analysis",),
-    ("planning", "compression"),
+    ("planning", "compression", "certificates"),
     ("saving",),
     ("networks",),
     ("sweep", "training"),

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from rmt_compress.cli.analyze import analyze
+from rmt_compress.cli.certify import certify
 from rmt_compress.cli.console import GoalNotReached, StdoutLost, degrade_text, error_line
 from rmt_compress.cli.evaluate import evaluate
 from rmt_compress.cli.export import export
@@ -37,6 +38,7 @@ app.command("sweep")(sweep)
 app.command("evaluate")(evaluate)
 app.command("finetune")(finetune)
 app.command("export")(export)
+app.command("certify")(certify)
 app.command("show")(show)
 
 

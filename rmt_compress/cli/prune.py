@@ -87,6 +87,9 @@ def prune(
         optional(f"Measure the network before and after, and sweep its score against the rank: {DATA_HELP}"),
     ] = None,
     asked: TaskSettings,
+    certify: Annotated[
+        bool, switch("--certify", "With --data: prove what the cut can change at most; see docs/certificates.md.")
+    ] = False,
     max_drop: Annotated[
         str | None,
         optional(
@@ -230,6 +233,7 @@ def prune(
             trust=trust,
             weights=weights,
             carry_over=carry_over,
+            certify=certify,
             dry_run=dry_run,
             force=force,
             jobs=jobs,

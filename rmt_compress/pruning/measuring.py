@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.networks.calibration.affordable import ASKED, affordable
 from rmt_compress.networks.computing_types import computing_type
 from rmt_compress.networks.evaluation import compare
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.pixel_statistics import unnormalized_samples
 from rmt_compress.networks.wreck import against_original
+from rmt_compress.pruning.certifying import certify, check_certifiable
 from rmt_compress.reporting.sweep_files import check_sweep_outputs, write_sweep
 from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.analysis import Analysis
+    from rmt_compress.certificates.certificate import Certificate
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.networks.tasks.task import Task
@@ -52,6 +55,7 @@ class Measurement:
         arch: the network, as in `prune`.
         trust: as in `prune`.
         dtype: the type that both compute in; None for that of `load_model`.
+        certifies: whether to certify how far the cut can move the answers.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Measurement:
         arch: str | None,
         trust: bool,
         dtype: str | None = None,
+        certifies: bool = False,
     ) -> None:
         self._arch = arch
         self._dtype = dtype
@@ -74,6 +79,9 @@ class Measurement:
         if task.samples is not None:
             # What cannot be asked is told before anything is written.
             task.of(task.samples.thinned(_FIRST_SAMPLES)).score(model, name=str(checkpoint.path))
+        self._certifies = certifies
+        if certifies:
+            check_certifiable(model, task)
 
     def _smaller(self, target: Path) -> nn.Module:
         original = self._checkpoint
@@ -100,8 +108,9 @@ class Measurement:
 
         `sweeps` is whether the score against the rank is drawn too.
         """
+        smaller = self._smaller(target)
         after, before = compare(
-            self._smaller(target),
+            smaller,
             self._model,
             self._task,
             paths=(target, self._checkpoint),
@@ -113,6 +122,8 @@ class Measurement:
         result = replace(result, before=before, after=after, notes=notes, wreck=wreck)
         if self._pixels is not None:
             result = replace(result, warnings=(*result.warnings, f"{self._checkpoint.path}: {self._pixels}"))
+        if self._certifies:
+            result = replace(result, certificate=self._certificate(smaller, result, progress))
         analysis = self._analysis_of_the_model(result)
         if not sweeps or not analysis.analyzed:
             return result
@@ -126,6 +137,20 @@ class Measurement:
             )
         files = tuple(str(file) for file in write_sweep(sweep, _stem(target)))
         return replace(result, notes=notes, written=(*result.written, (f"{task.metric.name} against rank", files)))
+
+    def _certificate(self, smaller: nn.Module, result: PruneResult, progress: Progress | None) -> Certificate:
+        """On so many samples as take some seconds."""
+        samples = self._task.samples
+        assert samples is not None
+        # Every cut layer is measured alone too, in float64.
+        runs = 3 + sum(decision.changes for decision in result.plan.layers)
+        task = self._task.of(samples.thinned(affordable(self._model, self._task, ASKED / runs)))
+        return certify(
+            self._model,
+            smaller,
+            task,
+            progress=progress and (lambda done, total, _: progress(done, total, "certificate")),
+        )
 
     def _analysis_of_the_model(self, result: PruneResult) -> Analysis:
         """The file's analysis; of a class that has other names than its file (ViT in transformers 5) its own."""

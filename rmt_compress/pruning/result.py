@@ -14,6 +14,7 @@ from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis
+    from rmt_compress.certificates.certificate import Certificate
     from rmt_compress.checkpoints.beside import Beside
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.plan import Layout
@@ -52,6 +53,7 @@ class PruneResult:
         missed: why the budget was missed; empty where it was kept or none was asked for.
         wreck: why the output is worth nothing, with the way out; None where it is not, or unmeasured.
         warnings: what makes the measured numbers doubtful.
+        certificate: how far the cut can move the answers; None where that was not asked.
     """
 
     source: str
@@ -77,6 +79,7 @@ class PruneResult:
     missed: str = ""
     wreck: str | None = None
     warnings: tuple[str, ...] = ()
+    certificate: Certificate | None = None
 
     @cached_property
     def risks(self) -> dict[str, Risk]:
@@ -162,4 +165,6 @@ class PruneResult:
                 report["accuracy"] = {"before": self.before.score.accuracy, "after": self.after.score.accuracy}
             report["score"] = {"before": self.before.score.value, "after": self.after.score.value}
             report["evaluation"] = {"before": self.before.to_json(), "after": self.after.to_json()}
+        if self.certificate is not None:
+            report["certificate"] = {"data": self.certificate.data, **self.certificate.to_json()}
         return report

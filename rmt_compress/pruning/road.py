@@ -105,6 +105,7 @@ def prune(
     trust: bool = False,
     weights: str | None = None,
     carry_over: bool = False,
+    certify: bool = False,
     dry_run: bool = False,
     force: bool = False,
     jobs: int | None = None,
@@ -133,6 +134,7 @@ def prune(
         trust: see `open_checkpoint`.
         weights: see `open_checkpoint`.
         carry_over: whether to write what else a training checkpoint holds into the output too (`.pt` and its like).
+        certify: certify with the data how far the cut can move the answers, see `pruning.certifying`.
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
         jobs: layers analysed at once.
@@ -176,6 +178,8 @@ def prune(
             check_shown(within.show_calibration, force=force, inputs=checkpoint.files)
         carried = _carried(opened, target, layout) if carry_over else None
         asks = data is not None or (asked is not None and asked.asks_itself)
+        if certify and data is None:
+            raise SettingsError(["certify: bounds are for samples, and there are none: add --data"])
         dtype = None if asked is None else asked.dtype
         if dtype is not None and within is not None:
             raise SettingsError(["dtype: a budget is met in float32, as gradients need it; leave it out"])
@@ -193,7 +197,7 @@ def prune(
         if question is not None and model is not None:
             # What chose the plan scores nothing.
             task = question.whole() if within is None else question.part("test")
-            measurement = Measurement(opened, model, task, arch=arch, trust=trust, dtype=dtype)
+            measurement = Measurement(opened, model, task, arch=arch, trust=trust, dtype=dtype, certifies=certify)
         budgeted = None
         if within is None:
             result = _decided(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.records import SkippedLayer
 from rmt_compress.analysis.risk import RISKS
 from rmt_compress.reporting.analysis_table import skipped_line
+from rmt_compress.reporting.certificate_table import certificate_table
 from rmt_compress.reporting.layer_names import block, blocks_named, network_order, sentence, sentences_merged
 from rmt_compress.reporting.layer_table import Column, LayerTable
 from rmt_compress.wording import listed, printable, times
@@ -42,7 +43,8 @@ def prune_table(result: PruneResult, *, group: bool = False) -> Group:
     """
     from rich.console import Group
 
-    return Group(_layers(result, group), *_skipped(result), _totals(result))
+    proven = [] if result.certificate is None else [certificate_table(result.certificate)]
+    return Group(_layers(result, group), *_skipped(result), _totals(result), *proven)
 
 
 def _layers(result: PruneResult, group: bool) -> LayerTable:

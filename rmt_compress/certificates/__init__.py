@@ -1,0 +1,1 @@
+"""How far a cut can move a network's answers: bounds that hold for every sample they are computed for."""
