@@ -59,6 +59,10 @@ Weights = Annotated[
 Data = Annotated[str | None, optional(DATA_HELP)]
 Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
+Report = Annotated[
+    Path | None,
+    optional("Write all this as one HTML page too, to read, print or send: it needs no network.", "FILE.html"),
+]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]
 
 

@@ -125,7 +125,8 @@ class Measurement:
                 f"{sweep.metric.called(sweep.score)}; rmt-compress sweep asks all of them",
             )
         files = tuple(str(file) for file in write_sweep(sweep, _stem(target)))
-        return replace(result, notes=notes, written=(*result.written, (f"{task.metric.name} against rank", files)))
+        written = (*result.written, (f"{task.metric.name} against rank", files))
+        return replace(result, notes=notes, written=written, sweep=sweep)
 
     def _analysis_of_the_model(self, result: PruneResult) -> Analysis:
         """The file's analysis; of a class that has other names than its file (ViT in transformers 5) its own."""

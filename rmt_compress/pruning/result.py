@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.beside import Beside
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.plan import Layout
+    from rmt_compress.sweep import Sweep
 
 SCHEMA = "rmt-compress/prune/1"
 
@@ -52,6 +53,7 @@ class PruneResult:
         missed: why the budget was missed; empty where it was kept or none was asked for.
         wreck: why the output is worth nothing, with the way out; None where it is not, or unmeasured.
         warnings: what makes the measured numbers doubtful.
+        sweep: the score against each layer's rank, with data and without a budget; None elsewhere.
     """
 
     source: str
@@ -77,6 +79,7 @@ class PruneResult:
     missed: str = ""
     wreck: str | None = None
     warnings: tuple[str, ...] = ()
+    sweep: Sweep | None = None
 
     @cached_property
     def risks(self) -> dict[str, Risk]:

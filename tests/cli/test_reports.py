@@ -1,0 +1,70 @@
+"""`--report` as a user types it."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.samples.command_line import one_error_line
+from tests.samples.pages import Page
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A layer of noise with spikes, and one of noise."""
+    path = tmp_path / "my model.safetensors"
+    signal = 60 * torch.outer(torch.ones(64) / 8, torch.ones(100) / 10)
+    save_file({"fc1.weight": torch.randn(64, 100) + signal, "fc2.weight": torch.randn(48, 64)}, path)
+    return path
+
+
+def test_analyze(run, checkpoint, tmp_path):
+    done = run("analyze", checkpoint, "--json", "--gof", "0.3", "--report", "r.html")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert f"rmt-compress analyze '{checkpoint}' --json --gof 0.3 --report r.html" in page.text
+    assert f"Cutting those to their spikes leaves {said['totals']['parameters_after']:,} of" in page.text
+    assert "All settings, 3 of them typed" in page.text
+    for layer in said["layers"]:
+        assert f"{layer['gof']:.3f}" in page.text
+    assert "already" in one_error_line(run("analyze", checkpoint, "--report", "r.html"))
+    assert run("analyze", checkpoint, "--report", "r.html", "--force").returncode == 0
+
+
+def test_refusals_come_before_the_work(run, checkpoint, tmp_path, monkeypatch):
+    assert "ends in .html" in one_error_line(run("analyze", checkpoint, "--report", "r.txt"))
+    assert "does not exist" in one_error_line(run("prune", checkpoint, "--report", "no/r.html"))
+    page = checkpoint.rename(tmp_path / "model.html")
+    assert "the output is the input" in one_error_line(run("analyze", page, "--report", page, "--force"))
+    both = one_error_line(run("analyze", page, page, "--report", "r.html"))
+    assert "--report is of one checkpoint" in both
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    from rmt_compress.reporting.html import page_file
+
+    page_file._environment.cache_clear()
+    missing = one_error_line(run("analyze", page, "--report", "r.html"))
+    assert missing.endswith("--report needs jinja2: pip install 'rmt-compress[report]'")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.html"]
+
+
+def test_prune(run, checkpoint, tmp_path):
+    done = run("prune", checkpoint, "--json", "--report", "r.html", "--gof", "0.3")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    left = said["totals"]["nonzeros"] / said["totals"]["parameters"]
+    assert f"{left:.1%} of the parameters are left. What that costs is unverified: nothing was run." in page.text
+    for layer in said["layers"]:
+        assert layer["reason"] in page.text
+        if layer["risk"]:
+            assert f"The risk of this cut by itself, by the weights alone, is {layer['risk']}" in page.text
+    # A ready plan has no spectra, and so nothing to draw.
+    run("prune", checkpoint, "--save-plan", "p.json", "--dry-run")
+    done = run("prune", checkpoint, "--plan", "p.json", "-o", "again.safetensors", "--report", "plan.html")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "plan.html").read_text("utf-8")
+    assert len(text) < 60_000
+    assert "fc1" in Page(text).text
