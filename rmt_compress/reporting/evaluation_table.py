@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.networks.tasks.task import Task
 
-# Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run.
-_SAME = 1.1
+SAME = 1.1
+"""Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run."""
 
 
 # What details of a score are called, and whether they are shares; where there are none, 0 or None, there is no row.
@@ -170,7 +170,7 @@ def _ratio(new: float, old: float, better: str, worse: str) -> Text:
 
     if old == new:
         return Text("the same", style="dim")
-    if not old or not new or 1 / _SAME < old / new < _SAME:
+    if not old or not new or 1 / SAME < old / new < SAME:
         return Text("no gain", style="dim")
     if new < old:
         return Text(f"{_factor(old / new)}× {better}", style="green")

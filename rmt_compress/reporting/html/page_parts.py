@@ -85,14 +85,14 @@ class Axis:
         logarithmic: its scale.
         zero: whether it begins at 0.
         format: of its numbers, as d3 writes one; empty for the usual.
-        domain: its ends; None for those of the points.
+        whole: whether there is nothing between whole numbers.
     """
 
     title: str
     logarithmic: bool = False
     zero: bool = False
     format: str = ""
-    domain: tuple[float, float] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.risk import RISKS
-from rmt_compress.reporting.evaluation_table import called, milliseconds_said
+from rmt_compress.reporting.evaluation_table import called
 from rmt_compress.reporting.html.analysis_report import skipped_rows
 from rmt_compress.reporting.html.budget_curves import price_chart, tried_networks
+from rmt_compress.reporting.html.comparing import compared, faster
 from rmt_compress.reporting.html.curves import sweep_charts
 from rmt_compress.reporting.html.layer_facts import facts_of, pictured, sentences_of, share
 from rmt_compress.reporting.html.layer_list import Cell, Column, LayerList, LayerRow
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from rmt_compress.analysis import AnalyzedLayer
     from rmt_compress.analysis.risk import Risk
     from rmt_compress.compression.weights import LayerOutcome
-    from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.plan import LayerDecision
     from rmt_compress.pruning.result import PruneResult
 
@@ -49,8 +49,6 @@ _BADGES = {
 }
 _RISK = 6
 """Place of the column that is only there where there are risks."""
-_SAME_TIME = 1.1
-"""Ratios nearer to 1 are no gain and no loss: milliseconds vary as much from run to run."""
 
 
 def prune_page(result: PruneResult) -> Page:
@@ -128,19 +126,6 @@ def _cost(result: PruneResult) -> str:
     return f"{score[:1].upper()}{score[1:]}{faster(after, before)}."
 
 
-def faster(after: Evaluation, before: Evaluation) -> str:
-    """What became of the time of the largest batch, to stand behind a sentence; empty where it was not measured."""
-    if not after.latency_ms or not before.latency_ms:
-        return ""
-    size = list(after.latency_ms)[-1]
-    ratio = before.latency_ms[size] / after.latency_ms[size]
-    if ratio >= _SAME_TIME:
-        return f", {ratio:.1f} × faster at batch {size}"
-    return (
-        f", {1 / ratio:.1f} × slower at batch {size}" if ratio <= 1 / _SAME_TIME else f", no faster at batch {size}"
-    )
-
-
 def _facts(result: PruneResult) -> tuple[Fact, ...]:
     totals = result.totals
     facts = [Fact("parameters", f"{totals['parameters']:,}", "before")]
@@ -155,19 +140,6 @@ def _facts(result: PruneResult) -> tuple[Fact, ...]:
     cut = sum(decision.changes for decision in result.plan.layers)
     facts.append(Fact("layers cut", f"{cut}", f"of {sum(map(has_a_row, result.plan.layers))} with a row below"))
     return tuple(facts)
-
-
-def compared(after: Evaluation, before: Evaluation) -> list[Fact]:
-    """Score, multiply-adds and milliseconds of two networks."""
-    metric = after.score.metric
-    was = f"was {metric.shown(before.score.value)}"
-    facts = [Fact(f"{metric.name}", metric.shown(after.score.value), was)]
-    if after.macs and before.macs:
-        facts.append(Fact("multiply-adds", share(after.macs, before.macs), f"{before.macs:,} → {after.macs:,}"))
-    for size in after.latency_ms:
-        new, old = (milliseconds_said(each.latency_ms[size]) for each in (after, before))
-        facts.append(Fact(f"time, batch of {size}", new, f"was {old}"))
-    return facts
 
 
 def _layers(result: PruneResult) -> LayerList:

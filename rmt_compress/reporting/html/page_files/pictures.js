@@ -100,8 +100,14 @@
     const values = chart.series.flatMap((each) => each.points.map(([x, y, said]) => ({ x, y, said, series: each.name })));
     const names = chart.series.map((each) => each.name);
     const many = names.length > 1;
-    const scaled = (axis) => ({ type: axis.logarithmic ? "log" : "linear", zero: !!axis.zero, nice: !axis.logarithmic, ...(axis.domain ? { domain: axis.domain, nice: false } : {}) });
-    const ticks = (axis) => ({ tickCount: 6, labelOverlap: "greedy", labelSeparation: 8, ...(axis.format ? { format: axis.format } : {}) });
+    const scaled = (axis) => ({
+      ...(axis.logarithmic ? { type: "log" } : { type: "linear", zero: axis.zero }),
+      nice: false, padding: 8,
+    });
+    const ticks = (axis) => ({
+      tickCount: 6, labelOverlap: "greedy", labelSeparation: 8,
+      ...(axis.format ? { format: axis.format } : {}), ...(axis.whole ? { tickMinStep: 1 } : {}),
+    });
     const x = quantitative("x", chart.x.title, scaled(chart.x), ticks(chart.x));
     const y = quantitative("y", chart.y.title, scaled(chart.y), ticks(chart.y));
     const cycle = (values) => names.map((_, index) => values[index % values.length]);
@@ -123,7 +129,7 @@
       });
       layers.push({
         data: { values: [{ y: level.y, said: level.said }] },
-        mark: { type: "text", align: "left", dx: 3, dy: -7 },
+        mark: { type: "text", align: "left", dx: 3, dy: 9 },
         encoding: { y, x: { value: 0 }, text: { field: "said" } },
       });
     }
@@ -136,7 +142,7 @@
     }
     layers.push({
       data: { values },
-      mark: { type: "point", filled: true, size: chart.joined ? 30 : 60, opacity: 1, clip: true },
+      mark: { type: "point", filled: true, size: chart.joined ? 30 : 60, opacity: 1 },
       encoding: { x, y, color: by(COLORS), shape: by(SHAPES), tooltip: { field: "said" } },
     });
     if (chart.chosen.length) {
