@@ -20,6 +20,7 @@ from rmt_compress.cli.console import (
 )
 from rmt_compress.cli.options import (
     Group,
+    Report,
     Trust,
     Weights,
     force_option,
@@ -29,16 +30,19 @@ from rmt_compress.cli.options import (
     optional,
     with_options,
 )
+from rmt_compress.cli.reports import check_report, write_report
 from rmt_compress.errors import SettingsError
 from rmt_compress.reporting.analysis_table import Sort, analysis_table, write_csv
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis
     from rmt_compress.checkpoints import Checkpoint
+    from rmt_compress.reporting.html.page import Page
 
 
 @with_options(("gof", "alpha", "beta"))
 def analyze(
+    context: typer.Context,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -61,7 +65,8 @@ def analyze(
         Path | None,
         optional("Draw one PNG per layer into this folder; of several states one, trend.png.", "DIR"),
     ] = None,
-    force: Annotated[bool, force_option("CSV file and pictures that exist")] = False,
+    report: Report = None,
+    force: Annotated[bool, force_option("CSV file, pictures and report that exist")] = False,
     trust: Trust = False,
     weights: Weights = None,
     jobs: Annotated[int | None, jobs_option("worked on")] = None,
@@ -84,7 +89,10 @@ def analyze(
         check_output(csv, force=force, inputs=tuple(paths))
     if plots is not None:
         check_output_folder(plots, force=force)
+    check_report(report, force=force, inputs=paths)
     if len(paths) > 1:
+        if report is not None:
+            raise SettingsError(["--report is of one checkpoint, and these are several: leave it out"])
         if sort != "order" or group:
             raise SettingsError(
                 ["--sort and --group are for one checkpoint, and these are several: leave them out"]
@@ -109,6 +117,7 @@ def analyze(
 
         with progress_bar("Drawing") as progress:
             plot_layers(analysis, plots, progress=progress)
+    write_report(report, context, lambda: _page(analysis), analysis.notes)
     if as_json:
         print_json(analysis.to_json())
     else:
@@ -116,6 +125,12 @@ def analyze(
     report_outcome(analysis)
     if not as_json:
         _advise(path, analysis)
+
+
+def _page(analysis: Analysis) -> Page:
+    from rmt_compress.reporting.html.analysis_report import analysis_page
+
+    return analysis_page(analysis)
 
 
 def _states(given: list[Path] | None, against: Path | None) -> list[Path]:

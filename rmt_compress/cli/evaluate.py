@@ -22,14 +22,17 @@ from rmt_compress.cli.options import (
     Data,
     Device,
     Limit,
+    Report,
     Trust,
     Weights,
     batch_size_option,
+    force_option,
     json_option,
     opened,
     optional,
     with_options,
 )
+from rmt_compress.cli.reports import check_report, write_report
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.generation_speed import GenerationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
@@ -43,6 +46,7 @@ SCHEMA = "rmt-compress/evaluation/1"
 
 @with_options()
 def evaluate(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A checkpoint, compressed or not.")],
     data: Data = None,
     *,
@@ -61,6 +65,8 @@ def evaluate(
     device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
+    report: Report = None,
+    force: Annotated[bool, force_option("a report that exists")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Measure score, size on disk, multiply-adds and milliseconds, side by side with the original.
@@ -75,7 +81,9 @@ def evaluate(
     from rmt_compress.networks.tasks.questions import open_task
     from rmt_compress.networks.wreck import against_original
     from rmt_compress.reporting.evaluation_table import evaluation_table
+    from rmt_compress.reporting.html.evaluation_report import evaluation_page
 
+    check_report(report, force=force, inputs=(model, *(() if against is None else (against,))))
     checkpoint = opened(model, trust=trust, weights=weights)
     original_checkpoint = None if against is None else opened(against, trust=trust)
     if original_checkpoint is None:
@@ -90,10 +98,12 @@ def evaluate(
         theirs = against_arch or (None if original_checkpoint.has_graph else arch)
         second = load_model(original_checkpoint, arch=theirs, dtype=asked.dtype)
     task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
-    for text in () if task.samples is None else task.samples.notes:
+    notes = [] if task.samples is None else [*task.samples.notes]
+    for text in notes:
         note(text)
     if (words := unnormalized_samples(first, task.samples)) is not None:
         warning(f"{model}: {words}")
+        notes.append(words)
     with progress_bar("Evaluating") as progress:
         if second is None:
             result = run(
@@ -121,6 +131,7 @@ def evaluate(
         if each is not None and each.latency.why_no_graph is not None:
             note(f"{each.path}: timed in eager mode alone: {each.latency.why_no_graph}")
     wrecked = None if original is None else against_original(result.score, original.score)
+    write_report(report, context, lambda: evaluation_page(task, result, original, wrecked), notes)
     if not as_json:
         print_result(evaluation_table(task, result, original))
         if wrecked is not None:
@@ -130,15 +141,15 @@ def evaluate(
         elif data is not None and not checkpoint.has_graph and _is_worse(result, original):
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
         return
-    report: dict[str, Any] = {
+    said: dict[str, Any] = {
         "schema": SCHEMA,
         "data": _described(task, result),
         "model": result.to_json(),
     }
     if original is not None:
-        report["against"] = original.to_json()
-        report["wreck"] = wrecked
-    print_json(report)
+        said["against"] = original.to_json()
+        said["wreck"] = wrecked
+    print_json(said)
     if wrecked is not None:
         raise _goal_missed(model, data, wrecked)
 

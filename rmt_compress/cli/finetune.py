@@ -15,6 +15,7 @@ from rmt_compress.cli.options import (
     ARCH_HELP,
     DATA_HELP,
     PACK_HELP,
+    REPORT_HELP,
     Pack,
     force_option,
     json_option,
@@ -23,6 +24,7 @@ from rmt_compress.cli.options import (
     was_typed,
     with_options,
 )
+from rmt_compress.cli.reports import check_report, write_report
 from rmt_compress.cli.training_view import leads, training_listeners
 from rmt_compress.data.settings import DataSettings
 from rmt_compress.errors import SettingsError
@@ -89,6 +91,7 @@ def finetune(
         Path | None,
         optional("Draw score, loss and size over the epochs into this folder.", "DIR", panel=_OUTPUT),
     ] = None,
+    report: Annotated[Path | None, optional(REPORT_HELP, "FILE.html", panel=_OUTPUT)] = None,
     tensorboard: Annotated[
         Path | None, optional("Write scalars for TensorBoard here.", "DIR", panel=_OUTPUT)
     ] = None,
@@ -100,6 +103,7 @@ def finetune(
     split in two where that is smaller, and training goes on. With a budget (--keep, --macs) all layers are cut to
     it at one price, by what the last steps tell of them. A run that is broken off goes on with --resume.
     """
+    from rmt_compress.reporting.html.training_report import training_page
     from rmt_compress.reporting.training_table import finetune_table
     from rmt_compress.training import finetune as run
     from rmt_compress.training.finetuning import default_output
@@ -108,6 +112,7 @@ def finetune(
         raise SettingsError(["finetune needs samples to train on: add --data mnist, cifar10, digits or a folder"])
     if no_prune and cycle.budget.shares:
         raise SettingsError(["a budget is of cuts, and --no-prune makes none: leave out one of them"])
+    check_report(report, force=force or resume, inputs=() if checkpoint is None else (checkpoint,))
     if checkpoint is not None and not was_typed(context, "learning_rate"):
         training = replace(training, learning_rate=0.005)
     try:
@@ -141,6 +146,7 @@ def finetune(
         from rmt_compress.reporting.training_plots import write_training_plots
 
         note(f"drew {write_training_plots(result.runs, plots)}")
+    write_report(report, context, lambda: training_page(result), result.notes)
     if as_json:
         print_json(result.to_json(), written=result.output)
     else:

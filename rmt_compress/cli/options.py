@@ -36,6 +36,8 @@ PACK_HELP = (
 )
 ARCH_HELP = f"The network: {ARCH_FORMS}; by default the one the file names."
 
+REPORT_HELP = "Write all this as one HTML page too, to read, print or send: it needs no network."
+
 
 def optional(
     text: str, metavar: str | None = None, *flags: str, least: int | None = None, panel: str | None = None
@@ -65,6 +67,7 @@ Weights = Annotated[
 Data = Annotated[str | None, optional(DATA_HELP)]
 Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
+Report = Annotated[Path | None, optional(REPORT_HELP, "FILE.html")]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]
 
 

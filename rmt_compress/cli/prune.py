@@ -26,6 +26,7 @@ from rmt_compress.cli.options import (
     PACK_HELP,
     Group,
     Pack,
+    Report,
     Trust,
     Weights,
     force_option,
@@ -37,6 +38,7 @@ from rmt_compress.cli.options import (
     was_typed,
     with_options,
 )
+from rmt_compress.cli.reports import check_report, write_report
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration_settings import PANEL as CALIBRATION
 from rmt_compress.networks.calibration_settings import CalibrationSettings
@@ -156,6 +158,7 @@ def prune(
     ] = False,
     group: Group = False,
     dry_run: Annotated[bool, switch("--dry-run", "Decide and report, write nothing.")] = False,
+    report: Report = None,
     as_json: Annotated[bool, json_option()] = False,
     force: Annotated[bool, force_option("output files that exist")] = False,
     jobs: Annotated[int | None, jobs_option("analysed")] = None,
@@ -170,6 +173,7 @@ def prune(
     from rmt_compress.planning.within import plan_again
     from rmt_compress.pruning.budgeted import Request
     from rmt_compress.pruning.road import prune as run
+    from rmt_compress.reporting.html.prune_report import prune_page
     from rmt_compress.reporting.prune_table import prune_table
 
     within, ready = None, None
@@ -214,6 +218,7 @@ def prune(
     if times is not None and (within is None or budget.latency is None):
         raise SettingsError(["--times needs a budget of time: add --latency"])
     path = checkpoint_or_only_one_here(checkpoint)
+    check_report(report, force=force, inputs=(path,))
     with progress_bar("Pruning") as progress:
         result = run(
             path,
@@ -243,6 +248,7 @@ def prune(
         note(text)
     for text in result.warnings:
         warning(text)
+    write_report(report, context, lambda: prune_page(result), result.notes)
     if as_json:
         print_json(result.to_json(), written=result.output)
     else:

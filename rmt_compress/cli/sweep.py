@@ -25,6 +25,7 @@ from rmt_compress.cli.options import (
     Data,
     Device,
     Limit,
+    Report,
     Trust,
     Weights,
     batch_size_option,
@@ -35,6 +36,7 @@ from rmt_compress.cli.options import (
     typed_settings,
     with_options,
 )
+from rmt_compress.cli.reports import check_report, write_report
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration_settings import PANEL as CALIBRATION
 from rmt_compress.networks.calibration_settings import CalibrationSettings
@@ -103,6 +105,7 @@ def sweep(
     device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
+    report: Report = None,
     force: Annotated[bool, force_option("files that exist")] = False,
     as_json: Annotated[bool, json_option("the tables")] = False,
 ) -> None:
@@ -111,6 +114,7 @@ def sweep(
     Nothing is retrained and the checkpoint is not changed. Each picture marks the score of the network as it is,
     and what `prune` would choose by default.
     """
+    from rmt_compress.reporting.html.sweep_report import sweep_page
     from rmt_compress.reporting.sweep_files import sweep_table, write_sweep
 
     if calibration.repair == "blocks":
@@ -125,6 +129,7 @@ def sweep(
         if calibration.calibration_samples is not None and calibration.repair != "statistics":
             raise SettingsError(["calibration-samples are for batch norms here: add --repair statistics"])
     _check_outputs(folder, kinds, force=force, source=path)
+    check_report(report, force=force, inputs=(path,))
     source = opened(path, trust=trust, weights=weights)
     settings = AnalysisSettings(gof=gof)
     sweeps: list[Sweep] = []
@@ -157,9 +162,10 @@ def sweep(
             with progress_bar(f"Sweeping {kind}") as progress:
                 found = _sweep(kind, target, layer or [], rules.split(","), points, progress)
             finished(found)
+    write_report(report, context, lambda: sweep_page(sweeps))
     if as_json:
-        report = {"schema": "rmt-compress/sweeps/1", "sweeps": [each.to_json() for each in sweeps]}
-        print_json(report, written=folder)
+        said = {"schema": "rmt-compress/sweeps/1", "sweeps": [each.to_json() for each in sweeps]}
+        print_json(said, written=folder)
     pictures = ", ".join(f"{kind}.png" for kind in kinds)
     note(f"{pictures}, and the same as .csv and .json, are in {folder}")
     if not as_json:

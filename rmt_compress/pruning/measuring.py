@@ -136,7 +136,8 @@ class Measurement:
                 f"{sweep.metric.called(sweep.score)}; rmt-compress sweep asks all of them",
             )
         files = tuple(str(file) for file in write_sweep(sweep, _stem(target)))
-        return replace(result, notes=notes, written=(*result.written, (f"{task.metric.name} against rank", files)))
+        written = (*result.written, (f"{task.metric.name} against rank", files))
+        return replace(result, notes=notes, written=written, sweep=sweep)
 
     def _certificate(self, smaller: nn.Module, result: PruneResult, progress: Progress | None) -> Certificate:
         """On so many samples as take some seconds."""

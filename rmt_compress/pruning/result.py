@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.beside import Beside
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.plan import Layout
+    from rmt_compress.sweep import Sweep
 
 SCHEMA = "rmt-compress/prune/1"
 
@@ -54,6 +55,7 @@ class PruneResult:
         wreck: why the output is worth nothing, with the way out; None where it is not, or unmeasured.
         warnings: what makes the measured numbers doubtful.
         certificate: how far the cut can move the answers; None where that was not asked.
+        sweep: the score against each layer's rank, with data and without a budget; None elsewhere.
     """
 
     source: str
@@ -80,6 +82,7 @@ class PruneResult:
     wreck: str | None = None
     warnings: tuple[str, ...] = ()
     certificate: Certificate | None = None
+    sweep: Sweep | None = None
 
     @cached_property
     def risks(self) -> dict[str, Risk]:

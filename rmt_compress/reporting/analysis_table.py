@@ -12,6 +12,7 @@ from rmt_compress.wording import counted, printable, times
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+    from rich.text import Text
 
     from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis
 
@@ -86,7 +87,7 @@ def analysis_table(analysis: Analysis, *, sort: Sort = "order", group: bool = Fa
     skipped = _skipped_lines(analysis)
     # The blank line below a table is its own.
     blank = [""] if skipped or not parts else []
-    return Group(*parts, *skipped, *blank, _footer(analysis))
+    return Group(*parts, *skipped, *blank, analysis_summary(analysis))
 
 
 def _noise_named(analysis: Analysis) -> str:
@@ -258,7 +259,8 @@ def _names(layer: LayerAnalysis) -> str:
     return printable(" = ".join((layer.name, *layer.layer.aliases)))
 
 
-def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
+def skipped_by_reason(analysis: Analysis) -> dict[str, list[str]]:
+    """Why layers have no numbers -> their names; empty ones of those that the user left out, and so knows."""
     from rmt_compress.analysis.records import AnalyzedPair
 
     groups: dict[str, list[str]] = {}
@@ -268,24 +270,33 @@ def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
             continue
         # Biases and norms would fill the screen; they are named when there is nothing else to say.
         if layer.kind != "vector" or not analysis.analyzed:
-            # Who leaves layers out knows which.
             names = groups.setdefault(layer.reason, [])
             names.append("" if layer.left_out and analysis.analyzed else _names(layer))
+    return groups
+
+
+def _skipped_lines(analysis: Analysis) -> list[RenderableType]:
     return [
-        skipped_line(reason, names, every=not analysis.analyzed and any(names)) for reason, names in groups.items()
+        skipped_line(reason, names, every=not analysis.analyzed and any(names))
+        for reason, names in skipped_by_reason(analysis).items()
     ]
 
 
+def skipped_named(names: list[str], *, every: bool = False) -> str:
+    """Some of the names, or all; only their number where they have none here."""
+    shown = names if every or len(names) <= 6 else [*names[:5], f"and {len(names) - 5} more"]
+    return ", ".join(shown) if any(names) else counted(len(names), "layer")
+
+
 def skipped_line(reason: str, names: list[str], *, every: bool = False) -> RenderableType:
-    """Why layers were skipped, some of them named, or all; only their number where they have no names here."""
+    """Why layers were skipped, after `skipped_named`."""
     from rich.text import Text
 
-    shown = names if every or len(names) <= 6 else [*names[:5], f"and {len(names) - 5} more"]
-    said = ", ".join(shown) if any(names) else counted(len(names), "layer")
-    return Text.assemble((" skipped ", "dim"), said, (f": {printable(reason)}", "dim"))
+    return Text.assemble((" skipped ", "dim"), skipped_named(names, every=every), (f": {printable(reason)}", "dim"))
 
 
-def _footer(analysis: Analysis) -> RenderableType:
+def analysis_summary(analysis: Analysis) -> Text:
+    """How many layers there are of what, and what cutting them would leave."""
     from rich.text import Text
 
     from rmt_compress.analysis.diagnosis import WORDS

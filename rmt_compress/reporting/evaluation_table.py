@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.networks.tasks.task import Task
 
-# Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run.
-_SAME = 1.1
+SAME = 1.1
+"""Ratios nearer to 1 than this are no gain and no loss: milliseconds vary as much from run to run."""
 
 
 # What details of a score are called, and whether they are shares; where there are none, 0 or None, there is no row.
@@ -52,7 +52,7 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     networks = [model] if against is None else [model, against]
     table = blank_table(_asked(task, model))
     table.add_column("")
-    names = [printable(_called(Path(network.path)) if network.path else "model") for network in networks]
+    names = [printable(called(Path(network.path)) if network.path else "model") for network in networks]
     # Of longer ones there is no room for two in 80 columns; their beginnings and ends tell them apart.
     shown_names = names if against is None else names_in(_NAME, names)[1]
     for name in shown_names:
@@ -99,14 +99,14 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     for size in first.latency_ms:
 
         def milliseconds(network: Evaluation, size: str = size) -> str:
-            return _milliseconds(network.latency_ms[size])
+            return milliseconds_said(network.latency_ms[size])
 
         change = _ratio(first.latency_ms[size], second.latency_ms[size], "faster", "slower")
         row(f"time, batch of {size}", milliseconds, change)
     for size in first.latency.graph.keys() & second.latency.graph.keys():
 
         def in_graph(network: Evaluation, size: str = size) -> str:
-            return _milliseconds(network.latency.graph[size])
+            return milliseconds_said(network.latency.graph[size])
 
         change = _ratio(first.latency.graph[size], second.latency.graph[size], "faster", "slower")
         row(f"  in a CUDA graph, {size}", in_graph, change)
@@ -127,13 +127,14 @@ def evaluation_table(task: Task, model: Evaluation, against: Evaluation | None =
     return table
 
 
-def _called(path: Path) -> str:
+def called(path: Path) -> str:
     """The name of a file, in a Hugging Face folder that of the folder: files are called alike there."""
     folder = source_folder(path) or path.parent
     return folder.resolve().name if (folder / CONFIG).is_file() else path.name
 
 
-def _milliseconds(value: float) -> str:
+def milliseconds_said(value: float) -> str:
+    """``3.21 ms``; of a second and more without digits behind the point."""
     return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
 
 
@@ -169,7 +170,7 @@ def _ratio(new: float, old: float, better: str, worse: str) -> Text:
 
     if old == new:
         return Text("the same", style="dim")
-    if not old or not new or 1 / _SAME < old / new < _SAME:
+    if not old or not new or 1 / SAME < old / new < SAME:
         return Text("no gain", style="dim")
     if new < old:
         return Text(f"{_factor(old / new)}× {better}", style="green")

@@ -90,31 +90,41 @@ def sweep_table(sweep: Sweep) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    names = {"rank": "layer", "share": "rule", "sparsity": "zeroed", "budget": "directions"}
+    heads, names, rows = sweep_cells(sweep)
+    columns = [Column(heads[1], len(heads) - 2), *(Column(head, index) for index, head in enumerate(heads[2:]))]
+    table = LayerTable("", names, columns, rows, first=heads[0])
+    title, units = sweep_words(sweep)
+    return Group(Text(printable(title), style="italic"), table, Text(f" {units}\n", style="dim"))
+
+
+def sweep_cells(sweep: Sweep) -> tuple[list[str], list[str], list[list[str]]]:
+    """The headings of a sweep's table, the curves' names, and each curve's cells."""
+    first = {"rank": "layer", "share": "rule", "sparsity": "zeroed", "budget": "directions"}[sweep.kind]
     metric, scale = sweep.metric, sweep.metric.scale(sweep.score)
-    columns = [Column("predicted", len(metric.losses))]
-    columns += [Column(f"within {words}", index) for index, (_, words) in enumerate(metric.losses)]
     rows = []
     for curve in sweep.curves:
         smallest = [curve.smallest_within(loss * scale, sweep.score, metric) for loss, _ in metric.losses]
         predicted = curve.predicted
         cell = f"{_size(sweep, curve, predicted)} → {metric.shown(predicted.score)}" if predicted else "–"
         rows.append([cell, *(_size(sweep, curve, point) if point else "–" for point in smallest)])
-    called = [
+    names = [
         f"{curve.name}, {MEASURES[curve.measure]}" if sweep.kind == "budget" else curve.name
         for curve in sweep.curves
     ]
-    table = LayerTable("", called, columns, rows, first=names[sweep.kind])
-    as_it_is = f"{metric.called(sweep.score)} as it is"
+    return [first, "predicted", *(f"within {words}" for _, words in metric.losses)], names, rows
+
+
+def sweep_words(sweep: Sweep) -> tuple[str, str]:
+    """What a sweep's table is of, and what its cells are."""
+    as_it_is = f"{sweep.metric.called(sweep.score)} as it is"
     title = f"{TITLES[sweep.kind]} ({as_it_is}, {sweep.samples:,} samples of {sweep.data})"
     units = {
-        "rank": " Singular values kept; predicted: the spikes.",
-        "budget": f" Share that is left of what is named; predicted: the spikes alone. {_timed(sweep)}".rstrip(),
+        "rank": "Singular values kept; predicted: the spikes.",
+        "budget": f"Share that is left of what is named; predicted: the spikes alone. {_timed(sweep)}".rstrip(),
     }.get(
-        sweep.kind, " Share of all parameters that are left and not 0; predicted: the spikes alone, nothing zeroed."
+        sweep.kind, "Share of all parameters that are left and not 0; predicted: the spikes alone, nothing zeroed."
     )
-    units += "\n"
-    return Group(Text(printable(title), style="italic"), table, Text(units, style="dim"))
+    return title, units
 
 
 def _timed(sweep: Sweep) -> str:
