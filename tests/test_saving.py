@@ -20,7 +20,7 @@ from tests.samples import compressed
 from tests.samples.repository import REPOSITORY
 
 SUFFIXES = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"]
-README = REPOSITORY / "README.md"
+LOADING = REPOSITORY / "docs" / "loading.md"
 PYTHON_BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 
 
@@ -227,7 +227,7 @@ def test_saving_refuses_early(tmp_path):
 @pytest.mark.slow
 def test_the_recipe_needs_torch_and_safetensors_alone(tmp_path):
     """As printed, in a fresh process that cannot see this package."""
-    (code,) = (block for block in PYTHON_BLOCK.findall(README.read_text()) if "load_file" in block)
+    (code,) = (block for block in PYTHON_BLOCK.findall(LOADING.read_text()) if "load_file" in block)
     original = nn.Sequential()
     original.add_module("flatten", nn.Flatten())
     original.add_module("fc1", nn.Linear(784, 1000))

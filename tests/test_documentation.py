@@ -1,4 +1,4 @@
-"""The Python examples of the README run as printed."""
+"""The Python examples of the documentation run as printed, and its links lead somewhere."""
 
 import re
 
@@ -7,10 +7,17 @@ from torch import nn
 
 from tests.samples.repository import REPOSITORY
 
-README = REPOSITORY / "README.md"
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LINKS = [
+    (page, link)
+    for page in PAGES
+    for link in dict.fromkeys(re.findall(r"\]\(((?!http|#)[^)#]+)", page.read_text(encoding="utf-8")))
+]
 BLOCKS = [
     block
-    for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    for page in PAGES
+    if page.name in ("loading.md", "python.md")
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     # One runs without this package, in test_saving.py; one goes on with moments, in test_budgets.py.
     if "load_file" not in block and "moments" not in block
 ]
@@ -24,7 +31,6 @@ class Net(nn.Sequential):
 def test_examples(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = Net()
-    # The README loads first and compresses later; a reader has the file already.
     blocks = sorted(BLOCKS, key=lambda block: "rmt.load" in block)
     assert len(blocks) == 2
     scope = {"model": model, "Net": Net}
@@ -37,6 +43,12 @@ def test_examples(tmp_path, monkeypatch, capsys):
     }
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README.read_text(encoding="utf-8")))
-def test_links_lead_somewhere(link):
-    assert (README.parent / link).exists()
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda each: getattr(each, "stem", each))
+def test_links_lead_somewhere(page, link):
+    assert (page.parent / link).exists()
+
+
+def test_the_readme_fits_on_a_few_screens():
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 150
+    assert lines[2].startswith("![")
