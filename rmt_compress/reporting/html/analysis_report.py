@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalyzedLayer
 
 _COLUMNS = (
-    Column("matrix", "rows × columns of the weight"),
-    Column("spectrum", "bulk, edge and spikes; opens with the layer", numeric=False, sorts=False, narrow=True),
+    Column("matrix", "rows × columns of the weight", room="desk"),
+    Column("spectrum", "bulk, edge and spikes; opens with the layer", numeric=False, sorts=False, room="phone"),
     Column("fit error", "distance to the law of noise"),
-    Column("(noise)", "what noise of this size reaches once in twenty times"),
+    Column("(noise)", "what noise of this size reaches once in twenty times", room="desk"),
     Column("spikes", "directions above the edge"),
     Column("bulk energy", "share of the squared weights below the edge"),
-    Column("verdict", numeric=False, narrow=True),
+    Column("verdict", numeric=False, room="phone"),
     Column("left if cut", "share of the weights that are left when the layer is cut to its spikes"),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmt_compress.reporting.html.page_parts import Fact, Style
 from rmt_compress.reporting.layer_names import block, blocks_named, network_order, sentence, sentences_merged
@@ -24,7 +24,7 @@ class Column:
         title: its heading.
         hint: what it means.
         numeric: whether it stands to the right.
-        narrow: whether a phone shows it; the others stand in the layer's view.
+        room: how much it takes to be shown, from ``phone`` up; what is not shown stands in the layer's view.
         words: whether it holds sentences.
         sorts: whether the table can be sorted by it.
     """
@@ -32,7 +32,7 @@ class Column:
     title: str
     hint: str = ""
     numeric: bool = True
-    narrow: bool = False
+    room: Literal["phone", "tablet", "desk"] = "tablet"
     words: bool = False
     sorts: bool = True
 

@@ -62,6 +62,7 @@ def page_text(page: Page, run: Run) -> str:
         page=page,
         run=run,
         grid=grid,
+        dot=_markup(".<wbr>"),
         version=version("rmt-compress"),
         day=datetime.now(UTC).date().isoformat(),
         style=_markup(_asset("page_files/style.css")),

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from rmt_compress.pruning.result import PruneResult
 
 _COLUMNS = (
-    Column("shape", "of the weight"),
-    Column("spectrum", "bulk, edge and spikes; opens with the layer", numeric=False, sorts=False, narrow=True),
-    Column("action", numeric=False, narrow=True),
+    Column("shape", "of the weight", room="desk"),
+    Column("spectrum", "bulk, edge and spikes; opens with the layer", numeric=False, sorts=False, room="phone"),
+    Column("action", numeric=False, room="phone"),
     Column("rank", "directions that are kept"),
     Column("weights left", "share of the layer's weights that are stored and not 0"),
-    Column("fit error", "distance to the law of noise"),
+    Column("fit error", "distance to the law of noise", room="desk"),
     Column("risk", "of this cut by itself, by the weights alone; only where nothing was measured", numeric=False),
     Column("why", numeric=False, words=True),
 )

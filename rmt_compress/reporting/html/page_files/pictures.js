@@ -167,7 +167,10 @@
       width: "container", height: 230, autosize: { type: "fit-x", contains: "padding" }, config: CONFIG,
       ...specification(place),
     };
-    const view = new vega.View(vega.parse(vegaLite.compile(spec).spec), { renderer: "svg", container: place, hover: false });
+    // The place says in words what it shows, and Vega would say of its container that it is a visualization.
+    const inside = place.appendChild(document.createElement("div"));
+    inside.setAttribute("aria-hidden", "true");
+    const view = new vega.View(vega.parse(vegaLite.compile(spec).spec), { renderer: "svg", container: inside, hover: false });
     await view.runAsync();
     place.dataset.drawn = "yes";
   }
