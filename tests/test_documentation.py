@@ -1,6 +1,7 @@
 """The Python examples of the documentation run as printed, and its links lead somewhere."""
 
 import re
+import tomllib
 
 import pytest
 from torch import nn
@@ -52,3 +53,15 @@ def test_the_readme_fits_on_a_few_screens():
     lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) < 150
     assert lines[2].startswith("![")
+
+
+def test_the_citation_is_of_this_version():
+    import yaml
+
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["title"], cited["version"], cited["license"]) == (
+        project["name"],
+        project["version"],
+        project["license"],
+    )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -32,14 +34,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("analyze")(analyze)
-app.command("prune")(prune)
-app.command("sweep")(sweep)
-app.command("evaluate")(evaluate)
-app.command("finetune")(finetune)
-app.command("export")(export)
-app.command("certify")(certify)
-app.command("show")(show)
+EXAMPLES: dict[Callable[..., None], str] = {
+    analyze: "analyze model.safetensors --sort saving",
+    prune: "prune model.safetensors --data mnist --max-drop 0.5 -o small.safetensors",
+    sweep: "sweep model.safetensors --data mnist --what budget",
+    evaluate: "evaluate small.safetensors --against model.safetensors --data mnist",
+    finetune: "finetune model.safetensors --data mnist --epochs 6 --prune-every 2",
+    export: "export small.safetensors -o small.onnx",
+    certify: "certify model.safetensors --cut small.safetensors --data mnist",
+    show: "show small.safetensors",
+}
+"""Each command with what one would type first, in the order of the help."""
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring that a terminal of any width may break anew."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
+
+
+for _command, _example in EXAMPLES.items():
+    app.command(
+        _command.__name__, help=_paragraphs(_command.__doc__ or ""), epilog=f"Example: rmt-compress {_example}"
+    )(_command)
 
 
 def _print_version(wanted: bool) -> None:
