@@ -44,9 +44,11 @@ SAMPLES = Path(__file__).parents[1] / "sample_models"
 SHARED = Path(__file__).parents[2] / "shared"
 RESNET = SHARED / "models" / "resnet"
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
+FEW_SHARES = (0.1, 0.5, 0.9)
+"""Of convolutional networks, which take longer."""
 SUBJECTS = {
     "fashion": ("fashion-mnist", 10_000, ("alone", "together", "norms", "search")),
-    "cnn": ("cifar10", 300, ("alone", "together", "norms")),
+    "cnn": ("cifar10", 100, ("alone", "together", "norms")),
     "resnet": ("cifar10", 60, ("together", "norms")),
     "digits": ("digits", 40, ("alone", "together", "norms", "search")),
 }
@@ -90,6 +92,11 @@ def usual(name: str, model: nn.Module) -> list[tuple[LayerDecision, int, int]]:
     return cuttable(model)[int(name in ("cnn", "resnet")) :]
 
 
+def shares(name: str) -> tuple[float, ...]:
+    """Of the singular values that are kept."""
+    return SHARES if name in ("fashion", "digits") else FEW_SHARES
+
+
 def plan_of(ranks: dict[str, int], layers: list[tuple[LayerDecision, int, int]]) -> Plan:
     """Layers truncated to these ranks."""
     return Plan(
@@ -107,7 +114,7 @@ def alone(name: str, samples: int, known: set[str]) -> Iterator[dict[str, Any]]:
     question = task(name, model, samples)
     layers = cuttable(model)
     for decision, spikes, p in layers:
-        for label, rank in [("edge", spikes), *((f"{share:.0%}", round(share * p)) for share in SHARES)]:
+        for label, rank in [("edge", spikes), *((f"{share:.0%}", round(share * p)) for share in shares(name))]:
             key = f"{name} alone {decision.name} {label}"
             if rank < 1 or key in known:
                 continue
@@ -120,7 +127,7 @@ def together(name: str, samples: int, known: set[str]) -> Iterator[dict[str, Any
     model = network(name)
     question = task(name, model, samples)
     layers = usual(name, model)
-    for label in ("edge", *(f"{share:.0%}" for share in SHARES)):
+    for label in ("edge", *(f"{share:.0%}" for share in shares(name))):
         key = f"{name} together {label}"
         if key in known:
             continue
