@@ -23,10 +23,14 @@ _FACTORS = 40
 
 def certificate_page(model: Path, certificate: Certificate) -> Page:
     """What a cut can change at most, beside what it did change."""
-    sound = certificate.violations == 0
+    badge = Badge("certified, and measured beside", "good")
+    if certificate.violations:
+        badge = Badge("a bound was broken", "bad")
+    elif certificate.vacuous:
+        badge = Badge("the bound is vacuous: measured alone", "care")
     return Page(
         title=printable(called(model)),
-        badge=Badge("certified, and measured beside", "good") if sound else Badge("a bound was broken", "bad"),
+        badge=badge,
         headline=_headline(certificate),
         facts=(
             Fact("accuracy before", f"{certificate.accuracy_before:.2%}", f"{certificate.samples:,} samples"),
@@ -35,7 +39,8 @@ def certificate_page(model: Path, certificate: Certificate) -> Page:
             Fact("same answer", f"{certificate.same_answer:.2%}", "measured"),
         ),
         remarks=(
-            "A bound is of these samples: where one is certified its answer cannot change. Of others it says nothing.",
+            "A bound is of these samples: where one is certified its answer cannot change. Of others it says "
+            "nothing.",
         ),
         charts=certificate_charts(certificate),
         grids=certificate_grids(certificate),
