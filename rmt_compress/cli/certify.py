@@ -13,6 +13,7 @@ from rmt_compress.cli.options import (
     Data,
     Device,
     Limit,
+    Report,
     Trust,
     Weights,
     batch_size_option,
@@ -22,6 +23,7 @@ from rmt_compress.cli.options import (
     optional,
     with_options,
 )
+from rmt_compress.cli.reports import check_report, write_report
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.tasks.settings import TaskSettings
 
@@ -37,6 +39,7 @@ SCHEMA = "rmt-compress/certificate/1"
 
 @with_options(without=("dtype", "task", "higher_is_better"))
 def certify(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="The checkpoint as it is before the cut.")],
     data: Data = None,
     *,
@@ -57,7 +60,8 @@ def certify(
     device: Device = "cpu",
     trust: Trust = False,
     weights: Weights = None,
-    force: Annotated[bool, force_option("a picture that exists")] = False,
+    report: Report = None,
+    force: Annotated[bool, force_option("a picture and a report that exist")] = False,
     as_json: Annotated[bool, json_option("the tables")] = False,
 ) -> None:
     """Say what a cut can change at most: a lower bound on the accuracy after it, beside the measured one.
@@ -73,6 +77,7 @@ def certify(
     from rmt_compress.pruning.certifying import certify as run
     from rmt_compress.reporting.certificate_plots import write_certificate_plot
     from rmt_compress.reporting.certificate_table import certificate_table
+    from rmt_compress.reporting.html.certificate_report import certificate_page
 
     if (plan is None) == (cut is None):
         raise SettingsError(
@@ -83,6 +88,7 @@ def certify(
     inputs = tuple(path for path in (model, plan, moments, cut) if path is not None)
     if plot is not None:
         check_output(plot, force=force, inputs=inputs)
+    check_report(report, force=force, inputs=inputs)
     checkpoint = opened(model, trust=trust, weights=weights)
     network = load_model(checkpoint, arch=arch)
     change: Plan | nn.Module
@@ -93,7 +99,8 @@ def certify(
         smaller = opened(cut, trust=trust)
         change, measured = load_model(smaller, arch=None if smaller.has_graph else arch), None
     task = open_task(data, network, checkpoint, asked, limit=limit)
-    for text in () if task.samples is None else task.samples.notes:
+    notes = () if task.samples is None else task.samples.notes
+    for text in notes:
         note(text)
     if (words := unnormalized_samples(network, task.samples)) is not None:
         warning(f"{model}: {words}")
@@ -101,15 +108,16 @@ def certify(
         found = run(network, change, task, measured, batch_size=batch_size, device=device, progress=progress)
     if plot is not None:
         write_certificate_plot(found, plot)
+    write_report(report, context, lambda: certificate_page(model, found), notes)
     if as_json:
-        report: dict[str, Any] = {
+        said: dict[str, Any] = {
             "schema": SCHEMA,
             "model": str(model),
             "plan": None if plan is None else str(plan),
             "cut": None if cut is None else str(cut),
             "data": found.data,
         }
-        print_json(report | found.to_json(), written=plot)
+        print_json(said | found.to_json(), written=plot)
     else:
         print_result(certificate_table(found), written=plot)
     if found.violations:

@@ -9,6 +9,7 @@ from rmt_compress.reporting.layer_names import names_in
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from rmt_compress.certificates.certificate import Certificate
 
@@ -19,6 +20,12 @@ _NAME = 24
 def certificate_table(certificate: Certificate) -> Group:
     """What is certified beside what was measured; then every cut layer."""
     from rich.console import Group
+
+    return Group(*certificate_tables(certificate))
+
+
+def certificate_tables(certificate: Certificate, *, width: int = _NAME) -> tuple[Table, Table]:
+    """The two tables by themselves, names of layers in so many characters."""
     from rich.text import Text
 
     answers = blank_table(f"{certificate.data}: what the cut can change at most")
@@ -53,7 +60,7 @@ def certificate_table(certificate: Certificate) -> Group:
     layers.add_column("layer")
     for name in ("rank", "√2·∏σ", "bound", "largest", "measured", "largest", "ratio"):
         layers.add_column(name, justify="right", no_wrap=True)
-    prefix, names = names_in(_NAME, [layer.name for layer in certificate.layers])
+    prefix, names = names_in(width, [layer.name for layer in certificate.layers])
     for name, layer in zip(names, certificate.layers, strict=True):
         layers.add_row(
             Text(name),
@@ -63,7 +70,7 @@ def certificate_table(certificate: Certificate) -> Group:
         )
     if prefix:
         layers.caption = Text(f"names without {prefix}")
-    return Group(answers, layers)
+    return answers, layers
 
 
 def _short(value: float) -> str:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from rmt_compress.networks import architectures
 from rmt_compress.training.event_log import read_lines
+from tests.samples.pages import Page
 from tests.samples.repository import DIGITS, REPOSITORY
 
 SHORT = ("--data", "digits", "--epochs", "2", "--prune-every", "1", "--gof", "0.3")
@@ -19,7 +20,8 @@ FEW = (*SHORT, "--samples", "300")
 @pytest.mark.traced
 def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
     plots, board = tmp_path / "plots", tmp_path / "board"
-    done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, "--plots", plots, "--tensorboard", board)
+    pictures = ("--plots", plots, "--tensorboard", board, "--report", "r.html")
+    done = run("finetune", DIGITS, "-o", "x.safetensors", *SHORT, *pictures)
     assert done.returncode == 0
     assert "fewer" in done.stdout
     lines = done.stderr.splitlines()
@@ -30,6 +32,15 @@ def test_a_checkpoint_becomes_smaller_and_says_how(run, tmp_path):
     assert (tmp_path / "x.safetensors").exists()
     assert (plots / "training.png").read_bytes().startswith(b"\x89PNG")
     assert list(board.glob("run/events.out.tfevents.*"))
+    events = read_lines(tmp_path / "x.log.jsonl")
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    first, last = events[0], events[-1]
+    assert f"Test accuracy {first['test_score']:.2%} → {last['test_score']:.2%}" in page.text
+    assert f"{last['nonzeros'] / first['nonzeros']:.1%} of the weights left after 2 cuts" in page.text
+    cuts = sorted({event["epoch"] for event in events if event["event"] == "cycle"})
+    assert [chart["marks"] for chart in page.data["charts"]] == [cuts] * 3
+    scores = [event["test_score"] for event in events if event["event"] != "end"]
+    assert [point[1] for point in page.data["charts"][0]["series"][0]["points"]] == scores
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 

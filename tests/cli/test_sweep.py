@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from rmt_compress.networks.architectures import build
 from tests.samples.command_line import one_error_line
+from tests.samples.pages import Page
 from tests.samples.repository import DIGITS
 
 KINDS = ("rank", "share", "sparsity")
@@ -23,7 +24,7 @@ def checkpoint(tmp_path):
 @pytest.mark.slow
 @pytest.mark.traced
 def test_everything_with_the_defaults(run, checkpoint, tmp_path):
-    result = run("sweep", "--data", "digits", "--points", "2", "--limit", "50")
+    result = run("sweep", "--data", "digits", "--points", "2", "--limit", "50", "--report", "r.html")
     assert result.returncode == 0, result.stderr
     assert "taking digits.safetensors" in result.stderr
     assert "rank.png, share.png, sparsity.png" in result.stderr
@@ -41,7 +42,9 @@ def test_everything_with_the_defaults(run, checkpoint, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{kind}.{suffix}" for kind in KINDS for suffix in ("csv", "json", "png")
     )
-    for kind in KINDS:
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert "Within 0.5 points, the smallest network that was tried keeps" in page.text
+    for kind, chart in zip(KINDS, page.data["charts"], strict=True):
         assert (folder / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
         report = json.loads((folder / f"{kind}.json").read_text())
         assert report["kind"] == kind
@@ -51,6 +54,9 @@ def test_everything_with_the_defaults(run, checkpoint, tmp_path):
         assert rows[0]["curve"] == "original"
         assert float(rows[0]["accuracy"]) == pytest.approx(report["accuracy"])
         points = [point for curve in report["curves"] for point in curve["points"]]
+        assert [p["accuracy"] for p in points] == [p[1] for each in chart["series"] for p in each["points"]]
+        predicted = [curve["predicted"]["accuracy"] for curve in report["curves"] if curve["predicted"]]
+        assert [point[1] for point in chart["chosen"]] == predicted
         assert len(rows) == 1 + len(points)
         assert [float(row["accuracy"]) for row in rows[1:]] == pytest.approx([p["accuracy"] for p in points])
     again = run("sweep", checkpoint, "--data", "digits")

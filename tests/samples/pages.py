@@ -1,5 +1,6 @@
 """An HTML page as a reader's program takes it apart."""
 
+import json
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}
@@ -33,6 +34,11 @@ class Page(HTMLParser):
             self.scripts.append(data)
         elif self.open[-1:] != ["style"]:
             self.words.append(data)
+
+    @property
+    def data(self):
+        """What the page's scripts draw from."""
+        return json.loads(next(script for script in self.scripts if script.startswith('{"charts"')))
 
     @property
     def text(self) -> str:

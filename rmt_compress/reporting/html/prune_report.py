@@ -10,6 +10,7 @@ from rmt_compress.analysis.risk import RISKS
 from rmt_compress.reporting.evaluation_table import called
 from rmt_compress.reporting.html.analysis_report import skipped_rows
 from rmt_compress.reporting.html.budget_curves import price_chart, tried_networks
+from rmt_compress.reporting.html.certificate_report import certificate_grids
 from rmt_compress.reporting.html.comparing import compared, faster
 from rmt_compress.reporting.html.curves import sweep_charts
 from rmt_compress.reporting.html.layer_facts import facts_of, pictured, sentences_of, share
@@ -56,6 +57,7 @@ def prune_page(result: PruneResult) -> Page:
     sweeps = () if result.sweep is None else sweep_charts(result.sweep)
     tried = tried_networks(result.budget)
     priced = price_chart(result.plan)
+    proven = () if result.certificate is None else certificate_grids(result.certificate)
     return Page(
         title=printable(called(Path(result.source))),
         badge=_badge(result),
@@ -63,7 +65,7 @@ def prune_page(result: PruneResult) -> Page:
         facts=_facts(result),
         remarks=tuple(printable(line) for line in (*result.warnings, *prune_summary(result))),
         charts=(*(each for each in (tried, priced) if isinstance(each, Chart)), *sweeps),
-        grids=(tried,) if isinstance(tried, Grid) else (),
+        grids=(*((tried,) if isinstance(tried, Grid) else ()), *proven),
         layers=_layers(result),
     )
 
