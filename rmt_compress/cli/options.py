@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 
 import typer
 
+from rmt_compress.cli.completion import layer_names
 from rmt_compress.cli.console import note
 from rmt_compress.errors import SettingsError
 from rmt_compress.settings.declaring import Declared, declared
@@ -213,6 +214,7 @@ def _option(name: str, declared: Declared) -> Any:
         min=setting.minimum,
         show_default=setting.default_shown and declared.default is not None,
         rich_help_panel=setting.panel,
+        autocompletion=layer_names if setting.metavar == "GLOB" else None,
     )
 
 
