@@ -4,7 +4,6 @@ import pytest
 
 from tests.samples.repository import DIGITS
 
-
 pytestmark = pytest.mark.slow
 
 
