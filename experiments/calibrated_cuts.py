@@ -4,6 +4,7 @@
     python experiments/calibrated_cuts.py resnet --seeds 0 1 2
     python experiments/calibrated_cuts.py resnet --rules "input relative 0.15" "plain absolute 0.25"
     python experiments/calibrated_cuts.py lm --seeds 1 2 3 --calibration 64 --out experiments/data/more_text
+    python experiments/calibrated_cuts.py lm --seeds 1 --calibration 64 --made-up --out experiments/data/own_text
     python experiments/calibrated_cuts.py --draw              # the tables again from the numbers
 
 Networks, texts and images lie under ../shared (``--shared``). Seeds choose the calibration inputs and the labels
@@ -17,16 +18,17 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from real_networks import SHARED, SUBJECTS
+from real_networks import SHARED, SUBJECTS, Subject
 
 from rmt_compress.analysis import analyze
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.calibration.calibrating import calibrate
+from rmt_compress.networks.calibration.made_up import make_inputs
 from rmt_compress.networks.calibration.statistics import renew_statistics
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.outputs import replacing
@@ -76,14 +78,14 @@ def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, s
     """Every rule at every size, or those that are asked for; what is in `numbers` already is left out."""
     subject, rules = SUBJECTS[name](asked.shared), asked.rules
     subject.model.to(asked.device)
-    size = _size(name, asked.calibration)
+    size = _size(name, asked)
     questions = subject.asked(size.asked)
     about = numbers.setdefault(name, {"samples": size.samples, "keeps": list(size.keeps), "seeds": {}})
     if "uncut" not in about:
         about["uncut"] = questions.score(subject.model)
         save()
     known = about["seeds"].setdefault(str(seed), {"seconds": {}, "scores": {}, "renewed": {}})
-    batches, seconds = subject.drawn(size.calibration, seed, 0).batches(size.batch), known["seconds"]
+    seconds, batches = known["seconds"], _batches(subject, size, seed, asked.made_up)
     started = time.perf_counter()
     moments = calibrate(subject.model, batches, seed=seed, layers=subject.layers)
     seconds["moments"] = time.perf_counter() - started
@@ -115,12 +117,20 @@ def measure(name: str, seed: int, asked: argparse.Namespace, numbers: Numbers, s
                     save()
 
 
-def _size(name: str, calibration: int | None) -> Size:
+def _size(name: str, asked: argparse.Namespace) -> Size:
     size = SIZES[name]
-    if calibration is None:
-        return size
-    samples = size.samples.replace(str(size.calibration), str(calibration), 1)
-    return replace(size, calibration=calibration, samples=samples)
+    count = asked.calibration or size.calibration
+    samples = size.samples.replace(str(size.calibration), str(count), 1)
+    if asked.made_up:
+        samples = samples.replace(" to calibrate", " that the network made itself to calibrate")
+    return replace(size, calibration=count, samples=samples)
+
+
+def _batches(subject: Subject, size: Size, seed: int, made_up: bool) -> Sequence[Any]:
+    """What calibrates, as the network is called with it."""
+    if not made_up:
+        return subject.drawn(size.calibration, seed, 0).batches(size.batch)
+    return make_inputs(subject.model, count=size.calibration, seed=seed).batches
 
 
 def markdown(numbers: Numbers) -> str:
@@ -164,10 +174,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--rules", nargs="+", default=[], help="only these, METRIC SCALING KEEP each")
     parser.add_argument("--calibration", type=int, help="so many samples calibrate; needs --out")
+    parser.add_argument("--made-up", action="store_true", help="with inputs that the network makes; needs --out")
     parser.add_argument("--draw", action="store_true", help="only the tables")
     asked = parser.parse_args()
-    if asked.calibration is not None and asked.out == DATA:
-        parser.error("--calibration would mix with the results: add --out DIR")
+    if (asked.calibration is not None or asked.made_up) and asked.out == DATA:
+        parser.error("other inputs to calibrate with would mix with the results: add --out DIR")
     path = asked.out / "calibrated_cuts.json"
     numbers: Numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

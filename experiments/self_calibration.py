@@ -162,6 +162,8 @@ def cuts_of(numbers: Numbers, kind: str) -> list[Cut]:
     for name, about in numbers.items():
         made = [known for known in about["seeds"].values() if known["inputs"]["kind"] == kind]
         for cut in (each for known in made for each in known["cuts"]):
+            if "renewed" in cut and "moved" not in cut:
+                continue
             last = cut.get("moved", cut)
             rise = last["score"] - about["uncut"]
             seen = last["divergence"] if text else 1 - last["agreement"] + FLOOR
