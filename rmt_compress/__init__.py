@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rmt_compress.layers import Layer
     from rmt_compress.networks.batchnorm import fold_batchnorm
     from rmt_compress.networks.calibration.calibrating import calibrate
+    from rmt_compress.networks.permuting import permute_for_pattern
     from rmt_compress.networks.repair.repairing import repair_blocks
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
@@ -53,6 +54,7 @@ _HOMES = {
     "divide_sparsity": "compression.zero_budget",
     "load_plan": "plan",
     "make_plan": "planning.making",
+    "permute_for_pattern": "networks.permuting",
     "plan_within": "planning.within",
     "prune": "pruning",
     "repair_blocks": "networks.repair.repairing",
@@ -83,6 +85,7 @@ __all__ = [
     "load_plan",
     "make_plan",
     "open_checkpoint",
+    "permute_for_pattern",
     "plan_within",
     "prune",
     "repair_blocks",
