@@ -41,6 +41,7 @@ class Unit:
         cut: whether the two networks differ in it.
         operator: the linear part of the cut layer; None of a batch norm alone.
         rank: of the cut layer where it stands as two; None else.
+        flat: whether what it gives is (N, outputs).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Unit:
     cut: bool
     operator: Operator | None
     rank: int | None
+    flat: bool
 
 
 class NetworkGraph:
@@ -146,19 +148,42 @@ class NetworkGraph:
             found.append(index)
         return found
 
-    def gains(self, *, head: bool) -> list[Gain]:
-        """Lipschitz constants from the value of every step to the answer, or with `head` to what the head reads."""
+    def gains(self, to: int) -> list[Gain]:
+        """Lipschitz constants from the value of every step to that of step `to`."""
         found = [NONE] * len(self.steps)
-        found[self.result] = ONE
-        for index in range(self.result, -1, -1):
+        found[to] = ONE
+        for index in range(to, -1, -1):
             for before, gain in self._edges[index]:
-                own = ONE if head and index == self.result else gain
-                found[before] = found[before].plus(own.after(found[index]))
+                found[before] = found[before].plus(gain.after(found[index]))
         return found
+
+    def reads(self, unit: Unit) -> int:
+        """Index of the step whose value a layer takes."""
+        return self._index[self.steps[unit.first].all_input_nodes[0]]
+
+    def linear_before(self, unit: Unit, passes: Callable[[str, nn.Module | None], bool]) -> Unit | None:
+        """The Linear layer whose output a layer reads, with nothing but certain steps between; None for another.
+
+        Args:
+            unit: the layer.
+            passes: of the name of a class or function, and of the module, whether the step may stand between.
+        """
+        index = self.reads(unit)
+        while index not in self._inner:
+            node = self.steps[index]
+            module = self.modules[1][str(node.target)] if node.op == "call_module" else None
+            alone = len(node.users) == 1 and len(node.all_input_nodes) == 1
+            if not alone or not passes(_called(node, self.modules[0]), module):
+                return None
+            index = self._index[node.all_input_nodes[0]]
+        before = self._inner[index]
+        alone = len(self.steps[index].users) == 1 and before.last == index
+        linear = before.operator is not None and before.operator.convolution is None
+        return before if alone and linear and before.flat else None
 
     def cut_value(self, unit: Unit, values: Sequence[Any]) -> torch.Tensor:
         """What the cut layer makes of its input, which is among `values`."""
-        value = values[self._index[self.steps[unit.first].all_input_nodes[0]]]
+        value = values[self.reads(unit)]
         for path in unit.paths:
             value = self.modules[1][path](value)
         found: torch.Tensor = value
@@ -285,7 +310,8 @@ class NetworkGraph:
                 )
             own = [[modules[each] for each in paths] for modules in self.modules]
             rank = split_rank(own[1][0])
-            unit = Unit(paths[0], paths, first, index, gain, not same_layer(*own), linear, rank)
+            flat = self._values[index].dim() == 2
+            unit = Unit(paths[0], paths, first, index, gain, not same_layer(*own), linear, rank, flat)
             self.units.append(unit)
             self._inner[first] = self._inner[index] = unit
             if joined:
@@ -319,8 +345,7 @@ class NetworkGraph:
         unit = self._inner.get(self.result)
         if unit is None or unit.first != unit.last or unit.operator is None:
             return None
-        flat = self._values[self.result].dim() == 2
-        return unit if flat and unit.operator.convolution is None else None
+        return unit if unit.flat and unit.operator.convolution is None else None
 
     def _unknown(self, node: fx.Node, why: str) -> CertificateError:
         if node.op == "call_module":

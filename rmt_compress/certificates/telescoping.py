@@ -12,7 +12,8 @@ Three bounds on each step hold at once, and the smallest counts:
 * ``infinity``: 2·L_∞·‖Δ_k‖_∞, L_∞ of norms in the largest entry (the group's data-path bound);
 * ``sharp``: what follows without weights (activation, pool) is gone through as it is, and the last layer counts by
   how far its rows i and j are apart instead of by its norm (Tsuzuku, Sato, Sugiyama 2018): entry by entry,
-  Σ_h |w_ih − w_jh|·|Δ_h|, where it reads what has moved, and ‖w_i − w_j‖ elsewhere.
+  Σ_h |w_ih − w_jh|·|Δ_h|, where it reads what has moved, and ‖w_i − w_j‖ elsewhere; the last Linear layers together
+  by `averaged`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from rmt_compress.certificates.averaged import last_links
 
 if TYPE_CHECKING:
     import torch
@@ -59,14 +62,12 @@ class Telescope:
         import torch
 
         self.graph = graph
-        self._to_answer = graph.gains(head=False)
+        self._to_answer = graph.gains(graph.result)
         self._plain = [graph.plain_steps(unit) for unit in graph.cuts]
-        self._head: tuple[torch.Tensor, ...] | None = None
+        self._links = [(link, graph.gains(link.reads)) for link in last_links(graph)]
         if graph.head is not None and graph.head.operator is not None:
-            rows = graph.head.operator.weight
-            exact = "donot_use_mm_for_euclid_dist"
-            self._head = (rows, torch.cdist(rows, rows, compute_mode=exact), torch.cdist(rows, rows, p=1))
-            self._to_head = graph.gains(head=True)
+            self._rows = graph.head.operator.weight
+            self._absolute = torch.cdist(self._rows, self._rows, p=1)
 
     def lipschitz(self, unit: Unit) -> float:
         """√2·∏σ_max: how much farther δ can move than the layer's output."""
@@ -120,14 +121,16 @@ class Telescope:
         two, largest = change.norm(dim=1, keepdim=True), change.abs().amax(1, keepdim=True)
         if move.unit is graph.head:
             found = (change.gather(1, asked[:, None]) - change).abs()
-        elif self._head is None:
+        elif not self._links:
             found = math.sqrt(2) * self._to_answer[move.place].two * two
-        elif graph.steps[move.place] is graph.steps[graph.result].all_input_nodes[0]:
-            found = _entry_by_entry(self._head[0].to(change.device), asked, change.abs())
+        elif move.place == self._links[0][0].reads:
+            found = _entry_by_entry(self._rows.to(change.device), asked, change.abs())
         else:
-            apart, absolute = (each.to(change.device)[asked] for each in self._head[1:])
-            gain = self._to_head[move.place]
-            found = (gain.two * two * apart).minimum(gain.largest * largest * absolute)
+            found = self._links[0][1][move.place].largest * largest * self._absolute.to(change.device)[asked]
+            for link, gains in self._links:
+                if move.place <= link.reads:
+                    apart = link.apart.to(change.device)[asked]
+                    found = found.minimum(gains[move.place].two * two * apart)
         return found
 
 

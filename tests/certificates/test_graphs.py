@@ -58,7 +58,7 @@ KNOWN = (
 def test_steps_written_as_functions(step, constant):
     graph = graph_of(Written(step, step(Written(step), torch.zeros(2, 6)).shape[1]))
     (unit,) = graph.cuts
-    assert graph.gains(head=True)[unit.last].two == pytest.approx(constant)
+    assert graph.gains(graph.reads(graph.head))[unit.last].two == pytest.approx(constant)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """No answer moves farther than its bound: on random networks, under random search, and against the Jacobian."""
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import rmt_compress as rmt
+from rmt_compress.certificates.averaged import averaged_distances, last_links
 from rmt_compress.certificates.network_graph import NetworkGraph
 from rmt_compress.certificates.tally import Tally, confidences
 from rmt_compress.certificates.telescoping import BOUNDS, Telescope
@@ -173,3 +175,34 @@ def test_the_bound_of_the_lemma_by_hand():
         (move,) = telescope.moves(telescope.graph.run(inputs))
         found = telescope.bounds(move, labels)["lemma"]
     torch.testing.assert_close(found[:, 0], expected.detach())
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=2, max_size=4))
+@settings(max_examples=20)
+def test_the_averaged_bound_lies_between_what_happens_and_the_product_of_norms(seed, sizes):
+    """For every choice of slopes in [0, 1], the largest of which are at corners, and never above the product."""
+    torch.manual_seed(seed)
+    weights = [torch.randn(rows, columns).double() for rows, columns in itertools.pairwise((3, *sizes))]
+    *_, table = averaged_distances(weights)
+    product = torch.cdist(weights[0], weights[0])
+    for weight in weights[1:]:
+        product = product * torch.linalg.matrix_norm(weight, 2)
+    assert (table <= product + 1e-6).all()
+    for _ in range(30):
+        jacobian = weights[0]
+        for weight in weights[1:]:
+            jacobian = jacobian * torch.randint(2, (jacobian.shape[1],)) @ weight
+        assert (torch.cdist(jacobian, jacobian, compute_mode="donot_use_mm_for_euclid_dist") <= table + 1e-9).all()
+
+
+def test_the_chain_ends_where_something_else_stands():
+    """Convolutions, pools and activations of other slopes are outside; norms of channels belong to their layer."""
+    reads = {}
+    for name, build in {"relu": mlp, "silu": lambda: mlp(activation=nn.SiLU), "cnn": lambda: lively(cnn())}.items():
+        model = build().double()
+        example = torch.randn(3, *((2, 8, 8) if name == "cnn" else (12,))).double()
+        graph = NetworkGraph(model, model, example)
+        reads[name] = [str(graph.steps[link.reads]) for link in last_links(graph)]
+    assert reads["relu"] == ["act2", "act1", "input_1"]
+    assert reads["silu"] == ["act2"]
+    assert reads["cnn"] == ["relu2", "dropout"]
