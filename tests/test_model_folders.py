@@ -91,6 +91,7 @@ def test_dense_folders_are_loaded_by_from_pretrained(folder, model, ids, tmp_pat
     ]
     for name in ("config.json", "tokenizer.json"):
         assert (tmp_path / "small" / name).read_bytes() == (folder / name).read_bytes()
+    assert (tmp_path / "small" / "README.md").read_text().endswith("\n\nA card.\n")
     loaded, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "small", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     torch.testing.assert_close(outputs(loaded.eval(), ids), expected(model, ids), atol=1e-5, rtol=1e-5)
@@ -207,6 +208,7 @@ def test_with_force_an_older_model_is_replaced_as_a_whole(saved, tmp_path):
         prune(saved, target, plan=RANK)
     prune(saved, target, plan=RANK, layout="dense", force=True)
     assert {path.name for path in target.iterdir()} == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",

@@ -30,6 +30,7 @@ from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
+from rmt_compress.pruning.folder_card import with_card
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.pruning.shown_inputs import check_shown
@@ -259,9 +260,10 @@ def prune(
     result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
     if measurement is None:
         known_by = "synthetic" if changed is not None else result.verified
-        return replace(result, verified=known_by, wreck=wrecked(changed))
-    result = replace(result, verified="measured")
-    return measurement.of(result, target, progress, sweeps=within is None)
+        result = replace(result, verified=known_by, wreck=wrecked(changed))
+    else:
+        result = measurement.of(replace(result, verified="measured"), target, progress, sweeps=within is None)
+    return result if folder is None else with_card(result, folder, target)
 
 
 def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, pack: Pack, *, runs: bool) -> None:

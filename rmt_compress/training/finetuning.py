@@ -20,6 +20,7 @@ from rmt_compress.training.event_log import Event, EventLog, of_kind
 from rmt_compress.training.finetuned import Finetuned, RunResult
 from rmt_compress.training.settings import CycleSettings, TrainingSettings, differences
 from rmt_compress.training.starting import Start, starting_point
+from rmt_compress.training.trained_card import write_trained_card
 
 if TYPE_CHECKING:
     from rmt_compress.training.lessons import Lessons
@@ -342,7 +343,7 @@ def _write(
     names = asked.start.names
     # What the class holds otherwise than the file has no name there: then all are called as in the class.
     in_file = None if names.placeless else names.in_file
-    return save_folder(
+    written = save_folder(
         model,
         asked.target,
         plan=plan,
@@ -351,6 +352,8 @@ def _write(
         in_file=in_file,
         pack=asked.pack,
     ).bytes
+    write_trained_card(asked.target, asked.folder, result, asked.data)
+    return written
 
 
 def _measured(result: RunResult) -> dict[str, str]:

@@ -331,4 +331,8 @@ def test_deepspeed_names_what_joins_its_pieces(tmp_path, refusal):
 def test_the_folder_that_is_written_has_no_parts_in_it(folder, tmp_path):
     (folder / "config.json").write_text("{}")
     prune(folder, tmp_path / "small", layout="dense", **SETTINGS)
-    assert {path.name for path in (tmp_path / "small").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }

@@ -43,7 +43,7 @@ _COLUMNS = (
     Column("risk", "of this cut by itself, by the weights alone; only where nothing was measured", numeric=False),
     Column("why", numeric=False, words=True),
 )
-_BADGES = {
+BADGES = {
     "measured": Badge("measured: the network was run on data before and after", "good"),
     "synthetic": Badge("synthetic: run only on inputs that the network made itself", "care"),
     "unverified": Badge("unverified: nothing was run", "care"),
@@ -75,7 +75,7 @@ def _badge(result: PruneResult) -> Badge:
         return Badge("a wreck: the result is worth nothing", "bad")
     if result.missed:
         return Badge("the budget was missed", "bad")
-    return _BADGES[result.verified]
+    return BADGES[result.verified]
 
 
 def prune_headline(result: PruneResult) -> str:
