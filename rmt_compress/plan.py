@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from rmt_compress.errors import PlanError
-from rmt_compress.wording import problems_listed
+from rmt_compress.notebooks.notebook_tables import data_frame, html_table
+from rmt_compress.wording import problems_listed, times
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Action = Literal["factorized", "truncated", "kept", "skipped"]
 Shrink = Literal["frobenius", "operator", "nuclear"]
@@ -122,6 +126,31 @@ class Plan(BaseModel):
         body = f'{head},\n  "layers": [' + (f"\n    {lines}\n  ]" if layers else "]")
         tail = [f',\n  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in ends.items()]
         return body + "".join(tail) + "\n}\n"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each decision.
+
+        Raises:
+            MissingDependencyError: there is no pandas.
+        """
+        return data_frame(layer.model_dump() for layer in self.layers)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the layers that are changed, and those that were looked at and kept."""
+        seen = [layer for layer in self.layers if layer.action != "skipped" or layer.changes]
+        rows = [
+            (
+                layer.name,
+                times(layer.shape),
+                layer.action,
+                "" if layer.rank is None else f"{layer.rank}",
+                layer.reason,
+            )
+            for layer in seen
+        ]
+        changed = sum(layer.changes for layer in self.layers)
+        summary = f"{changed} of {len(self.layers)} tensors are changed; directions: {self.basis}"
+        return html_table("plan", ("layer", "shape", "action", "rank", "why"), rows, summary)
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "the plan") -> Plan:

@@ -10,7 +10,8 @@ from torch import nn
 
 import rmt_compress as rmt
 from rmt_compress.analysis.diagnosis import WORDS, as_json, diagnose, measure
-from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, SkippedLayer
+from rmt_compress.analysis.records import AnalyzedLayer
+from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.reporting.analysis_table import write_csv
 from rmt_compress.spectrum import NumpyKernels, equalize, singular_values
 

@@ -15,7 +15,7 @@ from tests.samples.repository import REPOSITORY
 FLOORS = (
     ("wording",),
     ("errors", "object_reference", "progress"),
-    ("outputs", "settings", "spectrum"),
+    ("outputs", "settings", "spectrum", "notebooks"),
     ("layers",),
     ("decomposition", "plan", "data"),
     ("checkpoints",),

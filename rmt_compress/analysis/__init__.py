@@ -9,12 +9,11 @@ if TYPE_CHECKING:
     from rmt_compress.analysis.records import (
         Analysis,
         AnalyzedLayer,
-        AnalyzedPair,
         AnalyzedStack,
         LayerAnalysis,
-        SkippedLayer,
     )
     from rmt_compress.analysis.settings import AnalysisSettings
+    from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 
 __all__ = [
     "Analysis",
@@ -28,7 +27,13 @@ __all__ = [
     "analyze_layer",
 ]
 
-_HOMES = {"AnalysisSettings": "settings", "analyze": "analyzing", "analyze_layer": "one_layer"}
+_HOMES = {
+    "AnalysisSettings": "settings",
+    "AnalyzedPair": "unfitted",
+    "SkippedLayer": "unfitted",
+    "analyze": "analyzing",
+    "analyze_layer": "one_layer",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis.records import Analysis, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.records import Analysis, LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings, Flips, Noise, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
+from rmt_compress.analysis.unfitted import SkippedLayer
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.treating import matches, treated

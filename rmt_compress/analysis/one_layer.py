@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.noise_models import ALL, NOISE_MODELS, Measured, NoiseFit, noise_model
-from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedPair, AnalyzedStack, LayerAnalysis, SkippedLayer
+from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedStack, LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings
+from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.decomposition.products import effective_rank, product_singular_values
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import FactorPair, Layer, as_matrix

@@ -12,13 +12,14 @@ from rmt_compress.analysis.diagnosis import Diagnosis, Measures, as_json, diagno
 from rmt_compress.analysis.layer_record import LayerRecord
 from rmt_compress.analysis.noise_models import NoiseFit, null_quantile, p_value
 from rmt_compress.analysis.settings import AnalysisSettings
-from rmt_compress.decomposition.products import effective_rank
-from rmt_compress.layers.layer import FactorPair
+from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.layers.splitting import split_refusal
+from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.wording import times
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from rmt_compress.checkpoints.opening import Source
@@ -258,66 +259,6 @@ class AnalyzedStack(AnalyzedLayer):
         return super().to_json() | {"experts": [{key: expert[key] for key in _OF_EXPERTS} for expert in each]}
 
 
-@dataclass(frozen=True)
-class SkippedLayer(LayerRecord):
-    """Why the spectrum of a layer was not asked, or has no answer.
-
-    Of one with NaN or Inf `finite` is False; of one that include or exclude left out `left_out` is True; of one
-    whose bulk is zero `low_rank` is.
-    """
-
-    reason: str
-    finite: bool = True
-    left_out: bool = False
-    low_rank: bool = False
-    fit: ClassVar[None] = None
-    verdict: ClassVar[None] = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The layer's object in `analyze --json`."""
-        known = {"diagnosis": "low rank", "diagnosis_reason": self.reason} if self.low_rank else {}
-        return super().to_json() | {"reason": self.reason, **known}
-
-
-@dataclass(frozen=True)
-class AnalyzedPair(LayerRecord):
-    """What is known of a layer that is a product of two factors already: it has no bulk to fit.
-
-    The singular values are those of the product, descending, as many as its rank.
-    """
-
-    pair: FactorPair
-    singular_values: NDArray[np.float64] = field(repr=False, compare=False)
-    fit: ClassVar[None] = None
-    verdict: ClassVar[None] = None
-
-    @property
-    def matrix(self) -> tuple[int, int]:
-        """Shape (rows, columns) of the product."""
-        return self.pair.rows, self.pair.columns
-
-    @property
-    def effective_rank(self) -> float:
-        """How many of its directions the product uses."""
-        return effective_rank(self.singular_values)
-
-    @property
-    def reason(self) -> str:
-        """Why it has no fit."""
-        used = f"effective rank {self.effective_rank:.3g}" if self.singular_values[0] else "but the product is zero"
-        return f"already factorized: rank {len(self.singular_values)} of {times(self.matrix)}, {used}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The layer's object in `analyze --json`."""
-        return super().to_json() | {
-            "reason": self.reason,
-            "spectral_norm": float(self.singular_values[0]),
-            "effective_rank": self.effective_rank,
-            "diagnosis": "low rank",
-            "diagnosis_reason": self.reason,
-        }
-
-
 LayerAnalysis = AnalyzedLayer | AnalyzedPair | SkippedLayer
 """What the spectrum says of one layer, or why it says nothing."""
 
@@ -376,6 +317,35 @@ class Analysis:
     def parameters_after(self) -> int:
         """Entries left when every layer that fits is cut to its spikes."""
         return sum(layer.parameters_after for layer in self.layers if not layer.is_buffer)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each layer with the keys of `analyze --json`, but for what is nested in them.
+
+        Raises:
+            MissingDependencyError: there is no pandas.
+        """
+        return data_frame(layer.to_json() for layer in self.layers)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        rows = [
+            (
+                layer.name,
+                times(layer.matrix),
+                f"{layer.fit.gof:.3f}",
+                f"{layer.spikes_shown} of {layer.fit.p}",
+                f"{layer.bulk_energy:.0%}",
+                layer.verdict,
+                f"{layer.parameters_after / layer.parameters:.0%}",
+            )
+            for layer in self.analyzed
+        ]
+        columns = ("layer", "matrix", "fit error", "spikes", "bulk energy", "verdict", "left if cut")
+        summary = (
+            f"{len(self.analyzed)} layers analysed, {len(self.skipped)} skipped; cut to their spikes those that "
+            f"fit leave {self.parameters_after:,} of {self.parameters:,} parameters"
+        )
+        return html_table(self.path or self.format, columns, rows, summary)
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `analyze --json`."""

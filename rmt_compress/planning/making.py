@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rmt_compress import spectrum
 from rmt_compress.analysis.noise_models import noise_model
-from rmt_compress.analysis.records import AnalyzedLayer, SkippedLayer
+from rmt_compress.analysis.records import AnalyzedLayer
+from rmt_compress.analysis.unfitted import SkippedLayer
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.group_patterns import pattern_called
 from rmt_compress.layers.kinds import KINDS

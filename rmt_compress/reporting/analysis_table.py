@@ -261,7 +261,7 @@ def _names(layer: LayerAnalysis) -> str:
 
 def skipped_by_reason(analysis: Analysis) -> dict[str, list[str]]:
     """Why layers have no numbers -> their names; empty ones of those that the user left out, and so knows."""
-    from rmt_compress.analysis.records import AnalyzedPair
+    from rmt_compress.analysis.unfitted import AnalyzedPair
 
     groups: dict[str, list[str]] = {}
     seconds = {layer.pair.second for layer in analysis.factorized}

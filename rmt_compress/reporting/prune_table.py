@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis.records import SkippedLayer
 from rmt_compress.analysis.risk import RISKS
+from rmt_compress.analysis.unfitted import SkippedLayer
 from rmt_compress.reporting.analysis_table import skipped_line
 from rmt_compress.reporting.certificate_table import certificate_table
 from rmt_compress.reporting.layer_names import block, blocks_named, network_order, sentence, sentences_merged

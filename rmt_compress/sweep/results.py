@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rmt_compress.networks.tasks.task import ACCURACY, Metric
+from rmt_compress.notebooks.notebook_tables import data_frame, html_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "rmt-compress/sweep/1"
 
@@ -105,6 +109,35 @@ class Sweep:
         whole = {"keep": float(self.parameters), "macs": self.macs, "latency": self.milliseconds}[measure]
         left = point.size(measure)
         return left / whole if left is not None and whole else None
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each network that was tried, with the curve that it is a point of.
+
+        Raises:
+            MissingDependencyError: there is no pandas.
+        """
+        return data_frame(
+            {"curve": curve["name"], "predicted": point == curve["predicted"], **point}
+            for curve in self.to_json()["curves"]
+            for point in curve["points"]
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        rows = [
+            (
+                curve.name,
+                f"{point.amount:.3g}",
+                f"{point.weights / self.parameters:.1%}",
+                self.metric.shown(point.score),
+            )
+            for curve in self.curves
+            for point in curve.points
+        ]
+        summary = f"{self.metric.called(self.score)} as it is, {self.samples:,} samples of {self.data}"
+        return html_table(
+            f"sweep of {self.kind}", ("curve", "amount", "weights left", self.metric.name), rows, summary
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The sweep as plain data; ``share`` is that of all parameters, ``accuracy`` a score that is one."""
