@@ -12,6 +12,7 @@ import torch
 import rmt_compress as rmt
 from rmt_compress.analysis import Analysis, AnalysisSettings
 from rmt_compress.reporting.html.analysis_report import analysis_page
+from rmt_compress.reporting.html.layer_list import Cell, LayerList, LayerRow
 from rmt_compress.reporting.html.layer_picture import in_words, picture
 from rmt_compress.reporting.html.page import Run
 from rmt_compress.reporting.html.page_file import page_text
@@ -49,8 +50,29 @@ def test_the_page_says_what_the_analysis_does(analysis):
     assert [row["data-name"] for row in rows][:3] == ["blocks.0.up", "blocks.1.up", "blocks.2.up"]
     (block,) = [each for each in parsed.all("tr") if each.get("class") == "block"]
     assert block["data-name"] == "blocks.0–2.up"
+    assert [cell.text for cell in page.layers.groups[0].cells[4:7:2]] == ["1–3/40", "mixed"]
     # Spikes are sorted by their number; a block by that of the layer with the most.
     assert [json.loads(row["data-orders"])[4] for row in (*rows[:3], block)] == [1, 2, 3, 3]
+
+
+def test_a_row_for_several_says_how_many_say_what():
+    said = [
+        ("kept", "fit error 0.15 is above 0.1"),
+        ("factorized", "rank 3 of 40"),
+        ("factorized", "rank 12 of 40"),
+    ]
+    rows = [
+        LayerRow(f"layers.{number}.up", (40, 60), word, (Cell(word, word), Cell("", None), Cell(why, why)))
+        for number, (word, why) in enumerate(said)
+    ]
+    (group,) = LayerList.of(rows, (), caption="", choice="").groups
+    texts = [cell.text for cell in group.cells]
+    assert group.name == "layers.0–2.up"
+    assert texts == [
+        "1 × kept; 2 × factorized",
+        "",
+        "1 × fit error 0.15 is above 0.1; 2 × rank 3–12 of 40",
+    ]
 
 
 def test_names_are_text(analysis):

@@ -192,4 +192,4 @@ def _merged(cells: Sequence[Cell]) -> Cell:
     if len(said) == 1:
         styles = {cell.style for cell in cells if cell.text}
         return Cell(said[0][1], order, styles.pop() if len(styles) == 1 else "")
-    return Cell("; ".join(f"{count} {text}" for count, text in said), order)
+    return Cell("; ".join(f"{count} × {text}" for count, text in said), order)
