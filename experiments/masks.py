@@ -194,15 +194,15 @@ def markdown(records: list[Record]) -> str:
         ("form", FORMS, "form", "keep"),
     ):
         for name in dict.fromkeys(record["network"] for record in records):
-            own = [record for record in records if record["network"] == name and record["what"] == what]
+            own = _most_asked(records, name, what)
             if not own:
                 continue
             columns = sorted({record[column] for record in own}, reverse=column == "keep")
-            whole = next(each["score"] for each in records if each["network"] == name and each["what"] == "whole")
-            parts.append(f"{name}, {TITLES[what]}; whole {whole:.3f}{' ' * (name in UNITS)}{UNITS.get(name, '')}\n")
+            whole, unit = _whole(records, own[0]), f"{' ' * (name in UNITS)}{UNITS.get(name, '')}"
+            parts.append(f"{name}, {TITLES[what]}; {own[0]['asked']:,} samples asked, whole {whole:.3f}{unit}\n")
             parts.append(f"| {row} | " + " | ".join(f"{value:g}" for value in columns) + " |")
             parts.append("|---" * (len(columns) + 1) + "|")
-            for each in rows:
+            for each in (one for one in rows if any(record[row] == one for record in own)):
                 cells = [
                     _cell([one["score"] for one in own if one[row] == each and one[column] == value])
                     for value in columns
@@ -210,6 +210,18 @@ def markdown(records: list[Record]) -> str:
                 parts.append(f"| {each} | " + " | ".join(cells) + " |")
             parts.append("")
     return "\n".join(parts)
+
+
+def _most_asked(records: list[Record], name: str, what: str) -> list[Record]:
+    """What was measured of a network on the most samples."""
+    own = [record for record in records if record["network"] == name and record["what"] == what]
+    return [record for record in own if record["asked"] == max(each["asked"] for each in own)]
+
+
+def _whole(records: list[Record], like: Record) -> float:
+    """What the network scores as it is, on as many samples as in a record."""
+    wanted = {"network": like["network"], "what": "whole", "asked": like["asked"]}
+    return float(next(record["score"] for record in records if wanted.items() <= record.items()))
 
 
 TITLES = {
@@ -235,11 +247,12 @@ def draw(records: list[Record], path: Path) -> None:
     figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(1, len(names), place)
-        own = [each for each in records if each["network"] == name]
+        own = _most_asked(records, name, "form")
         for form in FORMS:
             points = sorted((each["keep"], each["score"]) for each in own if each.get("form") == form)
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=form)
-        masked = [each for each in own if each["what"] == "mask" and each["budget"] == "magnitude"]
+        alike = {"network": name, "what": "mask", "budget": "magnitude", "asked": own[0]["asked"]}
+        masked = [each for each in records if alike.items() <= each.items()]
         points = sorted((1 - each["share"], each["score"]) for each in masked)
         axes.plot(
             *zip(*points, strict=True),
@@ -248,7 +261,7 @@ def draw(records: list[Record], path: Path) -> None:
             linestyle="--",
             label="sparse, all layers together",
         )
-        axes.axhline(next(each["score"] for each in own if each["what"] == "whole"), color="0.6", linewidth=1)
+        axes.axhline(_whole(records, own[0]), color="0.6", linewidth=1)
         axes.set_title(name)
         axes.set_xlabel("share of the numbers kept")
         axes.set_ylabel(UNITS.get(name, "accuracy"))

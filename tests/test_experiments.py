@@ -197,3 +197,17 @@ def test_the_tables_of_spectra_and_of_shrunk_cuts_are_those_of_their_numbers(mon
         assert (EXPERIMENTS / "data" / f"{name}.md").read_text(encoding="utf-8") == __import__(name).markdown(
             numbers
         )
+
+
+def test_general_bema_says_what_the_program_of_its_authors_says(monkeypatch):
+    """KML21's own R program, of which θ stops at 50 and which simulates what we compute."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    program = __import__("kml21_program")
+    data = EXPERIMENTS / "data"
+    rows = [json.loads(line) for line in (data / "kml21_program.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = [(row, program.ours(row)) for row in rows]
+    assert all(own["spikes"] == row["spikes"] == 3 for row, own in pairs)
+    assert max(abs(own["sigma2"] / row["sigma2"] - 1) for row, own in pairs) < 0.02
+    edges = sorted(abs(own["edge"] / row["edge"] - 1) for row, own in pairs)
+    assert edges[len(edges) // 2] < 0.06
+    assert edges[-1] < 0.13
