@@ -36,8 +36,8 @@ LAZY = (
     *("torch", "torch._dynamo", "torch.distributed", "torch.export", "safetensors.torch", "scipy.linalg"),
     *("scipy.optimize", "sklearn.datasets", "sklearn.model_selection", "accelerate", "matplotlib.pyplot"),
 )
-THREADED = "onnxruntime"
-"""Starts a thread as it is imported, so whoever needs it imports it afterwards."""
+THREADED = ("onnxruntime", "pyarrow")
+"""These start a thread as they are imported, so whoever needs one imports it afterwards."""
 
 
 class Process:
@@ -156,14 +156,16 @@ def _import_everything() -> None:
     import rmt_compress
 
     ours = [found.name for found in pkgutil.walk_packages(rmt_compress.__path__, "rmt_compress.")]
-    sys.modules[THREADED] = None  # type: ignore[assignment]  # importing it fails
+    for name in THREADED:
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
     for module in (*LAZY, *(name for name in ours if not name.endswith("__main__"))):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != THREADED:
+            if error.name not in THREADED:
                 raise
-    del sys.modules[THREADED]
+    for name in THREADED:
+        del sys.modules[name]
     tasks = Path("/proc/self/task")
     threads = len(list(tasks.iterdir())) if tasks.exists() else 1
     assert threads == 1, f"{threads} threads, of which a fork would copy one"
