@@ -55,7 +55,7 @@ SUBJECTS = {
 """Name -> data, samples, what is asked."""
 ABOUT = {
     "fashion": "Fashion-MNIST perceptron 784,1000,1000,500,10",
-    "cnn": "CIFAR-10 network, six convolutions and two linear layers",
+    "cnn": "CIFAR-10 network, five convolutions and two linear layers",
     "resnet": "ResNet of eight blocks on CIFAR-10",
     "digits": "Perceptron of the embedded digits, for the quick version",
 }

@@ -19,6 +19,7 @@ EXAMPLES = {
     "convolutional_networks": ("normal | pruned", "ours, digits"),
     "dead_outputs": ("classes lost", "f = 0.5, 0.3"),
     "fashion_regularization": ("pruning, L1+L2 | 90.5 %", "nothing | 71.6 %"),
+    "overlaps": ("short side", "40 × 40"),
     "noisy_regression": ("error to the target", "f falling to 0"),
     "sjk23_deep": ("SJK23 4.6, pruned | 98.6 %", "ours, pruned"),
     "sjk23_one_layer": ("SJK23 4.1 | ≈ 98 % | 92 %", "ours, seed 0"),
@@ -211,3 +212,38 @@ def test_general_bema_says_what_the_program_of_its_authors_says(monkeypatch):
     edges = sorted(abs(own["edge"] / row["edge"] - 1) for row, own in pairs)
     assert edges[len(edges) // 2] < 0.06
     assert edges[-1] < 0.13
+
+
+def test_the_tables_of_certificates_and_of_random_removal_are_those_of_their_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    data = EXPERIMENTS / "data"
+    lines = [json.loads(line) for line in (data / "certificates.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (data / "certificates.md").read_text(encoding="utf-8") == __import__("certificates").markdown(lines)
+    found = json.loads((data / "random_removal.json").read_text(encoding="utf-8"))
+    assert (data / "random_removal.md").read_text(encoding="utf-8") == __import__("random_removal").markdown(found)
+
+
+def test_no_committed_certificate_is_violated_and_the_last_layer_is_within_five_points():
+    """The Fashion-MNIST perceptron cut at the edge of its last cut layer, on all test samples."""
+    lines = (EXPERIMENTS / "data" / "certificates.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {line["key"]: line for line in map(json.loads, lines)}
+    certified = [line for line in found.values() if "accuracy" in line]
+    assert all(line["violations"] == 0 for line in certified)
+    assert all(line["accuracy"]["certified"] <= line["accuracy"]["after"] for line in certified)
+    last = found["fashion alone fc3 edge"]
+    assert last["samples"] == 10_000
+    assert last["accuracy"]["after"] - last["accuracy"]["certified"] < 0.05
+    search = found["fashion search"]
+    assert search["tries"] >= 100_000
+    assert search["violations"] == 0
+    assert search["of_bound"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("certificates", "random_removal"))
+def test_a_quick_run_of_certificates(name, python, tmp_path):
+    done = python.run(EXPERIMENTS / f"{name}.py", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    assert "| fc2 | " in text
+    assert name == "random_removal" or "0 violations in 1," in text
