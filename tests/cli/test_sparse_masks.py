@@ -70,7 +70,7 @@ def test_moments_choose_the_pattern(run, tmp_path):
     images = load_data("digits", split="train").images[:500]
     moments = rmt.calibrate(load_model(open_checkpoint(DIGITS)), list(images.split(100)))
     rmt.save_moments(moments, tmp_path / "moments.safetensors")
-    scores, asked = [], ("--data", "digits", "--json", "--force")
+    scores, asked = [], ("--data", "digits", "--json", "--force", "-o", "small.safetensors")
     for options in ((), ("--moments", "moments.safetensors")):
         result = run("prune", DIGITS, *options, "--pattern", "1:16", "--gof", "0", *asked)
         report = json.loads(result.stdout)
