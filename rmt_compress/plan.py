@@ -182,8 +182,10 @@ def load_plan(path: str | Path) -> Plan:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read as a plan: {error}") from error
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read as a plan: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{path}: cannot be read as a plan: it is no text") from error
     return Plan.from_json(text, origin=str(path))
 
 

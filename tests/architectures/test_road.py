@@ -16,6 +16,9 @@ from rmt_compress.pruning.road import prune
 from tests.samples import convolutional, sequential
 from tests.samples.seeds import repeatable
 
+# Other tests reach every line that these do, and tracing makes a test last more than half as long again.
+pytestmark = pytest.mark.no_cover
+
 IMAGES = (3, 32, 32)
 
 # builder, shape of one sample (None for words), kinds that are analysed, kinds that are split
