@@ -97,15 +97,17 @@ def constant_of(module: nn.Module, shape: Sequence[int]) -> Gain | None:
     if name in _SLOPES:
         return Gain(_SLOPES[name], _SLOPES[name])
     any_module: Any = module
-    special: dict[str, Callable[[], float]] = {
+    special: dict[str, Callable[[], float | None]] = {
         "LeakyReLU": lambda: max(1.0, abs(any_module.negative_slope)),
         "PReLU": lambda: max(1.0, float(any_module.weight.detach().abs().max())),
-        "ELU": lambda: max(1.0, any_module.alpha),
-        "CELU": lambda: 1.0,
-        "Softplus": lambda: 1.0,
+        "ELU": lambda: max(1.0, abs(any_module.alpha)),
+        "CELU": lambda: 1.0 if any_module.alpha > 0 else None,
+        # From its threshold on it is the identity, a jump that only the usual threshold hides below rounding.
+        "Softplus": lambda: 1.0 if any_module.beta > 0 and any_module.threshold >= 20 else None,
     }
     if name in special:
-        return Gain(special[name](), special[name]())
+        slope = special[name]()
+        return None if slope is None else Gain(slope, slope)
     if name in _MAX_POOLS:
         return Gain(math.sqrt(_overlap(any_module)), 1.0)
     if name in _AVERAGES:

@@ -21,7 +21,7 @@ from rmt_compress.certificates.units import (
     split_rank,
 )
 from rmt_compress.errors import CertificateError
-from rmt_compress.wording import one_line
+from rmt_compress.layers.tracing import traced
 
 if TYPE_CHECKING:
     import torch
@@ -77,17 +77,9 @@ class NetworkGraph:
 
     def __init__(self, original: nn.Module, cut: nn.Module, example: torch.Tensor) -> None:
         import torch
-        from torch import fx
 
         self._name = type(original).__name__
-        try:
-            self._traced = fx.symbolic_trace(original)
-        # Tracing runs the network's own code, which may raise anything on the symbols it is given.
-        except Exception as error:
-            raise CertificateError(
-                f"{self._name}: torch.fx cannot trace it, and no bound is known without its graph "
-                f"({one_line(error)[:200]})"
-            ) from error
+        self._traced = traced(original, CertificateError, ", and no bound is known without its graph")
         self.steps: list[fx.Node] = list(self._traced.graph.nodes)
         self._index = {node: index for index, node in enumerate(self.steps)}
         if sum(node.op == "placeholder" for node in self.steps) != 1:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.views import View
 from rmt_compress.errors import CompressionError
-from rmt_compress.wording import one_line
+from rmt_compress.layers.tracing import traced
 
 if TYPE_CHECKING:
     import torch
@@ -107,14 +107,8 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
     """Paths of convolutions and of the norms that alone take their output, each used once."""
     from torch import fx, nn
 
-    try:
-        graph = fx.symbolic_trace(model).graph
-    # Tracing runs the model's own code, which may raise anything on the symbols it is given.
-    except Exception as error:
-        raise CompressionError(
-            f"{type(model).__name__}: torch.fx cannot trace it to see which batch norm follows which layer "
-            f"({one_line(error)[:200]}); leave its batch norms as they are"
-        ) from error
+    why, instead = " to see which batch norm follows which layer", "; leave its batch norms as they are"
+    graph = traced(model, CompressionError, why, instead).graph
     modules = dict(model.named_modules())
     calls = [node for node in graph.nodes if node.op == "call_module"]
     uses = Counter(id(modules[str(node.target)]) for node in calls)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rmt_compress.decomposition.group_order import better_order
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.group_patterns import pattern_called
-from rmt_compress.wording import one_line
+from rmt_compress.layers.tracing import traced
 
 if TYPE_CHECKING:
     import torch
@@ -86,16 +86,10 @@ def _permute(model: nn.Module, link: _Link, order: torch.Tensor) -> None:
 
 
 def _links(model: nn.Module) -> list[_Link]:
-    from torch import fx, nn
+    from torch import nn
 
-    try:
-        graph = fx.symbolic_trace(model).graph
-    # Tracing runs the model's own code, which may raise anything on the symbols it is given.
-    except Exception as error:
-        raise CompressionError(
-            f"{type(model).__name__}: torch.fx cannot trace it to see which layer makes the inputs of which "
-            f"({one_line(error)[:200]}); prune it with the channels as they are"
-        ) from error
+    why, instead = " to see which layer makes the inputs of which", "; prune it with the channels as they are"
+    graph = traced(model, CompressionError, why, instead).graph
     modules = dict(model.named_modules())
     calls = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
     uses = Counter(map(id, calls))

@@ -120,7 +120,15 @@ def test_means_stretch_no_more_than_their_constant(module, shape):
     (
         *(nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Tanh(), nn.Softsign(), nn.LogSigmoid(), nn.Tanhshrink()),
         *(nn.Softshrink(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.SiLU()),
-        *(nn.Mish(), nn.LeakyReLU(1.7), nn.PReLU(init=-2.0), nn.ELU(2.0), nn.CELU(0.5), nn.Softplus(3.0)),
+        *(
+            nn.Mish(),
+            nn.LeakyReLU(1.7),
+            nn.PReLU(init=-2.0),
+            nn.ELU(2.0),
+            nn.ELU(-3.0),
+            nn.CELU(0.5),
+            nn.Softplus(3.0),
+        ),
     ),
     ids=str,
 )
@@ -132,6 +140,11 @@ def test_slopes_of_activations(module):
     assert steepest <= gain.two + 1e-9
     assert gain.two <= steepest + 1e-3
     assert gain.largest == gain.two
+
+
+@pytest.mark.parametrize("module", (nn.CELU(-1.0), nn.Softplus(-1.0), nn.Softplus(1.0, threshold=1.0)), ids=str)
+def test_what_jumps_or_grows_without_limit_has_no_constant(module):
+    assert constant_of(module, (1, 3)) is None
 
 
 @pytest.mark.parametrize(
