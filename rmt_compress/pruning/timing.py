@@ -75,7 +75,7 @@ class Stopwatch:
         """
         if isinstance(model, GraphNetwork):
             raise SettingsError(
-                ["latency: the layers of a graph cannot be timed one by one; use --macs or --keep instead"]
+                ["latency: the layers of a graph cannot be timed one by one; use --keep or --max-drop instead"]
             )
         return cls(model, example_inputs(model, task, batch or task.batch_size), timer, names)
 
