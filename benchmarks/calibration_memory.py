@@ -138,7 +138,8 @@ def _calibrate(width: int, layers: int, memory: int, vectors: int, folder: str, 
 
 def killed(width: int, layers: int, memory: int, vectors: int) -> dict[str, Any]:
     """Whether a calibration that was killed in its second pass ends at the same file as one that was not."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "rmt_compress.networks.calibration.calibrating"])
     with tempfile.TemporaryDirectory() as root:
         folder, whole, again = (Path(root) / name for name in ("partial", "whole", "again"))
         words = (width, layers, memory, vectors)

@@ -292,7 +292,7 @@ def _language_model(shared: Path) -> Subject:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
-    model.eval()  # type: ignore[no-untyped-call]  # transformers gives it no types
+    model.eval()
     model.config.use_cache = False
     return Subject(model, _evenly(samples_of("text", "test", shared), 10), "../shared/models/lm, bytes of test.txt")
 

@@ -50,6 +50,8 @@ SHARES = (0.3, 0.5, 0.7, 0.9)
 FORMS = ("sparse", "rank", "sum", "sparse factors")
 KEEPS = (0.7, 0.5, 0.3, 0.1)
 ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 125, "lm": 4, "digits": 360}
+# Of the quick version.
+QUICK: tuple[MaskBudget, ...] = ("magnitude", "reallocation")
 TRAINED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "digits": 500}
 RATE = 0.01
 # On the result's axis: accuracy, or nats a byte.
@@ -134,7 +136,7 @@ def _formed(layer: Layer, weight: torch.Tensor, form: str, keep: float) -> torch
 def trained(name: str, subject: Subject, seed: int, known: set[str]) -> Iterator[Record]:
     """Every budget, a tenth more zeros an epoch, from the network as it is."""
     questions, lesson = subject.asked(ASKED[name]), subject.drawn(TRAINED[name], seed, 0)
-    for budget in TRAINED_BUDGETS:
+    for budget in QUICK if name == "digits" else TRAINED_BUDGETS:
         records = [
             {
                 **{"network": name, "what": "trained", "budget": budget, "share": share, "seed": seed},

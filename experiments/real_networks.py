@@ -100,7 +100,7 @@ def language_model(shared: Path = SHARED) -> Subject:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(shared / "models" / "lm", dtype=torch.float32)
-    model.eval()  # type: ignore[no-untyped-call]  # transformers gives it no types
+    model.eval()
     text, test = (_bytes(shared / "text" / f"{name}.txt") for name in ("calibration", "test"))
 
     def drawn(count: int, seed: int, ahead: int) -> Questions:

@@ -6,27 +6,20 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hypothesis
-import numpy as np
 import pytest
-import torch
-from hypothesis import HealthCheck
 
-from rmt_compress.networks import generation_speed, latency
 from tests.samples.fork_server import ForkServer
-from tests.samples.once import ONE_RUN, commands_once, operators_once
 from tests.samples.repository import REPOSITORY
-from tests.samples.seeds import SEED
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # transformers copies code from folders into one place by the folder's name, where tests that run side by side, each
 # with a folder of the same name, would take away each other's. It looks here when it is imported.
 _MODULES = tempfile.TemporaryDirectory(prefix="transformers-modules-")
 os.environ["HF_MODULES_CACHE"] = _MODULES.name
-
-# No test may fail because the machine is busy.
-hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis.settings.load_profile("patient")
 
 
 class Kept:
@@ -57,8 +50,21 @@ class Kept:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before any test runs, what all of them gain by."""
+    """Before any test runs, what all of them gain by.
+
+    The process that hands tests out to others needs none of it, and they wait until it has begun.
+    """
+    if config.getoption("numprocesses", None):
+        return
+    import hypothesis
+
+    from tests.samples.once import commands_once, operators_once
+
     config.pluginmanager.register(Kept())
+    # No test may fail because the machine is busy.
+    patience = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=patience)
+    hypothesis.settings.load_profile("patient")
     commands_once()
     operators_once()
 
@@ -74,20 +80,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
+def rng() -> "np.random.Generator":
     """A random generator with a fixed seed, the same in every test."""
+    import numpy as np
+
+    from tests.samples.seeds import SEED
+
     return np.random.default_rng(SEED)
 
 
 @pytest.fixture(autouse=True)
 def _torch_begins_the_same() -> None:
     """torch's own generator in one state, whichever tests went before in this process."""
+    import torch
+
+    from tests.samples.seeds import SEED
+
     torch.manual_seed(SEED)
 
 
 @pytest.fixture(autouse=True)
 def _times_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency and speed by a single run: enough to have one, and tests judge none."""
+    from rmt_compress.networks import generation_speed, latency
+    from tests.samples.once import ONE_RUN
+
     monkeypatch.setattr(generation_speed, "GENERATION_SECONDS", 0.0)
     for name, value in ONE_RUN.items():
         monkeypatch.setattr(latency, name, value)

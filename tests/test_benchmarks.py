@@ -179,15 +179,25 @@ def test_a_stream_is_gone_through_within_the_memory_of_a_few_batches():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no memory of a process is told on this system")
-def test_calibration_stays_within_its_limit_and_goes_on_after_a_kill():
-    small = ("calibration_memory.py", "--width", 512, "--layers", 3, "--memory", 8, "--vectors", 64)
-    done = run(*small)
+def test_calibration_stays_within_its_limit_and_goes_on_after_a_kill(python):
+    small = (
+        BENCHMARKS / "calibration_memory.py",
+        "--width",
+        "512",
+        "--layers",
+        "3",
+        "--memory",
+        "8",
+        "--vectors",
+        "64",
+    )
+    done = python.run(*small)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     # 4 MiB a layer and 1.5 beside: one at a time. What libraries keep for themselves is a few megabytes.
     assert found["passes"] >= 3
     assert 3 < found["beside"] < 8 + 8
-    done = run(*small, "--kill")
+    done = python.run(*small, "--kill")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["same"] is True

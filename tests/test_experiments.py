@@ -171,7 +171,7 @@ def test_masks_are_measured_once_and_drawn(python, tmp_path):
     done = python.run(EXPERIMENTS / "masks.py", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "masks.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 1 + 16 + 2 + 16 + 24
+    assert len(lines) == 1 + 16 + 2 + 16 + 8
     table = (tmp_path / "masks.md").read_text(encoding="utf-8")
     assert "digits, share of zeros, one epoch a tenth" in table
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")

@@ -17,6 +17,8 @@ from rmt_compress.layers.splitting import Factors
 from rmt_compress.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from rmt_compress.decomposition.moments import Moments
@@ -61,7 +63,7 @@ def compress_module(
             pair = split_module(owner, *became.value, name=became.layer.name)
             if of_library:
                 pair = with_attributes(pair, owner)
-            module = replace_module(module, owner, pair)
+            module = replace_modules(module, {owner: pair})
         elif became.changed:
             with torch.no_grad():
                 owner.get_parameter(attribute).copy_(became.value)
@@ -97,12 +99,19 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """`root` with `new` wherever `old` stood; `new` itself where `old` was the root."""
-    if root is old:
-        return new
+def replace_modules(root: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """`root` with the new module wherever an old one stood; the new one itself where an old one was the root.
+
+    One walk however many there are.
+
+    Args:
+        root: the network; changed in place.
+        new: a module of it -> what takes its place everywhere.
+    """
+    if root in new:
+        return new[root]
     for parent in list(root.modules()):
         for key, child in parent._modules.items():
-            if child is old:
-                parent._modules[key] = new
+            if child is not None and child in new:
+                parent._modules[key] = new[child]
     return root

@@ -56,19 +56,16 @@ def tried(model: nn.Module, trial: Trial) -> Iterator[nn.Module]:
         model: the network.
         trial: what is other in it. Types are those of the network.
     """
-    from rmt_compress.compression.live_modules import replace_module
+    from rmt_compress.compression.live_modules import replace_modules
 
     pairs = _pairs(model, trial)
     rest = {name: tensor for name, tensor in trial.tensors.items() if name not in pairs}
     with replaced(model, rest):
-        network = model
+        network = replace_modules(model, dict(pairs.values()))
         try:
-            for whole, pair in pairs.values():
-                network = replace_module(network, whole, pair)
             yield network
         finally:
-            for whole, pair in pairs.values():
-                network = replace_module(network, pair, whole)
+            replace_modules(network, {pair: whole for whole, pair in pairs.values()})
 
 
 def _pairs(model: nn.Module, trial: Trial) -> dict[str, tuple[nn.Module, nn.Module]]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rmt_compress.checkpoints.views import DenseView
-from rmt_compress.compression.live_modules import replace_module
+from rmt_compress.compression.live_modules import replace_modules
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.low_rank import module_refusal
 from rmt_compress.saving.folder_code import factorized_entry
@@ -113,9 +113,8 @@ def fill(checkpoint: Checkpoint, model: Any) -> None:
             f"{checkpoint.path}: does not fit the model: {problems_listed(problems, 6)}. Give the model as it was "
             "before compression"
         )
-    for name, pair in pairs.items():
-        whole = model.get_submodule(name)
-        replace_module(model, whole, pair.to(whole.weight).train(whole.training))
+    wholes = {model.get_submodule(name): pair for name, pair in pairs.items()}
+    replace_modules(model, {whole: pair.to(whole.weight).train(whole.training) for whole, pair in wholes.items()})
     model.load_state_dict(loaded.model.state_dict())
 
 

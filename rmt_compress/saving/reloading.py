@@ -11,7 +11,7 @@ from rmt_compress.checkpoints.beside import is_extra_state
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.manifest import FactorizedLayer
 from rmt_compress.checkpoints.views import DenseView
-from rmt_compress.compression.live_modules import replace_module
+from rmt_compress.compression.live_modules import replace_modules
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.kinds import KINDS, untransposed
 from rmt_compress.layers.library_modules import is_library_model, with_attributes
@@ -80,7 +80,7 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
         pair = split_module(module, state[layer.down].to(weight), state[layer.up].to(weight), name=place)
         if of_library:
             pair = with_attributes(pair, module)
-        model = replace_module(model, module, pair)
+        model = replace_modules(model, {module: pair})
     model.load_state_dict(state, strict=False)
     return model
 

@@ -12,7 +12,7 @@ from torch import nn
 from rmt_compress.checkpoints.memory import ModuleCheckpoint
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import DenseView
-from rmt_compress.compression.live_modules import replace_module
+from rmt_compress.compression.live_modules import replace_modules
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.library_modules import is_library_model, with_attributes
 from rmt_compress.layers.low_rank import module_kind, split_module, split_module_empty
@@ -85,7 +85,7 @@ class Network:
         pair = self.pairs[tensor]
         stands = self.model.get_submodule(pair.path)
         new = self._answering(split_module(pair.template, *factors, name=pair.layer.name), pair.template)
-        self.model = replace_module(self.model, stands, new.train(stands.training))
+        self.model = replace_modules(self.model, {stands: new.train(stands.training)})
         self.pairs[tensor] = replace(pair, rank=factors.down.shape[0])
 
     def split_empty(self, tensor: str, rank: int) -> None:
@@ -95,7 +95,7 @@ class Network:
         new = split_module_empty(module, rank, name=layer.name).to_empty(device="cpu")
         # The bias stays the very parameter: a later cut takes it from the template.
         new.get_submodule("up").register_parameter("bias", module._parameters["bias"])
-        self.model = replace_module(self.model, module, self._answering(new, module))
+        self.model = replace_modules(self.model, {module: self._answering(new, module)})
         self.remember(layer, module, rank)
 
     def remember(self, layer: Layer, template: nn.Module, rank: int) -> None:

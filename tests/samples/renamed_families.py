@@ -40,6 +40,8 @@ def _shrunk(values: dict[str, Any], *, layers: bool) -> dict[str, Any]:
             result[key] = _shrunk(value, layers=layers)
         elif key in SMALL and isinstance(value, int) and value > 0 and (layers or key not in _DEPTHS):
             result[key] = min(value, SMALL[key])
+        elif key == "image_size" and isinstance(value, list):
+            result[key] = [min(side, SMALL[key]) for side in value]
         elif key.endswith("layer_types") and isinstance(value, list) and layers:
             result[key] = value[:2]
         else:

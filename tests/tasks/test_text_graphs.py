@@ -154,17 +154,10 @@ def family(request, tmp_path_factory):
     module.config.use_cache = False
 
     def write():
-        torch.onnx.export(
-            module,
-            (),
-            str(folder / "net.onnx"),
-            kwargs=given,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            external_data=False,
-            verbose=False,
-        )
-        torch.export.save(torch.export.export(module, (), given, dynamic_shapes=shapes), folder / "net.pt2")
+        program = torch.export.export(module, (), given, dynamic_shapes=shapes)
+        torch.export.save(program, folder / "net.pt2")
+        path = str(folder / "net.onnx")
+        torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
         torch.jit.trace(module, example_kwarg_inputs=given, strict=False).save(folder / "net.pt")
 
     exported.quiet(write)
