@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rmt_compress.decomposition.svd import Decomposition
+from rmt_compress.decomposition.svd import Decomposition, decompose
 from rmt_compress.spectrum.singular_values import NonFiniteError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def decompose_product(down: torch.Tensor, up: torch.Tensor) -> Decomposition:
         NonFiniteError: an entry is NaN or Inf.
     """
     left, right, core = _reduced(down, up, mode="reduced")
-    u, s, vt = torch.linalg.svd(core, full_matrices=False)
+    # CUDA finds eigenvectors many times faster than singular vectors.
+    found = decompose(core) if core.is_cuda else None
+    u, s, vt = torch.linalg.svd(core, full_matrices=False) if found is None else (found.u, found.s, found.vt)
     return Decomposition(left @ u, s, vt @ right.T, down.dtype)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from rmt_compress.analysis import Analysis, AnalyzedLayer, LayerAnalysis, SkippedLayer
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.compression import compress
-from rmt_compress.decomposition.products import decompose_product
+from rmt_compress.decomposition.products import decompose_product, product_singular_values
 from rmt_compress.layers.splitting import factor_matrices, factor_tensors, module_path
 from rmt_compress.plan import LayerDecision, Plan
 from rmt_compress.planning.making import plan_with
@@ -139,7 +139,7 @@ class Cycle:
             return SkippedLayer(found.layer, why, left_out=True)
         matrices = factor_matrices(pair.layer.kind, network.factors(tensor))
         values = np.zeros(fit.p)
-        kept = decompose_product(*matrices).s.cpu().numpy()
+        kept = product_singular_values(*matrices)
         values[: len(kept)] = kept
         spikes = int((values > fit.edge).sum())
         return AnalyzedLayer(pair.layer, replace(fit, spikes=spikes), values, self.settings.analysis)

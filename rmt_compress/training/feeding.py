@@ -9,6 +9,7 @@ import torch
 
 from rmt_compress.data import reordered
 from rmt_compress.data.batches import length, picked
+from rmt_compress.training.on_device import OnDevice
 
 if TYPE_CHECKING:
     from rmt_compress.data import Batch, Samples
@@ -52,7 +53,9 @@ class Feed:
         kept = torch.split(order, size)[: self.steps]
         self._counts = [len(batch) for batch in kept]
         if kept:
-            self._shuffled = reordered(samples, torch.cat([workers.share(batch) for batch in kept]).numpy())
+            numbers = torch.cat([workers.share(batch) for batch in kept])
+            held = samples.reordered(numbers) if isinstance(samples, OnDevice) else None
+            self._shuffled = held or reordered(samples, numbers.numpy())
 
     def __iter__(self) -> Iterator[Step]:
         if self._shuffled is None:

@@ -94,6 +94,7 @@ def finetune(
     trust: bool = False,
     pack: Pack = "none",
     resume: bool = False,
+    resumable: bool = True,
     force: bool = False,
     listeners: Listeners | None = None,
 ) -> Finetuned:
@@ -115,6 +116,8 @@ def finetune(
         trust: run the code that lies in a Hugging Face folder.
         pack: how two factors are stored, see `rmt_compress.save`.
         resume: go on from the training state beside the output.
+        resumable: whether the training state is kept after every epoch. On a GPU writing it can take as long as the
+            epoch.
         force: overwrite files that exist.
         listeners: who is told.
 
@@ -141,9 +144,9 @@ def finetune(
             raise SettingsError(["max-drop is from the score of a checkpoint: give one, or a --min-accuracy"])
         if cycle is not None and not cycle.cuts(training.epochs, trained=path is not None):
             raise SettingsError([f"nothing would be cut in {training.epochs} epochs: take a smaller --prune-every"])
-        lessons = open_lessons(data, start, asked, training, samples)
+        lessons = open_lessons(data, start, asked, training, samples).on(workers.device)
         training = replace(training, batch_size=lessons.batch_size)
-        job = _Asked(start, data, asked, lessons, samples, target, folder, resume, pack)
+        job = _Asked(start, data, asked, lessons, samples, target, folder, resume, pack, resumable)
         results = []
         first: tuple[Network, RunResult] | None = None
         for name, seed, pruned in plan:
@@ -196,6 +199,7 @@ class _Asked:
     folder: Path | None
     resume: bool
     pack: Pack
+    resumable: bool
 
 
 def _runs(seed: int, seeds: Sequence[int], pruned: bool, compare: bool) -> list[tuple[str, int, bool]]:
@@ -273,7 +277,7 @@ def _one_run(
         training=training,
         cycle=cycle,
         identity=identity,
-        state_path=state_file,
+        state_path=state_file if asked.resumable else None,
         names=start.names,
     )
     log = EventLog(log_path(target) if workers.leads else None, name, listeners.event)

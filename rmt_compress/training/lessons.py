@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rmt_compress.errors import SettingsError
@@ -10,6 +10,8 @@ from rmt_compress.networks.tasks.questions import Question
 from rmt_compress.networks.tasks.task import ACCURACY
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.data import Samples
     from rmt_compress.networks.tasks.settings import TaskSettings
     from rmt_compress.networks.tasks.task import Task
@@ -39,6 +41,10 @@ class Lessons:
     def count(self) -> int | None:
         """Training samples; None of a stream that does not know."""
         return _samples(self.train).count
+
+    def on(self, device: torch.device) -> Lessons:
+        """The same with samples held where the network is, as far as that pays and they fit."""
+        return replace(self, train=_held(self.train, device), test=_held(self.test, device))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -87,6 +93,14 @@ def open_lessons(
 def _samples(task: Task) -> Samples:
     assert task.samples is not None
     return task.samples
+
+
+def _held(task: Task, device: torch.device) -> Task:
+    from rmt_compress.training.on_device import on_device
+
+    if task.kind not in ("classification", "regression"):
+        return task
+    return task.of(on_device(_samples(task), device))
 
 
 def _unsuited(data: str, task: Task, training: TrainingSettings) -> list[str]:

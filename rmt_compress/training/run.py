@@ -249,6 +249,15 @@ class Run:
             model.get_buffer(name).copy_(values)
 
     def _cut(self, epoch: int, recent: RecentInputs | None) -> None:
+        # Whatever training is given, spectra need all digits of float32.
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            self._cut_now(epoch, recent)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+    def _cut_now(self, epoch: int, recent: RecentInputs | None) -> None:
         assert self._cycle is not None
         cycle, network = self._cycle, self._network
         if isinstance(cycle, BudgetedCycle):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from rmt_compress.training.workers import Workers
 
 StepProgress = Callable[[int, int | None], None]
+
+# Steps between two looks at the loss on a GPU.
+_ASKED_EVERY = 100
 
 
 def train_epoch(
@@ -94,16 +97,16 @@ def train_epoch(
         loss = _loss(model, task, batch, placed(inputs, workers.device, dtype), settings, workers)
         total += loss.detach() * mine
         seen += count
-        if workers.count == 1 and not math.isfinite(loss.item()):
+        # A GPU that is asked has to finish first all that it was given: there the sum tells, now and then.
+        asked_now = workers.device.type == "cpu" or done % _ASKED_EVERY == 0
+        if workers.count == 1 and asked_now and not math.isfinite(total.item()):
             raise _no_number(epoch, rate)
-        # Parts of unequal size: gradients are averaged over processes, and are to be those of the whole batch.
-        objective = loss * (mine * workers.count / count)
-        if settings.l1:
-            objective = objective + settings.l1 * sum(weight.abs().sum() for weight in weights)
-        if settings.l2:
-            objective = objective + settings.l2 * sum(weight.square().sum() for weight in weights)
         optimizer.zero_grad()
-        workers.backward(objective)
+        # Parts of unequal size: gradients are averaged over processes, and are to be those of the whole batch.
+        workers.backward(loss * (mine * workers.count / count))
+        if settings.l1 or settings.l2:
+            workers.unscale(optimizer)
+            _add_terms(weights, settings)
         optimizer.step()
         if held is not None:
             held.enforce()
@@ -163,6 +166,22 @@ def _loss(
             f"the network cannot be trained on {task.samples.name} (samples of {sizes(inputs)}): "
             f"{one_line(error)}; take a data set or an --arch that suits"
         ) from error
+
+
+def _add_terms(weights: Sequence[nn.Parameter], settings: TrainingSettings) -> None:
+    """Add the gradients of μ₁·Σ|w| and μ₂·Σw², μ₁·sign(w) and 2μ₂·w.
+
+    Autograd would go through all weights three times as often for them.
+    """
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    values = [weight.detach() for weight in weights]
+    if settings.l1:
+        torch._foreach_add_(gradients, torch._foreach_sign(values), alpha=settings.l1)
+    if settings.l2:
+        torch._foreach_add_(gradients, values, alpha=2 * settings.l2)
 
 
 def _against_one_hot(outputs: Any, batch: Batch) -> torch.Tensor:

@@ -106,6 +106,10 @@ class Workers:
         """Gradients of `loss`, averaged over the processes."""
         self._accelerator.backward(loss)
 
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the factor out of the gradients that keeps those of float16 from vanishing."""
+        self._accelerator.unscale_gradients(optimizer)
+
     def total(self, value: torch.Tensor) -> float:
         """The sum of a number over all processes."""
         return float(self._accelerator.reduce(value, reduction="sum"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import EvaluationError
-from rmt_compress.networks.calling import call, first_axis, main_output, placed, sizes, without_cache
+from rmt_compress.networks.calling import call, first_axis, main_output, placed, sizes, tensors_in, without_cache
 from rmt_compress.wording import listed, one_line
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from rmt_compress.data.samples import Batch, Samples
     from rmt_compress.networks.tasks.task import Task
+
+
+# On a GPU, where a batch of a few small images keeps it waiting.
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 4096, 2**24
 
 
 def answers(
@@ -38,7 +42,7 @@ def answers(
     device, dtype = placement(model)
     done = 0
     with evaluation_mode(model), without_cache(model):
-        for batch in samples.batches(batch_size or task.batch_size):
+        for batch in samples.batches(batch_size or _at_once(task, device)):
             with torch.inference_mode():
                 inputs = placed(task.inputs(batch), device, dtype)
                 answer = asked(model, inputs, samples, name)
@@ -49,6 +53,18 @@ def answers(
                 progress(done)
     if not done:
         raise EvaluationError(f"{samples.name}: holds no samples to ask {name}")
+
+
+def _at_once(task: Task, device: torch.device) -> int:
+    """Samples at once: more than suit a CPU where there is a GPU to fill, as long as their inputs are small."""
+    if device.type == "cpu" or task.kind not in ("classification", "regression"):
+        return task.batch_size
+    assert task.samples is not None
+    first = next(iter(task.samples.batches(1)), None)
+    if first is None:
+        return task.batch_size
+    bytes_each = sum(each.numel() * each.element_size() for each in tensors_in(task.inputs(first)))
+    return max(task.batch_size, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(1, bytes_each)))
 
 
 def asked(model: nn.Module, inputs: Any, samples: Samples, name: str) -> torch.Tensor:
