@@ -14,7 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from published import COLORS, GREY, Arm, Arms, Example, Recipe, Scale, Table, ends, figure, overhead, percent, sizes
+from published import (
+    COLORS,
+    GREY,
+    Arm,
+    Arms,
+    Example,
+    Recipe,
+    Scale,
+    Table,
+    arm_of,
+    ends,
+    figure,
+    overhead,
+    percent,
+    sizes,
+)
 
 from rmt_compress.analysis import AnalysisSettings
 from rmt_compress.networks.calibration_settings import CalibrationSettings
@@ -89,17 +104,17 @@ def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
     seeds = SEEDS[:1] if scale == "quick" else SEEDS
     for network, (recipe, budgets) in arms.items():
         assert recipe.cycle is not None
-        edge = replace(recipe, seeds=seeds).run()
+        edge = arm_of(replace(recipe, seeds=seeds))
         yield f"{network}, {EDGE}", edge
         if "cnn" in recipe.arch:
             mended = replace(recipe.cycle, calibration=CalibrationSettings(repair="statistics"))
-            yield f"{network}, {EDGE}, repaired", replace(recipe, cycle=mended, seeds=seeds).run()
+            yield f"{network}, {EDGE}, repaired", arm_of(replace(recipe, cycle=mended, seeds=seeds))
         for name, budget in budgets.items():
             runs = []
             for run in edge["runs"]:
                 first, last = (run["events"][place]["parameters"] for place in (0, -1))
                 cycle = budget.within(recipe.cycle, last / first)
-                arm = replace(recipe, cycle=cycle, seeds=(run["seed"],)).run()
+                arm = arm_of(replace(recipe, cycle=cycle, seeds=(run["seed"],)))
                 runs += arm["runs"]
             yield f"{network}, {name}", {"settings": arm["settings"], "runs": runs}
 

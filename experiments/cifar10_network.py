@@ -11,22 +11,22 @@ of `--scale full` has its convolutions, and six fully connected layers whose siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from published import (
     COLORS,
     GREY,
-    Arm,
     Arms,
     Example,
     Recipe,
     Scale,
     Table,
+    Work,
     draw_runs,
     ends,
     figure,
+    measuring,
     percent,
     sizes,
 )
@@ -74,13 +74,14 @@ CYCLES = {
 }
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """Both thresholds, and the same training without cuts."""
+    arms: dict[str, Work] = {}
     for name, cycle in CYCLES.items():
         other = replace(cycle.analysis, exclude=("conv1", "fc6"))
         how = replace(cycle, every=40, analysis=other) if scale == "full" else cycle
-        yield name, replace(RECIPES[scale], cycle=how).run()
-    yield "normal", RECIPES[scale].run()
+        arms[name] = replace(RECIPES[scale], cycle=how)
+    return arms | {"normal": RECIPES[scale]}
 
 
 def table(arms: Arms) -> Table:
@@ -108,7 +109,7 @@ def draw(arms: Arms) -> Figure:
     return result
 
 
-EXAMPLE = Example("cifar10_network", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("cifar10_network", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

@@ -8,22 +8,22 @@ the network of `--scale full` has its convolutions, and six fully connected laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from published import (
     COLORS,
     GREY,
-    Arm,
     Arms,
     Example,
     Recipe,
     Scale,
     Table,
+    Work,
     draw_runs,
     ends,
     figure,
+    measuring,
     overhead,
     percent,
     sizes,
@@ -74,11 +74,12 @@ RECIPES = {
 PUBLISHED = {"MNIST": "4.5", "Fashion-MNIST": "4.6"}
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """Every data set with cuts and without."""
+    arms: dict[str, Work] = {}
     for name, recipe in RECIPES[scale].items():
-        yield f"{name}, pruned", recipe.run()
-        yield f"{name}, normal", recipe.plain().run()
+        arms |= {f"{name}, pruned": recipe, f"{name}, normal": recipe.plain()}
+    return arms
 
 
 def table(arms: Arms) -> Table:
@@ -115,10 +116,11 @@ def draw(arms: Arms) -> Figure:
 
 def _sets(arms: Arms) -> list[str]:
     """The data sets both of whose arms are there."""
-    return [name.removesuffix(", normal") for name in arms if name.endswith(", normal")]
+    names = [name.removesuffix(", normal") for name in arms if name.endswith(", normal")]
+    return [name for name in names if f"{name}, pruned" in arms]
 
 
-EXAMPLE = Example("convolutional_networks", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("convolutional_networks", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

@@ -9,11 +9,10 @@ cuts (f = 0.5, then 0.3), and with cuts to the bare spikes. Without cuts the tab
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from published import COLORS, GREY, Arm, Arms, Example, Recipe, Scale, Table, ends, figure, percent
+from published import COLORS, GREY, Arm, Arms, Example, Recipe, Scale, Table, Work, ends, figure, measuring, percent
 
 from rmt_compress.training import CycleSettings, TrainingSettings
 
@@ -43,11 +42,13 @@ RECIPES = {
 CUTS = {"no cuts": None, "f = 0.5, 0.3": "0.5,0.3", "f = 0": "0"}
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """The same seeds without cuts, with gentle cuts and with hard ones."""
-    for name, share in CUTS.items():
-        cycle = None if share is None else CycleSettings(every=FIRST_CUT, keep_bulk=share)
-        yield name, replace(RECIPES[scale], cycle=cycle).run()
+    cycles = {
+        name: None if share is None else CycleSettings(every=FIRST_CUT, keep_bulk=share)
+        for name, share in CUTS.items()
+    }
+    return {name: replace(RECIPES[scale], cycle=cycle) for name, cycle in cycles.items()}
 
 
 def _at_first_cut(arm: Arm) -> list[int]:
@@ -92,7 +93,7 @@ def draw(arms: Arms) -> Figure:
     return result
 
 
-EXAMPLE = Example("dead_outputs", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("dead_outputs", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

@@ -7,12 +7,26 @@ all. L2 alone stands beside L1+L2. Everything is run with a ReLU after the last 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from published import COLORS, GREY, Arm, Arms, Example, Recipe, Scale, Table, ends, figure, percent, sizes
+from published import (
+    COLORS,
+    GREY,
+    Arms,
+    Example,
+    Recipe,
+    Scale,
+    Table,
+    Work,
+    ends,
+    figure,
+    measuring,
+    percent,
+    sizes,
+)
 
+from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.training import CycleSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -32,7 +46,8 @@ RECIPES = {
         SMALL,
         arch="mlp:784,3000,3000,3000,3000,500,10/init=normal,final=relu",
         training=replace(SMALL.training, epochs=100, schedule="step:0.96,4"),
-        cycle=CycleSettings(every=4, keep_bulk="slope:0.005"),
+        cycle=CycleSettings(every=4, keep_bulk="slope:0.005", plan=PlanSettings(when_not_smaller="truncate")),
+        seeds=(0, 1, 2),
         samples=None,
     ),
     "quick": replace(
@@ -56,17 +71,19 @@ PUBLISHED = {
 }
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """Three terms, with and without cuts, with and without the last ReLU."""
+    arms: dict[str, Work] = {}
     for final in (",final=relu", ""):
         for terms, (l1, l2) in TERMS.items():
             recipe = RECIPES[scale]
             training = replace(recipe.training, l1=l1, l2=l2)
             recipe = replace(recipe, arch=recipe.arch.replace(",final=relu", final), training=training)
             last = "final ReLU" if final else "no final ReLU"
-            yield f"{terms} | {last}", recipe.plain().run()
+            arms[f"{terms} | {last}"] = recipe.plain()
             pruned = "pruning" if terms == "nothing" else f"pruning, {terms}"
-            yield f"{pruned} | {last}", recipe.run()
+            arms[f"{pruned} | {last}"] = recipe
+    return arms
 
 
 def table(arms: Arms) -> Table:
@@ -76,11 +93,11 @@ def table(arms: Arms) -> Table:
     ]
     for name, published in PUBLISHED.items():
         relu, free = arms.get(f"{name} | final ReLU"), arms.get(f"{name} | no final ReLU")
-        if relu is None or free is None:
+        if relu is None and free is None:
             continue
-        lost = ", ".join(f"{value:.0f}" for value in ends(relu, "never_predicted"))
-        accuracy = [percent(ends(arm, "test_accuracy")) for arm in (relu, free)]
-        rows.append([name, published, accuracy[0], lost, accuracy[1], sizes(free)])
+        lost = "" if relu is None else ", ".join(f"{value:.0f}" for value in ends(relu, "never_predicted"))
+        accuracy = ["" if arm is None else percent(ends(arm, "test_accuracy")) for arm in (relu, free)]
+        rows.append([name, published, accuracy[0], lost, accuracy[1], "" if free is None else sizes(free)])
     return rows
 
 
@@ -102,7 +119,7 @@ def draw(arms: Arms) -> Figure:
     return result
 
 
-EXAMPLE = Example("fashion_regularization", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("fashion_regularization", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

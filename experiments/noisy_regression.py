@@ -10,13 +10,12 @@ own variance is 0.74. Cut: every 20 epochs to the spikes and the share f of the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from published import COLORS, GREY, Arm, Arms, Example, Scale, Table, figure
+from published import COLORS, GREY, Arms, Example, Scale, Table, Tell, Work, figure, measuring
 from torch.nn import functional
 
 from rmt_compress.networks.architectures import build
@@ -41,6 +40,14 @@ class Problem:
     samples: int = 500
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
+    def settings(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {**asdict(self), "cycle": self.cycle and self.cycle.plain()}
+
+    def one(self, seed: int, tell: Tell) -> dict[str, Any]:
+        """A run."""
+        return _run(self, seed, tell)
+
 
 def target(x: torch.Tensor) -> torch.Tensor:
     """The noise-free values (N, 1) at the points x (N, 10)."""
@@ -50,42 +57,43 @@ def target(x: torch.Tensor) -> torch.Tensor:
 
 SETTINGS = {
     "small": ("mlp:10,400,400,400,1", 120, 20, range(5)),
-    "full": ("mlp:10,2000,2000,2000,1", 600, 20, range(10)),
+    "full": ("mlp:10,2000,2000,2000,1", 600, 60, range(10)),
     "quick": ("mlp:10,48,48,1", 20, 10, range(2)),
 }
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """Not cut; cut to nothing of the bulk in the end; cut to nothing of it every time."""
     arch, epochs, every, seeds = SETTINGS[scale]
     training = TrainingSettings(epochs=epochs, batch_size=50, learning_rate=0.02)
     falling = CycleSettings(every=every, keep_bulk="auto")
     at_once = CycleSettings(every=every, keep_bulk="0")
-    arms = {"not cut": (training, None), "f falling to 0": (training, falling), "f = 0": (training, at_once)}
-    for name, (how, cycle) in arms.items():
-        problem = Problem(arch, how, cycle, seeds=tuple(seeds))
-        settings = {**asdict(problem), "cycle": cycle and cycle.plain()}
-        yield name, {"settings": settings, "runs": [_run(problem, seed) for seed in problem.seeds]}
+    arms = {"not cut": None, "f falling to 0": falling, "f = 0": at_once}
+    return {name: Problem(arch, training, cycle, seeds=tuple(seeds)) for name, cycle in arms.items()}
 
 
-def _run(problem: Problem, seed: int) -> dict[str, Any]:
+def _run(problem: Problem, seed: int, tell: Tell) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     random = torch.Generator().manual_seed(seed)
     x = 2 * torch.rand(problem.samples, 10, generator=random) - 1
     y = target(x) + DEVIATION * torch.randn(problem.samples, 1, generator=random)
     unseen = 2 * torch.rand(5000, 10, generator=random) - 1
-    network = Network(build(problem.arch, seed=seed))
+    x, y, unseen = (each.to(device) for each in (x, y, unseen))
+    network = Network(build(problem.arch, seed=seed).to(device))
     optimizer = make_optimizer(network.model, problem.training)
     cycle = None if problem.cycle is None else Cycle(problem.cycle)
     epochs = problem.training.epochs
     cuts = () if problem.cycle is None else problem.cycle.cuts(epochs, trained=False)
     points, begun = [], time.perf_counter()
     for epoch in range(1, epochs + 1):
-        for batch in torch.split(torch.randperm(len(x), generator=random), problem.training.at_once(text=False)):
+        order = torch.randperm(len(x), generator=random).to(device)
+        for batch in torch.split(order, problem.training.at_once(text=False)):
             optimizer.zero_grad()
             torch.autograd.backward(functional.mse_loss(network.model(x[batch]), y[batch]))
             optimizer.step()
         if epoch % 5 == 0:
             points.append([epoch, *_errors(network, x, y, unseen)])
+            tell({"event": "epoch", "epoch": epoch, "seen": points[-1][1], "unseen": points[-1][2]})
         if cycle is not None and epoch in cuts:
             share = schedules.retained_share(cycle.settings.keep_bulk, cuts)(epoch)
             before, old = dict(network.model.named_parameters()), optimizer
@@ -123,7 +131,7 @@ def table(arms: Arms) -> Table:
 def draw(arms: Arms) -> Figure:
     """Both errors over the epochs, the mean of the seeds."""
     result, (unseen, seen) = figure(2, width=5.8)
-    for color, (name, arm) in zip((GREY, COLORS[0], COLORS[1]), arms.items(), strict=True):
+    for color, (name, arm) in zip((GREY, COLORS[0], COLORS[1]), arms.items(), strict=False):
         mean = np.mean([run["points"] for run in arm["runs"]], axis=0)
         for axes, column in ((unseen, 2), (seen, 1)):
             axes.plot(mean[:, 0], mean[:, column], color=color, lw=1.6, label=name)
@@ -136,7 +144,7 @@ def draw(arms: Arms) -> Figure:
     return result
 
 
-EXAMPLE = Example("noisy_regression", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("noisy_regression", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

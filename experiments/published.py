@@ -8,7 +8,8 @@ Every example is a script of its own beside this one:
     python experiments/bssz24_mnist.py --draw           # table and picture again from the numbers in NAME.json
 
 Each writes NAME.json, NAME.md and NAME.png to experiments/data/reproduction; NAME.json grows with every arm that is
-done, so that what a long run has measured is not lost when it is broken off.
+done, so that what a long run has measured is not lost when it is broken off. `full_scale.py` runs the single seeds
+of all of them several at a time on one GPU, and writes to experiments/data/reproduction/full.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import torch
 
@@ -29,6 +30,7 @@ from rmt_compress.outputs import replacing
 from rmt_compress.training import CycleSettings, TrainingSettings, finetune
 from rmt_compress.training.event_log import Event
 from rmt_compress.training.finetuning import Listeners
+from rmt_compress.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +41,8 @@ Arm = dict[str, Any]
 Arms = dict[str, Arm]
 Table = list[list[str]]
 """Rows of cells, the heading first."""
+Tell = Callable[[Event], None]
+"""Is told what happens as it does."""
 
 FOLDER = Path(__file__).parent / "data" / "reproduction"
 INK, GREY = "#1d3557", "#6c757d"
@@ -48,6 +52,20 @@ _EVENT = (
     *("never_predicted", "parameters", "nonzeros", "keep_bulk", "threshold", "seconds"),
 )
 _LAYER = ("name", "action", "rank")
+
+
+class Work(Protocol):
+    """One arm, a seed at a time."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One run each."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that determines the runs, as plain data."""
+
+    def one(self, seed: int, tell: Tell) -> dict[str, Any]:
+        """A run, as plain data; `tell` is given its events as they come, in the form they have in it."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +98,8 @@ class Recipe:
         """All of it as plain data."""
         return {**asdict(self), "cycle": self.cycle and self.cycle.plain()}
 
-    def run(self, keep: Path | None = None) -> Arm:
-        """Train; settings and events come back as plain data.
-
-        Args:
-            keep: where the first seed's network is to be written; None for nowhere.
-        """
+    def one(self, seed: int, tell: Tell, keep: Path | None = None) -> dict[str, Any]:
+        """See `Work`; the network is written to `keep`, if that is given."""
         with tempfile.TemporaryDirectory() as folder:
             done = finetune(
                 None if self.source is None else Path(__file__).parents[1] / self.source,
@@ -94,13 +108,28 @@ class Recipe:
                 arch=self.arch or None,
                 training=self.training,
                 cycle=self.cycle,
-                seeds=self.seeds,
+                seeds=(seed,),
                 samples=self.samples,
+                resumable=False,
                 force=True,
-                listeners=Listeners(event=_tell),
+                listeners=Listeners(event=lambda event: tell(_slim(event))),
             )
-        runs = [{"seed": run.seed, "events": [_slim(event) for event in run.events]} for run in done.runs]
-        return {"settings": self.settings(), "runs": runs}
+        return {"seed": seed, "events": [_slim(event) for event in done.runs[0].events]}
+
+
+def arm_of(work: Work, tell: Tell | None = None) -> Arm:
+    """All runs of an arm, one after the other."""
+    return {"settings": work.settings(), "runs": [work.one(seed, tell or tell_all) for seed in work.seeds]}
+
+
+def measuring(works: Callable[[Scale], dict[str, Work]]) -> Callable[[Scale], Iterator[tuple[str, Arm]]]:
+    """What `Example` measures, where arms have nothing to do with each other."""
+
+    def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+        for name, work in works(scale).items():
+            yield name, arm_of(work)
+
+    return measure
 
 
 @dataclass
@@ -113,6 +142,7 @@ class Example:
         measure: yields its arms by name, one after the other.
         table: published and measured numbers side by side.
         draw: the picture.
+        works: the same arms as `measure` yields, each to be run a seed at a time; None where that cannot be.
     """
 
     name: str
@@ -120,6 +150,7 @@ class Example:
     measure: Callable[[Scale], Iterator[tuple[str, Arm]]]
     table: Callable[[Arms], Table]
     draw: Callable[[Arms], Figure]
+    works: Callable[[Scale], dict[str, Work]] | None = None
     arms: Arms = field(default_factory=dict)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
@@ -140,6 +171,10 @@ class Example:
         file = folder / f"{self.name}.json"
         if not asked.draw:
             self._measure("quick" if asked.quick else asked.scale, file)
+        self.show(file)
+
+    def show(self, file: Path) -> None:
+        """Table and picture beside a NAME.json."""
         numbers = json.loads(file.read_text(encoding="utf-8"))
         with replacing(file.with_suffix(".png")) as path:
             self.draw(numbers["arms"]).savefig(path, dpi=130)
@@ -153,8 +188,7 @@ class Example:
             seconds = round(time.perf_counter() - begun, 1)
             head = {"name": self.name, "scale": scale, "seconds": seconds, "threads": torch.get_num_threads()}
             numbers = {**head, "torch": torch.__version__, "arms": self.arms}
-            with replacing(file) as path:
-                path.write_text(json.dumps(_rounded(numbers), indent=1, ensure_ascii=False) + "\n", "utf-8")
+            write_numbers(numbers, file)
 
     def markdown(self, numbers: dict[str, Any]) -> str:
         """The page with the table, from what NAME.json holds."""
@@ -162,11 +196,37 @@ class Example:
         lines = [heading, ["---"] * len(heading), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         title, _, rest = self.text.partition("\n")
+        if numbers["scale"] == "full":
+            rest = "\n".join(dict.fromkeys(_said(arm["settings"]) for arm in numbers["arms"].values()))
         ran = (
             f"Ran at scale `{numbers['scale']}` in {numbers['seconds'] / 60:.1f} minutes, torch {numbers['torch']}"
         )
-        ran += f" on {numbers['threads']} thread{'s' * (numbers['threads'] > 1)} of a shared CPU."
+        ran += numbers.get("where", f" on {counted(numbers['threads'], 'thread')} of a shared CPU.")
         return f"# {title}\n\n{rest.strip()}\n\n{ran}\n\n{table}\n\n![{title}]({self.name}.png)\n"
+
+
+def _said(settings: dict[str, Any]) -> str:
+    """What determines the runs of an arm, in a line of a list."""
+    training, cycle = settings["training"], settings["cycle"]
+    said = [f"`{settings['arch']}`", settings.get("data", ""), f"{training['epochs']} epochs"]
+    said.append(f"batches of {training['batch_size'] or 128} at {training['learning_rate']:g}")
+    said.append(f"rate {training['schedule']}, momentum {training['momentum']:g}")
+    said += [f"{name} {training[name]:g}" for name in ("l1", "l2", "weight_decay") if training[name]]
+    if cycle is not None:
+        said.append(f"cut every {cycle['every']} ({cycle['mode']}), bulk kept {cycle['keep_bulk']}")
+        said.append(f"fit errors up to {cycle['gof']:g}")
+        said += [
+            f"{name} {cycle[name]}"
+            for name in ("when_not_smaller", "sparsify")
+            if cycle[name] not in (None, "keep")
+        ]
+    return f"- {'; '.join(filter(None, said))}"
+
+
+def write_numbers(numbers: dict[str, Any], file: Path) -> None:
+    """Write a NAME.json."""
+    with replacing(file) as path:
+        path.write_text(json.dumps(_rounded(numbers), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def ends(arm: Arm, key: str) -> list[float]:
@@ -194,9 +254,11 @@ def overhead(arm: Arm) -> float:
     shares: list[float] = []
     for run in arm["runs"]:
         cuts = [index for index, event in enumerate(run["events"]) if event["event"] == "cycle"]
+        if not cuts:
+            continue
         train = sum(event["seconds"]["train"] for event in run["events"][: cuts[-1]])
         shares.append(sum(run["events"][index]["seconds"]["analyze"] for index in cuts) / train)
-    return max(shares)
+    return max(shares, default=0.0)
 
 
 def figure(columns: int, *, rows: int = 1, width: float = 5.2, height: float = 4.2) -> tuple[Figure, list[Axes]]:
@@ -226,7 +288,8 @@ def draw_runs(axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor:
     axes.locator_params(axis="x", integer=True)
 
 
-def _tell(event: Event) -> None:
+def tell_all(event: Event) -> None:
+    """Print the numbers of an event."""
     print({key: event[key] for key in _EVENT if key in event and key != "seconds"}, flush=True)
 
 

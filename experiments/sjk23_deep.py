@@ -8,22 +8,22 @@ place where the paper saw 86.4 % without cuts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from published import (
     COLORS,
     GREY,
-    Arm,
     Arms,
     Example,
     Recipe,
     Scale,
     Table,
+    Work,
     draw_runs,
     ends,
     figure,
+    measuring,
     percent,
     sizes,
 )
@@ -52,10 +52,9 @@ RECIPES = {
 }
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """With cuts and without."""
-    yield "pruned", RECIPES[scale].run()
-    yield "normal", RECIPES[scale].plain().run()
+    return {"pruned": RECIPES[scale], "normal": RECIPES[scale].plain()}
 
 
 def table(arms: Arms) -> Table:
@@ -82,7 +81,7 @@ def draw(arms: Arms) -> Figure:
     return result
 
 
-EXAMPLE = Example("sjk23_deep", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("sjk23_deep", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

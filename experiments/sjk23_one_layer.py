@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from published import COLORS, INK, Arm, Arms, Example, Recipe, Scale, Table, figure
+from published import COLORS, INK, Arm, Arms, Example, Recipe, Scale, Table, figure, tell_all
 
 import rmt_compress as rmt
 from rmt_compress.data import load_data
@@ -47,8 +47,8 @@ def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
         # The sample's order of images is another one: seed 0 is no repetition of it.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "network.safetensors"
-            trained = replace(recipe, seeds=(seed,)).run(keep=file)
-            yield f"seed {seed}", {**trained, **_sweep(file, recipe)}
+            run = recipe.one(seed, tell_all, keep=file)
+            yield f"seed {seed}", {"settings": recipe.settings(), "runs": [run], **_sweep(file, recipe)}
 
 
 def _sweep(file: Path, recipe: Recipe) -> Arm:

@@ -8,22 +8,22 @@ the paper says neither that nor its learning rate, which here is 0.02 × 0.96 ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from published import (
     COLORS,
     GREY,
-    Arm,
     Arms,
     Example,
     Recipe,
     Scale,
     Table,
+    Work,
     draw_runs,
     ends,
     figure,
+    measuring,
     percent,
     sizes,
 )
@@ -57,13 +57,12 @@ RECIPES = {
 }
 
 
-def measure(scale: Scale) -> Iterator[tuple[str, Arm]]:
+def works(scale: Scale) -> dict[str, Work]:
     """Both modes, and training without cuts."""
     recipe = RECIPES[scale]
     assert recipe.cycle is not None
-    yield "recursive", recipe.run()
-    yield "recombine", replace(recipe, cycle=replace(recipe.cycle, mode="recombine")).run()
-    yield "normal", recipe.plain().run()
+    other = replace(recipe, cycle=replace(recipe.cycle, mode="recombine"))
+    return {"recursive": recipe, "recombine": other, "normal": recipe.plain()}
 
 
 def table(arms: Arms) -> Table:
@@ -88,7 +87,7 @@ def draw(arms: Arms) -> Figure:
     return result
 
 
-EXAMPLE = Example("sjk23_splitting", __doc__ or "", measure, table, draw)
+EXAMPLE = Example("sjk23_splitting", __doc__ or "", measuring(works), table, draw, works)
 
 if __name__ == "__main__":
     EXAMPLE.main()

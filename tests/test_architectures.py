@@ -156,7 +156,13 @@ def test_dropout_probability_and_places():
 
 @pytest.mark.parametrize(
     ("init", "variance"),
-    [("uniform", 1 / (3 * 576)), ("normal", 1 / 576), ("he", 2 / 576), ("xavier", 2 / (576 + 96 * 9))],
+    [
+        ("uniform", 1 / (3 * 576)),
+        ("normal", 1 / 576),
+        ("he", 2 / 576),
+        ("xavier", 2 / (576 + 96 * 9)),
+        ("sparse", 1 / 576),
+    ],
 )
 def test_initial_weights(init, variance):
     conv = build(f"cnn:64x4x4/96,p/10/init={init}", seed=1).get_submodule("conv1")
@@ -170,6 +176,7 @@ def test_initial_weights(init, variance):
     else:
         assert weight.abs().max().item() > 3 * math.sqrt(variance)
         assert not bias.any()
+    assert (weight == 0).float().mean().item() == pytest.approx(0.9 * (init == "sparse"), abs=0.01)
 
 
 def test_linear_uniform_is_torch_own_initialisation():

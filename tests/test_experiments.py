@@ -19,6 +19,8 @@ EXAMPLES = {
     "convolutional_networks": ("normal | pruned", "ours, digits"),
     "dead_outputs": ("classes lost", "f = 0.5, 0.3"),
     "fashion_regularization": ("pruning, L1+L2 | 90.5 %", "nothing | 71.6 %"),
+    "gradient_descent": ("test loss", "gradient descent, pruned"),
+    "initializations": ("begins | not cut", "sparse |"),
     "overlaps": ("short side", "40 × 40"),
     "noisy_regression": ("error to the target", "f falling to 0"),
     "sjk23_deep": ("SJK23 4.6, pruned | 98.6 %", "ours, pruned"),

@@ -7,8 +7,9 @@
                                                         function that is called, or a network ready made
     net.py:Net(16, hidden=32)                           called with these arguments, which are literals
 
-Options: ``init=uniform|normal|he|xavier`` (default ``uniform``), ``final=relu`` for a ReLU after the last layer
-too (as in BSSZ24's runs; an output can die of it, method.md §9), and for a ``cnn`` ``dropout=P`` (default 0.35).
+Options: ``init=uniform|normal|he|xavier|sparse`` (default ``uniform``), ``final=relu`` for a ReLU after the last
+layer too (as in BSSZ24's runs; an output can die of it, method.md §9), and for a ``cnn`` ``dropout=P`` (default
+0.35).
 
 Models are `torch.nn.Sequential` of stock layers with names (``fc1``, ``conv1``, ``conv1_norm`` …), so their
 files load without this package.
@@ -30,13 +31,18 @@ from rmt_compress.wording import one_line
 if TYPE_CHECKING:
     from torch import nn
 
-Init = Literal["uniform", "normal", "he", "xavier"]
+Init = Literal["uniform", "normal", "he", "xavier", "sparse"]
 """How weights begin, n = inputs of one output unit.
 
 ``uniform``: weights and biases U(−1/√n, 1/√n) (SJK23, and what torch's layers do by themselves).
-With zero biases: ``normal`` N(0, 1/n) (BSSZ24), ``he`` N(0, 2/n), ``xavier`` N(0, 2/(n + outputs)).
+With zero biases: ``normal`` N(0, 1/n) (BSSZ24), ``he`` N(0, 2/n), ``xavier`` N(0, 2/(n + outputs));
+``sparse`` as ``normal``, but nine of ten weights are 0 and the others √10 times as large (BSSZ24 §10.2 begins
+sparse as well; how sparse we do not know).
 """
 Final = Literal["none", "relu"]
+
+# Share of the weights that are not 0 in a network that begins ``sparse``.
+_FILLED = 0.1
 
 POOL = 0
 """Stands for a 2×2 max-pool among the channels of a `CNN`; written ``p``."""
@@ -339,8 +345,10 @@ def _initialized(model: nn.Module, init: Init) -> nn.Module:
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 inputs = layer.weight[0].numel()
                 outputs = layer.weight.numel() // layer.weight.shape[1]
-                variance = {"normal": 1 / inputs, "he": 2 / inputs, "xavier": 2 / (inputs + outputs)}[init]
-                layer.weight.normal_(0.0, math.sqrt(variance))
+                variances = {"he": 2 / inputs, "xavier": 2 / (inputs + outputs)}
+                layer.weight.normal_(0.0, math.sqrt(variances.get(init, 1 / inputs)))
+                if init == "sparse":
+                    layer.weight.mul_(torch.rand_like(layer.weight) < _FILLED).div_(math.sqrt(_FILLED))
                 if layer.bias is not None:
                     layer.bias.zero_()
     return model
