@@ -345,7 +345,8 @@ def main() -> None:
     done = {(line["example"], line["arm"], line["seed"]) for line in lines_of(asked.folder) if line["finished"]}
     waiting = [job for job in jobs(scale, tuple(asked.only)) if job.key not in done]
     print(f"{len(waiting)} runs wanted, {len(done)} there already", flush=True)
-    Runner(asked.folder, scale, asked.lanes, asked.seconds).go(waiting)
+    if waiting:
+        Runner(asked.folder, scale, min(asked.lanes, len(waiting)), asked.seconds).go(waiting)
 
 
 if __name__ == "__main__":

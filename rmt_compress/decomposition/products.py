@@ -28,7 +28,8 @@ def decompose_product(down: torch.Tensor, up: torch.Tensor) -> Decomposition:
         NonFiniteError: an entry is NaN or Inf.
     """
     left, right, core = _reduced(down, up, mode="reduced")
-    # CUDA finds eigenvectors many times faster than singular vectors.
+    # CUDA finds eigenvectors many times faster than singular vectors. Squares of float64 keep all digits of factors
+    # in float32.
     found = decompose(core) if core.is_cuda else None
     u, s, vt = torch.linalg.svd(core, full_matrices=False) if found is None else (found.u, found.s, found.vt)
     return Decomposition(left @ u, s, vt @ right.T, down.dtype)
@@ -37,7 +38,11 @@ def decompose_product(down: torch.Tensor, up: torch.Tensor) -> Decomposition:
 def product_singular_values(down: torch.Tensor, up: torch.Tensor) -> NDArray[np.float64]:
     """The singular values alone, descending; see `decompose_product`."""
     _, _, core = _reduced(down, up, mode="r")
-    return np.asarray(torch.linalg.svdvals(core).cpu().numpy(), dtype=np.float64)
+    if core.is_cuda:
+        values = torch.linalg.eigvalsh(core @ core.T).clamp(min=0).sqrt().flip(0)
+    else:
+        values = torch.linalg.svdvals(core)
+    return np.asarray(values.cpu().numpy(), dtype=np.float64)
 
 
 def _reduced(down: torch.Tensor, up: torch.Tensor, *, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
