@@ -75,13 +75,14 @@ def by_size(place: Place) -> list[Row]:
     rows: list[Row] = []
     for p in (48, 80) if place.quick else (64, 128, 256, 512, 1024, 2048):
         k = max(2, min(32, 2**23 // p**2))
+        few = min(k, max(1, 1024 // p))
         here = [torch.randn(p, p) for _ in range(k)]
         there = [matrix.to(place.device) for matrix in here]
         alone, together, cpu = (
             _median(run)
-            for run in (partial(_each, there), partial(stacked_singular_values, there), partial(_each, here[:4]))
+            for run in (partial(_each, there), partial(stacked_singular_values, there), partial(_each, here[:few]))
         )
-        row: Row = {"p": p, "k": k, "CPU, each, all threads": cpu / min(4, k), "device, each": alone / k}
+        row: Row = {"p": p, "k": k, "CPU, each, all threads": cpu / few, "device, each": alone / k}
         rows.append({**row, "together, each": together / k, "one by one/together": alone / together})
     return rows
 
@@ -97,7 +98,7 @@ def vectors_by_size(place: Place) -> list[Row]:
     for p in (48, 80) if place.quick else (64, 128, 256, 512, 1024, 2048):
         matrix = torch.randn(p, 2 * p)
         for rank in (p // 8, p):
-            times = [_median(partial(_cut, matrix, rank, device)) for device in place.sides]
+            times = [_median(partial(_cut, matrix, rank, device), 1 if p > 512 else 3) for device in place.sides]
             rows.append(
                 {"p": p, "rank": rank, "CPU": times[0], "device": times[1], "CPU/device": times[0] / times[1]}
             )
@@ -144,10 +145,7 @@ def blocks(place: Place) -> list[Row]:
         # A quarter of the eigenvectors of seven such layers takes a CPU minutes.
         here = None if run is pruned and not place.quick else 2 * stopwatch(partial(run, files[0], "cpu"))
         rows.append(_ratio(f"two blocks {what}", here, there))
-    matrix = open_checkpoint(files[0]).read("layers.0.self_attn.q_proj.weight")
-    rank = min(matrix.shape) // 4
-    times = [stopwatch(partial(_cut, matrix, rank, device)) for device in place.sides]
-    return [*rows, _ratio(f"one {matrix.shape[0]} × {matrix.shape[1]} cut to rank {rank}", *times)]
+    return rows
 
 
 def _ratio(what: str, here: float | None, there: float) -> Row:
@@ -282,7 +280,7 @@ def _road(device: str, quick: bool) -> dict[str, float]:
     found["distance of outputs"] = float(after.agreement.details["relative_error"] or 0.0)
     renew_statistics(small, batches)
     found["accuracy, statistics renewed"] = task.score(small).value
-    report = rmt.repair_blocks(small, model, batches, passes=1 if quick else 3, rate=1e-3)
+    report = rmt.repair_blocks(small, model, batches, passes=1, rate=1e-3)
     found["error of the last block before repair"], found["after"] = report.before, report.after
     found["accuracy, repaired"] = task.score(small).value
     found["peak memory, bytes"] = float(evaluate(model, task, latency=False).peak_memory or 0)

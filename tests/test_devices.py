@@ -83,6 +83,24 @@ def test_one_broken_matrix_does_not_spoil_the_others():
         first.find(alpha=0.25)
 
 
+@pytest.mark.parametrize("fault", ("wrong", "none"))
+def test_wrong_values_of_a_stack_are_noticed_and_found_one_by_one(monkeypatch, fault):
+    """Solvers for stacks have given the diagonal for eigenvalues, and none at all where one did not converge."""
+    right = torch.linalg.eigvalsh
+
+    def faulty(grams, UPLO="L"):
+        if grams.dim() < 3:
+            return right(grams, UPLO=UPLO)
+        if fault == "none":
+            raise torch.linalg.LinAlgError("one of them did not converge")
+        return grams.diagonal(dim1=1, dim2=2).sort(1).values
+
+    matrices = [torch.randn(70, 90) for _ in range(3)]
+    monkeypatch.setattr(torch.linalg, "eigvalsh", faulty)
+    for matrix, found in zip(matrices, stacked_singular_values(matrices), strict=True):
+        np.testing.assert_allclose(found.find(alpha=0.25)[:50], torch.linalg.svdvals(matrix)[:50], rtol=1e-4)
+
+
 @pytest.mark.parametrize("jobs", (1, 3))
 def test_layers_analysed_together_are_as_by_themselves(mixed, jobs):
     same(rmt.analyze(mixed, device=OTHER, jobs=jobs), rmt.analyze(mixed))

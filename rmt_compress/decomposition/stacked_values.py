@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Rounding in float32 moves the sum of squares by some 1e-6.
+_SAME_SIZE = 1e-5
+
+
 @dataclass(frozen=True)
 class FoundValues:
     """Singular values that are known; asked like `spectrum.SingularValues`.
@@ -74,7 +78,7 @@ def stacked_singular_values(matrices: Sequence[torch.Tensor], *, alpha: float = 
         if not places:
             continue
         grams = _grams([wide[place] for place in places], double=double, kernels=kernels)
-        values = torch.linalg.eigvalsh(grams, UPLO="L").to("cpu", torch.float64).numpy()
+        values = _eigenvalues(grams)
         for place, own in zip(places, values, strict=True):
             if exact_enough(own, alpha, double=double):
                 found[place] = roots(own)
@@ -82,6 +86,25 @@ def stacked_singular_values(matrices: Sequence[torch.Tensor], *, alpha: float = 
         if place not in found:
             found[place] = kernels.singular_values(matrix)
     return [FoundValues(found[place]) for place in range(len(wide))]
+
+
+def _eigenvalues(grams: torch.Tensor) -> NDArray[np.float64]:
+    """Ascending eigenvalues (k, p) of Gram matrices (k, p, p) of which the whole stands, or one of them."""
+    try:
+        values = torch.linalg.eigvalsh(grams, UPLO="L").to("cpu", torch.float64)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if len(grams) == 1:
+            raise
+        values = torch.full(grams.shape[:2], torch.nan, dtype=torch.float64)
+    if len(grams) == 1:
+        return np.asarray(values.numpy())
+    # cuSOLVER's solvers for many small matrices have given wrong numbers without a word (pytorch issue 192483, cupy
+    # issue 4847), where one matrix by itself was right. Of right ones the squares sum up to those of the entries.
+    sizes = torch.linalg.vector_norm(grams, dim=(1, 2), dtype=torch.float64).cpu()
+    right = (values.square().sum(1).sqrt() - sizes).abs() <= _SAME_SIZE * sizes
+    for place in (~right).nonzero().flatten().tolist():
+        values[place] = torch.linalg.eigvalsh(grams[place], UPLO="L").to("cpu", torch.float64)
+    return np.asarray(values.numpy())
 
 
 def _grams(wide: Sequence[torch.Tensor], *, double: bool, kernels: TorchKernels) -> torch.Tensor:
