@@ -182,7 +182,7 @@ def half_precision(place: Place) -> list[Row]:
             {
                 "network": f"mlp:{widths}",
                 "products": "float32" if precision == "no" else precision,
-                "seconds of an epoch, the least": min(each["seconds"]["train"] for each in epochs),
+                "seconds of an epoch, the least": min(each["seconds"]["train"] for each in epochs[1:]),
                 "test accuracy": epochs[-1]["test_accuracy"],
                 "train loss": epochs[-1]["train_loss"],
             }
