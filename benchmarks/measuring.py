@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -132,7 +132,7 @@ def machine() -> list[str]:
     return [
         f"date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"machine: {_processor()}, {cores()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}",
-        f"versions: Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names),
+        f"versions: Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in names),
         f"threads: torch {torch.get_num_threads()}; {_thread_settings()}",
         f"load average at the start: {load:.1f}"
         + (" — other programs were running; ratios hold better than seconds" if load > 0.5 else ""),
@@ -142,6 +142,13 @@ def machine() -> list[str]:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "as it lies here"
 
 
 def _processor() -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from rmt_compress.analysis.equal_shapes import analyze_together, on_another_device
 from rmt_compress.analysis.records import Analysis, LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings, Flips, Noise, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
@@ -16,6 +18,8 @@ from rmt_compress.progress import Progress
 from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.opening import Source
 
@@ -35,6 +39,7 @@ def analyze(
     treat_as: Sequence[str] = (),
     embeddings: bool = False,
     jobs: int | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Find signal and noise in every weight of a checkpoint.
@@ -54,11 +59,14 @@ def analyze(
         embeddings: analyse embedding tables too.
         jobs: layers worked on at once; None for one per core, at most 8. Each holds one tensor
             in memory.
+        device: where weights are decomposed: each is read, copied there and given up again; None: where it is, a
+            file's on the CPU. Layers of one shape are decomposed together on a GPU, as many as its memory has room
+            for.
         progress: called with (layers done, layers in all, name) after each layer, from the calling thread.
 
     Raises:
         CheckpointError: the source cannot be read.
-        SettingsError: a setting is out of range, or a glob matches nothing.
+        SettingsError: a setting is out of range, a glob matches nothing, or there is no such device.
     """
     settings = AnalysisSettings(
         alpha=alpha,
@@ -73,19 +81,25 @@ def analyze(
         treat_as=tuple(treat_as),
         embeddings=embeddings,
     )
-    return analyze_with(source, settings, jobs=jobs, progress=progress)
+    return analyze_with(source, settings, jobs=jobs, device=device, progress=progress)
 
 
 def analyze_with(
-    source: Source, settings: AnalysisSettings, *, jobs: int | None = None, progress: Progress | None = None
+    source: Source,
+    settings: AnalysisSettings,
+    *,
+    jobs: int | None = None,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
 ) -> Analysis:
     """`analyze`, its settings in one object."""
     from rmt_compress.checkpoints import open_checkpoint
+    from rmt_compress.checkpoints.moved import moved
 
     with open_checkpoint(source) as checkpoint:
         layers = treated(checkpoint.layers(), settings.treat_as)
         _check_globs(settings, layers)
-        results = _analyze_layers(checkpoint, layers, settings, jobs, progress)
+        results = _analyze_layers(moved(checkpoint, device), layers, settings, jobs, progress)
         return Analysis(
             path=None if checkpoint.path is None else str(checkpoint.path),
             format=checkpoint.format,
@@ -112,8 +126,14 @@ def _analyze_layers(
             results[layer.tensor] = SkippedLayer(layer, reason)
         else:
             work.append(layer)
+    jobs = jobs or default_jobs()
+    elsewhere = [layer for layer in work if on_another_device(layer, checkpoint)]
+    here = [layer for layer in work if not on_another_device(layer, checkpoint)]
     # Of no work not even torch is needed.
-    finished = analyze_all(work, checkpoint, settings, jobs or default_jobs()) if work else ()
+    finished = chain(
+        analyze_together(elsewhere, checkpoint, settings, jobs) if elsewhere else (),
+        analyze_all(here, checkpoint, settings, jobs) if here else (),
+    )
     for done, (layer, result) in enumerate(finished, start=1):
         results[layer.tensor] = result
         if progress is not None:

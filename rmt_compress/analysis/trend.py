@@ -15,6 +15,8 @@ from rmt_compress.progress import Progress
 from rmt_compress.wording import counted, listed, times
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.checkpoints.opening import Source
 
 SCHEMA = "rmt-compress/trend/1"
@@ -105,6 +107,7 @@ def analyze_states(
     *,
     names: Sequence[str] | None = None,
     jobs: int | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Trend:
     """Analyse several states of one network, or two networks of one architecture, and set them side by side.
@@ -116,6 +119,7 @@ def analyze_states(
         settings: of every analysis; None for the default.
         names: what the states are called; None for their paths, without what these have in common.
         jobs: layers worked on at once, see `analyze`.
+        device: where weights are decomposed, see `analyze`.
         progress: as in `analyze`, once through for each state, the names with that of the state before them.
 
     Raises:
@@ -134,7 +138,8 @@ def analyze_states(
         tell: Progress | None = None
         if progress is not None:
             tell = _of_state(progress, name)
-        analyses.append(analyze_with(source, settings or AnalysisSettings(), jobs=jobs, progress=tell))
+        found = analyze_with(source, settings or AnalysisSettings(), jobs=jobs, device=device, progress=tell)
+        analyses.append(found)
     return _side_by_side(called, analyses)
 
 

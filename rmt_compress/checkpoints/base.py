@@ -92,6 +92,11 @@ class Checkpoint(ABC):
             CheckpointError: no such tensor, one without values, or the file no longer holds what it promised.
         """
 
+    def place(self, name: str) -> str:
+        """The device that `read` gives the tensor called `name` on, by its name; known without reading."""
+        del name
+        return "cpu"
+
     def weight(self, layer: Layer) -> torch.Tensor:
         """The weight of a layer, of its shape: a tensor, some rows of one, or what several are computed into.
 

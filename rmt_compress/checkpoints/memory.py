@@ -46,6 +46,10 @@ class StateDictCheckpoint(Checkpoint):
         self._info(name)
         return _with_values(self._state[name].detach(), name)
 
+    def place(self, name: str) -> str:
+        """Where the state dict has it."""
+        return str(self._state[name].device)
+
 
 class ModuleCheckpoint(Checkpoint):
     """A live `nn.Module`: names as in its state dict, kinds of layers as its submodules say.
@@ -73,6 +77,7 @@ class ModuleCheckpoint(Checkpoint):
                 looks[place] = module_tensor(*place)
         values = {name: looks[place] for name, place in self._owners.items()} | self._extra
         refuse_wrappers(values, "this module")
+        self._places = {name: str(value.device) for name, value in values.items()}
         self._tensors = {name: self._describe(name, value) for name, value in values.items()}
         self._ties = find_ties(values)
 
@@ -82,6 +87,10 @@ class ModuleCheckpoint(Checkpoint):
         if name in self._extra:
             return self._extra[name]
         return _with_values(module_tensor(*self._owners[name]), name)
+
+    def place(self, name: str) -> str:
+        """Where the module had it when it was opened."""
+        return self._places[name]
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors; kinds, groups and biases are those of the submodules.

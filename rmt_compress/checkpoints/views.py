@@ -72,6 +72,10 @@ class Renamed(View):
         self._info(name)
         return self.inner.read(self._inside[name])
 
+    def place(self, name: str) -> str:
+        """See `Checkpoint.place`."""
+        return self.inner.place(self._inside[name])
+
 
 class CompressedFile(View):
     """The tensors of a compressed network: factors as they are, sparse tensors decoded on reading.

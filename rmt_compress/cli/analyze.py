@@ -19,6 +19,7 @@ from rmt_compress.cli.console import (
     warning,
 )
 from rmt_compress.cli.options import (
+    Device,
     Group,
     Report,
     Trust,
@@ -70,6 +71,7 @@ def analyze(
     trust: Trust = False,
     weights: Weights = None,
     jobs: Annotated[int | None, jobs_option("worked on")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Tell which layers of a checkpoint are noise, and what cutting it would save.
 
@@ -98,7 +100,7 @@ def analyze(
                 ["--sort and --group are for one checkpoint, and these are several: leave them out"]
             )
         sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
-        _side_by_side(paths, sources, settings, as_json=as_json, csv=csv, plots=plots, jobs=jobs)
+        _side_by_side(paths, sources, settings, as_json=as_json, csv=csv, plots=plots, jobs=jobs, device=device)
         return
     path = paths[0]
     if plots is not None:
@@ -107,7 +109,7 @@ def analyze(
         check_drawable(settings)
     source = opened(path, trust=trust, weights=weights, tells=False)
     with progress_bar("Analysing") as progress:
-        analysis = analyze_with(source, settings, jobs=jobs, progress=progress)
+        analysis = analyze_with(source, settings, jobs=jobs, device=device, progress=progress)
     for text in analysis.notes:
         note(text)
     if csv is not None:
@@ -159,13 +161,14 @@ def _side_by_side(
     csv: Path | None,
     plots: Path | None,
     jobs: int | None,
+    device: str,
 ) -> None:
     from rmt_compress.analysis.trend import analyze_states, short_names
     from rmt_compress.reporting.trend_table import trend_table, write_trend_csv
 
     names = short_names([str(path) for path in paths])
     with progress_bar("Analysing") as progress:
-        trend = analyze_states(sources, settings, names=names, jobs=jobs, progress=progress)
+        trend = analyze_states(sources, settings, names=names, jobs=jobs, device=device, progress=progress)
     for name, analysis in zip(names, trend.analyses, strict=True):
         for text in analysis.notes:
             note(f"{name}: {text}")

@@ -69,7 +69,7 @@ Data = Annotated[str | None, optional(DATA_HELP)]
 Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
 Report = Annotated[Path | None, optional(REPORT_HELP, "FILE.html")]
-Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps ….")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps ….")]
 
 
 Group = Annotated[

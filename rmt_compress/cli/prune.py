@@ -24,6 +24,7 @@ from rmt_compress.cli.options import (
     ARCH_FORMS,
     DATA_HELP,
     PACK_HELP,
+    Device,
     Group,
     Pack,
     Report,
@@ -162,6 +163,7 @@ def prune(
     as_json: Annotated[bool, json_option()] = False,
     force: Annotated[bool, force_option("output files that exist")] = False,
     jobs: Annotated[int | None, jobs_option("analysed")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Cut the noise out of a checkpoint and write a smaller one.
 
@@ -242,6 +244,7 @@ def prune(
             dry_run=dry_run,
             force=force,
             jobs=jobs,
+            device=device,
             progress=progress,
         )
     for text in result.notes:

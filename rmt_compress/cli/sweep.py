@@ -222,11 +222,15 @@ def _target(
 
 
 def _analysed(
-    checkpoint: Checkpoint, what: Checkpoint | nn.Module, settings: AnalysisSettings, progress: Progress
+    checkpoint: Checkpoint,
+    what: Checkpoint | nn.Module,
+    settings: AnalysisSettings,
+    progress: Progress,
+    device: str | None = None,
 ) -> Analysis:
     from rmt_compress.analysis.analyzing import analyze_with
 
-    analysis = analyze_with(what, settings, progress=progress)
+    analysis = analyze_with(what, settings, device=device, progress=progress)
     if not analysis.analyzed:
         raise GoalNotReached(f"{checkpoint.path}: none of its layers can be cut; rmt-compress analyze says why")
     return analysis
@@ -258,7 +262,7 @@ def _budget(
     move(model, device)
     with progress_bar("Sweeping budgets") as progress:
         found, notes = sweep_within_budgets(
-            _analysed(checkpoint, checkpoint, settings, progress),
+            _analysed(checkpoint, checkpoint, settings, progress, device),
             checkpoint,
             model,
             question,
@@ -267,6 +271,7 @@ def _budget(
             moments=moments,
             limit=limit,
             batch_size=batch_size,
+            device=device,
             progress=progress,
         )
     for text in notes:

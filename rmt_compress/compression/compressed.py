@@ -18,6 +18,7 @@ from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.views import View
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
+from rmt_compress.decomposition.devices import decomposing_device, sent
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import KINDS, factor_shapes
 from rmt_compress.layers.layer import Layer, TensorInfo
@@ -115,6 +116,7 @@ class Compressed(View):
         moments: of its layers, for a plan of a calibrated basis.
         layout: ``factorized``, or ``dense`` for original names and shapes.
         architecture: the network in one word; None for what the metadata of `inner` say.
+        device: where weights are decomposed; None for where they are read. What becomes of them is on that again.
         progress: called with (layers done, layers in all, name) after each layer.
 
     Attributes:
@@ -130,6 +132,7 @@ class Compressed(View):
         moments: Moments | None = None,
         layout: Layout = "factorized",
         architecture: str | None = None,
+        device: str | torch.device | None = None,
         progress: Progress | None = None,
     ) -> None:
         super().__init__(inner)
@@ -141,6 +144,7 @@ class Compressed(View):
         # Name of a bias that changes -> the weight it changes with, and what it gains once that is known.
         self._corrected = {step.bias: step.layer.stored for step in self._steps if step.bias is not None}
         self._corrections: dict[str, torch.Tensor] = {}
+        self._device = None if device is None else decomposing_device(device)
         self._progress = progress
         self.repaired: Mapping[str, torch.Tensor] = {}
         self._done: dict[str, LayerOutcome] = {}
@@ -157,11 +161,11 @@ class Compressed(View):
         A bias that takes up the mean of what is cut waits for its weight, which is decomposed for it where it comes
         later; its own correction is in its value.
         """
-        became = become(self.inner.read(tensor), self.groups[tensor])
+        became = self._become(tensor)
         self._corrections.update(became.corrections)
         if (weight := self._corrected.get(tensor)) is not None:
             if tensor not in self._corrections:
-                self._corrections.update(become(self.inner.read(weight), self.groups[weight]).corrections)
+                self._corrections.update(self._become(weight).corrections)
             became = replace(became, value=corrected(became.value, self._corrections[tensor]), changed=True)
         for outcome in became.outcomes:
             self._done[outcome.tensor] = outcome
@@ -193,7 +197,18 @@ class Compressed(View):
             self._waiting = dict(zip(self._names[origin], pieces, strict=True))
         made = self._waiting.pop(own)
         repaired = self.repaired.get(name)
-        return made if repaired is None else repaired.to(made.dtype)
+        return made if repaired is None else repaired.to(made)
+
+    def _become(self, tensor: str) -> Became:
+        """What becomes of a tensor where weights are decomposed, back where it was read."""
+        steps, read = self.groups[tensor], self.inner.read(tensor)
+        if self._device is None or not any(step.worth_sending for step in steps):
+            return become(read, steps)
+        became = become(sent(read, self._device), steps)
+        value = became.value
+        if isinstance(value, Factors):
+            return replace(became, value=Factors(*(part.to(read.device) for part in value)))
+        return replace(became, value=value.to(read.device))
 
     def close(self) -> None:
         """Give back what the inner checkpoint keeps open."""

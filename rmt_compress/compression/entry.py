@@ -30,6 +30,7 @@ def compress(
     *,
     layout: Layout = ...,
     inplace: bool = ...,
+    device: str | torch.device | None = ...,
     progress: Progress | None = ...,
     outcomes: list[LayerOutcome] | None = ...,
 ) -> nn.Module: ...
@@ -43,6 +44,7 @@ def compress(
     *,
     layout: Layout = ...,
     inplace: bool = ...,
+    device: str | torch.device | None = ...,
     progress: Progress | None = ...,
     outcomes: list[LayerOutcome] | None = ...,
 ) -> dict[str, Any]: ...
@@ -55,6 +57,7 @@ def compress(
     *,
     layout: Layout = "factorized",
     inplace: bool = False,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
     outcomes: list[LayerOutcome] | None = None,
 ) -> nn.Module | dict[str, Any]:
@@ -67,6 +70,8 @@ def compress(
         layout: ``factorized``, or ``dense`` for original names and shapes.
         inplace: change the module itself instead of a copy of it; of no meaning for other sources. The result
             must be used all the same: a module that is a single Linear cannot become another.
+        device: where the weights of what is no module are decomposed; None for where they are, of a file the CPU.
+            A module's are decomposed where the module is.
         progress: called with (layers done, layers in all, name) after each layer.
         outcomes: what was done to each layer is appended to this list.
 
@@ -78,6 +83,7 @@ def compress(
         CompressionError: a layer cannot be replaced (hooks, parametrizations …) or holds NaN or Inf. Nothing has
             been changed if it is the module that does not allow it.
         CheckpointError: the source cannot be read.
+        SettingsError: there is no such device.
     """
     from torch import nn
 
@@ -95,7 +101,8 @@ def compress(
             source, plan, moments, layout=layout, inplace=inplace, progress=progress, outcomes=outcomes
         )
 
-    with Compressed(open_checkpoint(source), plan, moments=moments, layout=layout, progress=progress) as view:
+    checkpoint = open_checkpoint(source)
+    with Compressed(checkpoint, plan, moments=moments, layout=layout, device=device, progress=progress) as view:
         others = {name for names in view.ties.values() for name in names}
         tensors = {name: view.read(name) for name in view.tensors if name not in others}
         for first, names in view.ties.items():

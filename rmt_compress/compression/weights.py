@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.decomposition.bases import Directions, basis_called, directions_of
+from rmt_compress.decomposition.devices import worth_sending
 from rmt_compress.errors import CompressionError, PlanError
 from rmt_compress.layers.group_patterns import Pattern, pattern_called
 from rmt_compress.layers.kinds import LayerKind
@@ -71,6 +72,14 @@ class Step:
     def changes(self) -> bool:
         """Whether the weight is touched at all."""
         return self.decision is not None and self.decision.changes
+
+    @property
+    def worth_sending(self) -> bool:
+        """Whether a GPU changes the weight faster, its way there and back included."""
+        if self.decision is None or self.layer.matrix is None:
+            return False
+        works = self.decision.rank is not None or self.decision.pattern_by is not None
+        return works and worth_sending(*self.layer.matrix)
 
     @property
     def splits(self) -> bool:

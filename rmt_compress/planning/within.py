@@ -15,6 +15,8 @@ from rmt_compress.planning.price_record import curve_of_record
 from rmt_compress.planning.searching import search
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.opening import Source
     from rmt_compress.decomposition.moments import Moments
@@ -42,6 +44,7 @@ def plan_within(
     caps: Sequence[str] = (),
     positions: Mapping[str, float] | None = None,
     seconds: Seconds | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """The plan of the smallest or best network within a budget (method.md §14); see `BudgetSettings`.
@@ -67,10 +70,11 @@ def plan_within(
         caps: ``GLOB:SHARE``.
         positions: tensor of a layer -> at how many positions it is applied, see `costs.MultiplyAdds`.
         seconds: measured times.
+        device: where weights are decomposed, and kept as long as networks are tried; None for where they are.
         progress: called with (networks tried, the most that are tried, rule).
 
     Raises:
-        SettingsError: a setting is out of range, or no cut reaches a budget.
+        SettingsError: a setting is out of range, no cut reaches a budget, or there is no such device.
         PlanError: the moments are not those of this network.
         CheckpointError: the network cannot be read again.
     """
@@ -88,7 +92,14 @@ def plan_within(
         caps=tuple(caps),
     )
     return plan_within_with(
-        analysis, moments, settings, score=score, positions=positions, seconds=seconds, progress=progress
+        analysis,
+        moments,
+        settings,
+        score=score,
+        positions=positions,
+        seconds=seconds,
+        device=device,
+        progress=progress,
     )
 
 
@@ -103,6 +114,7 @@ def plan_within_with(
     fresh: int | None = None,
     positions: Mapping[str, float] | None = None,
     seconds: Seconds | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """`plan_within`, its settings in one object.
@@ -110,6 +122,7 @@ def plan_within_with(
     `source` is the network where the analysis does not know it; for `rough` and `fresh` see `searching.search`.
     """
     from rmt_compress.checkpoints import open_checkpoint
+    from rmt_compress.checkpoints.moved import moved
 
     if not settings.bounded:
         raise SettingsError(["no budget: give one of keep, macs, latency, max-drop"])
@@ -125,7 +138,7 @@ def plan_within_with(
         needs = {"macs": "the positions of the layers", "latency": "measured times"}
         raise SettingsError([f"the budget {name} needs {needs[name]}" for name in missing])
     with open_checkpoint(source) as checkpoint:
-        candidates = Candidates(checkpoint, analysis, moments, settings, costs)
+        candidates = Candidates(moved(checkpoint, device), analysis, moments, settings, costs)
         found = search(candidates, score, rough=rough, fresh=fresh, progress=progress)
         asked = {**settings.shares} | ({} if settings.max_drop is None else {"max_drop": settings.max_drop})
         record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}

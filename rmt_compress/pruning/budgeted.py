@@ -101,6 +101,8 @@ def plan_within_budget(
     model: nn.Module | None,
     question: Question | None,
     request: Request,
+    *,
+    device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Budgeted:
     """The plan that a request asks for.
@@ -111,6 +113,7 @@ def plan_within_budget(
         model: the network that it is; None where it cannot run.
         question: what it is asked about data; None without data.
         request: the budget and the inputs.
+        device: where weights are decomposed; None for the CPU.
         progress: told of every step.
 
     Raises:
@@ -125,7 +128,7 @@ def plan_within_budget(
             "checkpoint from before that"
         )
     if model is None:
-        return _unverified(analysis, checkpoint, request, progress)
+        return _unverified(analysis, checkpoint, request, device, progress)
     kept = None if request.moments is None else load_inputs(request.moments)
     names = file_names(model, checkpoint)
     names.check(
@@ -206,13 +209,14 @@ def plan_within_budget(
             fresh=None if drop is None or drop.fresh is None else drop.fresh.samples,
             positions=positions,
             seconds=seconds,
+            device=device,
             progress=_named(progress, "searching"),
         )
 
     timed: Timed | None = None
     if budget.latency is None:
         plan = plan_of(budget, None)
-        result = carried_out(model, checkpoint, plan, moments, names)
+        result = carried_out(model, checkpoint, plan, moments, names, device)
     else:
         stopwatch = Stopwatch.of(model, calibration.inputs.task, budget.latency_batch, request.timer, names)
         seconds = stopwatch.seconds(analysis, budget, request.times, _named(progress, "timing"))
@@ -220,7 +224,7 @@ def plan_within_budget(
             stopwatch,
             budget,
             lambda settings: plan_of(settings, seconds),
-            lambda plan: carried_out(model, checkpoint, plan, moments, names),
+            lambda plan: carried_out(model, checkpoint, plan, moments, names, device),
         )
         plan, result = timed.plan, timed.result
         notes += timed.notes
@@ -261,7 +265,11 @@ def partial_folder(moments: Path) -> Path:
 
 
 def _unverified(
-    analysis: Analysis, checkpoint: Checkpoint, request: Request, progress: Progress | None
+    analysis: Analysis,
+    checkpoint: Checkpoint,
+    request: Request,
+    device: torch.device | None,
+    progress: Progress | None,
 ) -> Budgeted:
     """One price by the weights, and moments that are at hand: nobody knows what it costs."""
     if request.max_drop is not None or request.budget.max_drop is not None:
@@ -275,7 +283,7 @@ def _unverified(
     if request.calibration.calibrate is not None or request.save_moments or request.show_calibration:
         raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])
     moments = None if request.moments is None else load_moments(request.moments)
-    plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, progress=progress)
+    plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, device=device, progress=progress)
     found = dict(plan.settings["budget"])
     note = "unverified: the network does not run, so that nobody knows what the cut costs; add --arch and --data"
     return Budgeted(plan, moments, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})

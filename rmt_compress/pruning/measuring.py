@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.graph_network import GraphNetwork
 from rmt_compress.networks.calibration.affordable import ASKED, affordable
 from rmt_compress.networks.computing_types import computing_type
-from rmt_compress.networks.evaluation import compare
+from rmt_compress.networks.evaluation import compare, move
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.pixel_statistics import unnormalized_samples
@@ -23,6 +24,7 @@ from rmt_compress.saving.reloading import load
 from rmt_compress.sweep import SweepTarget, sweep_rank
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from rmt_compress.analysis import Analysis
@@ -56,6 +58,7 @@ class Measurement:
         trust: as in `prune`.
         dtype: the type that both compute in; None for that of `load_model`.
         certifies: whether to certify how far the cut can move the answers.
+        device: where `model` is and the smaller one is to run, graphs apart; None for the CPU.
     """
 
     def __init__(
@@ -68,11 +71,12 @@ class Measurement:
         trust: bool,
         dtype: str | None = None,
         certifies: bool = False,
+        device: str | torch.device | None = None,
     ) -> None:
         self._arch = arch
         self._dtype = dtype
         self._checkpoint = checkpoint
-        self._trust = trust
+        self._trust, self._device = trust, device
         self._model = model
         self._task = task
         self._pixels = unnormalized_samples(model, task.samples)
@@ -84,6 +88,12 @@ class Measurement:
             check_certifiable(model, task)
 
     def _smaller(self, target: Path) -> nn.Module:
+        smaller = self._loaded(target)
+        if self._device is not None and not isinstance(smaller, GraphNetwork):
+            move(smaller, self._device)
+        return smaller
+
+    def _loaded(self, target: Path) -> nn.Module:
         original = self._checkpoint
         if self._arch is None and not original.has_graph and (own := original.own_network()) is not None:
             small = load(target, own).eval()

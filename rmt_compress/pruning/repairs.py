@@ -51,14 +51,22 @@ class CarriedOut:
 
 
 def carried_out(
-    model: nn.Module, checkpoint: Checkpoint, plan: Plan, moments: Moments | None, names: FileNames
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    moments: Moments | None,
+    names: FileNames,
+    device: torch.device | None = None,
 ) -> CarriedOut:
-    """What a plan for a checkpoint makes of its network; the network itself stays as it is."""
+    """What a plan for a checkpoint makes of its network; the network itself stays as it is.
+
+    Weights are decomposed where a module has them, those of a graph on `device`, by default the CPU.
+    """
     if not isinstance(model, GraphNetwork):
         return CarriedOut(compress(model, names.plan(plan), names.moments_in_network(moments)), {})
     changed = {decision.tensor for decision in plan.layers if decision.changes}
     biases = {layer.bias for layer in checkpoint.layers() if layer.tensor in changed}
-    dense: dict[str, Any] = compress(checkpoint, plan, moments, layout="dense")
+    dense: dict[str, Any] = compress(checkpoint, plan, moments, layout="dense", device=device)
     return CarriedOut(model, {name: dense[name] for name in model._parameters if name in changed | biases})
 
 
@@ -85,12 +93,12 @@ def scored_trials(
         batch_size: samples at once; None for the task's own.
         names: what the tensors of a trial are called in the network.
     """
-    types = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+    values = {name: parameter.data for name, parameter in model.named_parameters(remove_duplicate=False)}
 
     def score(trial: Trial) -> float | Judgement:
         trial = names.trial(trial)
-        # The cut has the file's types, which the network need not compute in.
-        tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in trial.tensors.items()}
+        # The cut has the file's types, which the network need not compute in, and is where it was decomposed.
+        tensors = {name: tensor.to(values.get(name, tensor)) for name, tensor in trial.tensors.items()}
         with tried(model, replace(trial, tensors=tensors)) as cut:
             renewed = renew_statistics(cut, inputs, uncut=uncut) if renews and trial.rule else None
             try:

@@ -13,14 +13,16 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
+from rmt_compress.checkpoints.moved import moved
 from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
 from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.compression.zero_budget import divide_sparsity
+from rmt_compress.decomposition.devices import decomposing_device
 from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
-from rmt_compress.networks.evaluation import file_size
+from rmt_compress.networks.evaluation import file_size, move
 from rmt_compress.networks.tasks.questions import Question
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.outputs import check_output, replacing
@@ -110,6 +112,7 @@ def prune(
     dry_run: bool = False,
     force: bool = False,
     jobs: int | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Cut the noise out of a checkpoint and write a smaller one.
@@ -139,10 +142,12 @@ def prune(
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
         jobs: layers analysed at once.
+        device: where weights are decomposed and, a graph apart, the network runs; None for the CPU.
         progress: called with (done, total, name) while analysing and while writing.
 
     Raises:
-        RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written.
+        RmtCompressError: bad input, a plan that does not suit, an output that must not or cannot be written, no
+            such device.
     """
     path = Path(source)
     asked_of_noise = analysis or AnalysisSettings()
@@ -164,6 +169,7 @@ def prune(
             why = "is compressed already; prune the original"
             raise CheckpointError(f"{path}: {why}{'' if opened.has_graph else again}")
         checkpoint = _folded(opened, arch) if fold_batchnorm else opened
+        place = None if device is None else decomposing_device(device)
         if not dry_run and folder is not None:
             check_folder_output(path, target, force=force)
         elif not dry_run:
@@ -189,6 +195,8 @@ def prune(
         model = None
         if asks or within is not None:
             model = network_of(opened, arch, folded=fold_batchnorm, needed=asks, dtype=dtype)
+            if place is not None and model is not None and not opened.has_graph:
+                move(model, place)
         if within is not None and model is not None and not opened.has_graph:
             model = in_single(model)
         question = Question(data, model, opened, asked) if asks and model is not None else None
@@ -198,15 +206,21 @@ def prune(
         if question is not None and model is not None:
             # What chose the plan scores nothing.
             task = question.whole() if within is None else question.part("test")
-            measurement = Measurement(opened, model, task, arch=arch, trust=trust, dtype=dtype, certifies=certify)
+            measurement = Measurement(
+                opened, model, task, arch=arch, trust=trust, dtype=dtype, certifies=certify, device=place
+            )
         budgeted = None
         if within is None:
             result = _decided(
-                checkpoint, path, analysis or AnalysisSettings(), plan, layout, moments, jobs, progress
+                checkpoint, path, analysis or AnalysisSettings(), plan, layout, moments, jobs, place, progress
             )
         else:
-            found = analyze_with(checkpoint, analysis or AnalysisSettings(), jobs=jobs, progress=progress)
-            budgeted = plan_within_budget(found, checkpoint, model, question, within, progress)
+            found = analyze_with(
+                checkpoint, analysis or AnalysisSettings(), jobs=jobs, device=place, progress=progress
+            )
+            budgeted = plan_within_budget(
+                found, checkpoint, model, question, within, device=place, progress=progress
+            )
             result = _outlined(checkpoint, path, found, budgeted.plan)
             result = replace(
                 result,
@@ -230,12 +244,12 @@ def prune(
         known = None if moments is None else load_moments(moments)
         if budgeted is not None:
             known = budgeted.moments
-        view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch, moments=known)
+        view = Compressed(checkpoint, result.plan, layout=layout, architecture=arch, moments=known, device=place)
         if budgeted is not None:
             view.repaired = _suiting(view, budgeted.repaired)
         if question is not None:
             view.metadata = {**view.metadata, **question.remembered}
-        changed = changed_outputs(checkpoint, result.plan, known) if within is None and not asks else None
+        changed = changed_outputs(checkpoint, result.plan, known, place) if within is None and not asks else None
         file = write(
             view,
             target,
@@ -317,17 +331,19 @@ def _decided(
     layout: Layout,
     moments: Path | None,
     jobs: int | None,
+    device: torch.device | None,
     progress: Progress | None,
 ) -> PruneResult:
     """What is going to be done; nothing has been yet."""
     if isinstance(plan, Plan):
         check_plan(plan, checkpoint.layers())
         return _outlined(checkpoint, path, None, plan)
-    analysis = analyze_with(checkpoint, settings, jobs=jobs, progress=progress)
+    analysis = analyze_with(checkpoint, settings, jobs=jobs, device=device, progress=progress)
     asked = plan or PlanSettings()
     made = plan_with(analysis, asked, None if moments is None else load_moments(moments))
     if asked.sparsity is not None and any(decision.sparsity is not None for decision in made.layers):
-        made = divide_sparsity(made, analysis, asked.sparsify_budget, source=checkpoint, layout=layout)
+        near = moved(checkpoint, device)
+        made = divide_sparsity(made, analysis, asked.sparsify_budget, source=near, layout=layout)
     return _outlined(checkpoint, path, analysis, made)
 
 

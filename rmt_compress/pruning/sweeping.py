@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.graph_network import GraphNetwork
+from rmt_compress.checkpoints.moved import moved
 from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.affordable import affordable
@@ -28,6 +29,7 @@ from rmt_compress.sweep import BudgetTarget, sweep_budget
 from rmt_compress.wording import counted
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from rmt_compress.analysis.records import Analysis
@@ -55,6 +57,7 @@ def sweep_within_budgets(
     limit: int | None = None,
     batch_size: int | None = None,
     timer: Timer | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> tuple[Sweep, tuple[str, ...]]:
     """A budget sweep, see `sweep.budget`, and remarks for the user.
@@ -73,6 +76,7 @@ def sweep_within_budgets(
         limit: the most samples that each network is asked; None for what takes some seconds.
         batch_size: samples at once, of scores and of times; None for the task's own.
         timer: what times networks; None for the clock.
+        device: where weights are decomposed; None for the CPU. The network runs where it is.
         progress: told of every step.
 
     Raises:
@@ -105,7 +109,9 @@ def sweep_within_budgets(
     if seconds is not None:
         clock = timer or partial(seconds_in_turns, spent=_SPENT, faster_half=True)
         timed = f"{counted(seconds.table.batch, 'sample')} at once, {device_name(model)}"
-    candidates = Candidates(checkpoint, analysis, known, budget, costs_of(analysis, positions, seconds))
+    candidates = Candidates(
+        moved(checkpoint, device), analysis, known, budget, costs_of(analysis, positions, seconds)
+    )
     renews = settings.mends != "none" and bool(batch_norms(model))
     score = scored_trials(
         model,

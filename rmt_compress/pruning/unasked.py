@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.networks.calibration.made_up import make_inputs
 from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.evaluation import move
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.huggingface import model_folder
 from rmt_compress.networks.loading import load_model
@@ -16,6 +17,8 @@ from rmt_compress.pruning.calibration import in_memory
 from rmt_compress.pruning.repairs import carried_out
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Plan
@@ -26,13 +29,16 @@ _MOST = 0.5
 third of the outputs' norm, at most."""
 
 
-def changed_outputs(checkpoint: Checkpoint, plan: Plan, moments: Moments | None) -> tuple[float, str] | None:
+def changed_outputs(
+    checkpoint: Checkpoint, plan: Plan, moments: Moments | None, device: str | torch.device | None = None
+) -> tuple[float, str] | None:
     """What a cut changes of the outputs of a Hugging Face folder's network, as a share and in words; None: unknown.
 
     Of logits it is the share of other answers, of embeddings the distance in units of their norm.
 
     Unknown it is of other files, whose network must be named; of networks with batch norms, whose inputs take
-    minutes to make; and of those that do not run, or that hold layers otherwise than the file does.
+    minutes to make; and of those that do not run, or that hold layers otherwise than the file does. It runs on
+    `device`, by default the CPU.
     """
     if model_folder(checkpoint) is None:
         return None
@@ -40,6 +46,8 @@ def changed_outputs(checkpoint: Checkpoint, plan: Plan, moments: Moments | None)
         model = load_model(checkpoint)
         if batch_norms(model):
             return None
+        if device is not None:
+            move(model, device)
         made = make_inputs(model, count=_TEXTS, length=_TOKENS)
         small = carried_out(model, checkpoint, plan, moments, file_names(model, checkpoint))
         with small.network() as cut:
