@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rmt_compress.notebooks.figures import drawn_by
+
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
     from rmt_compress.certificates.certificate import Certificate
@@ -63,6 +65,22 @@ _HOMES = {
     "save": "saving",
     "to_semi_structured": "saving.semi_structured",
 }
+# What draws a result lies above the class whose `.plot()` asks for it; this face lies above both.
+drawn_by(
+    {
+        name: f"{__name__}.reporting.{place}"
+        for name, place in {
+            "Analysis": "spectrum_plots:analysis_figure",
+            "AnalyzedLayer": "spectrum_plots:layer_figure",
+            "Trend": "trend_plots:trend_figure",
+            "Plan": "plan_plots:plan_figure",
+            "PruneResult": "plan_plots:prune_figure",
+            "Sweep": "sweep_plots:sweep_figure",
+            "Finetuned": "training_plots:finetuned_figure",
+            "Certificate": "certificate_plots:certificate_figure",
+        }.items()
+    }
+)
 
 __all__ = [
     "Analysis",

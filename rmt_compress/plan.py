@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from rmt_compress.errors import PlanError
+from rmt_compress.notebooks.figures import figure_of
 from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.wording import problems_listed, times
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Action = Literal["factorized", "truncated", "kept", "skipped"]
 Shrink = Literal["frobenius", "operator", "nuclear"]
@@ -126,6 +128,14 @@ class Plan(BaseModel):
         body = f'{head},\n  "layers": [' + (f"\n    {lines}\n  ]" if layers else "]")
         tail = [f',\n  "{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in ends.items()]
         return body + "".join(tail) + "\n}\n"
+
+    def plot(self) -> Figure:
+        """What is kept of each layer; of a plan within a budget also what was tried, and what other sizes cost.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+        """
+        return figure_of(self)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each decision.

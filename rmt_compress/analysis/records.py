@@ -14,12 +14,14 @@ from rmt_compress.analysis.noise_models import NoiseFit, null_quantile, p_value
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.layers.splitting import split_refusal
+from rmt_compress.notebooks.figures import figure_of
 from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.wording import times
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from rmt_compress.checkpoints.opening import Source
@@ -139,6 +141,15 @@ class AnalyzedLayer(LayerRecord):
         if self.layer.why_in_place is not None:
             return self.parameters
         return min(self.parameters, self.layer.factor_parameters(max(1, self.fit.spikes)))
+
+    def plot(self) -> Figure:
+        """Its spectrum and distribution function against the law that was fitted, as `analyze --plots` draws it.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+            SettingsError: the noise is no Marchenko–Pastur law.
+        """
+        return figure_of(self)
 
     def to_json(self) -> dict[str, Any]:
         """The layer's object in `analyze --json`."""
@@ -317,6 +328,19 @@ class Analysis:
     def parameters_after(self) -> int:
         """Entries left when every layer that fits is cut to its spikes."""
         return sum(layer.parameters_after for layer in self.layers if not layer.is_buffer)
+
+    def plot(self, *layers: str) -> Figure:
+        """The spectra of the analysed layers against the laws that were fitted, a small picture each.
+
+        Args:
+            layers: names, or globs of names, of those to draw, as for ``include``; none for all. Of one alone the
+                distribution functions are drawn too, as `analyze --plots` does.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+            SettingsError: no analysed layer is called so, or the noise is no Marchenko–Pastur law.
+        """
+        return figure_of(self, layers=layers)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each layer with the keys of `analyze --json`, but for what is nested in them.

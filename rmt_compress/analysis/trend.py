@@ -11,11 +11,15 @@ from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.records import Analysis, AnalyzedLayer
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.errors import CheckpointError
+from rmt_compress.notebooks.figures import figure_of
+from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.progress import Progress
 from rmt_compress.wording import counted, listed, times
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
+    from matplotlib.figure import Figure
 
     from rmt_compress.checkpoints.opening import Source
 
@@ -80,6 +84,56 @@ class Trend:
     analyses: tuple[Analysis, ...]
     layers: tuple[LayerTrend, ...]
     missing: dict[str, str]
+
+    def plot(self) -> Figure:
+        """Spikes, edge, bulk energy and fit error over the states, as `analyze --plots` draws them.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+        """
+        return figure_of(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each layer and state, with `QUANTITIES` and the verdict.
+
+        Raises:
+            MissingDependencyError: there is no pandas.
+        """
+        return data_frame(
+            {
+                "name": layer.name,
+                "state": name,
+                "place": place,
+                "matrix": state.matrix,
+                **{key: measured(state) for key, measured in QUANTITIES.items()},
+                "verdict": state.verdict,
+            }
+            for layer in self.layers
+            for place, (name, state) in enumerate(zip(self.names, layer.states, strict=True))
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the first state and the last."""
+        rows = [
+            (
+                layer.name,
+                times(layer.states[0].matrix),
+                *(
+                    f"{said(layer.states[0])} → {said(layer.states[-1])}"
+                    for said in (
+                        lambda state: f"{state.fit.spikes} of {state.fit.p}",
+                        lambda state: f"{state.fit.gof:.3f}",
+                        lambda state: f"{state.bulk_energy:.0%}",
+                        lambda state: state.verdict,
+                    )
+                ),
+            )
+            for layer in self.layers
+        ]
+        columns = ("layer", "matrix", "spikes", "fit error", "bulk energy", "verdict")
+        left = " → ".join(f"{analysis.parameters_after:,}" for analysis in self.analyses)
+        summary = f"cut to their spikes those that fit leave {left} of {self.analyses[0].parameters:,} parameters"
+        return html_table(f"{self.names[0]} → {self.names[-1]}", columns, rows, summary)
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `analyze --json` of several states."""

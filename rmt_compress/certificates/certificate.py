@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rmt_compress.notebooks.figures import figure_of
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from rmt_compress.certificates.telescoping import Bound
@@ -135,6 +138,14 @@ class Certificate:
     def vacuous(self) -> bool:
         """Whether the bound says next to nothing: less than half of the right answers certified."""
         return self.accuracy_certified < self.accuracy_before / 2
+
+    def plot(self) -> Figure:
+        """Bounds against measured changes, as `certify --plot` draws them.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+        """
+        return figure_of(self)
 
     def to_json(self) -> dict[str, Any]:
         """The object of `certify --json`."""

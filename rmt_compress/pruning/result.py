@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from rmt_compress.analysis.risk import Risk, risk_of
 from rmt_compress.compression.weights import LayerOutcome
 from rmt_compress.decomposition.bases import PLAIN
+from rmt_compress.notebooks.figures import figure_of
+from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.plan import Plan
+from rmt_compress.wording import times
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.certificates.certificate import Certificate
     from rmt_compress.checkpoints.beside import Beside
@@ -138,6 +144,49 @@ class PruneResult:
             "weight_bytes_in": self.weights_in,
             "weight_bytes_out": self.weights_out,
         }
+
+    def plot(self) -> Figure:
+        """What is kept of each layer, and the curves of the page: networks tried, other sizes, the sweep.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+        """
+        return figure_of(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each tensor with the keys of `prune --json`, but for what is nested in them.
+
+        Raises:
+            MissingDependencyError: there is no pandas.
+        """
+        return data_frame(self.to_json()["layers"])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: the layers that were looked at or changed."""
+        outcomes = {outcome.tensor: outcome for outcome in self.outcomes}
+        rows = []
+        for decision in self.plan.layers:
+            if decision.action == "skipped" and not decision.changes:
+                continue
+            done = outcomes.get(decision.tensor)
+            left = "" if done is None else f"{done.nonzeros / max(1, done.parameters):.1%}"
+            action = decision.action if done is None else done.action
+            rank = "" if decision.rank is None else f"{decision.rank}"
+            risk = self.risks.get(decision.tensor) or ""
+            rows.append((decision.name, times(decision.shape), action, rank, left, risk, decision.reason))
+        columns = ("layer", "shape", "action", "rank", "weights left", "risk", "why")
+        return html_table(f"{self.source} → {self.output or 'nothing written'}", columns, rows, self._in_brief())
+
+    def _in_brief(self) -> str:
+        """What is left and what it cost, as far as that is known."""
+        totals = self.totals
+        left = "" if totals["nonzeros"] is None else f", {totals['nonzeros'] / totals['parameters']:.1%} left"
+        said = f"{totals['parameters']:,} parameters{left}; {self.missed or self.wreck or self.verified}"
+        if self.before is None or self.after is None:
+            return said
+        metric = self.after.score.metric
+        scores = " → ".join(metric.shown(each.score.value) for each in (self.before, self.after))
+        return f"{said}: {metric.name} {scores}"
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `prune --json`: that of `analyze --json`, with what was done to each layer."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
+_NOTEBOOK_DPI = 90
+"""At which the widest figure fits into the column of a page."""
+
 
 def blank_table(title: str | None = None) -> Table:
     """A table without columns or rows; the title is a stranger's text."""
@@ -34,7 +37,16 @@ def blank_figure(width: float, height: float, asked_by: str) -> Figure:
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "report", asked_by) from error
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            """What a notebook shows, which pyplot need not know of."""
+            from io import BytesIO
+
+            png = BytesIO()
+            self.savefig(png, format="png", dpi=_NOTEBOOK_DPI)
+            return png.getvalue()
+
+    figure = Shown(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rmt_compress.errors import OutputError, SettingsError
+from rmt_compress.layers.treating import matches
 from rmt_compress.reporting.blanks import blank_figure, said_in_figure, write_figure
+from rmt_compress.reporting.layer_names import network_order
 from rmt_compress.reporting.spectrum_series import SpectrumSeries, spectrum_series
-from rmt_compress.wording import times
+from rmt_compress.wording import counted, did_you_mean, times
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from rmt_compress.progress import Progress
 
 _BULK, _SPIKE, _LAW = "#9db4c8", "#c8553d", "#1d3557"
+_MOST = 24
+"""Layers that have a panel each in one figure."""
 
 
 def check_drawable(settings: AnalysisSettings) -> None:
@@ -62,8 +67,60 @@ def plot_name(layer: AnalyzedLayer) -> str:
     return re.sub(r"[^\w.-]+", "_", layer.name).lstrip(".")[:120] + ".png"
 
 
+def analysis_figure(analysis: Analysis, layers: Sequence[str] = ()) -> Figure:
+    """The spectra of the layers of these names or globs, of none of them all; of one its `layer_figure`.
+
+    Raises:
+        SettingsError: as `check_drawable`, or a name is none of an analysed layer.
+    """
+    check_drawable(analysis.settings)
+    for asked in layers:
+        if not any(matches(layer.layer, asked) for layer in analysis.analyzed):
+            names = [layer.name for layer in analysis.analyzed]
+            raise SettingsError([f"no analysed layer is called {asked}{did_you_mean(asked, names)}"])
+    chosen = [
+        layer for layer in analysis.analyzed if not layers or any(matches(layer.layer, asked) for asked in layers)
+    ]
+    if not chosen:
+        raise SettingsError(["there is no analysed layer to draw; the analysis has the reasons"])
+    if len(chosen) == 1:
+        return layer_figure(chosen[0])
+    drawn = [chosen[place] for place in network_order([layer.name for layer in chosen])][:_MOST]
+    columns = min(len(drawn), 3)
+    rows = -(-len(drawn) // columns)
+    figure = blank_figure(11, 2.9 * rows, "plot()")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, layer in zip(panels, drawn, strict=False):
+        _draw_histogram(axes, layer, spectrum_series(layer))
+        axes.set(xlabel="", ylabel="")
+        axes.set_title(said_in_figure(f"{layer.name}: {layer.verdict}, {layer.fit.spikes} spikes", 44), fontsize=9)
+        axes.locator_params(axis="x", nbins=5)
+        axes.get_legend().remove()
+    for axes in panels:
+        axes.set_visible(False)
+    more = f"; {counted(len(chosen) - len(drawn), 'more layer')} by name" if len(chosen) > len(drawn) else ""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    # Without the numbers, which are of one layer each.
+    parts = [re.split(r" [(=]", label)[0] for label in labels]
+    figure.legend(
+        handles,
+        parts,
+        title=f"density of the eigenvalues λ = s²/n{more}",
+        loc="outside lower center",
+        ncols=len(parts),
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
+
+
 def layer_figure(layer: AnalyzedLayer) -> Figure:
-    """Left the eigenvalues with the fitted density, right the two distribution functions."""
+    """Left the eigenvalues with the fitted density, right the two distribution functions.
+
+    Raises:
+        SettingsError: as `check_drawable`.
+    """
+    check_drawable(layer.settings)
     fit, series = layer.fit, spectrum_series(layer)
     figure = blank_figure(11, 4.4, "--plots")
     left, right = figure.subplots(1, 2)

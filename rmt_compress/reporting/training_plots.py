@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rmt_compress.training.finetuned import RunResult
+    from rmt_compress.training.finetuned import Finetuned, RunResult
 
 _PRUNED, _BASELINE, _CUT = "#c8553d", "#6c757d", "#1d3557"
 
@@ -52,6 +52,11 @@ def training_figure(runs: Sequence[RunResult]) -> Figure:
     size.set_ylim(bottom=0)
     size.yaxis.set_major_formatter("{x:,.0f}")
     return figure
+
+
+def finetuned_figure(result: Finetuned) -> Figure:
+    """That of all runs of one training."""
+    return training_figure(result.runs)
 
 
 def write_training_plots(runs: Sequence[RunResult], folder: Path) -> Path:

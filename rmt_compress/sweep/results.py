@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rmt_compress.networks.tasks.task import ACCURACY, Metric
+from rmt_compress.notebooks.figures import figure_of
 from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 SCHEMA = "rmt-compress/sweep/1"
 
@@ -109,6 +111,14 @@ class Sweep:
         whole = {"keep": float(self.parameters), "macs": self.macs, "latency": self.milliseconds}[measure]
         left = point.size(measure)
         return left / whole if left is not None and whole else None
+
+    def plot(self) -> Figure:
+        """The score against what is left, as `sweep` draws it.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+        """
+        return figure_of(self)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each network that was tried, with the curve that it is a point of.

@@ -5,10 +5,16 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.networks.tasks.task import Metric
+from rmt_compress.notebooks.figures import figure_of
+from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.training.event_log import Event, metric_of, of_kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 SCHEMA = "rmt-compress/finetune/1"
 
@@ -112,6 +118,37 @@ class Finetuned:
         """Mean and standard deviation over the seeds of a number of the networks that are left."""
         values = [float(run.last[key]) for run in self.runs if run.pruned == pruned]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+    def plot(self) -> Figure:
+        """Score, loss and size over the epochs with the cuts marked, as `finetune --plots` draws them.
+
+        Raises:
+            MissingDependencyError: there is no matplotlib.
+        """
+        return figure_of(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each event of the log, with the run that it is of.
+
+        Raises:
+            MissingDependencyError: there is no pandas.
+        """
+        return data_frame({"run": run.name, **event} for run in self.runs for event in run.events)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: each run's first and last network."""
+        rows = [
+            (
+                run.name or "the only one",
+                *(f"{run.metric.shown(event['test_score'])}" for event in (run.first, run.last)),
+                *(f"{event['parameters']:,}" for event in (run.first, run.last)),
+                f"{run.last['nonzeros']:,}",
+            )
+            for run in self.runs
+        ]
+        name = self.runs[0].metric.name
+        columns = ("run", f"{name} before", name, "parameters before", "parameters", "not zero")
+        return html_table(self.architecture, columns, rows, f"{self.output or 'nothing'} was written")
 
     def to_json(self) -> dict[str, Any]:
         """The object printed by `finetune --json`."""
