@@ -14,7 +14,7 @@ from rmt_compress.analysis.unfitted import SkippedLayer
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.treating import matches, treated
-from rmt_compress.progress import Progress
+from rmt_compress.progress import Progress, phase
 from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def analyze_with(
         )
 
 
+@phase("analysing")
 def _analyze_layers(
     checkpoint: Checkpoint,
     layers: Sequence[Layer],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,11 +15,14 @@ from rmt_compress.checkpoints.formats import open_file
 from rmt_compress.checkpoints.recognition import looks_like_index, signs_of, unreadable
 from rmt_compress.checkpoints.sharded import open_index
 from rmt_compress.errors import CheckpointError
+from rmt_compress.wording import counted, printable
 
 if TYPE_CHECKING:
     import torch
 
     Source = str | PathLike[str] | Mapping[str, torch.Tensor] | torch.nn.Module | Checkpoint
+
+_log = logging.getLogger(__name__)
 
 
 def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None = None) -> Checkpoint:
@@ -51,6 +55,9 @@ def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None 
         checkpoint = _open_object(source, weights)
     if not checkpoint.tensors:
         raise CheckpointError(f"{checkpoint.path or f'this {checkpoint.format}'}: holds no tensors at all")
+    if checkpoint.path is not None:
+        held = counted(len(checkpoint.tensors), "tensor")
+        _log.info("%s is read as %s, with %s", printable(str(checkpoint.path)), checkpoint.format, held)
     return checkpoint
 
 

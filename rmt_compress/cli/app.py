@@ -1,7 +1,7 @@
 """The `rmt-compress` program: its commands, and how errors become one line and an exit status.
 
 Exit status: 0 done; 1 the work was done but its goal was not reached; 2 bad usage or bad input; 3 the work was
-done, but its report could not be printed.
+done, but its report could not be printed; 4 a bug.
 """
 
 from __future__ import annotations
@@ -17,14 +17,24 @@ import typer
 
 from rmt_compress.cli.analyze import analyze
 from rmt_compress.cli.certify import certify
-from rmt_compress.cli.console import GoalNotReached, StdoutLost, degrade_text, error_line
+from rmt_compress.cli.console import (
+    GoalNotReached,
+    Loudness,
+    StdoutLost,
+    degrade_text,
+    error_line,
+    speak,
+    speaks,
+)
 from rmt_compress.cli.evaluate import evaluate
 from rmt_compress.cli.export import export
 from rmt_compress.cli.finetune import finetune
+from rmt_compress.cli.loudness import with_loudness
 from rmt_compress.cli.prune import prune
 from rmt_compress.cli.show import show
 from rmt_compress.cli.sweep import sweep
 from rmt_compress.errors import RmtCompressError
+from rmt_compress.wording import one_line
 
 app = typer.Typer(
     name="rmt-compress",
@@ -55,7 +65,7 @@ def _paragraphs(text: str) -> str:
 for _command, _example in EXAMPLES.items():
     app.command(
         _command.__name__, help=_paragraphs(_command.__doc__ or ""), epilog=f"Example: rmt-compress {_example}"
-    )(_command)
+    )(with_loudness(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -117,6 +127,13 @@ def main() -> None:
         _close_stdout()
         error_line(f"{error.strerror}: standard output is full, or the disk of a temporary file")
         sys.exit(2)
+    except Exception as error:
+        if debug or speaks(Loudness.VERBOSE):
+            raise
+        error_line(f"{one_line(error)}: this is a bug of rmt-compress; please report what --verbose says of it")
+        sys.exit(4)
+    finally:
+        speak(Loudness.USUAL)
 
 
 def _refused(error: Any) -> str:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmt_compress.cli.console import GoalNotReached, note, print_json, print_result, progress_bar, warning
+from rmt_compress.cli.console import (
+    GoalNotReached,
+    next_step,
+    note,
+    print_json,
+    print_result,
+    progress_bar,
+    warning,
+)
 from rmt_compress.cli.options import (
     Arch,
     Data,
@@ -129,6 +137,13 @@ def certify(
             f"the bound is vacuous here: it certifies {found.accuracy_certified:.2%} where "
             f"{found.accuracy_after:.2%} was measured; it tightens with fewer layers behind a cut and higher ranks"
         )
+    if not as_json:
+        if plan is not None:
+            known = () if moments is None else ("--moments", moments)
+            next_step("prune", model, "--plan", plan, *known, because="carries the plan out")
+        elif cut is not None:
+            asked = () if data is None else ("--data", Path(data))
+            next_step("evaluate", cut, "--against", model, *asked)
 
 
 def _planned(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import enum
 import io
 import json
+import logging
 import re
 import shlex
 import sys
@@ -17,7 +19,10 @@ from rmt_compress.errors import CheckpointError
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
+    import rich.progress
     from rich.console import Console, RenderableType
+    from rich.progress import ProgressColumn
+    from rich.text import Text
 
     from rmt_compress.progress import Progress
 
@@ -30,6 +35,26 @@ _PLAIN |= str.maketrans(dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#", strict=
 _PLAIN |= str.maketrans({"σ": "s", "ξ": "x", "\u0302": "", "’": "'", "·": ".", "≤": "<", "≥": ">"})
 
 
+class Loudness(enum.Enum):
+    """How much is said beside results, warnings and errors."""
+
+    QUIET = enum.auto()
+    USUAL = enum.auto()
+    VERBOSE = enum.auto()
+
+
+class _Speech:
+    """How this process speaks at the moment.
+
+    Attributes:
+        loudness: how much it says.
+        bar: the console of a bar that is being drawn, above which a line has to stand.
+    """
+
+    loudness = Loudness.USUAL
+    bar: Console | None = None
+
+
 class GoalNotReached(Exception):  # noqa: N818 - an outcome, not an error
     """The work was done, but not what it was done for; exit status 1."""
 
@@ -38,14 +63,39 @@ class StdoutLost(Exception):  # noqa: N818 - an outcome, not an error
     """The work was done, but its report could not be printed; exit status 3."""
 
 
+def speak(loudness: Loudness) -> None:
+    """Say so much from now on; what the library logs of its work too, where that is all."""
+    _Speech.loudness = loudness
+    logger = logging.getLogger("rmt_compress")
+    for handler in [each for each in logger.handlers if isinstance(each, _Logged)]:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    if loudness is Loudness.VERBOSE:
+        logger.addHandler(_Logged())
+        logger.setLevel(logging.INFO)
+
+
+def speaks(loudness: Loudness) -> bool:
+    """Whether this is how much is said."""
+    return _Speech.loudness is loudness
+
+
+class _Logged(logging.Handler):
+    """What the library logs, a line each on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _said("verbose:", "dim", record.getMessage())
+
+
 def error_line(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message holds."""
     _said("error:", "bold red", " ".join(message.split()))
 
 
 def note(message: str) -> None:
-    """Print a remark on stderr."""
-    _said("note:", "dim", message)
+    """Print a remark on stderr, unless nothing but results is asked for."""
+    if not speaks(Loudness.QUIET):
+        _said("note:", "dim", message)
 
 
 def warning(message: str) -> None:
@@ -55,14 +105,21 @@ def warning(message: str) -> None:
 
 def next_step(*words: str | Path, because: str = "") -> None:
     """Print on stderr what one would do next: a command, its words quoted where a shell needs it."""
+    if speaks(Loudness.QUIET):
+        return
     command = " ".join(word if isinstance(word, str) else shlex.quote(str(word)) for word in words)
     _said("next:", "dim", f"rmt-compress {command}{f'  # {because}' if because else ''}")
+
+
+def stderr_line(text: str | Text, *, style: str | None = None) -> None:
+    """Print a line on stderr as it is."""
+    (_Speech.bar or stderr_console()).print(text, style=style, soft_wrap=True)
 
 
 def _said(what: str, style: str, message: str) -> None:
     from rich.text import Text
 
-    stderr_console().print(Text.assemble((what, style), " ", printable(message, limit=100_000)), soft_wrap=True)
+    stderr_line(Text.assemble((what, style), " ", printable(message, limit=100_000)))
 
 
 def stdout_console() -> Console:
@@ -157,17 +214,35 @@ def _is_unicode(stream: TextIO) -> bool:
     return (stream.encoding or "utf-8").lower().startswith("utf")
 
 
+def draws_bars() -> bool:
+    """Whether bars are drawn: on a terminal, colours forced or not, unless nothing but results is asked for."""
+    return sys.stderr.isatty() and not speaks(Loudness.QUIET)
+
+
+@contextmanager
+def bar_of(*columns: ProgressColumn) -> Iterator[rich.progress.Progress]:
+    """A bar on stderr that disappears when done; lines that are said meanwhile stand above it."""
+    from rich.progress import Progress
+
+    console = stderr_console()
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            _Speech.bar = console
+            yield bar
+    finally:
+        _Speech.bar = None
+
+
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """A bar on stderr that disappears when done; nothing where stderr is no terminal, colours forced or not."""
-    if not sys.stderr.isatty():
+    """A bar on stderr that disappears when done; nothing where none are drawn."""
+    if not draws_bars():
         yield lambda _done, _total, _name: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr_console(), transient=True) as bar:
+    with bar_of(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(description, total=None)
 
         def advance(done: int, total: int, name: str) -> None:

@@ -140,6 +140,10 @@ def evaluate(
             next_step("prune", model)
         elif data is not None and not checkpoint.has_graph and _is_worse(result, original):
             next_step("finetune", model, "--data", Path(data), because="wins accuracy back")
+        elif checkpoint.has_graph or model.is_dir():
+            next_step("show", model)
+        else:
+            next_step("export", model, "-o", model.with_suffix(".onnx"), because="for other programs")
         return
     said: dict[str, Any] = {
         "schema": SCHEMA,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rmt_compress.cli.loudness import LOUDNESS
 from rmt_compress.cli.options import was_typed
 from rmt_compress.wording import printable
 
@@ -42,7 +43,7 @@ def _run(context: typer.Context, notes: Sequence[str]) -> Run:
     settings = [
         Setting(option.opts[0], printable(_said(value)), was_typed(context, option.name or ""))
         for option in options
-        if option.name not in (None, "help")
+        if option.name not in (None, "help", *LOUDNESS)
         and (value := context.params.get(option.name or "")) not in (None, [], ())
     ]
     return Run(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.cli.console import stderr_console
+from rmt_compress.cli.console import Loudness, bar_of, draws_bars, speaks, stderr_line
 
 if TYPE_CHECKING:
     from rmt_compress.training.event_log import Event
@@ -31,7 +30,6 @@ def training_listeners(tensorboard: Path | None) -> Iterator[Listeners]:
     if not leads():
         yield Listeners()
         return
-    console = stderr_console()
     board = None
     if tensorboard is not None:
         from rmt_compress.reporting.tensorboard import tensorboard_listener
@@ -39,22 +37,22 @@ def training_listeners(tensorboard: Path | None) -> Iterator[Listeners]:
         board = tensorboard_listener(tensorboard)
 
     def tell(event: Event) -> None:
-        if line := event_line(event):
-            console.print(line, soft_wrap=True)
+        if not speaks(Loudness.QUIET) and (line := event_line(event)):
+            stderr_line(line)
         if board is not None:
             board(event)
 
     def begin(name: str) -> None:
-        if name:
-            console.print(name, style="bold")
+        if name and not speaks(Loudness.QUIET):
+            stderr_line(name, style="bold")
 
-    if not sys.stderr.isatty():
+    if not draws_bars():
         yield Listeners(run=begin, event=tell)
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    text = TextColumn("{task.description}", markup=False)
+    with bar_of(text, BarColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("Training", total=None)
 
         def steps(epoch: int) -> StepProgress:

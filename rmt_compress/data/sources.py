@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,9 @@ from rmt_compress.data.text import Tokenizer, encoder, open_text
 from rmt_compress.data.user_objects import UserObject
 from rmt_compress.errors import DataError
 from rmt_compress.object_reference import is_reference
-from rmt_compress.wording import did_you_mean
+from rmt_compress.wording import did_you_mean, printable
+
+_log = logging.getLogger(__name__)
 
 ComesIn = Literal["parts", "splits", "one"]
 PARTS: tuple[Part, ...] = ("train", "calibration", "selection", "test")
@@ -99,6 +102,7 @@ class Source:
 
     def _finished(self, table: Table, part: Part, share: Share, notes: tuple[str, ...] = ()) -> Samples:
         samples = table.samples(part, share, notes)
+        _log.info("data %s: %s samples for %s", printable(self.name), samples.count or "a stream of", part)
         return with_pixels(samples, self.settings.pixels, table.first)
 
     def _division(self, table: Table, part: Part) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rmt_compress.networks.latency import Latency, measure_latency
 from rmt_compress.networks.measurement import bytes_moved, count_macs, example_inputs, peak_memory
 from rmt_compress.networks.tasks.choosing import agreement_beside, task_for
 from rmt_compress.networks.tasks.task import Score, Task
-from rmt_compress.progress import Progress
+from rmt_compress.progress import Progress, phase
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def as_task(task: Task | Samples, model: nn.Module) -> Task:
     return task_for(task, model) if isinstance(task, Samples) else task
 
 
+@phase("evaluating")
 def _evaluate(
     models: Sequence[nn.Module],
     paths: Sequence[CheckpointPath | None],

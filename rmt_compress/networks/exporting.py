@@ -21,7 +21,7 @@ from rmt_compress.checkpoints.writers import write_checkpoint
 from rmt_compress.errors import CheckpointError, MissingDependencyError, OutputError, SettingsError
 from rmt_compress.networks import architectures
 from rmt_compress.outputs import replacing
-from rmt_compress.progress import Progress
+from rmt_compress.progress import Progress, phase
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Exported:
     difference: float | None = None
 
 
+@phase("exporting")
 def export(
     source: str | PathLike[str] | Checkpoint,
     target: str | PathLike[str],

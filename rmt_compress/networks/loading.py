@@ -14,6 +14,7 @@ from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.networks import architectures, huggingface
 from rmt_compress.networks.computing_types import computing_type
+from rmt_compress.progress import phase
 from rmt_compress.wording import listed, times
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ARCH_HINT = "--arch mlp:784,1000,10, cnn:…, package.module:Net or net.py:Net"
 
 
+@phase("loading the network")
 def load_model(
     source: str | PathLike[str] | Checkpoint, *, arch: str | None = None, dtype: str | torch.dtype | None = None
 ) -> nn.Module:

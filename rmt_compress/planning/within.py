@@ -13,6 +13,7 @@ from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import MultiplyAdds, Parameters, Seconds, costs_of
 from rmt_compress.planning.price_record import curve_of_record
 from rmt_compress.planning.searching import search
+from rmt_compress.progress import phase
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +104,7 @@ def plan_within(
     )
 
 
+@phase("searching the plan")
 def plan_within_with(
     analysis: Analysis,
     moments: Moments | None,

@@ -16,6 +16,7 @@ from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.networks.tasks.questions import source_for
+from rmt_compress.progress import phase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +90,7 @@ class Calibration:
         return None if self.made is None else seen_statistics(model, self.inputs)
 
 
+@phase("choosing inputs to calibrate with")
 def calibration_for(
     model: nn.Module,
     question: Question | None,

@@ -18,6 +18,7 @@ from rmt_compress.networks.evaluation import as_task, move
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.tasks.asking import asked
 from rmt_compress.plan import Plan
+from rmt_compress.progress import phase
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ _TOGETHER = 64
 """Samples at once: the values of all steps are kept, in float64."""
 
 
+@phase("certifying")
 def certify(
     model: nn.Module,
     cut: Plan | nn.Module,

@@ -14,6 +14,7 @@ from rmt_compress.networks.calibration.statistics import batch_norms, renew_stat
 from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.repair.repairing import repair_blocks
 from rmt_compress.networks.replacing import replaced, tried
+from rmt_compress.progress import phase
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +124,7 @@ class Repairs:
     notes: tuple[str, ...] = ()
 
 
+@phase("repairing")
 def repair(
     result: CarriedOut,
     original: nn.Module,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.plan import Layout
+
+_log = logging.getLogger(__name__)
 
 # Of pickles of weights, beside those that files are written under.
 _OTHER_SUFFIXES = (".th", ".tar", ".pkl", ".pickle", ".p", ".t7", ".model", ".weights", ".ckp", ".params")
@@ -210,6 +213,7 @@ def prune(
                 opened, model, task, arch=arch, trust=trust, dtype=dtype, certifies=certify, device=place
             )
         budgeted = None
+        _log.info("%s", _road(plan, within, model, question))
         if within is None:
             result = _decided(
                 checkpoint, path, analysis or AnalysisSettings(), plan, layout, moments, jobs, place, progress
@@ -278,6 +282,21 @@ def prune(
     else:
         result = measurement.of(replace(result, verified="measured"), target, progress, sweeps=within is None)
     return result if folder is None else with_card(result, folder, target)
+
+
+def _road(
+    plan: PlanSettings | Plan | None, within: Request | None, model: nn.Module | None, question: Question | None
+) -> str:
+    """Which way the decisions are made, and how their cost is known, in words."""
+    if within is not None:
+        by = "the weights alone: the network does not run" if model is None else "calibrated directions"
+        decided = f"a budget decides the ranks, by {by}"
+    elif isinstance(plan, Plan):
+        decided = "the plan that was given decides the ranks, and nothing is analysed"
+    else:
+        decided = f"the rule {(plan or PlanSettings()).rule} decides the ranks, layer by layer"
+    asked = "nothing is asked" if question is None else f"the cost is measured on {question.data or 'a callable'}"
+    return f"{decided}; {asked}"
 
 
 def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, pack: Pack, *, runs: bool) -> None:

@@ -90,7 +90,7 @@ def analysis_figure(analysis: Analysis, layers: Sequence[str] = ()) -> Figure:
     rows = -(-len(drawn) // columns)
     figure = blank_figure(11, 2.9 * rows, "plot()")
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, layer in zip(panels, drawn, strict=False):
+    for layer, axes in zip(drawn, panels, strict=False):
         _draw_histogram(axes, layer, spectrum_series(layer))
         axes.set(xlabel="", ylabel="")
         axes.set_title(said_in_figure(f"{layer.name}: {layer.verdict}, {layer.fit.spikes} spikes", 44), fontsize=9)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.layers.counting import is_buffer
-from rmt_compress.progress import Progress
+from rmt_compress.progress import Progress, phase
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
@@ -132,6 +132,7 @@ class Description:
         }
 
 
+@phase("reading all tensors")
 def describe(source: str | PathLike[str] | Checkpoint, *, progress: Progress | None = None) -> Description:
     """What a checkpoint holds; every tensor is read once to count its non-zeros.
 

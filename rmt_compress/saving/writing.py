@@ -16,7 +16,7 @@ from rmt_compress.compression.compressed import Compressed
 from rmt_compress.compression.graphs import write_graph
 from rmt_compress.layers.layer import FLOAT_DTYPES
 from rmt_compress.plan import Plan
-from rmt_compress.progress import Progress
+from rmt_compress.progress import Progress, phase
 from rmt_compress.saving.folders import Made, Pack, write_folder
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def save_folder(
     return write_folder(Made(opened, plan, manifest), Path(path), source=source, pack=pack)
 
 
+@phase("writing")
 def write(
     view: Compressed,
     path: str | PathLike[str],

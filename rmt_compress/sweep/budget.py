@@ -16,7 +16,7 @@ from rmt_compress.planning.candidates import SCALING_OF, Candidate, Candidates, 
 from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.searching import Trial
-from rmt_compress.progress import counter
+from rmt_compress.progress import counter, phase
 from rmt_compress.sweep.results import Measure, Sweep, SweepCurve, SweepPoint
 from rmt_compress.sweep.target import POINTS, check_points
 
@@ -103,6 +103,7 @@ class BudgetTarget:
         return self._shares[ranks]
 
 
+@phase("sweeping budget")
 def sweep_budget(target: BudgetTarget, *, points: int = POINTS, progress: Progress | None = None) -> Sweep:
     """The score against size, multiply-adds and milliseconds, a curve for each metric and each of the three.
 

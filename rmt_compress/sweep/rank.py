@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rmt_compress.errors import SettingsError
-from rmt_compress.progress import counter
+from rmt_compress.progress import counter, phase
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
 from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, saving
 
@@ -20,6 +20,7 @@ MOST_LAYERS = 6
 """Layers in one sweep unless they are named: more curves are no picture."""
 
 
+@phase("sweeping rank")
 def sweep_rank(
     target: SweepTarget,
     *,

@@ -9,7 +9,7 @@ from rmt_compress.errors import SettingsError
 from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.rules import GRIDS, RULES
 from rmt_compress.planning.settings import PlanSettings
-from rmt_compress.progress import counter
+from rmt_compress.progress import counter, phase
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
 from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, saving
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rmt_compress.progress import Progress
 
 
+@phase("sweeping share")
 def sweep_share(
     target: SweepTarget,
     *,

@@ -12,7 +12,7 @@ from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import as_weight
 from rmt_compress.layers.zeroing import count_nonzero, sparsify
 from rmt_compress.planning.making import make_plan
-from rmt_compress.progress import counter
+from rmt_compress.progress import counter, phase
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
 from rmt_compress.sweep.target import POINTS, SweepTarget, check_points
 
@@ -26,6 +26,7 @@ MAGNITUDE, LOW_RANK_FIRST = "magnitude alone", "low rank, then magnitude"
 Pieces = tuple[torch.Tensor, ...]
 
 
+@phase("sweeping sparsity")
 def sweep_sparsity(
     target: SweepTarget,
     *,

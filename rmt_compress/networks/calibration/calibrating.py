@@ -21,7 +21,7 @@ from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.measurement import evaluation_mode, placement
-from rmt_compress.progress import Progress
+from rmt_compress.progress import Progress, phase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +36,7 @@ PERTURBED = 2
 """Batches on which the outputs of layers are disturbed where there are no gradients."""
 
 
+@phase("calibrating")
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
