@@ -97,16 +97,17 @@ def certify(
     if plot is not None:
         check_output(plot, force=force, inputs=inputs)
     check_report(report, force=force, inputs=inputs)
-    checkpoint = opened(model, trust=trust, weights=weights)
-    network = load_model(checkpoint, arch=arch)
     change: Plan | nn.Module
-    if plan is not None:
-        change, measured = _planned(network, checkpoint, plan, moments)
-    else:
-        assert cut is not None
-        smaller = opened(cut, trust=trust)
-        change, measured = load_model(smaller, arch=None if smaller.has_graph else arch), None
-    task = open_task(data, network, checkpoint, asked, limit=limit)
+    with progress_bar("Reading"):
+        checkpoint = opened(model, trust=trust, weights=weights)
+        network = load_model(checkpoint, arch=arch)
+        if plan is not None:
+            change, measured = _planned(network, checkpoint, plan, moments)
+        else:
+            assert cut is not None
+            smaller = opened(cut, trust=trust)
+            change, measured = load_model(smaller, arch=None if smaller.has_graph else arch), None
+        task = open_task(data, network, checkpoint, asked, limit=limit)
     notes = () if task.samples is None else task.samples.notes
     for text in notes:
         note(text)
@@ -142,8 +143,7 @@ def certify(
             known = () if moments is None else ("--moments", moments)
             next_step("prune", model, "--plan", plan, *known, because="carries the plan out")
         elif cut is not None:
-            asked = () if data is None else ("--data", Path(data))
-            next_step("evaluate", cut, "--against", model, *asked)
+            next_step("evaluate", cut, "--against", model, "--data", Path(data or "DATA"))
 
 
 def _planned(

@@ -38,6 +38,9 @@ from rmt_compress.networks.generation_speed import GenerationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.networks.tasks.task import Task
 
@@ -76,7 +79,6 @@ def evaluate(
     """
     from rmt_compress.networks.evaluation import compare
     from rmt_compress.networks.evaluation import evaluate as run
-    from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import open_task
     from rmt_compress.networks.wreck import against_original
@@ -84,20 +86,11 @@ def evaluate(
     from rmt_compress.reporting.html.evaluation_report import evaluation_page
 
     check_report(report, force=force, inputs=(model, *(() if against is None else (against,))))
-    checkpoint = opened(model, trust=trust, weights=weights)
-    original_checkpoint = None if against is None else opened(against, trust=trust)
-    if original_checkpoint is None:
-        if against_arch is not None:
-            raise SettingsError(["--against-arch is the network of --against ORIGINAL: give that too"])
-        first, second = load_model(checkpoint, arch=arch, dtype=asked.dtype), None
-    else:
-        # One --arch is for the side that needs it: a graph brings its own network, and takes none.
-        both_graphs = checkpoint.has_graph and original_checkpoint.has_graph
-        ours = None if checkpoint.has_graph and not both_graphs else arch
-        first = load_model(checkpoint, arch=ours, dtype=asked.dtype)
-        theirs = against_arch or (None if original_checkpoint.has_graph else arch)
-        second = load_model(original_checkpoint, arch=theirs, dtype=asked.dtype)
-    task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
+    with progress_bar("Reading"):
+        checkpoint = opened(model, trust=trust, weights=weights)
+        original_checkpoint = None if against is None else opened(against, trust=trust)
+        first, second = _networks(checkpoint, original_checkpoint, arch, against_arch, asked.dtype)
+        task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
     notes = [] if task.samples is None else [*task.samples.notes]
     for text in notes:
         note(text)
@@ -156,6 +149,27 @@ def evaluate(
     print_json(said)
     if wrecked is not None:
         raise _goal_missed(model, data, wrecked)
+
+
+def _networks(
+    checkpoint: Checkpoint,
+    original: Checkpoint | None,
+    arch: str | None,
+    against_arch: str | None,
+    dtype: str | None,
+) -> tuple[nn.Module, nn.Module | None]:
+    """The network that is asked, and the one that it is set beside."""
+    from rmt_compress.networks.loading import load_model
+
+    if original is None:
+        if against_arch is not None:
+            raise SettingsError(["--against-arch is the network of --against ORIGINAL: give that too"])
+        return load_model(checkpoint, arch=arch, dtype=dtype), None
+    # One --arch is for the side that needs it: a graph brings its own network, and takes none.
+    both_graphs = checkpoint.has_graph and original.has_graph
+    ours = None if checkpoint.has_graph and not both_graphs else arch
+    theirs = against_arch or (None if original.has_graph else arch)
+    return load_model(checkpoint, arch=ours, dtype=dtype), load_model(original, arch=theirs, dtype=dtype)
 
 
 def _is_worse(result: Evaluation, original: Evaluation | None) -> bool:

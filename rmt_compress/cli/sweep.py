@@ -204,11 +204,12 @@ def _target(
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
-    model = load_model(checkpoint, arch=arch, dtype=asked.dtype)
-    question = Question(data, model, checkpoint, asked)
-    inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
-    # What calibrates scores nothing.
-    task = question.whole() if inputs is None else question.held_out()
+    with progress_bar("Reading"):
+        model = load_model(checkpoint, arch=arch, dtype=asked.dtype)
+        question = Question(data, model, checkpoint, asked)
+        inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
+        # What calibrates scores nothing.
+        task = question.whole() if inputs is None else question.held_out()
     if limit is not None and task.samples is not None:
         task = task.of(task.samples.thinned(limit))
     for text in () if task.samples is None else task.samples.notes:
@@ -255,10 +256,11 @@ def _budget(
     from rmt_compress.pruning.budgeted import in_single
     from rmt_compress.pruning.sweeping import sweep_within_budgets
 
-    model = load_model(checkpoint, arch=arch)
-    if not checkpoint.has_graph:
-        model = in_single(model)
-    question = Question(data, model, checkpoint, asked)
+    with progress_bar("Reading"):
+        model = load_model(checkpoint, arch=arch)
+        if not checkpoint.has_graph:
+            model = in_single(model)
+        question = Question(data, model, checkpoint, asked)
     move(model, device)
     with progress_bar("Sweeping budgets") as progress:
         found, notes = sweep_within_budgets(
