@@ -37,6 +37,7 @@ from rmt_compress.reporting.analysis_table import Sort, analysis_table, write_cs
 
 if TYPE_CHECKING:
     from rmt_compress.analysis import Analysis
+    from rmt_compress.analysis.trend import Trend
     from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.reporting.html.page import Page
 
@@ -93,14 +94,18 @@ def analyze(
         check_output_folder(plots, force=force)
     check_report(report, force=force, inputs=paths)
     if len(paths) > 1:
-        if report is not None:
-            raise SettingsError(["--report is of one checkpoint, and these are several: leave it out"])
         if sort != "order" or group:
             raise SettingsError(
                 ["--sort and --group are for one checkpoint, and these are several: leave them out"]
             )
         sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
-        _side_by_side(paths, sources, settings, as_json=as_json, csv=csv, plots=plots, jobs=jobs, device=device)
+        trend = _side_by_side(paths, sources, settings, csv=csv, plots=plots, jobs=jobs, device=device)
+        states = zip(trend.names, trend.analyses, strict=True)
+        notes = [f"{name}: {text}" for name, analysis in states for text in analysis.notes]
+        for text in notes:
+            note(text)
+        write_report(report, context, lambda: _trend_page(trend), notes)
+        _report_trend(paths, trend, as_json=as_json)
         return
     path = paths[0]
     if plots is not None:
@@ -157,33 +162,44 @@ def _side_by_side(
     sources: list[Checkpoint],
     settings: AnalysisSettings,
     *,
-    as_json: bool,
     csv: Path | None,
     plots: Path | None,
     jobs: int | None,
     device: str,
-) -> None:
+) -> Trend:
     from rmt_compress.analysis.trend import analyze_states, short_names
-    from rmt_compress.reporting.trend_table import trend_table, write_trend_csv
+    from rmt_compress.reporting.trend_table import write_trend_csv
 
     names = short_names([str(path) for path in paths])
     with progress_bar("Analysing") as progress:
         trend = analyze_states(sources, settings, names=names, jobs=jobs, device=device, progress=progress)
-    for name, analysis in zip(names, trend.analyses, strict=True):
-        for text in analysis.notes:
-            note(f"{name}: {text}")
     if csv is not None:
         write_trend_csv(trend, csv)
     if plots is not None:
         from rmt_compress.reporting.trend_plots import write_trend_plot
 
         write_trend_plot(trend, plots)
+    return trend
+
+
+def _trend_page(trend: Trend) -> Page:
+    from rmt_compress.reporting.html.trend_report import trend_page
+
+    return trend_page(trend)
+
+
+def _report_trend(paths: list[Path], trend: Trend, *, as_json: bool) -> None:
+    """Print what several states say, warn of damaged layers and set the exit status."""
+    from rmt_compress.reporting.trend_table import trend_table
+
     if as_json:
         print_json(trend.to_json())
     else:
         print_result(trend_table(trend))
     damaged = [
-        (name, layer) for name, analysis in zip(names, trend.analyses, strict=True) for layer in analysis.damaged
+        (name, layer)
+        for name, analysis in zip(trend.names, trend.analyses, strict=True)
+        for layer in analysis.damaged
     ]
     for name, layer in damaged:
         warning(f"{name}: {layer.tensor} skipped: {layer.reason}; is the training run of this file sound?")

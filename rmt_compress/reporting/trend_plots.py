@@ -15,17 +15,18 @@ from rmt_compress.reporting.layer_names import common_prefix, network_order
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rmt_compress.analysis.trend import Trend
+    from rmt_compress.analysis.trend import LayerTrend, Trend
 
 # So many layers have colours that can be told apart, those that changed most; the others are grey.
 _COLORS = ("#c8553d", "#457b9d", "#8a9a5b", "#8d6a9f", "#d4a24c", "#1d3557", "#4aa3a2", "#b56576")
 _REST = "#c4c9ce"
-_PANELS = (
+PANELS = (
     ("spikes", "spikes, % of the singular values"),
     ("edge", "noise edge s₊, in units of the first state's"),
     ("bulk_energy", "energy of the bulk, %"),
     ("gof", "fit error"),
 )
+"""What is drawn over the states, each in a panel, with its caption."""
 _LABELLED = 12
 # More characters than these, all names together, are set at an angle.
 _LEVEL = 60
@@ -35,28 +36,19 @@ def trend_figure(trend: Trend) -> Figure:
     """Four panels, a line for each layer."""
     figure = blank_figure(11.4, 7.6, "--plots")
     layers = [trend.layers[i] for i in network_order([layer.name for layer in trend.layers])]
-
-    def moved(place: int) -> float:
-        spikes = layers[place].series("spikes")
-        return (max(spikes) - min(spikes)) / layers[place].states[0].fit.p
-
-    coloured = sorted(sorted(range(len(layers)), key=moved, reverse=True)[: len(_COLORS)])
+    coloured = changed_most(layers, len(_COLORS))
     colors = dict(zip(coloured, _COLORS, strict=False))
     prefix = common_prefix([layer.name for layer in layers])
     # Grey first, so that the colours lie above it.
     order = [*(set(range(len(layers))) - colors.keys()), *coloured]
-    places, unit = _places(trend.names)
-    for axes, (quantity, caption) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+    places, unit = places_of(trend.names)
+    for axes, (quantity, caption) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for place in order:
             layer = layers[place]
-            scale = {"spikes": 100 / layer.states[0].fit.p, "bulk_energy": 100.0}.get(quantity, 1.0)
-            values = layer.series(quantity)
-            if quantity == "edge":
-                scale = 1 / values[0]
             named = said_in_figure(layer.name.removeprefix(prefix), 40) if place in colors else None
             axes.plot(
                 places,
-                [value * scale for value in values],
+                course(layer, quantity),
                 "o-" if len(places) <= _LABELLED else "-",
                 color=colors.get(place, _REST),
                 lw=1.6 if place in colors else 0.9,
@@ -92,7 +84,26 @@ def trend_figure(trend: Trend) -> Figure:
     return figure
 
 
-def _places(names: Sequence[str]) -> tuple[Sequence[int], str | None]:
+def changed_most(layers: Sequence[LayerTrend], count: int) -> list[int]:
+    """Positions of so many layers, ascending: those whose share of spikes has changed most over the states."""
+
+    def moved(place: int) -> float:
+        spikes = layers[place].series("spikes")
+        return (max(spikes) - min(spikes)) / layers[place].states[0].fit.p
+
+    return sorted(sorted(range(len(layers)), key=moved, reverse=True)[:count])
+
+
+def course(layer: LayerTrend, quantity: str) -> list[float]:
+    """One of the quantities of `PANELS` in every state, in the unit of its caption."""
+    values = layer.series(quantity)
+    scale = {"spikes": 100 / layer.states[0].fit.p, "bulk_energy": 100.0}.get(quantity, 1.0)
+    if quantity == "edge":
+        scale = 1 / values[0]
+    return [value * scale for value in values]
+
+
+def places_of(names: Sequence[str]) -> tuple[Sequence[int], str | None]:
     """Where the states stand on an axis, and its caption: by their numbers where these rise."""
     found = [re.fullmatch(r"(.*?)(\d{1,9})(\D*)", name) for name in names]
     parts = [match.group(1, 3) for match in found if match]

@@ -25,6 +25,7 @@ _DRAWN = 24
 def trend_table(trend: Trend) -> Group:
     """A row for each layer: the first and the last state, and the course of the spikes between them."""
     from rich.console import Group
+    from rich.text import Text
 
     layers = [trend.layers[i] for i in network_order([layer.name for layer in trend.layers])]
     between = len(trend.names) > 2
@@ -40,22 +41,21 @@ def trend_table(trend: Trend) -> Group:
     rows: list[list[Text | str]] = []
     for layer in layers:
         row: list[Text | str] = [times(layer.states[0].matrix)]
-        row.append(f"{_from_to([f'{spikes:.0f}' for spikes in layer.series('spikes')])}/{layer.states[0].fit.p}")
+        row.append(f"{from_to([f'{spikes:.0f}' for spikes in layer.series('spikes')])}/{layer.states[0].fit.p}")
         if between:
             row.append(_course(layer.series("spikes")))
-        row.append(_from_to([f"{edge:.3g}" for edge in layer.series("edge")]))
-        row.append(_from_to([f"{share:.0%}" for share in layer.series("bulk_energy")]))
-        row.append(_from_to([f"{error:.3f}" for error in layer.series("gof")]))
+        row.append(from_to([f"{edge:.3g}" for edge in layer.series("edge")]))
+        row.append(from_to([f"{share:.0%}" for share in layer.series("bulk_energy")]))
+        row.append(from_to([f"{error:.3f}" for error in layer.series("gof")]))
         row.append(_verdicts(layer))
         rows.append(row)
     first, last = trend.names[0], trend.names[-1]
     title = f"{first} → {last}" + (f", {counted(len(trend.names), 'state')}" if between else "")
     table = LayerTable(title, [printable(layer.name) for layer in layers], columns, rows)
-    groups: dict[str, list[str]] = {}
-    for name, reason in trend.missing.items():
-        groups.setdefault(reason, []).append(printable(name))
+    groups = missing_by_reason(trend)
     skipped: list[RenderableType] = [skipped_line(reason, names) for reason, names in groups.items()]
-    return Group(table, *skipped, *([""] if skipped else []), _footer(trend))
+    said = Text("\n".join(f" {line}" for line in trend_summary(trend)))
+    return Group(table, *skipped, *([""] if skipped else []), said)
 
 
 def write_trend_csv(trend: Trend, target: Path) -> None:
@@ -79,7 +79,7 @@ def write_trend_csv(trend: Trend, target: Path) -> None:
                 table.writerow([layer.name, state.tensor, shape, place, name, *numbers, state.verdict])
 
 
-def _from_to(values: Sequence[str]) -> str:
+def from_to(values: Sequence[str]) -> str:
     """The first and the last; one of them where nothing changed on the way."""
     return values[0] if len(set(values)) == 1 else f"{values[0]} → {values[-1]}"
 
@@ -104,9 +104,16 @@ def _verdicts(layer: LayerTrend) -> Text:
     return Text.assemble((first, VERDICT_STYLES[first]), " → ", (last, VERDICT_STYLES[last]))
 
 
-def _footer(trend: Trend) -> Text:
-    from rich.text import Text
+def missing_by_reason(trend: Trend) -> dict[str, list[str]]:
+    """Why layers are not in every state -> their names."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in trend.missing.items():
+        groups.setdefault(reason, []).append(printable(name))
+    return groups
 
+
+def trend_summary(trend: Trend) -> tuple[str, ...]:
+    """What the states say together, a sentence each."""
     first, last = ([layer.states[place] for layer in trend.layers] for place in (0, -1))
     gained = sum(b.fit.spikes > a.fit.spikes for a, b in zip(first, last, strict=True))
     lost = sum(b.fit.spikes < a.fit.spikes for a, b in zip(first, last, strict=True))
@@ -116,11 +123,11 @@ def _footer(trend: Trend) -> Text:
         for layers in (first, last)
     ]
     fitting = [sum(layer.fits for layer in layers) for layers in (first, last)]
-    return Text(
-        f" {counted(len(trend.layers), 'layer')}: {gained} with more spikes at the end, {lost} with fewer; "
-        f"{spikes[0]:,} → {spikes[1]:,} in all.\n"
-        f" {fitting[0]} → {fitting[1]} fit Marchenko–Pastur at --gof {trend.analyses[0].settings.gof:g}; "
-        f"bulk energy {energies[0]:.0%} → {energies[1]:.0%}, by weights.\n"
-        f" Cutting those that fit to their spikes leaves {trend.analyses[0].parameters_after:,} → "
-        f"{trend.analyses[-1].parameters_after:,} parameters."
+    return (
+        f"{counted(len(trend.layers), 'layer')}: {gained} with more spikes at the end, {lost} with fewer; "
+        f"{spikes[0]:,} → {spikes[1]:,} in all.",
+        f"{fitting[0]} → {fitting[1]} fit Marchenko–Pastur at --gof {trend.analyses[0].settings.gof:g}; "
+        f"bulk energy {energies[0]:.0%} → {energies[1]:.0%}, by weights.",
+        f"Cutting those that fit to their spikes leaves {trend.analyses[0].parameters_after:,} → "
+        f"{trend.analyses[-1].parameters_after:,} parameters.",
     )

@@ -40,8 +40,6 @@ def test_refusals_come_before_the_work(run, checkpoint, tmp_path, monkeypatch):
     assert "does not exist" in one_error_line(run("prune", checkpoint, "--report", "no/r.html"))
     page = checkpoint.rename(tmp_path / "model.html")
     assert "the output is the input" in one_error_line(run("analyze", page, "--report", page, "--force"))
-    both = one_error_line(run("analyze", page, page, "--report", "r.html"))
-    assert "--report is of one checkpoint" in both
     monkeypatch.setitem(sys.modules, "jinja2", None)
     from rmt_compress.reporting.html import page_file
 
@@ -49,6 +47,27 @@ def test_refusals_come_before_the_work(run, checkpoint, tmp_path, monkeypatch):
     missing = one_error_line(run("analyze", page, "--report", "r.html"))
     assert missing.endswith("--report needs jinja2: pip install 'rmt-compress[report]'")
     assert [path.name for path in tmp_path.iterdir()] == ["model.html"]
+
+
+def test_analyze_of_several_states(run, checkpoint, tmp_path):
+    """Every quantity of both states, in the row of its layer; a layer that is in one of them alone is named."""
+    save_file(
+        {"fc1.weight": torch.randn(64, 100), "fc2.weight": torch.randn(48, 64), "fc0.weight": torch.randn(40, 50)},
+        tmp_path / "start.safetensors",
+    )
+    done = run("analyze", "start.safetensors", checkpoint.name, "--json", "--report", "r.html")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    spikes = [sum(layer["spikes"][place] for layer in said["layers"]) for place in (0, 1)]
+    assert f"in my model than in start: {spikes[0]} → {spikes[1]} in 2 layers" in page.text
+    for layer in said["layers"]:
+        before, after = (f"{each:.3f}" for each in layer["gof"])
+        assert f"{before} → {after}" in page.text
+    assert "fc0: my model: there is no such layer" in page.text
+    edges = {each["name"]: each["points"] for each in page.data["charts"][1]["series"]}
+    for layer in said["layers"]:
+        assert edges[layer["name"]][1][1] == pytest.approx(layer["edge"][1] / layer["edge"][0])
 
 
 def test_prune(run, checkpoint, tmp_path):
