@@ -194,3 +194,16 @@ def test_axe_finds_nothing_serious(opened, scheme):
         for each in found["violations"]
         if each["impact"] in ("serious", "critical")
     ] == []
+
+
+def test_on_paper_all_columns_stand_and_nothing_that_is_for_clicking(opened):
+    """On a page as narrow as a tablet, where the screen leaves columns out."""
+    page = opened(width=720, scheme="dark")
+    assert not page.locator("#layer-table th.desk").first.is_visible()
+    page.emulate_media(media="print", color_scheme="dark")
+    assert all(page.locator("#layer-table thead th").evaluate_all("all => all.map((each) => each.offsetWidth > 0)"))
+    for gone in ("nav", ".tools", "summary"):
+        assert not page.locator(gone).first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("#curves svg").first.bounding_box()["width"] == pytest.approx(480, abs=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 720

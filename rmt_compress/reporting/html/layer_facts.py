@@ -46,10 +46,10 @@ def sentences_of(layer: AnalyzedLayer) -> tuple[str, ...]:
 def facts_of(layer: AnalyzedLayer) -> tuple[Fact, ...]:
     """The numbers of a layer."""
     fit, own = layer.fit, layer.layer
-    aliases = (Fact("also called", printable(listed(own.aliases))),) if own.aliases else ()
+    aliases = (Fact("also called", printable(listed(own.aliases)), is_name=True),) if own.aliases else ()
     return (
         *aliases,
-        Fact("tensor", printable(layer.tensor)),
+        Fact("tensor", printable(layer.tensor), is_name=True),
         Fact("kind", str(own.kind)),
         Fact("shape", times(own.shape)),
         Fact("stored as", str(own.dtype)),

@@ -70,7 +70,7 @@ def in_words(layer: AnalyzedLayer, series: SpectrumSeries) -> tuple[str, str]:
 
 
 def sparkline(layer: AnalyzedLayer, series: SpectrumSeries) -> Markup:
-    """The bars of the spectrum and its edge as a small SVG."""
+    """The bars of the spectrum and its edge as a small SVG, with an arrow where more lie right of it."""
     from markupsafe import Markup
 
     right = float(series.edges[-1])
@@ -79,10 +79,11 @@ def sparkline(layer: AnalyzedLayer, series: SpectrumSeries) -> Markup:
     bulk, spikes = (np.histogram(part, edges)[0] for part in parts)
     tallest = max(int((bulk + spikes).max()), 1)
     edge = _WIDTH * layer.fit.lambda_plus / right
+    arrow = f"M{_WIDTH - 5} {_HEIGHT - 8}l5 4l-5 4z" if series.beyond else ""
     return Markup(
         f'<svg class="spark" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'aria-hidden="true"><path class="bulk" d="{_bars(np.zeros(_BARS), bulk / tallest)}"/>'
-        f'<path class="spikes" d="{_bars(bulk / tallest, spikes / tallest)}"/>'
+        f'<path class="spikes" d="{_bars(bulk / tallest, spikes / tallest)}{arrow}"/>'
         f'<path class="edge" d="M{edge:.1f} 0V{_HEIGHT}"/></svg>'
     )
 

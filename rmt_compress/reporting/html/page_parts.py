@@ -33,11 +33,12 @@ class Badge:
 
 @dataclass(frozen=True)
 class Fact:
-    """One number with what it is; `note` stands small below it."""
+    """One number, or the name of a tensor, with what it is; `note` stands small below it."""
 
     label: str
     value: str
     note: str = ""
+    is_name: bool = False
 
 
 @dataclass(frozen=True)

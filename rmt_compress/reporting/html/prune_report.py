@@ -87,7 +87,7 @@ def prune_headline(result: PruneResult) -> str:
         return f"The budget was missed: {result.missed}. {kept}."
     if not result.changes:
         return "Nothing can be cut at these settings, and nothing was written."
-    return " ".join((_asked(result), *_left(result), _cost(result))).strip()
+    return " ".join((_asked(result), *_left(result), _cost(result), _at_risk(result))).strip()
 
 
 def _asked(result: PruneResult) -> str:
@@ -126,6 +126,14 @@ def _cost(result: PruneResult) -> str:
         f"{metric.name} {metric.shown(before.score.value)} → {metric.shown(after.score.value)}{asked} ({change})"
     )
     return f"{score[:1].upper()}{score[1:]}{faster(after, before)}."
+
+
+def _at_risk(result: PruneResult) -> str:
+    """How many of the cuts nobody has measured look dangerous."""
+    risks = list(result.risks.values())
+    if not (high := risks.count("high")):
+        return ""
+    return f"By the weights alone the risk is high for {high:,} of {counted(len(risks), 'cut')}."
 
 
 def _facts(result: PruneResult) -> tuple[Fact, ...]:

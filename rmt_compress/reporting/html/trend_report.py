@@ -29,6 +29,14 @@ _COLUMNS = (
     Column("fit error", "distance to the law of noise"),
     Column("verdict", "of the last state", numeric=False, room="phone"),
 )
+_SAID = {
+    "spikes": "spikes",
+    "edge": "edge s₊",
+    "bulk_energy": "bulk energy",
+    "gof": "fit error",
+    "sigma2": "noise variance σ̂²",
+    "spectral_norm": "largest singular value",
+}
 _DRAWN = 6
 """Layers whose courses are drawn: as many as can be told apart by colour, dashes and mark."""
 _NAMED = 6
@@ -115,9 +123,12 @@ def _chart(trend: Trend, layers: Sequence[LayerTrend], quantity: str, caption: s
 def _row(trend: Trend, layer: LayerTrend) -> LayerRow:
     first, last = layer.states[0], layer.states[-1]
     small, drawn, alt = pictured(last)
-    changed = "" if first.verdict == last.verdict else f" It was {first.verdict} in {printable(trend.names[0])}."
+    names = [printable(name) for name in (trend.names[0], trend.names[-1])]
+    became = f"{first.verdict[:1].upper()}{first.verdict[1:]} in {names[0]}, {last.verdict} in {names[1]}."
+    if first.verdict == last.verdict:
+        became = f"{last.verdict[:1].upper()}{last.verdict[1:]} in both {names[0]} and {names[1]}."
     courses = tuple(
-        Fact(quantity.replace("_", " ") + " over the states", ", ".join(f"{value:.4g}" for value in values))
+        Fact(f"{_SAID[quantity]}, state by state", ", ".join(f"{value:.4g}" for value in values))
         for quantity in QUANTITIES
         if len(set(values := layer.series(quantity))) > 1
     )
@@ -134,7 +145,7 @@ def _row(trend: Trend, layer: LayerTrend) -> LayerRow:
             Cell(from_to([f"{error:.3f}" for error in layer.series("gof")]), last.fit.gof),
             Cell(last.verdict, last.verdict, styled(VERDICT_STYLES[last.verdict])),
         ),
-        sentences=(f"In {printable(trend.names[-1])}, which the pictures are of:{changed}", *sentences_of(last)),
+        sentences=(f"{became} What follows is of {names[1]}.", *sentences_of(last)),
         facts=(*courses, *facts_of(last)),
         picture=drawn,
         alt=alt,

@@ -23,7 +23,7 @@
   const pairs = ([xs, ys]) => xs.map((x, index) => ({ x, y: ys[index] }));
   const even = ({ from, to, heights }) =>
     heights.map((y, index) => ({ x: from + ((to - from) * index) / (heights.length - 1), y }));
-  const PLACES = { tickCount: 5, labelOverlap: "greedy", labelSeparation: 8, format: "~g" };
+  const PLACES = { tickCount: 5, labelOverlap: "greedy", labelSeparation: 8, format: "~r" };
   const solid = (color) => ({ value: color });
 
   function spectrum(layer) {
