@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from rmt_compress.saving import model_card
-from rmt_compress.saving.model_card import CardNumbers, write_model_card
+from rmt_compress.saving.model_card import CardNumbers, CardScore, write_model_card
 
 OLD = """---
 license: other
@@ -63,6 +64,36 @@ def test_what_the_old_card_says_is_kept_but_its_scores(folders):
     assert "That of the original: research-only." in card.text
     assert card.text.endswith("# Big\n\nIt writes.\n")
     assert 'model = GPT2LMHeadModel.from_pretrained("small")' in card.text
+
+
+@pytest.mark.parametrize(
+    ("old", "config", "data", "task", "name", "word"),
+    (
+        (OLD, {}, "text:/home/me/books/test.txt", "text-generation", "test.txt", "test.txt"),
+        ("---\npipeline_tag: translation\n---\n", {}, "wmt", "translation", "wmt", "wmt"),
+        (None, {"architectures": ["XForMaskedLM"]}, "/home/me/Photos 2", "fill-mask", "Photos 2", "photos-2"),
+        (None, {"architectures": ["Own"]}, "my.data:test set", "other", "my.data:test set", "my.data-test-set"),
+    ),
+)
+def test_what_was_measured_stands_as_the_hub_lists_results(folders, old, config, data, task, name, word):
+    """Read back, and checked once more, by the library that the hub's own checks are in."""
+    source, target = folders(old, config=config)
+    score = CardScore("mean square error", 0.123456789, data, 1500)
+    assert write_model_card(target, source, summary="", numbers=[], method=[], score=score) is None
+    card = ModelCard.load(target / "README.md")
+    (result,) = card.data.eval_results
+    assert (card.data.model_name, card.data.metrics) == ("small", ["mean-square-error"])
+    assert (result.task_type, result.dataset_name, result.dataset_type) == (
+        task,
+        f"{name}, 1,500 test samples",
+        word,
+    )
+    assert (result.metric_type, result.metric_name) == ("mean-square-error", "mean square error")
+    assert result.metric_value == pytest.approx(0.123456789, abs=1e-6)
+    assert result.dataset_split == "test"
+    again = metadata_load(target / "README.md")
+    assert model_index_to_eval_results(again["model-index"]) == ("small", [result])
+    assert "/home/me" not in (target / "README.md").read_text()
 
 
 def test_names_are_text(folders):

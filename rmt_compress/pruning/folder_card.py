@@ -8,22 +8,42 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.reporting.evaluation_table import milliseconds_said
 from rmt_compress.reporting.html.prune_report import BADGES, prune_headline
-from rmt_compress.saving.model_card import CardNumbers, write_model_card
+from rmt_compress.saving.model_card import CardNumbers, CardScore, write_model_card
 
 if TYPE_CHECKING:
     from rmt_compress.pruning.result import PruneResult
 
 
-def with_card(result: PruneResult, source: Path, target: Path) -> PruneResult:
+def with_card(result: PruneResult, source: Path, target: Path, data: str | None) -> PruneResult:
     """Write the card beside the weights; a note in the result where there is none.
+
+    Args:
+        result: what was done and measured.
+        source: the folder that was read.
+        target: the folder that was written.
+        data: what it was measured with, as after ``--data``; None for what asks by itself.
 
     Raises:
         OutputError: it cannot be written.
     """
     why = write_model_card(
-        target, source, summary=prune_headline(result), numbers=_numbers(result), method=_method(result)
+        target,
+        source,
+        summary=prune_headline(result),
+        numbers=_numbers(result),
+        method=_method(result),
+        score=_score(result, data),
     )
     return result if why is None else replace(result, notes=(*result.notes, why))
+
+
+def _score(result: PruneResult, data: str | None) -> CardScore | None:
+    """Of the compressed network on data that can be named."""
+    if result.after is None or data is None or not result.after.score.samples:
+        return None
+    score = result.after.score
+    unit = f", {score.metric.unit}" if score.metric.unit not in ("", "share") else ""
+    return CardScore(f"{score.metric.name}{unit}", score.value, data, score.samples)
 
 
 def _numbers(result: PruneResult) -> list[CardNumbers]:

@@ -281,7 +281,7 @@ def prune(
         result = replace(result, verified=known_by, wreck=wrecked(changed))
     else:
         result = measurement.of(replace(result, verified="measured"), target, progress, sweeps=within is None)
-    return result if folder is None else with_card(result, folder, target)
+    return result if folder is None else with_card(result, folder, target, data)
 
 
 def _road(

@@ -2,7 +2,8 @@
 
 The front matter is that of the folder that was compressed, with its licence, languages and data, and names that
 folder as the base model where it has a name on the hub. Scores that it claims are left out: they are another
-network's. Below stand what was done, what was measured, how to load the folder, and the old card.
+network's; what was measured of this one takes their place (``model-index``). Below stand what was done, what was
+measured, how to load the folder, and the old card.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.provenance import tool_version
@@ -23,12 +24,27 @@ from rmt_compress.saving.folder_code import MODULE
 from rmt_compress.saving.folders import source_folder
 from rmt_compress.wording import printable
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 CARD = "README.md"
 
 _TAGS = ("rmt-compress", "compressed", "low-rank")
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 # Of another network, or the hub's own.
-_NOT_KEPT = ("model-index", "eval_results", "base_model_relation", "widget", "new_version")
+_NOT_KEPT = ("model-index", "model_name", "eval_results", "metrics", "base_model_relation", "widget", "new_version")
+# Endings of transformers' classes -> what the hub calls their task.
+_TASKS = {
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForConditionalGeneration": "text2text-generation",
+    "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+}
 _LONGEST = 1_000_000
 """Characters of an old card that is kept."""
 
@@ -42,8 +58,31 @@ class CardNumbers:
     after: str
 
 
+@dataclass(frozen=True)
+class CardScore:
+    """What was measured of the network that the card is of.
+
+    Attributes:
+        metric: its name, as people read it; the hub's list has it in one word.
+        value: shares as numbers from 0 to 1.
+        data: as after ``--data``; of a file its name is told, not where it lies.
+        samples: how many were asked, of the test part.
+    """
+
+    metric: str
+    value: float
+    data: str
+    samples: int
+
+
 def write_model_card(
-    folder: Path, source: Path, *, summary: str, numbers: Sequence[CardNumbers], method: Sequence[str]
+    folder: Path,
+    source: Path,
+    *,
+    summary: str,
+    numbers: Sequence[CardNumbers],
+    method: Sequence[str],
+    score: CardScore | None = None,
 ) -> str | None:
     """Write ``README.md`` into a folder that has been written, in one piece.
 
@@ -53,6 +92,7 @@ def write_model_card(
         summary: what it has cost, in sentences.
         numbers: sizes and scores.
         method: what was done, a sentence each.
+        score: of the compressed network; None where none was measured.
 
     Returns:
         why there is none; None where it was written.
@@ -74,6 +114,9 @@ def write_model_card(
     data |= {} if base is None else {"base_model": base}
     if "architectures" in config:
         data.setdefault("library_name", "transformers")
+    if score is not None:
+        data |= {"model_name": printable(folder.resolve().name), "eval_results": [_result(score, known, config)]}
+        data |= {"metrics": [_word(score.metric)]}
     front = ModelCardData(**data).to_yaml().strip()
     made_from = f"`{_code(base or origin.resolve().name)}`"
     lines = [
@@ -95,6 +138,33 @@ def write_model_card(
     with replacing(folder / CARD) as path:
         path.write_text(f"---\n{front}\n---\n\n" + "\n\n".join(lines) + "\n", encoding="utf-8")
     return None
+
+
+def _result(score: CardScore, known: dict[str, Any], config: dict[str, Any]) -> EvalResult:
+    """A score as the hub lists it."""
+    from huggingface_hub import EvalResult
+
+    named = config.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else ""
+    task = known.get("pipeline_tag")
+    if not isinstance(task, str):
+        task = next((task for ending, task in _TASKS.items() if name.endswith(ending)), "other")
+    # Where a file lies is nobody's business but its owner's.
+    data = printable(Path(score.data).name if "/" in score.data else score.data)
+    return EvalResult(
+        task_type=printable(task),
+        dataset_name=f"{data}, {score.samples:,} test samples",
+        dataset_type=_word(data),
+        dataset_split="test",
+        metric_type=_word(score.metric),
+        metric_name=printable(score.metric),
+        metric_value=float(f"{score.value:.6g}"),
+    )
+
+
+def _word(text: str) -> str:
+    """A name as one word, as the hub's identifiers are."""
+    return re.sub(r"[^\w.-]+", "-", printable(text).lower()).strip("-") or "unnamed"
 
 
 def _old_card(path: Path) -> tuple[dict[str, Any], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.saving.model_card import CardNumbers, write_model_card
+from rmt_compress.saving.model_card import CardNumbers, CardScore, write_model_card
 from rmt_compress.training.event_log import of_kind
 from rmt_compress.wording import counted
 
@@ -24,6 +24,7 @@ def write_trained_card(folder: Path, source: Path, result: RunResult, data: str)
     score = f"{metric.name} {metric.shown(before)} → {metric.shown(after)} ({metric.change(after, before)})"
     left = last["nonzeros"] / max(1, first["nonzeros"])
     cuts = len(of_kind(result.events, "cycle"))
+    unit = f", {metric.unit}" if metric.unit not in ("", "share") else ""
     return write_model_card(
         folder,
         source,
@@ -32,6 +33,7 @@ def write_trained_card(folder: Path, source: Path, result: RunResult, data: str)
             CardNumbers("weights that are not 0", f"{first['nonzeros']:,}", f"{last['nonzeros']:,}"),
             CardNumbers(f"test {metric.name}", metric.shown(before), metric.shown(after)),
         ],
+        score=CardScore(f"{metric.name}{unit}", after, data, last["samples"]),
         method=[
             f"Trained on {data} for {counted(last['epoch'], 'epoch')}, seed {result.seed}.",
             f"Cut {counted(cuts, 'time')} on the way, as the log beside it says.",
