@@ -6,8 +6,8 @@ READY  := $(VENV)/.ready
 # Two processes, each with one thread for its matrix products: more would only wait for one another.
 PYTEST := PYTEST_PLUGINS=tests.early OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Strict: a link that leads nowhere is an error. The variable silences an advertisement, which would be no warning of ours.
-MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+# Strict: a link that leads nowhere is an error (with --quiet it would be none). The variable silences an advertisement.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo test check format docs clean
 

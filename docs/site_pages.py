@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -16,6 +17,10 @@ BEYOND = [*HOME, "CONTRIBUTING.md", "CHANGELOG.md"]
 """Pages of the site that lie outside docs/ and that its navigation names."""
 JOINED = {"benchmarks/results": "benchmarks.md", "experiments/data/reproduction": "reproduction-tables.md"}
 """Folders whose reports stand on one page, each under an anchor of its name (`generate.py`)."""
+# What a browser fetches by itself; where a link leads is the reader's business.
+_FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source)[^>]*\ssrc="?https?:[^>]*>|<link[^>]*\shref="?https?:[^>]*>"""
+)
 _LINK = re.compile(r"\]\(((?!https?:|mailto:|#)[^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -47,6 +52,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"]({posixpath.relpath(_in_site(_target(path, link)), folder)}{link[2] or ''})"
 
     return _LINK.sub(moved, markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Give the search a name for those who hear the page, which the theme does not.
+
+    Raises:
+        PluginError: the page would ask another host.
+    """
+    del config
+    if (asked := _FETCHED.search(output)) is not None:
+        raise PluginError(f"{page.file.src_uri}: asks another host: {asked[0]}")
+    search = '<div class="md-search" '
+    return output.replace(search, f'{search}aria-label="Search" ')
 
 
 def _target(path: str, link: re.Match[str]) -> str:
