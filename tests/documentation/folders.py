@@ -54,7 +54,7 @@ def _language_model(path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    tokens = {"vocab_size": 256, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+    tokens = {"vocab_size": 256, "n_positions": 32, "bos_token_id": 0, "eos_token_id": 0}
     GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=4, **tokens)).save_pretrained(path)
 
 
@@ -86,7 +86,7 @@ def _digits_graph(path: Path) -> None:
 
 FILES: dict[str, dict[str, Callable[[Path], None]]] = {
     "five-tasks.md": {"lm": _language_model, "model.onnx": _digits_graph},
-    "huggingface.md": {"gpt2": _language_model, "book.txt": _book},
+    "huggingface.md": {"gpt2": _language_model},
     "language-models.md": {"book.txt": _book},
     "onnx.md": {"model.onnx": _digits_graph},
     "sparse-masks.md": {"model.safetensors": _digits, "moments.safetensors": _moments},
