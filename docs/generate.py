@@ -24,6 +24,8 @@ def cli_reference() -> str:
     page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # Outside code spans Markdown shows entities as they are meant, inside them it does not.
     page = re.sub(r"`[^`]*`", lambda code: html.unescape(code.group()), page)
+    # Stars of patterns are no emphasis, unlike those that begin a line or stand in pairs.
+    page = re.sub(r"(?<=[\w.: ])\*(?=[.\w)])|(?<=\.)\*(?= )", r"\\*", page)
     return page.rstrip() + "\n"
 
 
