@@ -6,6 +6,9 @@ READY  := $(VENV)/.ready
 # Two processes, each with one thread for its matrix products: more would only wait for one another.
 PYTEST := PYTEST_PLUGINS=tests.early OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Strict: a link that leads nowhere is an error (with --quiet it would be none). The variable silences an advertisement.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .PHONY: demo test check format docs clean
 
 demo: $(READY)  ## what the tool does, on a sample model with an embedded data set
@@ -15,6 +18,7 @@ test: $(READY)  ## everything CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/generate.py --check
+	$(MKDOCS)
 	# The types beside the tests: both cores are then busy from the first second to the last.
 	$(BIN)/mypy & types=$$!; $(PYTEST) --cov --cov-report=term; tests=$$?; wait $$types && exit $$tests
 
@@ -28,12 +32,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## the CLI reference from --help, and the API pages from the docstrings
+docs: $(READY)  ## the pages made of --help, docstrings and results, and the site in build/site
 	$(BIN)/python docs/generate.py
-	$(BIN)/pdoc --output-directory docs/_build --docformat google rmt_compress
+	$(MKDOCS)
 
 clean:
-	rm -rf $(VENV) demo-output docs/_build
+	rm -rf $(VENV) demo-output build/site
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

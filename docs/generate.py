@@ -1,4 +1,7 @@
-"""Write docs/cli-reference.md from the program's own --help; with --check, fail where it is out of date."""
+"""Write the pages of docs/ that are made of something else; with --check, fail where one is out of date.
+
+The command line's of the program's own --help, those of the benchmarks and the reproduction of committed results.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ import html
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-TARGET = Path(__file__).parent / "cli-reference.md"
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+BENCHMARKS = REPOSITORY / "benchmarks" / "results"
+REPRODUCTION = REPOSITORY / "experiments" / "data" / "reproduction"
 
 
 def cli_reference() -> str:
@@ -17,16 +24,56 @@ def cli_reference() -> str:
     page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # Outside code spans Markdown shows entities as they are meant, inside them it does not.
     page = re.sub(r"`[^`]*`", lambda code: html.unescape(code.group()), page)
+    # Stars of patterns are no emphasis, unlike those that begin a line or stand in pairs.
+    page = re.sub(r"(?<=[\w.: ])\*(?=[.\w)])|(?<=\.)\*(?= )", r"\\*", page)
     return page.rstrip() + "\n"
 
 
+def benchmarks() -> str:
+    """The reports of the benchmarks, those that compare with other tools first."""
+    first = [BENCHMARKS / f"{name}.md" for name in ("analyze", "budget", "prune", "device")]
+    intro = (
+        "# Benchmarks\n\nMade by `python docs/generate.py` of the reports in `benchmarks/results`, each written by "
+        "a script in `benchmarks/`. Machines were shared with other programs: ratios hold better than seconds.\n"
+    )
+    return _joined(intro, [*first, *(path for path in sorted(BENCHMARKS.glob("*.md")) if path not in first)])
+
+
+def reproduction_tables() -> str:
+    """What each script of the reproduction wrote."""
+    intro = (
+        "# Tables of the reproduction\n\nMade by `python docs/generate.py` of what the scripts in `experiments/` "
+        "wrote to `experiments/data/reproduction`. [Reproduction](reproduction.md) says what to make of it.\n"
+    )
+    return _joined(intro, sorted(REPRODUCTION.glob("*.md")))
+
+
+def _joined(intro: str, reports: Iterable[Path]) -> str:
+    """One page of many, each under its own anchor, its headings one level down and its links led out of docs/."""
+    parts = [intro]
+    for report in reports:
+        folder = report.parent.relative_to(REPOSITORY).as_posix()
+        text = re.sub(r"^#", "##", report.read_text(encoding="utf-8").rstrip(), flags=re.M)
+        text = re.sub(r"\]\((?!http|#)", f"](../{folder}/", text)
+        parts.append(f'<a id="{report.stem}"></a>\n\n{text}\n')
+    return "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli-reference.md": cli_reference,
+    "benchmarks.md": benchmarks,
+    "reproduction-tables.md": reproduction_tables,
+}
+
+
 def main() -> None:
-    """Write the page or compare it."""
-    page = cli_reference()
-    if "--check" not in sys.argv:
-        TARGET.write_text(page, encoding="utf-8")
-    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != page:
-        sys.exit(f"{TARGET.name} is out of date: run `make docs`")
+    """Write the pages or compare them."""
+    for name, make in PAGES.items():
+        page, target = make(), DOCS / name
+        if "--check" not in sys.argv:
+            target.write_text(page, encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != page:
+            sys.exit(f"{name} is out of date: run `python docs/generate.py`")
 
 
 if __name__ == "__main__":
