@@ -24,6 +24,7 @@ from published import (
     draw_runs,
     ends,
     figure,
+    in_sight,
     measuring,
     overhead,
     percent,
@@ -59,6 +60,7 @@ RECIPES = {
         samples=300,
     ),
 }
+COLOR = {"normal": GREY, "pruned": COLORS[0]}
 FINALS = {"final ReLU": ",final=relu", "no final ReLU": ""}
 
 
@@ -104,18 +106,19 @@ def draw(arms: Arms) -> Figure:
     result, panels = figure(3, rows=2, height=3.7)
     for row, final in enumerate(FINALS):
         accuracy, lost, size = panels[3 * row : 3 * row + 3]
-        for side, color in (("normal", GREY), ("pruned", COLORS[0])):
-            arm = arms.get(f"{final}, {side}")
-            if arm is None:
-                continue
+        shown = {side: arms[f"{final}, {side}"] for side in COLOR if f"{final}, {side}" in arms}
+        for side, arm in shown.items():
+            color = COLOR[side]
             draw_runs(accuracy, arm, "test_accuracy", color=color, label=side, factor=100)
             draw_runs(lost, arm, "never_predicted", color=color, label=side)
             draw_runs(size, arm, "parameters", color=color, label=side, factor=1e-6)
-        accuracy.set(title=f"{final}: accuracy, one line a seed", ylabel="test accuracy, %", ylim=(50, 100))
+        accuracy.set(title=f"{final}: accuracy, one line a seed", ylabel="test accuracy, %")
+        if shown:
+            accuracy.set_ylim(in_sight(shown.values(), "test_accuracy"))
         lost.set(title=f"{final}: classes lost", ylabel="classes that are never predicted", ylim=(-0.1, 4.1))
         lost.locator_params(axis="y", integer=True)
         size.set(title=f"{final}: size", ylabel="million parameters", ylim=(0, None))
-        accuracy.legend(frameon=False, loc="lower right")
+        size.legend(frameon=False, loc="lower left")
     return result
 
 

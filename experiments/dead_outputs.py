@@ -84,11 +84,13 @@ def draw(arms: Arms) -> Figure:
         accuracy.plot([count + 0.12 * (shift - 1) for count in lost], right, "o", color=color, ms=5, label=name)
         seeds = [run["seed"] for run in arm["runs"]]
         place = [seed + 0.25 * (shift - 1) for seed in seeds]
-        classes.bar(place, lost, width=0.25, color=color, label=name)
+        # A seed that lost none is to be seen, one that was not run is not.
+        classes.bar(place, [max(each, 0.03) for each in lost], width=0.25, color=color, label=name)
     accuracy.set(title="A dot a seed", xlabel="classes that are never predicted", ylabel="test accuracy, %")
     classes.set(title="The same seeds under every cut", xlabel="seed", ylabel="classes that are never predicted")
-    accuracy.locator_params(axis="x", integer=True)
-    classes.locator_params(integer=True)
+    accuracy.set_xticks(range(int(max(max(ends(arm, "never_predicted")) for arm in arms.values())) + 1))
+    classes.set_xticks(sorted({run["seed"] for arm in arms.values() for run in arm["runs"]}))
+    classes.locator_params(axis="y", integer=True)
     accuracy.legend(frameon=False)
     return result
 

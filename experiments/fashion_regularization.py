@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from published import (
     COLORS,
     GREY,
+    INK,
     Arms,
     Example,
     Recipe,
@@ -103,9 +104,12 @@ def table(arms: Arms) -> Table:
 
 def draw(arms: Arms) -> Figure:
     """A dot a seed: accuracy of every combination."""
-    result, panels = figure(2, width=6)
-    for axes, last in zip(panels, ("final ReLU", "no final ReLU"), strict=True):
-        for place, name in enumerate(PUBLISHED):
+    shown = [last for last in ("final ReLU", "no final ReLU") if any(name.endswith(f"| {last}") for name in arms)]
+    result, panels = figure(len(shown), width=6)
+    for axes, last in zip(panels, shown, strict=True):
+        for place, (name, published) in enumerate(PUBLISHED.items()):
+            if published and last == "final ReLU":
+                axes.plot(place, float(published.split()[0]), "D", color=INK, mfc="none", ms=7)
             arm = arms.get(f"{name} | {last}")
             if arm is not None:
                 values = [100 * value for value in ends(arm, "test_accuracy")]
@@ -115,7 +119,8 @@ def draw(arms: Arms) -> Figure:
                 )
                 axes.plot([place - 0.28, place + 0.28], [sum(values) / len(values)] * 2, color=color, lw=2)
         axes.set_xticks(range(len(PUBLISHED)), [name.replace(", ", ",\n") for name in PUBLISHED])
-        axes.set(title=f"{last}: a dot a seed, a bar the mean", ylabel="test accuracy, %")
+        published = ", diamonds as published" if last == "final ReLU" else ""
+        axes.set(title=f"{last}: a dot a seed, a bar the mean{published}", ylabel="test accuracy, %")
     return result
 
 

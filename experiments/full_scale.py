@@ -1,13 +1,14 @@
 """The published examples at their published size, several seeds at a time on one GPU.
 
     python experiments/full_scale.py OUT --lanes 8 --seconds 520    # on a machine with a GPU
-    python experiments/full_scale.py OUT --collect                  # numbers, tables and pictures of what is there
+    python experiments/full_scale.py OUT --collect                  # tables and pictures of what is there
     python experiments/full_scale.py OUT --quick --only bssz24_mnist --seconds 60   # does it run at all?
 
 OUT/lines.jsonl gets one JSON line per seed as it is finished: the same command again skips those and goes on with
-the others. Runs that the end of the time breaks off leave what they had in OUT/unfinished.jsonl. `WANTED` is the
-order: what the scaled-down runs of docs/reproduction.md left open comes first. A run whose estimate no longer fits
-into the time gives way to a shorter one.
+the others. What is there is committed in experiments/data/reproduction/full: with that as OUT the runs that
+docs/reproduction.md says are left are done. Runs that the end of the time breaks off leave what they had in
+OUT/unfinished.jsonl; no table shows them. `WANTED` is the order: what the scaled-down runs of docs/reproduction.md
+left open comes first. A run whose estimate no longer fits into the time gives way to a shorter one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from published import FOLDER, Arms, Example, Scale, write_numbers
+from published import FOLDER, Arms, Example, Scale, rounded
 
 from rmt_compress.outputs import replacing
 
@@ -233,13 +234,14 @@ class Runner:
         return {
             **{"example": name, "arm": arm, "seed": seed, "scale": self._scale, "seconds": round(seconds, 1)},
             **machine(),
+            "date": time.strftime("%Y-%m-%d"),
             "lanes": len(self._lanes),
             "settings": self._settings.get(lane.job.key),
         }
 
     def _add(self, line: dict[str, Any], name: str) -> None:
         with (self._folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(written(line))
 
     def _write_unfinished(self) -> None:
         now = self._written = time.monotonic()
@@ -248,7 +250,7 @@ class Runner:
                 if lane.job is not None and lane.events:
                     run = {"seed": lane.job.seed, "events": lane.events}
                     line = {**self._head(lane, now - lane.begun), "finished": False, "run": run}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.write(written(line))
 
 
 def machine() -> dict[str, str]:
@@ -257,6 +259,11 @@ def machine() -> dict[str, str]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {"torch": torch.__version__, "device": device}
+
+
+def written(line: dict[str, Any]) -> str:
+    """A line as it is in a file."""
+    return json.dumps(rounded(line), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -268,40 +275,37 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def collect(folder: Path, out: Path) -> Iterator[Path]:
-    """Write NAME.json, NAME.md and NAME.png of every example with lines, to `out`.
+def collected(lines: list[dict[str, Any]]) -> Iterator[tuple[Example, dict[str, Any]]]:
+    """Every example with finished runs, and its numbers as `Example.markdown` and `Example.draw` read them.
 
-    A run that was broken off stands for its seed only where the arm has no finished one.
+    Runs that were broken off are named and left out: a network after four epochs of a hundred is no result.
     """
-    found = lines_of(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in dict.fromkeys(line["example"] for line in found):
+    whole = [line for line in lines if line["finished"]]
+    for name in dict.fromkeys(line["example"] for line in whole):
         shown = example(name)
         assert shown.works is not None
-        ours = [line for line in found if line["example"] == name]
+        ours = [line for line in whole if line["example"] == name]
         arms: Arms = {}
-        broken: list[str] = []
         for arm in shown.works(ours[0]["scale"]):
-            mine = [line for line in ours if line["arm"] == arm]
-            whole = [line for line in mine if line["finished"]]
-            taken = sorted(whole or mine, key=lambda line: int(line["seed"]))
-            if not whole:
-                broken += [f"{arm}, seed {line['seed']}" for line in taken]
-            taken = [line for line in taken if whole or _has_end(line)]
-            if taken:
-                runs = [line["run"] for line in taken]
-                arms[arm] = {"settings": taken[0]["settings"], **_joined(runs)}
-        if not arms:
-            continue
-        file = out / f"{name}.json"
-        write_numbers({**_numbers(name, ours, broken), "arms": arms}, file)
-        shown.show(file)
+            mine = sorted((line for line in ours if line["arm"] == arm), key=lambda line: int(line["seed"]))
+            if mine:
+                arms[arm] = {"settings": mine[0]["settings"], **_joined([line["run"] for line in mine])}
+        done = {(line["arm"], line["seed"]) for line in ours}
+        broken = [
+            f"{line['arm']}, seed {line['seed']}"
+            for line in lines
+            if line["example"] == name and (line["arm"], line["seed"]) not in done
+        ]
+        yield shown, {**_numbers(ours, broken), "name": name, "arms": arms}
+
+
+def collect(folder: Path, out: Path) -> Iterator[Path]:
+    """Write NAME.md and NAME.png of every example with finished runs to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for shown, numbers in collected(lines_of(folder)):
+        file = out / f"{shown.name}.md"
+        shown.show(numbers, file)
         yield file
-
-
-def _has_end(line: dict[str, Any]) -> bool:
-    """Whether a run that was broken off can stand in tables: they read numbers of its last event."""
-    return "test_accuracy" in line["run"]["events"][-1]
 
 
 def _joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -311,18 +315,18 @@ def _joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def _numbers(name: str, ours: list[dict[str, Any]], broken: list[str]) -> dict[str, Any]:
+def _numbers(ours: list[dict[str, Any]], broken: list[str]) -> dict[str, Any]:
     first = ours[0]
-    where = (
-        f" in all, up to {first['lanes']} runs at a time on one {first['device']}, products of training in TF32."
-    )
+    days = ", ".join(sorted({line["date"] for line in ours}))
+    where = f" in all, up to {first['lanes']} runs at a time on "
     if first["device"] == "CPU":
-        where = f" in all, up to {first['lanes']} runs at a time on a CPU."
+        where += f"a CPU ({days})."
+    else:
+        where += f"one {first['device']} ({days}), products of training in TF32."
     if broken:
-        where += f" Broken off before the end, and shown as far as they came: {'; '.join(broken)}."
-    seconds = round(sum(line["seconds"] for line in ours if line["finished"]), 1)
-    head = {"name": name, "scale": first["scale"], "seconds": seconds, "threads": 1}
-    return {**head, "torch": first["torch"], "where": where, "unfinished": broken}
+        where += f" Broken off by the end of the time and not shown: {'; '.join(broken)}."
+    seconds = round(sum(line["seconds"] for line in ours), 1)
+    return {"scale": first["scale"], "seconds": seconds, "torch": first["torch"], "where": where}
 
 
 def main() -> None:
@@ -333,7 +337,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=520.0, help="time in all; default: 520")
     parser.add_argument("--only", nargs="*", default=(), help="these examples alone")
     parser.add_argument("--quick", action="store_true", help="seconds, on embedded data")
-    parser.add_argument("--collect", action="store_true", help="only write what the lines say")
+    parser.add_argument("--collect", action="store_true", help="only write tables and pictures of the lines")
     parser.add_argument("--out", type=Path, default=FOLDER / "full", help="of --collect")
     asked = parser.parse_args()
     if asked.collect:

@@ -96,9 +96,11 @@ def draw(arms: Arms) -> Figure:
             values = [100 * value for value in ends(arm, "test_accuracy")]
             label = {"normal": "not cut", "pruned": "cut"}[side] if place == 0 else None
             axes.plot([place + shift] * len(values), values, "o", color=color, ms=6, alpha=0.8, label=label)
-    axes.set_xticks(range(len(INITS)), INITS)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - 1), high + 0.05)
+    axes.set_xticks(range(len(INITS)), ["normal", "He", "Xavier", "sparse"])
     axes.set(title="MNIST: a dot a seed", ylabel="test accuracy, %", xlabel="weights begin")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left")
     return result
 
 

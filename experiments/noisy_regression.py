@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEVIATION = 0.5
+_AT_THE_RIGHT: dict[str, Any] = {
+    **{"xycoords": ("axes fraction", "data"), "textcoords": "offset points"},
+    **{"ha": "right", "va": "bottom", "fontsize": 8},
+}
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,11 @@ def draw(arms: Arms) -> Figure:
             axes.plot(mean[:, 0], mean[:, column], color=color, lw=1.6, label=name)
     unseen.set(title="Error to the noise-free target", ylabel="mean squared error", ylim=(0.25, 0.6))
     seen.set(title="Error to the noisy samples it has seen", yscale="log")
-    seen.axhline(DEVIATION**2, color="k", lw=0.8, ls="--", label="variance of the noise")
+    seen.axhline(DEVIATION**2, color="k", lw=0.8, ls="--")
+    seen.annotate("variance of the noise", (1, DEVIATION**2), (0, 3), **_AT_THE_RIGHT)
     for axes in (unseen, seen):
         axes.set_xlabel("epoch")
-        axes.legend(frameon=False, fontsize=8)
+    unseen.legend(frameon=False, fontsize=8)
     return result
 
 

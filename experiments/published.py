@@ -9,17 +9,18 @@ Every example is a script of its own beside this one:
 
 Each writes NAME.json, NAME.md and NAME.png to experiments/data/reproduction; NAME.json grows with every arm that is
 done, so that what a long run has measured is not lost when it is broken off. `full_scale.py` runs the single seeds
-of all of them several at a time on one GPU, and writes to experiments/data/reproduction/full.
+of all of them several at a time on one GPU, a line a seed, to experiments/data/reproduction/full.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -171,11 +172,10 @@ class Example:
         file = folder / f"{self.name}.json"
         if not asked.draw:
             self._measure("quick" if asked.quick else asked.scale, file)
-        self.show(file)
+        self.show(json.loads(file.read_text(encoding="utf-8")), file)
 
-    def show(self, file: Path) -> None:
+    def show(self, numbers: dict[str, Any], file: Path) -> None:
         """Table and picture beside a NAME.json."""
-        numbers = json.loads(file.read_text(encoding="utf-8"))
         with replacing(file.with_suffix(".png")) as path:
             self.draw(numbers["arms"]).savefig(path, dpi=130)
         with replacing(file.with_suffix(".md")) as path:
@@ -201,7 +201,7 @@ class Example:
         ran = (
             f"Ran at scale `{numbers['scale']}` in {numbers['seconds'] / 60:.1f} minutes, torch {numbers['torch']}"
         )
-        ran += numbers.get("where", f" on {counted(numbers['threads'], 'thread')} of a shared CPU.")
+        ran += numbers.get("where") or f" on {counted(numbers['threads'], 'thread')} of a shared CPU."
         return f"# {title}\n\n{rest.strip()}\n\n{ran}\n\n{table}\n\n![{title}]({self.name}.png)\n"
 
 
@@ -226,7 +226,7 @@ def _said(settings: dict[str, Any]) -> str:
 def write_numbers(numbers: dict[str, Any], file: Path) -> None:
     """Write a NAME.json."""
     with replacing(file) as path:
-        path.write_text(json.dumps(_rounded(numbers), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        path.write_text(json.dumps(rounded(numbers), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def ends(arm: Arm, key: str) -> list[float]:
@@ -276,14 +276,29 @@ def figure(columns: int, *, rows: int = 1, width: float = 5.2, height: float = 4
     return result, panels
 
 
-def draw_runs(axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor: float = 1.0) -> None:
+def in_sight(arms: Iterable[Arm], key: str) -> tuple[float, float]:
+    """Whole per cents around all that the runs reach after the first quarter of their epochs."""
+    late = [
+        event[key]
+        for arm in arms
+        for run in arm["runs"]
+        for event in run["events"]
+        if 4 * event["epoch"] > run["events"][-1]["epoch"]
+    ]
+    return math.floor(100 * min(late)), math.ceil(100 * max(late))
+
+
+def draw_runs(
+    axes: Axes, arm: Arm, key: str, *, color: str, label: str, factor: float = 1.0, dashed: bool = False
+) -> None:
     """One line a run over the epochs, a cut as a step at its epoch; grey is broad, to be seen under the others."""
+    style = "--" if dashed else "-"
     width, alpha = (4.0, 0.5) if color == GREY else (1.5, 0.9)
     for index, run in enumerate(arm["runs"]):
         events = [event for event in run["events"] if event["event"] != "end"]
         x = [event["epoch"] for event in events]
         y = [factor * event[key] for event in events]
-        axes.plot(x, y, color=color, label=label if index == 0 else None, lw=width, alpha=alpha)
+        axes.plot(x, y, style, color=color, label=label if index == 0 else None, lw=width, alpha=alpha)
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True)
 
@@ -306,10 +321,10 @@ def _fit(layer: dict[str, Any]) -> list[str]:
     return [key for key in ("spikes", "gof", "p") if key in layer]
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Numbers with as many digits as they deserve."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value

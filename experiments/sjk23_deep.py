@@ -23,6 +23,7 @@ from published import (
     draw_runs,
     ends,
     figure,
+    in_sight,
     measuring,
     percent,
     sizes,
@@ -74,7 +75,9 @@ def draw(arms: Arms) -> Figure:
             draw_runs(accuracy, arms[name], "test_accuracy", color=color, label=name, factor=100)
             draw_runs(loss, arms[name], "test_loss", color=color, label=name)
             draw_runs(size, arms[name], "parameters", color=color, label=name, factor=1e-6)
-    accuracy.set(title="Accuracy, one line a seed", ylabel="test accuracy, %", ylim=(0, 100))
+    accuracy.set(
+        title="Accuracy, one line a seed", ylabel="test accuracy, %", ylim=in_sight(arms.values(), "test_accuracy")
+    )
     loss.set(title="Loss", ylabel="test loss", yscale="log")
     size.set(title="Size", ylabel="million parameters", ylim=(0, None))
     accuracy.legend(frameon=False, loc="lower right")

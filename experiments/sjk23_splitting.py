@@ -23,6 +23,7 @@ from published import (
     draw_runs,
     ends,
     figure,
+    in_sight,
     measuring,
     percent,
     sizes,
@@ -78,10 +79,14 @@ def draw(arms: Arms) -> Figure:
     """Accuracy and parameters over the epochs."""
     result, (accuracy, size) = figure(2)
     colors = {"normal": GREY, "recursive": COLORS[0], "recombine": COLORS[1]}
-    for name, arm in reversed(arms.items()):
-        draw_runs(accuracy, arm, "test_accuracy", color=colors[name], label=name, factor=100)
-        draw_runs(size, arm, "parameters", color=colors[name], label=name, factor=1e-6)
-    accuracy.set(title="Accuracy, one line a seed", ylabel="test accuracy, %", ylim=(88, 99))
+    for name, arm in sorted(arms.items(), key=lambda each: list(colors).index(each[0])):
+        # Where the modes give one network the line of the other shows between the dashes.
+        look = {"color": colors[name], "label": name, "dashed": name == "recombine"}
+        draw_runs(accuracy, arm, "test_accuracy", factor=100, **look)
+        draw_runs(size, arm, "parameters", factor=1e-6, **look)
+    accuracy.set(
+        title="Accuracy, one line a seed", ylabel="test accuracy, %", ylim=in_sight(arms.values(), "test_accuracy")
+    )
     size.set(title="Size", ylabel="million parameters", ylim=(0, None))
     accuracy.legend(frameon=False, loc="lower right")
     return result

@@ -227,7 +227,9 @@ def draw(arms: Arms) -> Figure:
         trimmed = [] if during is None else during["records"]
         x = [100 * (1 - each["share"]) for each in trimmed]
         y = [100 * each["accuracy"] for each in trimmed]
-        axes.plot(x, y, "D", mfc="none", color=color, ms=6, label=f"{side}, ξ rising during training (a seed each)")
+        if trimmed:
+            label = f"{side}, ξ rising during training (a seed each)"
+            axes.plot(x, y, "D", mfc="none", color=color, ms=6, label=label)
     for target in TARGETS:
         axes.axvline(100 * (1 - target), color=INK, lw=0.7, ls="--", zorder=0)
     axes.set_xscale("log")

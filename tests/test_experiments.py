@@ -54,16 +54,6 @@ def test_committed_tables_are_those_of_the_committed_numbers(name, monkeypatch):
     assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == example.markdown(numbers)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((RESULTS / "full").glob("*.json"))])
-def test_committed_full_tables_are_those_of_the_committed_numbers(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    numbers = json.loads((RESULTS / "full" / f"{name}.json").read_text(encoding="utf-8"))
-    assert numbers["scale"] == "full"
-    assert (RESULTS / "full" / f"{name}.md").read_text(encoding="utf-8") == __import__(name).EXAMPLE.markdown(
-        numbers
-    )
-
-
 @pytest.mark.slow
 def test_quick_run_does_not_overwrite_the_results(python):
     done = python.run(EXPERIMENTS / "synthetic_spikes.py", "--quick")

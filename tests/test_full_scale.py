@@ -7,6 +7,7 @@ import pytest
 from tests.samples.repository import REPOSITORY
 
 EXPERIMENTS = REPOSITORY / "experiments"
+FULL = EXPERIMENTS / "data" / "reproduction" / "full"
 ARMS = ("final ReLU, pruned", "final ReLU, normal", "no final ReLU, pruned", "no final ReLU, normal")
 
 
@@ -18,14 +19,21 @@ def full_scale(monkeypatch):
 
 def _line(arm, seed, accuracy, *, finished=True):
     start = {"event": "epoch", "epoch": 0, "test_accuracy": 0.1, "parameters": 100, "dead_outputs": 0}
-    events = [{**start, "never_predicted": 9, "seconds": {"train": 0.0}}]
+    events = [{**start, "never_predicted": 9, "seconds": {"train": 0.0, "analyze": 0.0}}]
     events.append(
-        {**events[0], "epoch": 1, "test_accuracy": accuracy, "never_predicted": 0, "seconds": {"train": 1.0}}
+        {
+            **events[0],
+            "epoch": 1,
+            "test_accuracy": accuracy,
+            "never_predicted": 0,
+            "seconds": {"train": 1.0, "analyze": 0.0},
+        }
     )
     settings = {"arch": "mlp:64,10", "data": "digits", "training": {}, "cycle": None}
-    head = {"example": "bssz24_mnist", "arm": arm, "seed": seed, "scale": "quick", "seconds": 2.0, "lanes": 3}
+    head = {"example": "bssz24_mnist", "arm": arm, "seed": seed, "scale": "quick", "seconds": 2.0}
     run = {"seed": seed, "events": events}
-    return {**head, "torch": "2", "device": "CPU", "settings": settings, "finished": finished, "run": run}
+    where = {"torch": "2", "device": "CPU", "date": "2026-01-31", "lanes": 3}
+    return {**head, **where, "settings": settings, "finished": finished, "run": run}
 
 
 def _write(file, lines):
@@ -66,15 +74,34 @@ def test_lines_become_numbers_tables_and_pictures(full_scale, tmp_path):
     broken = [_line(ARMS[3], 0, 0.25, finished=False), _line(ARMS[0], 2, 0.9, finished=False)]
     _write(tmp_path / "unfinished.jsonl", broken)
     (file,) = full_scale.collect(tmp_path, tmp_path / "out")
-    numbers = json.loads(file.read_text(encoding="utf-8"))
+    ((_, numbers),) = full_scale.collected(full_scale.lines_of(tmp_path))
     assert [run["seed"] for run in numbers["arms"][ARMS[0]]["runs"]] == [0, 1]
-    assert numbers["unfinished"] == [f"{ARMS[3]}, seed 0"]
+    assert ARMS[3] not in numbers["arms"]
     assert numbers["seconds"] == 12.0
-    text = file.with_suffix(".md").read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
     assert "50.00, 60.00" in text
-    assert "Broken off before the end, and shown as far as they came: no final ReLU, normal, seed 0." in text
-    assert "up to 3 runs at a time on a CPU" in text
+    assert f"and not shown: {ARMS[3]}, seed 0; {ARMS[0]}, seed 2." in text
+    assert "up to 3 runs at a time on a CPU (2026-01-31)" in text
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_committed_tables_are_those_of_the_committed_lines(full_scale):
+    lines = full_scale.lines_of(FULL)
+    found = {shown.name: shown.markdown(numbers) for shown, numbers in full_scale.collected(lines)}
+    found["equal_time"] = __import__("equal_time").markdown(lines)
+    assert {file.stem: file.read_text(encoding="utf-8") for file in FULL.glob("*.md")} == found
+    assert {file.stem for file in FULL.glob("*.png")} == set(found)
+
+
+def test_at_equal_time_the_last_epoch_that_was_over_counts(full_scale):
+    equal_time = __import__("equal_time")
+    normal, pruned = _line("normal", 0, 0.9), _line("pruned", 0, 0.8)
+    pruned["run"]["events"][1]["seconds"] = {"train": 0.75, "analyze": 0.5}
+    pair = next(equal_time.pairs([{**line, "example": "sjk23_deep"} for line in (pruned, normal)]))
+    assert (pair.normal["arm"], pair.pruned["arm"]) == ("normal", "pruned")
+    assert equal_time.at(pair.normal, 1.0) == (1, 0.9, 1.0)
+    assert equal_time.at(pair.pruned, 1.24) == (0, 0.1, 1.0)
+    assert equal_time.at(pair.pruned, 1.25) == (1, 0.8, 1.0)
 
 
 @pytest.mark.slow
