@@ -48,6 +48,16 @@ def reproduction_tables() -> str:
     return _joined(intro, sorted(REPRODUCTION.glob("*.md")))
 
 
+def reproduction_full() -> str:
+    """What `experiments/full_scale.py` and `experiments/equal_time.py` made of the runs at the published size."""
+    intro = (
+        "# Tables at the published size\n\nMade by `python docs/generate.py` of what `experiments/full_scale.py` "
+        "and `experiments/equal_time.py` wrote to `experiments/data/reproduction/full`, on one GPU. "
+        "[Reproduction](reproduction.md) says what to make of it.\n"
+    )
+    return _joined(intro, sorted((REPRODUCTION / "full").glob("*.md")))
+
+
 def _joined(intro: str, reports: Iterable[Path]) -> str:
     """One page of many, each under its own anchor, its headings one level down and its links led out of docs/."""
     parts = [intro]
@@ -63,6 +73,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli-reference.md": cli_reference,
     "benchmarks.md": benchmarks,
     "reproduction-tables.md": reproduction_tables,
+    "reproduction-full.md": reproduction_full,
 }
 
 

@@ -15,7 +15,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 HOME = {"README.md": "index.md"}
 BEYOND = [*HOME, "CONTRIBUTING.md", "CHANGELOG.md"]
 """Pages of the site that lie outside docs/ and that its navigation names."""
-JOINED = {"benchmarks/results": "benchmarks.md", "experiments/data/reproduction": "reproduction-tables.md"}
+JOINED = {
+    "benchmarks/results": "benchmarks.md",
+    "experiments/data/reproduction": "reproduction-tables.md",
+    "experiments/data/reproduction/full": "reproduction-full.md",
+}
 """Folders whose reports stand on one page, each under an anchor of its name (`generate.py`)."""
 # What a browser fetches by itself; where a link leads is the reader's business.
 _FETCHED = re.compile(

@@ -81,9 +81,9 @@ def draw(arms: Arms) -> Figure:
     colors = {"normal": GREY, "recursive": COLORS[0], "recombine": COLORS[1]}
     for name, arm in sorted(arms.items(), key=lambda each: list(colors).index(each[0])):
         # Where the modes give one network the line of the other shows between the dashes.
-        look = {"color": colors[name], "label": name, "dashed": name == "recombine"}
-        draw_runs(accuracy, arm, "test_accuracy", factor=100, **look)
-        draw_runs(size, arm, "parameters", factor=1e-6, **look)
+        color, dashed = colors[name], name == "recombine"
+        draw_runs(accuracy, arm, "test_accuracy", color=color, label=name, factor=100, dashed=dashed)
+        draw_runs(size, arm, "parameters", color=color, label=name, factor=1e-6, dashed=dashed)
     accuracy.set(
         title="Accuracy, one line a seed", ylabel="test accuracy, %", ylim=in_sight(arms.values(), "test_accuracy")
     )
