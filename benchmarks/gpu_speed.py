@@ -36,7 +36,7 @@ _BLOCK |= {"mlp.up_proj": (11008, 4096), "mlp.down_proj": (4096, 11008)}
 
 
 def many_layers(place: Place) -> list[Row]:
-    """200 small layers of one shape, and the large MLP: a file and live by the road that is taken, and by others."""
+    """200 small layers and the large MLP: as a file and live by the road that is taken, and by others."""
     rows: list[Row] = []
     for name in ("tiny",) if place.quick else ("200-layers", "large-mlp"):
         file, model = place.folder / f"{name}.safetensors", build(name)
