@@ -1,7 +1,7 @@
 """Published ways to cut a network by low rank, written anew from the papers, each as directions and an allocation.
 
     plain       singular vectors of the weight
-    SVD-LLM     Wang et al. 2024 (arXiv 2403.12403, §3.1): S the Cholesky factor of X Xᵀ, W′ = SVD_r(W S) S⁻¹, so
+    SVD-LLM     Wang et al. 2024 (arXiv 2403.07378, §3.1): S the Cholesky factor of X Xᵀ, W′ = SVD_r(W S) S⁻¹, so
                 that ‖W X − W′ X‖ is least; the same share of every layer
     ASVD        Yuan et al. 2023 (arXiv 2312.05821, §3.2, 3.3): S diagonal, the mean absolute inputs to the power α;
                 W′ = SVD_r(W S) S⁻¹; shares of layers by the loss that each alone brings at .1, .2, … .9

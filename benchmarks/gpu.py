@@ -1,7 +1,7 @@
 """What a GPU makes of every command and of every kind of smaller network: run once where one is at hand.
 
-Parity first: each command on the CPU and on the device, with the differences that are expected. Then the ratios:
-many small layers, large ones, blocks of a language model, training in bf16, 2:4, CUDA graphs. Each part stands by
+Parity: each command on the CPU and on the device, with the differences that are expected. And the ratios: many
+small layers, large ones, blocks of a language model, training in bf16, 2:4, CUDA graphs. Each part stands by
 itself: one that fails says so in its place, and what is known is written after every part.
 
     python benchmarks/gpu.py --device cuda --out OUT        gpu.md and gpu.json in this folder
@@ -55,27 +55,27 @@ def tests(place: Place) -> list[Row]:
     ]
 
 
-# The most important first: what comes late may not have its time.
+# What was never run on a GPU comes first: what comes late may not have its time.
 PARTS: dict[str, Callable[[Place], list[Row]]] = {
     "The device's first calls": start_up,
-    "`analyze`, CPU and device": gpu_parity.analyze,
-    "`prune`, CPU and device": gpu_parity.prune,
-    "Small layers, together and one by one": gpu_speed.small_layers,
-    "Two blocks of Llama 7B's size": gpu_speed.blocks,
-    "Singular values by size, seconds": gpu_speed.by_size,
-    "`prune --data` within a budget, CPU and device": gpu_parity.budget,
-    "`evaluate`, CPU and device": gpu_parity.evaluate,
-    "Calibration moments, CPU and device": gpu_parity.moments,
-    "2:4 as semi-structured tensors": gpu_speed.semi_structured,
-    "`finetune` in float32, CPU and device": gpu_parity.finetune,
-    "`finetune` on the device, float32 and bf16": gpu_speed.half_precision,
-    "`certify`, CPU and device": gpu_parity.certify,
-    "`sweep`, CPU and device": gpu_parity.sweep,
-    "Singular vectors by size, seconds": gpu_speed.vectors_by_size,
-    "Thin layers in eager mode and in CUDA graphs, ms": gpu_speed.graphs,
     "The tests that take a device": tests,
     "The road from calibration to a repaired cut": gpu_speed.road,
+    "Files of many layers": gpu_speed.many_layers,
+    "Layers analysed by size": gpu_speed.by_size,
+    "Two blocks of Llama 7B's size": gpu_speed.blocks,
+    "Thin layers in eager mode and in CUDA graphs, ms": gpu_speed.graphs,
     "`prune --data` of the ResNet within a budget, CPU and device": gpu_parity.carried_budget,
+    "`analyze`, CPU and device": gpu_parity.analyze,
+    "`prune`, CPU and device": gpu_parity.prune,
+    "`prune --data` within a budget, CPU and device": gpu_parity.budget,
+    "`sweep`, CPU and device": gpu_parity.sweep,
+    "Calibration moments, CPU and device": gpu_parity.moments,
+    "2:4 as semi-structured tensors": gpu_speed.semi_structured,
+    "`finetune` on the device, float32 and bf16": gpu_speed.half_precision,
+    "`evaluate`, CPU and device": gpu_parity.evaluate,
+    "`finetune` in float32, CPU and device": gpu_parity.finetune,
+    "`certify`, CPU and device": gpu_parity.certify,
+    "Singular vectors by size, seconds": gpu_speed.vectors_by_size,
 }
 
 

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpu_parity import Place, Row, agreeing, tuned
+from gpu_parity import Place, Row, agreeing, relative, tuned
 from measuring import stopwatch
 from networks import build
 from safetensors.torch import save_file
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.analysis.equal_shapes import analyze_together
+from rmt_compress.analysis.sent_layers import analyze_there
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.moved import moved
 from rmt_compress.data.in_memory import InMemory
-from rmt_compress.decomposition.stacked_values import stacked_singular_values
 from rmt_compress.decomposition.svd import decompose
 from rmt_compress.networks.architectures import build as network_of
 from rmt_compress.networks.calibration.statistics import renew_statistics
@@ -36,31 +35,29 @@ _BLOCK = {**{f"self_attn.{name}_proj": (4096, 4096) for name in "qkvo"}, "mlp.ga
 _BLOCK |= {"mlp.up_proj": (11008, 4096), "mlp.down_proj": (4096, 11008)}
 
 
-def small_layers(place: Place) -> list[Row]:
-    """200 layers of one shape, and the large MLP: a file on the CPU, on the device one by one, and together."""
+def many_layers(place: Place) -> list[Row]:
+    """200 small layers and the large MLP: as a file and live by the road that is taken, and by others."""
     rows: list[Row] = []
     for name in ("tiny",) if place.quick else ("200-layers", "large-mlp"):
-        file = place.folder / f"{name}.safetensors"
-        save_file(build(name).state_dict(), file)
+        file, model = place.folder / f"{name}.safetensors", build(name)
+        save_file(model.state_dict(), file)
         work = [found.layer for found in rmt.analyze(file).analyzed]
-
-        checkpoint = open_checkpoint(file)
-        there = moved(checkpoint, torch.device(place.device))
+        there = moved(open_checkpoint(file), torch.device(place.device))
         weights = [there.weight(layer) for layer in work]
         weights = [weight if weight.shape[0] <= weight.shape[1] else weight.T for weight in weights]
         sides: dict[str, Callable[[], object]] = {
             "CPU": partial(rmt.analyze, file),
-            "device, one by one": partial(_one_by_one, work, there),
-            "device, together": partial(rmt.analyze, file, device=place.device),
-            "bare Gram matrices and eigenvalues there, one by one": partial(_bare, weights, place),
+            "with the device": partial(rmt.analyze, file, device=place.device),
+            "live on the device": partial(rmt.analyze, model.to(place.device)),
+            "every layer on the device": partial(_all_there, work, there),
+            "bare Gram matrices and eigenvalues there": partial(_bare, weights, place),
         }
         rows += [{"what": f"{name}: {side}", "seconds": _median(run)} for side, run in sides.items()]
     return rows
 
 
-def _one_by_one(work: Sequence[rmt.Layer], checkpoint: rmt.Checkpoint) -> None:
-    for _ in analyze_together(work, checkpoint, AnalysisSettings(), 8, entries=1):
-        pass
+def _all_there(work: Sequence[rmt.Layer], checkpoint: rmt.Checkpoint) -> list[tuple[rmt.Layer, rmt.LayerAnalysis]]:
+    return list(analyze_there(work, checkpoint, AnalysisSettings(), 8))
 
 
 def _bare(weights: Sequence[torch.Tensor], place: Place) -> None:
@@ -71,25 +68,20 @@ def _bare(weights: Sequence[torch.Tensor], place: Place) -> None:
 
 
 def by_size(place: Place) -> list[Row]:
-    """Singular values of k square matrices: on the CPU, on the device one by one and together; by p."""
+    """A file of square layers of one size, analysed on the CPU and on the device whatever its size: each layer."""
     rows: list[Row] = []
-    for p in (48, 80) if place.quick else (64, 128, 256, 512, 1024, 2048):
-        k = max(2, min(32, 2**23 // p**2))
-        few = min(k, max(1, 1024 // p))
-        here = [torch.randn(p, p) for _ in range(k)]
-        there = [matrix.to(place.device) for matrix in here]
-        alone, together, cpu = (
-            _median(run)
-            for run in (partial(_each, there), partial(stacked_singular_values, there), partial(_each, here[:few]))
-        )
-        row: Row = {"p": p, "k": k, "CPU, each, all threads": cpu / few, "device, each": alone / k}
-        rows.append({**row, "together, each": together / k, "one by one/together": alone / together})
+    for p in (48, 80) if place.quick else (256, 512, 576, 640, 768, 1024, 2048):
+        k = 3 if place.quick else 16
+        file = place.folder / f"{p}.safetensors"
+        save_file({f"{i}.weight": torch.randn(p, p) for i in range(k)}, file)
+        here = {each.layer: each.fit.sigma2 for each in rmt.analyze(file).analyzed if each.fit is not None}
+        work, there = list(here), moved(open_checkpoint(file), torch.device(place.device))
+        found = _all_there(work, there)
+        apart = max(relative(each.fit.sigma2, here[layer]) for layer, each in found if each.fit is not None)
+        row: Row = {"p": p, "sigma2 apart": apart}
+        cpu, device = _median(partial(rmt.analyze, file)), _median(partial(_all_there, work, there))
+        rows.append({**row, "CPU, s a layer": cpu / k, "device, s a layer": device / k, "CPU/device": cpu / device})
     return rows
-
-
-def _each(matrices: Sequence[torch.Tensor]) -> None:
-    for matrix in matrices:
-        stacked_singular_values([matrix])
 
 
 def vectors_by_size(place: Place) -> list[Row]:
@@ -204,7 +196,9 @@ def semi_structured(place: Place) -> list[Row]:
     )
     zeros = float((masked.get_parameter("0.weight") == 0).double().mean())
     turned = rmt.to_semi_structured(sparse)
-    rows: list[Row] = [{"what": f"zeros; layers turned: {', '.join(turned)}", "value": zeros}]
+    rows: list[Row] = [
+        {"what": f"share of zeros in the layers turned, of which there are {len(turned)}", "value": zeros}
+    ]
     with torch.inference_mode():
         for batch in (64, 1024, 8192):
             inputs = torch.randn(batch, size, device=place.device, dtype=torch.float16)

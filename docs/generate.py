@@ -31,7 +31,7 @@ def cli_reference() -> str:
 
 def benchmarks() -> str:
     """The reports of the benchmarks, those that compare with other tools first."""
-    first = [BENCHMARKS / f"{name}.md" for name in ("analyze", "budget", "prune", "device")]
+    first = [BENCHMARKS / f"{name}.md" for name in ("analyze", "budget", "prune", "gpu", "device")]
     intro = (
         "# Benchmarks\n\nMade by `python docs/generate.py` of the reports in `benchmarks/results`, each written by "
         "a script in `benchmarks/`. Machines were shared with other programs: ratios hold better than seconds.\n"

@@ -1,4 +1,4 @@
-"""Weights that are decomposed on another device than they are stored on, together where their shapes are one.
+"""Weights that are decomposed on another device than they are stored on, where it is the faster one.
 
 `cpu:0` is a device like any other for the code that chooses the road, and there on every machine.
 """
@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 import rmt_compress as rmt
-from rmt_compress.analysis import AnalysisSettings
-from rmt_compress.analysis.equal_shapes import analyze_together
+from rmt_compress.analysis import sent_layers
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.moved import Moved
+from rmt_compress.decomposition import devices
 from rmt_compress.decomposition.devices import decomposing_device, sent
-from rmt_compress.decomposition.stacked_values import stacked_singular_values
+from rmt_compress.decomposition.kernels import TorchKernels
 from rmt_compress.errors import SettingsError
-from rmt_compress.spectrum import NonFiniteError
+from rmt_compress.spectrum import singular_values
 from tests.samples.matrices import low_rank_plus_noise
 from tests.samples.repository import DIGITS
 
@@ -28,17 +28,31 @@ NO_CUDA = not torch.cuda.is_available()
 def mixed():
     """Layers of a few shapes, one and its transpose among them, a stack of experts, and what cannot be fitted."""
     return {
-        **{f"block.{i}.weight": low_rank_plus_noise(80, 120, 1 + i) for i in range(5)},
+        **{f"block.{i}.weight": low_rank_plus_noise(80, 120, 1 + i) for i in range(2)},
         "turned.weight": low_rank_plus_noise(120, 80, 3),
         "half.weight": low_rank_plus_noise(80, 120, 2).bfloat16(),
         "double.weight": low_rank_plus_noise(80, 120, 2).double(),
         "conv.weight": low_rank_plus_noise(64, 90, 2).reshape(64, 10, 3, 3),
         "small.weight": low_rank_plus_noise(40, 50, 1),
-        "experts.gate_up_proj": torch.stack([low_rank_plus_noise(48, 64, 1 + i) for i in range(3)]),
+        "experts.gate_up_proj": torch.stack([low_rank_plus_noise(72, 64, 1 + i) for i in range(3)]),
         "zero.weight": torch.zeros(80, 120),
         "broken.weight": torch.full((80, 120), torch.nan),
         "bias": torch.zeros(80),
     }
+
+
+@pytest.fixture
+def roads(monkeypatch):
+    """The tensors that were analysed on a device, where min(rows, columns) of 60 is already worth it."""
+    monkeypatch.setattr(devices, "_VALUES", 60)
+    sent_there, analyze_layer = set(), sent_layers.analyze_layer
+
+    def noted(layer, *rest):
+        sent_there.add(layer.tensor)
+        return analyze_layer(layer, *rest)
+
+    monkeypatch.setattr(sent_layers, "analyze_layer", noted)
+    return sent_there
 
 
 def same(ours, theirs):
@@ -51,78 +65,60 @@ def same(ours, theirs):
             np.testing.assert_allclose(one.singular_values, other.singular_values, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("shape", "kind", "scale"),
-    (
-        ((40, 60), torch.float32, 1.0),
-        ((120, 80), torch.float32, 1.0),
-        ((80, 80), torch.bfloat16, 1.0),
-        ((80, 120), torch.float64, 1.0),
-        ((80, 120), torch.float32, 1e-30),
-        ((80, 120), torch.float64, 1e160),
-    ),
-)
-def test_values_of_a_stack_are_those_of_each_matrix(shape, kind, scale):
-    """The routes differ from matrix to matrix: float32, float64 for a large spike, a direct SVD for a low rank."""
-    matrices = [torch.randn(shape, dtype=torch.float64) for _ in range(4)]
-    matrices[1] += 3e3 * torch.ones(shape)
-    matrices[2] = torch.outer(matrices[2][:, 0], matrices[2][0])
-    matrices = [(scale * matrix).to(kind) for matrix in matrices]
-    for matrix, found in zip(matrices, stacked_singular_values(matrices), strict=True):
-        exact = np.linalg.svd(matrix.double().numpy() / scale, compute_uv=False)
-        used = exact > 1e-9 * exact[0]
-        used[3 * len(exact) // 4 :] = False
-        np.testing.assert_allclose(found.find(alpha=0.25)[used] / scale, exact[used], rtol=1e-4)
-
-
-def test_one_broken_matrix_does_not_spoil_the_others():
-    good, bad = torch.randn(70, 90), torch.full((70, 90), torch.inf)
-    first, second = stacked_singular_values([bad, good])
-    np.testing.assert_allclose(second.find(alpha=0.25)[0], float(torch.linalg.matrix_norm(good, 2)), rtol=1e-5)
-    with pytest.raises(NonFiniteError):
-        first.find(alpha=0.25)
-
-
-@pytest.mark.parametrize("fault", ("wrong", "none"))
-def test_wrong_values_of_a_stack_are_noticed_and_found_one_by_one(monkeypatch, fault):
-    """Solvers for stacks have given the diagonal for eigenvalues, and none at all where one did not converge."""
+@pytest.mark.parametrize("fault", ("wrong", "drifting", "none"))
+def test_wrong_eigenvalues_of_a_device_are_noticed(monkeypatch, fault):
+    """Solvers there have given the diagonal for eigenvalues, lost digits, and not converged: float64 comes next."""
     right = torch.linalg.eigvalsh
 
-    def faulty(grams, UPLO="L"):
-        if grams.dim() < 3:
-            return right(grams, UPLO=UPLO)
+    def faulty(gram, UPLO="L"):
+        if gram.dtype == torch.float64:
+            return right(gram, UPLO=UPLO)
         if fault == "none":
-            raise torch.linalg.LinAlgError("one of them did not converge")
-        return grams.diagonal(dim1=1, dim2=2).sort(1).values
+            raise torch.linalg.LinAlgError("it did not converge")
+        return gram.diagonal().sort().values if fault == "wrong" else right(gram, UPLO=UPLO) * (1 + 2e-4)
 
-    matrices = [torch.randn(70, 90) for _ in range(3)]
+    matrix = torch.randn(70, 90)
     monkeypatch.setattr(torch.linalg, "eigvalsh", faulty)
-    for matrix, found in zip(matrices, stacked_singular_values(matrices), strict=True):
-        np.testing.assert_allclose(found.find(alpha=0.25)[:50], torch.linalg.svdvals(matrix)[:50], rtol=1e-4)
+    found = singular_values(matrix, TorchKernels(doubted=True))
+    np.testing.assert_allclose(found, torch.linalg.svdvals(matrix.double()), rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", ((70, 90), (300, 200)))
+def test_right_eigenvalues_are_not_doubted(shape):
+    """Those of spikes and of noise, in float32 and float64: found once each, the same without a check."""
+    for matrix in (torch.randn(shape), torch.randn(shape).double(), low_rank_plus_noise(*shape, 3)):
+        for gram in (TorchKernels().gram(matrix, double=double) for double in (False, True)):
+            checked = TorchKernels(doubted=True).eigenvalues(gram)
+            np.testing.assert_array_equal(checked, TorchKernels().eigenvalues(gram))
 
 
 @pytest.mark.parametrize("jobs", (1, 3))
-def test_layers_analysed_together_are_as_by_themselves(mixed, jobs):
+def test_layers_analysed_on_a_device_are_as_on_the_cpu(mixed, roads, jobs):
     same(rmt.analyze(mixed, device=OTHER, jobs=jobs), rmt.analyze(mixed))
+    assert roads == {"block.0.weight", "block.1.weight", "turned.weight", "half.weight", "double.weight"} | {
+        "conv.weight",
+        "zero.weight",
+        "broken.weight",
+        "experts.gate_up_proj",
+    }
 
 
-def test_no_result_depends_on_how_many_there_is_room_for(mixed):
-    checkpoint, settings = open_checkpoint(mixed), AnalysisSettings()
-    work = [found.layer for found in rmt.analyze(mixed).analyzed]
-    all_at_once, one_by_one = (
-        dict(analyze_together(work, checkpoint, settings, 2, entries=entries)) for entries in (2**24, 1)
-    )
-    assert {layer.tensor for layer in all_at_once} == {layer.tensor for layer in work}
-    for layer, found in all_at_once.items():
-        np.testing.assert_allclose(found.singular_values, one_by_one[layer].singular_values, rtol=1e-4)
+def test_small_layers_are_analysed_on_the_cpu_wherever_they_are(mixed, roads, monkeypatch):
+    """To the last bit: a device finds other digits."""
+    monkeypatch.setattr(devices, "_VALUES", 1000)
+    there, here = rmt.analyze(mixed, device=OTHER), rmt.analyze(mixed)
+    assert not roads
+    for one, other in zip(there.analyzed, here.analyzed, strict=True):
+        np.testing.assert_array_equal(one.singular_values, other.singular_values)
 
 
-def test_models_of_noise_see_the_entries_of_layers_that_are_analysed_together(mixed):
+def test_models_of_noise_see_the_entries_of_layers_on_a_device(mixed, roads):
     layers = {name: mixed[name] for name in ("block.1.weight", "turned.weight")}
     same(rmt.analyze(layers, noise="equalized", device=OTHER), rmt.analyze(layers, noise="equalized"))
+    assert roads == layers.keys()
 
 
-def test_an_error_of_reading_ends_the_analysis(mixed):
+def test_an_error_of_reading_ends_the_analysis(mixed, roads):
     class Gone(Moved):
         def read(self, name):
             raise OSError(f"{name} is gone")
@@ -130,6 +126,15 @@ def test_an_error_of_reading_ends_the_analysis(mixed):
     gone = Gone(open_checkpoint(mixed), torch.device(OTHER))
     with pytest.raises(OSError, match="is gone"):
         rmt.analyze(gone)
+    assert not roads
+
+
+def test_a_layer_that_is_left_to_the_cpu_makes_no_way_over_the_device(mixed):
+    class Never(Moved):
+        def read(self, name):
+            raise AssertionError(name)
+
+    same(rmt.analyze(Never(open_checkpoint(mixed), torch.device(OTHER))), rmt.analyze(mixed))
 
 
 def test_tensors_are_moved_as_they_are_read():
@@ -181,8 +186,10 @@ class TestOnTheGPU:
         for tensor in (torch.randn(5000, 3001), torch.randn(3, 4, 5).transpose(0, 2), torch.tensor(3.0)):
             torch.testing.assert_close(sent(tensor, torch.device("cuda")).cpu(), tensor)
 
-    def test_layers_analysed_there_are_as_here(self, mixed):
+    def test_layers_analysed_there_are_as_here(self, mixed, roads):
+        mixed = {**mixed, "large.weight": low_rank_plus_noise(800, 900, 5)}
         same(rmt.analyze(mixed, device="cuda"), rmt.analyze(mixed))
+        assert roads
         there = {name: tensor.cuda() for name, tensor in mixed.items()}
         same(rmt.analyze(there), rmt.analyze(mixed))
 

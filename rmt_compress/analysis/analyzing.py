@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from rmt_compress.analysis.equal_shapes import analyze_together, on_another_device
 from rmt_compress.analysis.records import Analysis, LayerAnalysis
+from rmt_compress.analysis.sent_layers import analyze_there, stays_on_device
 from rmt_compress.analysis.settings import AnalysisSettings, Flips, Noise, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
 from rmt_compress.analysis.unfitted import SkippedLayer
@@ -59,9 +59,8 @@ def analyze(
         embeddings: analyse embedding tables too.
         jobs: layers worked on at once; None for one per core, at most 8. Each holds one tensor
             in memory.
-        device: where weights are decomposed: each is read, copied there and given up again; None: where it is, a
-            file's on the CPU. Layers of one shape are decomposed together on a GPU, as many as its memory has room
-            for.
+        device: where large weights are decomposed: each is read, copied there and given up again; None: where it
+            is, a file's on the CPU. Those of min(rows, columns) below 768 are on the CPU in any case.
         progress: called with (layers done, layers in all, name) after each layer, from the calling thread.
 
     Raises:
@@ -118,6 +117,8 @@ def _analyze_layers(
     jobs: int | None,
     progress: Progress | None,
 ) -> list[LayerAnalysis]:
+    from rmt_compress.checkpoints.moved import on_cpu
+
     results: dict[str, LayerAnalysis] = {}
     work = []
     for layer in layers:
@@ -128,12 +129,12 @@ def _analyze_layers(
         else:
             work.append(layer)
     jobs = jobs or default_jobs()
-    elsewhere = [layer for layer in work if on_another_device(layer, checkpoint)]
-    here = [layer for layer in work if not on_another_device(layer, checkpoint)]
+    there = [layer for layer in work if stays_on_device(layer, checkpoint)]
+    here = [layer for layer in work if not stays_on_device(layer, checkpoint)]
     # Of no work not even torch is needed.
     finished = chain(
-        analyze_together(elsewhere, checkpoint, settings, jobs) if elsewhere else (),
-        analyze_all(here, checkpoint, settings, jobs) if here else (),
+        analyze_there(there, checkpoint, settings, jobs) if there else (),
+        analyze_all(here, on_cpu(checkpoint), settings, jobs) if here else (),
     )
     for done, (layer, result) in enumerate(finished, start=1):
         results[layer.tensor] = result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,38 +22,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rmt_compress.decomposition.kernels import TorchKernels
-    from rmt_compress.decomposition.stacked_values import FoundValues
 
 
 def analyze_layer(
-    layer: Layer,
-    weight: torch.Tensor,
-    settings: AnalysisSettings,
-    kernels: TorchKernels | None = None,
-    values: Sequence[FoundValues] = (),
+    layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None
 ) -> LayerAnalysis:
-    """Analyse one weight that is already in memory, of the layer's shape, on any device.
-
-    `values` are its singular values where they are known, of a stack those of each matrix.
-    """
+    """Analyse one weight that is already in memory, of the layer's shape, on any device."""
     if KINDS[layer.kind].stacked:
-        return _analyze_stack(layer, weight, settings, kernels, values)
-    return LayerTask(layer, weight, settings, kernels, *values).finish()
+        return _analyze_stack(layer, weight, settings, kernels)
+    return LayerTask(layer, weight, settings, kernels).finish()
 
 
 def _analyze_stack(
-    layer: Layer,
-    weight: torch.Tensor,
-    settings: AnalysisSettings,
-    kernels: TorchKernels | None,
-    values: Sequence[FoundValues],
+    layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None
 ) -> LayerAnalysis:
     """Every matrix of a stack by itself, and what they say together."""
     experts = []
     for number, matrix in enumerate(as_matrix(layer, weight).unbind(0)):
         expert = replace(layer, name=f"{layer.name}[{number}]", kind="linear", shape=tuple(matrix.shape))
-        known = values[number] if values else None
-        found = LayerTask(expert, matrix, settings, kernels, known).finish()
+        found = LayerTask(expert, matrix, settings, kernels).finish()
         if not isinstance(found, AnalyzedLayer):
             finite = not isinstance(found, SkippedLayer) or found.finite
             return SkippedLayer(layer, f"expert {number}: {found.reason}", finite=finite)
@@ -68,17 +54,12 @@ class LayerTask:
     """The analysis of a weight of `layer`, on any device, in two steps; see `spectrum.SingularValues`."""
 
     def __init__(
-        self,
-        layer: Layer,
-        weight: torch.Tensor,
-        settings: AnalysisSettings,
-        kernels: TorchKernels | None = None,
-        values: FoundValues | None = None,
+        self, layer: Layer, weight: torch.Tensor, settings: AnalysisSettings, kernels: TorchKernels | None = None
     ) -> None:
         from rmt_compress.decomposition.kernels import TorchKernels
 
         self._layer, self._weight, self._settings = layer, weight, settings
-        self._spectrum = values or spectrum.SingularValues(as_matrix(layer, weight), kernels or TorchKernels())
+        self._spectrum = spectrum.SingularValues(as_matrix(layer, weight), kernels or TorchKernels())
 
     def form_gram(self) -> None:
         """The first step, which `finish` makes up for if it was left out."""

@@ -27,6 +27,11 @@ def moved(checkpoint: Checkpoint, device: str | torch.device | None) -> Checkpoi
     return Moved(checkpoint, decomposing_device(device))
 
 
+def on_cpu(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as it is read onto the CPU, wherever its tensors are or would be moved to."""
+    return moved(checkpoint.inner if isinstance(checkpoint, Moved) else checkpoint, "cpu")
+
+
 class Moved(View):
     """A checkpoint whose tensors are on a device once they are read; nothing of it is kept there.
 

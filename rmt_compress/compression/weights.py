@@ -79,7 +79,7 @@ class Step:
         if self.decision is None or self.layer.matrix is None:
             return False
         works = self.decision.rank is not None or self.decision.pattern_by is not None
-        return works and worth_sending(*self.layer.matrix)
+        return works and worth_sending(*self.layer.matrix, directions=True)
 
     @property
     def splits(self) -> bool:

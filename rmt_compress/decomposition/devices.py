@@ -13,8 +13,21 @@ if TYPE_CHECKING:
 # Bytes that are locked in memory at a time for a copy to a GPU: locking takes longer than copying, and locked
 # memory is had again for the next piece.
 _PIECE = 2**25
-# The least min(rows, columns) of a weight that is worth its way to a GPU when it is decomposed by itself.
-_WORTH_SENDING = 256
+# The least p = min(rows, columns) that is worth its way to a GPU, on an H100 beside 16 cores; milliseconds for each
+# matrix, benchmarks/results/gpu.md:
+#
+#     p                                    64    128    256    512   1024   2048
+#     singular values, all cores          1.3    1.7   11.2   17.3    109    420
+#                      the GPU            1.0    2.7    7.2   16.7   11.2   25.5
+#     p leading directions, all cores    10.7   11.9   28.8   73.6    492   2995
+#                      the GPU            2.3    3.1    4.3    8.4   26.1   50.7
+#
+# All cores work on up to eight matrices at once when layers are analysed: 200 of 128 × 256 took them 1.2 ms each,
+# the GPU 4.1. And up to p = 512 torch has float32 eigenvalues found by cuSOLVER's Jacobi method, 2.4e-4 off there,
+# where p = 784 was exact to 1e-7. Directions are found one matrix after the other; of small ones the GPU would save
+# a few milliseconds, and the CPU gives the same digits everywhere.
+_VALUES = 768
+_DIRECTIONS = 256
 
 
 def decomposing_device(name: str | torch.device) -> torch.device:
@@ -36,9 +49,9 @@ def decomposing_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def worth_sending(rows: int, columns: int) -> bool:
-    """Whether one matrix is decomposed faster on a GPU than where it is."""
-    return min(rows, columns) >= _WORTH_SENDING
+def worth_sending(rows: int, columns: int, *, directions: bool) -> bool:
+    """Whether a GPU is the faster one for the directions of a matrix, or else for its singular values alone."""
+    return min(rows, columns) >= (_DIRECTIONS if directions else _VALUES)
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -56,13 +69,3 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     for here, there in zip(*pieces, strict=True):
         there.copy_(here.pin_memory(), non_blocking=True)
     return made
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """How much a GPU has room for, what torch holds of it unused included; None for other devices."""
-    import torch
-
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

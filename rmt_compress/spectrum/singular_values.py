@@ -62,7 +62,10 @@ class Kernels(Protocol[MatrixT]):
         ...
 
     def eigenvalues(self, gram: MatrixT) -> FloatArray:
-        """Ascending eigenvalues of a Gram matrix, in its own precision; it may be overwritten."""
+        """Ascending eigenvalues of a Gram matrix, in its own precision; it may be overwritten.
+
+        NaN where the library found none, or wrong ones.
+        """
         ...
 
     def singular_values(self, matrix: MatrixT) -> FloatArray:
@@ -119,7 +122,7 @@ class SingularValues(Generic[MatrixT]):
         self._kernels = kernels
         self._p = min(kernels.shape(matrix))
         self._largest = kernels.largest(matrix) if self._p else 0.0
-        self._precisions = precisions_for(self._p, double=kernels.is_double(matrix))
+        self._precisions = (True,) if self._p <= _SMALL or kernels.is_double(matrix) else (False, True)
         self._gram: MatrixT | None = None
 
     def form_gram(self) -> None:
@@ -133,43 +136,22 @@ class SingularValues(Generic[MatrixT]):
             raise NonFiniteError("the matrix holds NaN or Inf")
         if not self._p:
             return np.zeros(0)
+        low = max(0, int(np.ceil(alpha * self._p - 1e-9)) - 1)
+        high = int(np.floor((1 - alpha) * self._p + 1e-9)) - 1
         for double in filter(self._squares, self._precisions):
             gram, self._gram = self._gram, None
             if gram is None:
                 gram = self._kernels.gram(self._matrix, double=double)
             values = self._kernels.eigenvalues(gram)
-            if exact_enough(values, alpha, double=double):
-                return roots(values)
+            # Of NaN this is false.
+            if _EPSILON[double] * (values[-1] + 20 * values[high]) <= _RELATIVE_ERROR * values[low]:
+                return np.sqrt(np.maximum(values[::-1], 0.0))
         return self._kernels.singular_values(self._matrix)
 
     def _squares(self, double: bool) -> bool:
         """Whether the entries can be squared and summed in this precision."""
-        return self._p > 0 and safe_to_square(self._largest, double=double)
-
-
-def precisions_for(p: int, *, double: bool) -> tuple[bool, ...]:
-    """Whether the Gram matrix is formed in float64, in the order that is tried; of float64 entries it always is."""
-    return (True,) if p <= _SMALL or double else (False, True)
-
-
-def safe_to_square(largest: float, *, double: bool) -> bool:
-    """Whether entries up to this size can be squared and summed in float64 or float32."""
-    low, high = _SAFE_TO_SQUARE[double]
-    return low < largest < high
-
-
-def exact_enough(eigenvalues: FloatArray, alpha: float, *, double: bool) -> bool:
-    """Whether the eigenvalues of a Gram matrix, ascending, keep the digits that BEMA's window needs."""
-    p = len(eigenvalues)
-    low = max(0, int(np.ceil(alpha * p - 1e-9)) - 1)
-    high = int(np.floor((1 - alpha) * p + 1e-9)) - 1
-    error = _EPSILON[double] * (eigenvalues[-1] + 20 * eigenvalues[high])
-    return bool(error <= _RELATIVE_ERROR * eigenvalues[low])
-
-
-def roots(eigenvalues: FloatArray) -> FloatArray:
-    """Singular values, descending, from the ascending eigenvalues of a Gram matrix."""
-    return np.sqrt(np.maximum(eigenvalues[::-1], 0.0))
+        smallest, largest = _SAFE_TO_SQUARE[double]
+        return self._p > 0 and smallest < self._largest < largest
 
 
 def singular_values(matrix: MatrixT, kernels: Kernels[MatrixT], *, alpha: float = 0.25) -> FloatArray:
