@@ -89,7 +89,9 @@ def test_killed_it_is_dead_and_the_next_one_lives(python, tmp_path):
 
 def test_interrupted_even_where_the_tests_themselves_ignore_it(python, tmp_path):
     ready = tmp_path / "ready"
-    process = python.start("-c", f"import pathlib, time; pathlib.Path({str(ready)!r}).touch(); time.sleep(1000)")
+    # Many short sleeps: a signal that comes between Python's last look and a sleep would wait for the end of it.
+    program = f"import pathlib, time; pathlib.Path({str(ready)!r}).touch()\nwhile True: time.sleep(0.01)"
+    process = python.start("-c", program)
     while not ready.exists():
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
