@@ -73,8 +73,8 @@ def export(
         target: the file; an existing one is replaced.
         arch: the network, for ONNX; None for the one the file names. See `rmt_compress.networks.architectures`.
         input_shape: of one sample, for ONNX; None where the architecture tells it.
-        progress: called with (done, total, name) after each tensor; for ONNX after each step: reading the network, tracing
-            it, running the graph.
+        progress: called with (done, total, name) after each tensor; for ONNX after each step: reading the network,
+            tracing it, running the graph.
 
     Raises:
         OutputError: the file cannot be written, or has a suffix of no format.
