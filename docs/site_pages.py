@@ -25,6 +25,7 @@ JOINED = {
 _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)[^>]*\ssrc="?https?:[^>]*>|<link[^>]*\shref="?https?:[^>]*>"""
 )
+_RECORDED = re.compile(r"^<!-- recorded: ([^\n]+?) -->\n+(?=```)", re.M)
 _LINK = re.compile(r"\]\(((?!https?:|mailto:|#)[^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -47,7 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links between pages of the site."""
+    """Turn links between files of the repository into links between pages of the site, and show what is not run."""
     del config, files
     path = _in_repository(page.file.src_uri)
     folder = posixpath.dirname(page.file.src_uri) or "."
@@ -55,7 +56,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def moved(link: re.Match[str]) -> str:
         return f"]({posixpath.relpath(_in_site(_target(path, link)), folder)}{link[2] or ''})"
 
-    return _LINK.sub(moved, markdown)
+    return _LINK.sub(moved, _RECORDED.sub(r"*Not run by the tests: \1.*\n{ .recorded }\n\n", markdown))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -259,7 +259,9 @@ def test_exported_to_onnx_it_answers_as_the_masked_network(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     settings = PlanSettings(gof=0.0, pattern="2:4")
     rmt.prune(DIGITS, tmp_path / "small.safetensors", plan=settings)
-    export(tmp_path / "small.safetensors", tmp_path / "masked.onnx")
+    steps = []
+    export(tmp_path / "small.safetensors", tmp_path / "masked.onnx", progress=lambda *step: steps.append(step))
+    assert steps == [(1, 3, "network"), (2, 3, "graph"), (3, 3, "onnxruntime")]
     export(DIGITS, tmp_path / "dense.onnx")
     rmt.prune(tmp_path / "dense.onnx", tmp_path / "pruned.onnx", plan=settings)
     network = load_model(open_checkpoint(tmp_path / "small.safetensors"))

@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
@@ -21,7 +21,7 @@ from rmt_compress.checkpoints.writers import write_checkpoint
 from rmt_compress.errors import CheckpointError, MissingDependencyError, OutputError, SettingsError
 from rmt_compress.networks import architectures
 from rmt_compress.outputs import replacing
-from rmt_compress.progress import Progress, phase
+from rmt_compress.progress import Progress, counter, phase
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def export(
         target: the file; an existing one is replaced.
         arch: the network, for ONNX; None for the one the file names. See `rmt_compress.networks.architectures`.
         input_shape: of one sample, for ONNX; None where the architecture tells it.
-        progress: called with (done, total, name) after each tensor.
+        progress: called with (done, total, name) after each tensor; for ONNX after each step: reading the network,
+            tracing it, running the graph.
 
     Raises:
         OutputError: the file cannot be written, or has a suffix of no format.
@@ -84,7 +85,7 @@ def export(
     path = Path(target)
     if path.suffix.lower() == ".onnx":
         with open_checkpoint(source) as checkpoint:
-            return _export_onnx(checkpoint, path, arch, input_shape)
+            return _export_onnx(checkpoint, path, arch, input_shape, counter(3, progress))
     if path.suffix.lower() not in state_dict_formats():
         raise OutputError(f"{path}: the name must end in {', '.join(state_dict_formats())} or .onnx")
     if input_shape is not None or arch is not None:
@@ -102,7 +103,11 @@ def check_onnx_installed() -> None:
 
 
 def _export_onnx(
-    checkpoint: Checkpoint, target: Path, arch: str | None, input_shape: Sequence[int] | None
+    checkpoint: Checkpoint,
+    target: Path,
+    arch: str | None,
+    input_shape: Sequence[int] | None,
+    advance: Callable[[str], None],
 ) -> Exported:
     check_onnx_installed()
     import torch
@@ -142,9 +147,12 @@ def _export_onnx(
             f"{source}: the network returns NaN or Inf, no graph of it can be compared; look at its weights with "
             "rmt-compress analyze"
         )
+    advance("network")
     with replacing(target) as temporary:
         _trace(model, example, temporary, target)
+        advance("graph")
         difference = _difference(temporary, target, batch, expected)
+        advance("onnxruntime")
         size = temporary.stat().st_size
     return Exported(target, "onnx", size, difference)
 

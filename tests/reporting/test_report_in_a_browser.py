@@ -41,6 +41,11 @@ def file(tmp_path_factory):
     charts = sweep_charts(Sweep("rank", None, "digits", 100, 4000, 0.95, curves))
     grid = Grid(("layer", "rank"), ((GridCell("fc1"), GridCell("12", "good")),), "a small table")
     page = replace(analysis_page(rmt.analyze(state)), charts=charts, grids=(grid,))
+    *groups, head = page.layers.groups
+    (row,) = head.members
+    drawn = {"points": [[1, 0.5], [2, 0.25], [3, 1e-4]], "kept": 2, "worth": "worth"}
+    row = replace(row, picture={**row.picture, "calibrated": drawn}, alt=(*row.alt, "three directions"))
+    page = replace(page, layers=replace(page.layers, groups=(*groups, replace(head, members=(row,)))))
     path = tmp_path_factory.mktemp("report") / "report.html"
     run = Run("analyze", f"rmt-compress analyze '{EVIL}'", (Setting("--gof", "0.1", typed=True),), ("a remark",))
     path.write_text(page_text(page, run), encoding="utf-8")
@@ -110,6 +115,18 @@ def test_blocks_are_folded_and_layers_open_by_keyboard(opened):
     page.get_by_label("repeated blocks as one row").uncheck()
     assert len(names(page)) == 10
     assert "blocks.0–3.up" not in names(page)
+
+
+def test_the_calibrated_spectrum_is_the_third_picture_where_there_is_one(opened):
+    page = opened()
+    page.locator("tr.member[data-name=head] button").click()
+    view = page.locator(".view:visible")
+    view.locator("svg").nth(2).wait_for()
+    assert view.locator("figcaption").all_inner_texts()[2:] == ["Calibrated spectrum"]
+    third = view.locator(".chart").nth(2)
+    assert third.get_attribute("aria-label") == "three directions"
+    assert third.locator(".mark-line path").count() == 2
+    assert third.locator(".role-mark.mark-rule").count() == 1
 
 
 def test_headings_sort(opened):

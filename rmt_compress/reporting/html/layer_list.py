@@ -70,7 +70,7 @@ class LayerRow:
     sentences: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
     picture: dict[str, Any] | None = None
-    alt: tuple[str, str] = ("", "")
+    alt: tuple[str, ...] = ()
     number: int = 0
 
     @property

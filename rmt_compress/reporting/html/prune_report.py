@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.analysis.risk import RISKS
 from rmt_compress.reporting.evaluation_table import called
 from rmt_compress.reporting.html.analysis_report import skipped_rows
 from rmt_compress.reporting.html.budget_curves import price_chart, tried_networks
+from rmt_compress.reporting.html.calibrated_picture import calibrated_pictures
 from rmt_compress.reporting.html.certificate_report import certificate_grids
 from rmt_compress.reporting.html.comparing import compared, faster
 from rmt_compress.reporting.html.curves import sweep_charts
@@ -155,8 +157,12 @@ def _facts(result: PruneResult) -> tuple[Fact, ...]:
 def _layers(result: PruneResult) -> LayerList:
     analyzed = {layer.tensor: layer for layer in (result.analysis.analyzed if result.analysis else ())}
     outcomes = {outcome.tensor: outcome for outcome in result.outcomes}
+    calibrated = calibrated_pictures(result.plan)
     rows = [
-        _row(each, analyzed.get(each.tensor), outcomes.get(each.tensor), result.risks)
+        _calibrated(
+            _row(each, analyzed.get(each.tensor), outcomes.get(each.tensor), result.risks),
+            calibrated.get(each.tensor),
+        )
         for each in result.plan.layers
         if has_a_row(each)
     ]
@@ -177,7 +183,7 @@ def _row(
     action = decision.action if outcome is None else outcome.action
     rank = decision.rank if outcome is None else outcome.rank
     left = None if outcome is None else outcome.nonzeros / max(1, outcome.parameters)
-    small, drawn, alt = (None, None, ("", "")) if layer is None else pictured(layer)
+    small, drawn, alt = (None, None, ()) if layer is None else pictured(layer)
     facts = () if layer is None else facts_of(layer)
     if decision.predicted_loss is not None:
         facts += (Fact("predicted rise of the loss", f"{decision.predicted_loss:.3g}"),)
@@ -203,6 +209,13 @@ def _row(
         picture=drawn,
         alt=alt,
     )
+
+
+def _calibrated(row: LayerRow, drawn: tuple[dict[str, Any], str] | None) -> LayerRow:
+    """A row with the calibrated spectrum as the third of its pictures, where there are others."""
+    if drawn is None or row.picture is None:
+        return row
+    return replace(row, picture={**row.picture, "calibrated": drawn[0]}, alt=(*row.alt, drawn[1]))
 
 
 def _risk(risk: Risk | None) -> Cell:

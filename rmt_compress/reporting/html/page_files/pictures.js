@@ -96,6 +96,31 @@
     };
   }
 
+  function calibrated({ points, kept, worth }) {
+    const x = quantitative("x", "direction, the most valuable first", { nice: false, zero: false }, { ...PLACES, tickMinStep: 1 });
+    const y = quantitative("y", worth, { type: "log", nice: false }, { tickCount: 4, format: "~e" });
+    const line = (values, color) => ({
+      data: { values: values.map(([x, y]) => ({ x, y })) },
+      mark: { type: "line", strokeWidth: 2, point: { size: 14, filled: true, color } },
+      encoding: { x, y, color: solid(color) },
+    });
+    const end = kept === null ? Infinity : kept;
+    const layers = [
+      line(points.filter(([place]) => place <= end), "var(--spike)"),
+      line(points.filter(([place]) => place > end), "var(--bulk)"),
+    ];
+    if (kept !== null) {
+      layers.push({
+        data: { values: [{ x: kept + 0.5 }] },
+        mark: { type: "rule", strokeDash: [5, 4], strokeWidth: 1.5 },
+        encoding: { x, color: solid("var(--law)") },
+      });
+    }
+    return { layer: layers };
+  }
+
+  const OF_A_LAYER = { spectrum, distribution, calibrated: (layer) => calibrated(layer.calibrated) };
+
   function curves(chart) {
     const values = chart.series.flatMap((each) => each.points.map(([x, y, said]) => ({ x, y, said, series: each.name })));
     const names = chart.series.map((each) => each.name);
@@ -157,8 +182,7 @@
 
   function specification(place) {
     if (place.dataset.chart !== undefined) return curves(DATA.charts[place.dataset.chart]);
-    const layer = DATA.layers[place.dataset.layer];
-    return place.dataset.kind === "spectrum" ? spectrum(layer) : distribution(layer);
+    return OF_A_LAYER[place.dataset.kind](DATA.layers[place.dataset.layer]);
   }
 
   async function draw(place) {
