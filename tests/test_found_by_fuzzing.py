@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import struct
 import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.data.arrays import open_array
 from rmt_compress.data.cifar import read_cifar_split
+from rmt_compress.data.idx import read_idx
 from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.decomposition.moments_file import load_inputs, load_moments, save_moments, write_tensors
 from rmt_compress.errors import DataError, TrainingError
@@ -93,6 +96,28 @@ def test_a_block_number_of_more_digits_than_python_takes(tmp_path):
     assert network_order(names)[:2] == [2, 1]
     description = describe(open_checkpoint({name: torch.ones(2, 2) for name in names}))
     assert contents(description)
+
+
+def test_an_array_of_a_size_that_torch_takes_for_no_number(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (
+                np.zeros(0).__reduce__()[0],
+                (np.ndarray, (0,), b"b"),
+                (1, (2**63, 3), np.dtype("f8"), False, b"1" * 8),
+            )
+
+    torch.save({"a": Hostile(), "b": np.ones(3)}, tmp_path / "model.pt", pickle_protocol=4)
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        assert [*checkpoint.tensors] == ["b"]
+
+
+def test_a_packed_file_that_unpacks_into_gigabytes(tmp_path):
+    header = struct.pack(">HBB3I", 0, 8, 3, 2**14, 2**7, 2**7)
+    packer = zlib.compressobj(1, wbits=31)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(packer.compress(header) + packer.flush() + bytes(2**20))
+    with pytest.raises(DataError, match="over 100 times its size; if that is meant, unpack it first"):
+        read_idx(tmp_path / "t10k-images-idx3-ubyte.gz")
 
 
 def test_a_batch_that_remembers_an_object_under_a_large_number(tmp_path):

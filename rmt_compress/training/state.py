@@ -95,7 +95,9 @@ class TrainingState:
             raise TrainingError(f"{path}: is no training state: it holds more than tensors and numbers") from error
         except Exception as error:
             # A damaged pickle makes torch's reader stumble in any way.
-            raise TrainingError(f"{path}: is no training state, or a damaged one ({one_line(error)})") from error
+            raise TrainingError(
+                f"{path}: is no training state, or a damaged one ({one_line(error)[:200]})"
+            ) from error
 
     def bulk_fits(self) -> dict[str, BulkFit]:
         """The remembered fits as records."""
