@@ -72,7 +72,10 @@ def _read(name: str, path: Path) -> dict[str, npt.NDArray[Any]]:
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 arrays[key] = _usable(name, key, _member(path, archive, member))
-    except (OSError, ValueError, EOFError, SyntaxError, struct.error, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:
+        # numpy reads the text of a header as Python's tokenizer and parser do, and fails as they fail.
         missing = isinstance(error, FileNotFoundError)
         # What numpy takes for a pickle is no file of its own, and its advice to load it unsafely is not ours.
         why = "ValueError: it does not begin as one" if "pickle" in str(error) else one_line(error)

@@ -105,7 +105,9 @@ def _encode_latin1(text: str, _encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-class _BatchUnpickler(pickle.Unpickler):
+# The one written in Python: the other one makes room for as many remembered objects as a pickle's largest number of
+# one says, gigabytes for a pickle of fifty bytes.
+class _BatchUnpickler(pickle._Unpickler):
     """Reads arrays, dicts, lists, text and numbers; whatever else a pickle asks for is refused by name."""
 
     def find_class(self, module: str, name: str) -> Any:

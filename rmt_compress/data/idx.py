@@ -24,6 +24,8 @@ IDX_STEMS: dict[Split, tuple[str, str]] = {
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
 _LARGEST_GZIP_RATIO = 1032  # deflate cannot do better (zlib.net, "Maximum Compression Factor")
+# Images do not pack better than a few times. More is a trap once it is larger than memory forgives.
+_USUAL_RATIO, _SMALL = 100, 128 << 20
 
 
 def find_idx_file(folder: Path, stem: str) -> Path | None:
@@ -56,6 +58,11 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
             if expected > room:
                 raise DataError(
                     f"{path}: truncated, its header promises {expected:,} bytes of data for shape {shape}"
+                )
+            if compressed and expected > max(_SMALL, _USUAL_RATIO * path.stat().st_size):
+                raise DataError(
+                    f"{path}: is to unpack into {expected:,} bytes, over {_USUAL_RATIO} times its size; if that "
+                    "is meant, unpack it first (gunzip)"
                 )
             content = stream.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:

@@ -95,7 +95,7 @@ def load_moments(path: str | PathLike[str]) -> Moments:
             layers[name] = LayerMoments(inputs, mean, tensors.get(f"outputs/{name}"), int(entry["count"]))
         left_out = {str(name): str(reason) for name, reason in described["left_out"].items()}
         record = dict(described["record"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{where}: its description of moments is damaged ({type(error).__name__}: {one_line(error)[:100]}); "
             "measure them again"
@@ -119,7 +119,7 @@ def load_inputs(path: str | PathLike[str]) -> KeptInputs | None:
         return None
     try:
         return KeptInputs(found, dict(json.loads(metadata[_KEY])["made"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: its description of inputs is damaged; measure the moments again") from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 # Of a block: "layers.7.mlp", not the digit that is part of a word ("fc1").
 _NUMBER_IN_NAME = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
+_MOST_DIGITS = 1000
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 
 
@@ -23,10 +24,15 @@ def network_order(names: Sequence[str]) -> list[int]:
         part = parts[depth]
         # All numbers stand where the first of them appeared.
         seen = known.setdefault("*" if part.isdecimal() else part, len(known))
-        return seen, int(part) if part.isdecimal() else -1
+        return seen, _number(part) if part.isdecimal() else -1
 
     keys = [[place(parts, depth) for depth in range(len(parts))] for parts in (name.split(".") for name in names)]
     return sorted(range(len(names)), key=keys.__getitem__)
+
+
+def _number(digits: str) -> int:
+    """The number of a block; of more digits than Python takes for one, all are alike."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def common_prefix(names: Sequence[str]) -> str:

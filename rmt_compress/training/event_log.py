@@ -86,7 +86,7 @@ def read_lines(path: Path) -> list[Event]:
         if lines and not lines[-1].endswith("\n"):
             lines.pop()
         events = [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path}: cannot be read as the log of a run: {error}") from error
     if not all(isinstance(event, dict) and "event" in event for event in events):
         raise TrainingError(f"{path}: is not the log of a run")

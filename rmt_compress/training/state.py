@@ -91,10 +91,13 @@ class TrainingState:
                 raise ValueError("written by another version")
             network, best = Snapshot(**content.pop("network")), content.pop("best")
             return cls(network=network, best=None if best is None else Snapshot(**best), **content)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-            raise TrainingError(f"{path}: is no training state, or a damaged one ({one_line(error)})") from error
         except pickle.UnpicklingError as error:
             raise TrainingError(f"{path}: is no training state: it holds more than tensors and numbers") from error
+        except Exception as error:
+            # A damaged pickle makes torch's reader stumble in any way.
+            raise TrainingError(
+                f"{path}: is no training state, or a damaged one ({one_line(error)[:200]})"
+            ) from error
 
     def bulk_fits(self) -> dict[str, BulkFit]:
         """The remembered fits as records."""

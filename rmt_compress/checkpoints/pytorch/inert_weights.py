@@ -105,7 +105,7 @@ def as_tensor(value: Any) -> torch.Tensor | None:
             if columns_first
             else values.reshape(sizes)
         )
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, TypeError, OverflowError):
         return None
 
 

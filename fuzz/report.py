@@ -1,0 +1,74 @@
+"""The campaign table: figures of recorded runs in `results.json`, and the page made of them, `results.md`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fuzz.readers import READERS
+from fuzz.trial import Campaign
+
+_HERE = Path(__file__).resolve().parent
+RESULTS, PAGE, MENDED = _HERE / "results.json", _HERE / "results.md", _HERE / "mended.json"
+
+
+def record(campaign: Campaign) -> None:
+    """Add a run to the results, in the place of an earlier one of the same reader and seed, and write the page."""
+    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    runs = [run for run in runs if (run["reader"], run["seed"]) != (campaign.reader, campaign.seed)]
+    reached, lines = campaign.lines
+    runs.append(
+        {
+            "reader": campaign.reader,
+            "seed": campaign.seed,
+            "executions": campaign.executions,
+            "accepted": campaign.accepted,
+            "failed": campaign.failed,
+            "reached": reached,
+            "lines": lines,
+            "seconds": round(campaign.seconds),
+        }
+    )
+    runs.sort(key=lambda run: (list(READERS).index(run["reader"]), run["seed"]))
+    RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
+    PAGE.write_text(page(runs, json.loads(MENDED.read_text()) if MENDED.exists() else []))
+
+
+def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
+    """The table, from recorded runs and the list of what was found and mended."""
+    rows = []
+    for name in READERS:
+        own = [run for run in runs if run["reader"] == name]
+        if not own:
+            continue
+        left = {kind for run in own for kind in run["failed"]}
+        repaired = [entry for entry in mended if entry["reader"] == name]
+        best = max(own, key=lambda run: run["reached"])
+        rows.append(
+            f"| {name} | {sum(run['executions'] for run in own):,} | {sum(run['accepted'] for run in own):,} "
+            f"| {len(repaired) + len(left)} | {len(repaired)} | {len(left)} "
+            f"| {best['reached']} of {best['lines']} ({best['reached'] / best['lines']:.0%}) "
+            f"| {sum(run['seconds'] for run in own)} |"
+        )
+    said = [
+        "# Fuzzing: what was tried and what came of it",
+        "",
+        "Made by `python -m fuzz READER --seconds N --seed S --record` from `results.json` and",
+        "`mended.json`. An input fails where the reader does anything but read it or refuse it in one line:",
+        "another exception, more than 10 s of processor time, more than 400 MB resident beside twice the",
+        "input's size, a process that dies, or anything that the canary hears (an import, a process, a",
+        "socket, code, a file written elsewhere). Lines are those inside of functions of the reader's own",
+        "files, reached in the run that reached most. Kinds of failures are counted, not inputs. Libraries",
+        "below (torch, safetensors, onnx, numpy) are not measured.",
+        "",
+        "| reader | inputs tried | read as whole | failures found | mended | left | lines reached | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+    if mended:
+        said += ["## Mended", "", *(f"- **{entry['reader']}**: {entry['failure']}" for entry in mended), ""]
+    if left := [(run["reader"], kind) for run in runs for kind in run["failed"]]:
+        said += ["## Left", "", *(f"- **{reader}**: {kind}" for reader, kind in sorted(set(left))), ""]
+    return "\n".join(said)
