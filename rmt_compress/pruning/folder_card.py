@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.reporting.evaluation_table import milliseconds_said
-from rmt_compress.reporting.html.prune_report import BADGES, prune_headline
+from rmt_compress.reporting.html.prune_report import how_far_known, prune_headline
 from rmt_compress.saving.model_card import CardNumbers, CardScore, write_model_card
 
 if TYPE_CHECKING:
@@ -77,5 +77,5 @@ def _method(result: PruneResult) -> list[str]:
     return [
         f"Layers: {said or 'none cut'}; in layout {result.layout}.",
         f"The directions that were kept are {directions}.",
-        f"How far the cost is known: {BADGES[result.verified].word}.",
+        f"How far the cost is known: {how_far_known(result).word}.",
     ]

@@ -116,3 +116,17 @@ def test_certify(run, tmp_path):
     assert all(bound >= moved for moved, bound, _ in charts[0]["series"][0]["points"])
     assert charts[1]["chosen"][0][1] == said["accuracy"]["certified"]
     assert charts[1]["series"][0]["points"][-1][1] == pytest.approx(said["accuracy"]["certified"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "inputs"),
+    (((), "inputs that the network made itself"), (("--calibrate", "digits"), "the inputs that calibrated it")),
+)
+def test_it_says_what_an_unmeasured_cut_was_run_on(run, tmp_path, given, inputs):
+    quick = ("--calibration-samples", "24", "--search", "one", "--repair", "none")
+    done = run("prune", DIGITS, "--keep", "0.2", *given, *quick, "-o", "s.safetensors", "--report", "r.html")
+    assert done.returncode == 0, done.stderr
+    text = Page((tmp_path / "r.html").read_text("utf-8")).text
+    assert f"synthetic: run only on {inputs}" in text
+    assert f"What that costs is known only on {inputs}." in text

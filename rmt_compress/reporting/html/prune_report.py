@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.analysis.risk import RISKS
+from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.reporting.evaluation_table import called
 from rmt_compress.reporting.html.analysis_report import skipped_rows
 from rmt_compress.reporting.html.budget_curves import price_chart, tried_networks
@@ -47,7 +48,7 @@ _COLUMNS = (
 )
 BADGES = {
     "measured": Badge("measured: the network was run on data before and after", "good"),
-    "synthetic": Badge("synthetic: run only on inputs that the network made itself", "care"),
+    "synthetic": Badge("synthetic: run only on {inputs}", "care"),
     "unverified": Badge("unverified: nothing was run", "care"),
 }
 _RISK = 6
@@ -77,7 +78,19 @@ def _badge(result: PruneResult) -> Badge:
         return Badge("a wreck: the result is worth nothing", "bad")
     if result.missed:
         return Badge("the budget was missed", "bad")
-    return BADGES[result.verified]
+    return how_far_known(result)
+
+
+def how_far_known(result: PruneResult) -> Badge:
+    """Whether the cost was measured, and of what inputs it was asked where it was not."""
+    badge = BADGES[result.verified]
+    return replace(badge, word=badge.word.format(inputs=_inputs(result)))
+
+
+def _inputs(result: PruneResult) -> str:
+    """What a network was run on that no data were asked of, in words."""
+    given = (result.budget or {}).get("calibration", {}).get("inputs", SELF)
+    return "inputs that the network made itself" if given == SELF else "the inputs that calibrated it"
 
 
 def prune_headline(result: PruneResult) -> str:
@@ -117,7 +130,7 @@ def _cost(result: PruneResult) -> str:
     before, after = result.before, result.after
     if before is None or after is None:
         if result.verified == "synthetic":
-            return "What that costs is known only on inputs that the network made itself."
+            return f"What that costs is known only on {_inputs(result)}."
         return "What that costs is unverified: nothing was run."
     metric = after.score.metric
     asked = f" on {after.score.samples:,} test samples" if after.score.samples else ""
