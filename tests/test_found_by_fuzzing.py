@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.pytorch.inert_files import load_inert_record
+from rmt_compress.checkpoints.pytorch.inert_objects import InertPickleError
 from rmt_compress.data.arrays import open_array
 from rmt_compress.data.cifar import read_cifar_split
 from rmt_compress.data.idx import read_idx
@@ -129,6 +131,18 @@ def test_a_key_nested_deeper_than_it_can_be_printed(tmp_path):
         deep = (deep,)
     with open_checkpoint({"w": torch.ones(2), deep: 1, 7: 2}) as checkpoint:
         assert checkpoint.notes == ("Entries that are no tensors left alone: a tuple, 7.",)
+
+
+def test_an_archive_whose_records_lie_before_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02N.")
+    data = bytearray((tmp_path / "model.pt").read_bytes())
+    # The directory's own place, in the record at the end of the archive (APPNOTE.TXT §4.3.16).
+    place = data.rindex(b"PK\x05\x06") + 16
+    data[place : place + 4] = struct.pack("<I", int.from_bytes(data[place : place + 4], "little") + 2000)
+    (tmp_path / "part").write_bytes(data)
+    with pytest.raises(InertPickleError, match="is in no archive of"):
+        load_inert_record(tmp_path / "part", 0, len(data))
 
 
 def test_a_packed_file_that_unpacks_into_gigabytes(tmp_path):
