@@ -15,8 +15,8 @@ from typing import Any
 
 _NEVER = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.startfile", "pty.spawn"),
-    *("subprocess.Popen", "ctypes.dlopen", "ctypes.dlsym", "webbrowser.open", "urllib.Request"),
-    *("os.putenv", "os.unsetenv", "code.__new__", "function.__new__", "os.kill", "signal.pthread_kill"),
+    *("subprocess.Popen", "webbrowser.open", "urllib.Request"),
+    *("code.__new__", "function.__new__", "os.kill", "signal.pthread_kill"),
 )
 _WRITES = {
     **dict.fromkeys(("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), 1),
@@ -96,6 +96,10 @@ class Canary:
         if event in _WRITES:
             paths = [path for path in arguments[: _WRITES[event]] if not self._inside(path)]
             return f"{event} {paths[0]}" if paths else None
+        if event == "ctypes.dlopen":
+            # Libraries that are loaded already are asked for their number of threads.
+            library = str(arguments[0])
+            return None if library.startswith(sys.prefix) or self._imports else f"{event} {library}"
         if event in _NEVER or event.startswith("socket."):
             return f"{event} {str(arguments)[:80]}"
         return None

@@ -42,7 +42,7 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
         own = [run for run in runs if run["reader"] == name]
         if not own:
             continue
-        left = {kind for run in own for kind in run["failed"]}
+        left = {kind for run in own for kind in run["failed"]} - {entry.get("kind") for entry in mended}
         repaired = [entry for entry in mended if entry["reader"] == name]
         best = max(own, key=lambda run: run["reached"])
         rows.append(
@@ -69,6 +69,11 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
     ]
     if mended:
         said += ["## Mended", "", *(f"- **{entry['reader']}**: {entry['failure']}" for entry in mended), ""]
-    if left := [(run["reader"], kind) for run in runs for kind in run["failed"]]:
+    if left := [
+        (run["reader"], kind)
+        for run in runs
+        for kind in run["failed"]
+        if kind not in {entry.get("kind") for entry in mended}
+    ]:
         said += ["## Left", "", *(f"- **{reader}**: {kind}" for reader, kind in sorted(set(left))), ""]
     return "\n".join(said)

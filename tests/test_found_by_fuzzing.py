@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.pytorch.inert_files import load_inert_record
+from rmt_compress.checkpoints.pytorch.inert_objects import InertPickleError
 from rmt_compress.data.arrays import open_array
 from rmt_compress.data.cifar import read_cifar_split
 from rmt_compress.data.idx import read_idx
 from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.decomposition.moments_file import load_inputs, load_moments, save_moments, write_tensors
-from rmt_compress.errors import DataError, TrainingError
+from rmt_compress.errors import CheckpointError, DataError, TrainingError
 from rmt_compress.reporting.description_table import contents
 from rmt_compress.reporting.layer_names import network_order
 from rmt_compress.saving.description import describe
@@ -110,6 +112,37 @@ def test_an_array_of_a_size_that_torch_takes_for_no_number(tmp_path):
     torch.save({"a": Hostile(), "b": np.ones(3)}, tmp_path / "model.pt", pickle_protocol=4)
     with open_checkpoint(tmp_path / "model.pt") as checkpoint:
         assert [*checkpoint.tensors] == ["b"]
+
+
+def test_a_sparse_tensor_with_entries_outside_of_it(tmp_path):
+    state = {"w": torch.eye(2).to_sparse(), "b": torch.ones(2)}
+    state["w"]._indices()[1, 0] = 2**42
+    torch.save(state, tmp_path / "model.pt")
+    with (
+        open_checkpoint(tmp_path / "model.pt") as checkpoint,
+        pytest.raises(CheckpointError, match="damaged sparse"),
+    ):
+        checkpoint.read("w")
+
+
+def test_a_key_nested_deeper_than_it_can_be_printed(tmp_path):
+    deep = ()
+    for _ in range(5000):
+        deep = (deep,)
+    with open_checkpoint({"w": torch.ones(2), deep: 1, 7: 2}) as checkpoint:
+        assert checkpoint.notes == ("Entries that are no tensors left alone: a tuple, 7.",)
+
+
+def test_an_archive_whose_records_lie_before_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02N.")
+    data = bytearray((tmp_path / "model.pt").read_bytes())
+    # The directory's own place, in the record at the end of the archive (APPNOTE.TXT §4.3.16).
+    place = data.rindex(b"PK\x05\x06") + 16
+    data[place : place + 4] = struct.pack("<I", int.from_bytes(data[place : place + 4], "little") + 2000)
+    (tmp_path / "part").write_bytes(data)
+    with pytest.raises(InertPickleError, match="is in no archive of"):
+        load_inert_record(tmp_path / "part", 0, len(data))
 
 
 def test_a_packed_file_that_unpacks_into_gigabytes(tmp_path):

@@ -33,30 +33,30 @@ def test_what_a_reader_must_not_do_is_noticed(python):
         "import os, pathlib, sys\n"
         "from fuzz import trial\n"
         "from fuzz.readers import Reader\n"
-        "trial.SECONDS = 0.5\n"
+        "trial.SECONDS = 1\n"
         "def read(path):\n"
-        "    content = path.read_bytes()\n"
-        "    kind = content[0] % 6 if content else 6\n"
-        "    if content == b'whole': return\n"
+        "    if path.parent.name == 'warm': return\n"
+        "    kind = int(path.read_bytes())\n"
         "    if kind == 0: raise KeyError(1)\n"
         "    if kind == 1:\n"
         "        while True: pass\n"
         "    if kind == 2: bytearray(500 << 20)[::4096] = b'x' * (500 << 8)\n"
         "    if kind == 3: (path.parent.parent / 'elsewhere').write_text('x')\n"
-        "    if kind == 4: import antigravity\n"
+        "    if kind == 4: import this\n"
         "    if kind == 5: os.kill(os.getpid(), 11)\n"
-        "seeds = lambda: iter([({'a': b'whole'}, 'a')])\n"
-        "found = trial.fuzz(Reader('own', seeds, read, ()), executions=80, seed=1, measure=False)\n"
+        "seeds = lambda: iter([({'a': b'%d' % kind}, 'a') for kind in range(7)])\n"
+        "found = trial.fuzz(Reader('own', seeds, read, ()), executions=7, seed=0, measure=False)\n"
+        "assert found.accepted == 1 and sum(found.failed.values()) == 6, found.failed\n"
         "print('\\n'.join(found.failures))\n"
     )
     run = python.run("-c", program)
     assert run.returncode == 0, run.stderr
     for kind in (
         "KeyError",
-        "more than 0.5 seconds",
+        "more than 1 seconds",
         "too much memory",
         "elsewhere",
-        "import antigravity",
+        "import this",
         "signal 11",
     ):
         assert kind in run.stdout
@@ -73,9 +73,9 @@ def test_changes_keep_the_structure_around_them():
         (archive, lambda data: data.startswith(b"PK")),
         (message, lambda data: messages.read(data) is not None),
     ):
-        changed = [by_kind("model.onnx", start, Random(number)) for number in range(200)]
-        assert len(set(changed)) > 50
-        assert sum(map(fits, changed)) > 100
+        changed = [by_kind("model.onnx", start, Random(number)) for number in range(90)]
+        assert len(set(changed)) > 40
+        assert sum(map(fits, changed)) > 45
     assert messages.write(messages.read(message)) == message
     operations, rest = pickles.split(b"\x80\x02}q\x00.\x80\x02N.values")
     assert [name for name, *_ in operations] == ["PROTO", "EMPTY_DICT", "BINPUT", "STOP", "PROTO", "NONE", "STOP"]

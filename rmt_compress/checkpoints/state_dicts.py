@@ -80,7 +80,13 @@ def find_state_dict(value: object, where: str, weights: str | None = None) -> St
         for name, entry in chosen.items()
         if isinstance(name, str) and is_extra_state(name) and name not in tensors
     }
-    if others := [str(name) for name in chosen if name not in tensors and name not in extra]:
+    # A tuple may be nested deeper than it could be printed.
+    others = [
+        str(name) if isinstance(name, str | int) else f"a {type(name).__name__}"
+        for name in chosen
+        if name not in tensors and name not in extra
+    ]
+    if others:
         notes.append(f"Entries that are no tensors left alone: {listed(others, 6)}.")
     home = Home(trail, versions=_versions(chosen), extra=extra)
     return StateDict(tensors, home, tuple(notes), tuple(beside))

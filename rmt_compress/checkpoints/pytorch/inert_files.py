@@ -57,7 +57,8 @@ def load_inert_record(path: Path, start: int, length: int) -> Any:
                     raise InertPickleError("was written on a big-endian machine")
         except (
             *(zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, EOFError),
-            *(UnicodeDecodeError, OverflowError, struct.error),
+            # Offsets before the file, and names that are no UTF-8.
+            *(ValueError, OverflowError, struct.error),
         ) as error:
             raise InertPickleError(f"is in no archive of torch.save: {error}") from error
         places = {

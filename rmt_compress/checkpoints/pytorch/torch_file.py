@@ -22,7 +22,7 @@ from rmt_compress.checkpoints.state_dicts import (
     is_expanded,
 )
 from rmt_compress.errors import CheckpointError
-from rmt_compress.wording import printable
+from rmt_compress.wording import one_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -111,12 +111,26 @@ class TorchFile(Checkpoint):
             tensor = self._state[self._prefix + name].detach()
             if tensor.is_meta:
                 raise CheckpointError(f"{self.path}: {name} was saved without values (meta device)")
+            self._check_places(name, tensor)
             # A dense copy of an expanded view could be of any size; of some quantized tensors torch makes none.
             copy = tensor if is_expanded(tensor) or _is_uncopyable(tensor) else tensor.clone()
             self._touched += info.nbytes
             if (self._reader.mapped or self._reader.inert) and self._touched > _MAX_TOUCHED:
                 self._drop()
         return copy
+
+    def _check_places(self, name: str, tensor: torch.Tensor) -> None:
+        """Refuse a sparse tensor with entries outside of it, which torch's reader takes as it is."""
+        import torch
+
+        if tensor.layout != torch.sparse_coo:
+            return
+        try:
+            torch.sparse_coo_tensor(tensor._indices(), tensor._values(), tensor.shape, check_invariants=True)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{self.path}: {name} is a damaged sparse tensor ({one_line(error)[:200]}); save it again"
+            ) from error
 
     def close(self) -> None:
         """Give back the mapping, or the memory of the legacy layout."""
