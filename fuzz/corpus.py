@@ -190,8 +190,8 @@ def onnx() -> Iterator[Seed]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     yield {"model.onnx": model.SerializeToString()}, "model.onnx"
     with _folder() as folder:
-        options = {"save_as_external_data": True, "location": "values.bin", "size_threshold": 0}
-        onnx.save(model, str(folder / "model.onnx"), **options)
+        path = str(folder / "model.onnx")
+        onnx.save(model, path, save_as_external_data=True, location="values.bin", size_threshold=0)
         yield held(folder), "model.onnx"
 
 
@@ -215,10 +215,10 @@ def torchscript() -> Iterator[Seed]:
 
 def distributed() -> Iterator[Seed]:
     """A folder of torch.distributed.checkpoint."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with _folder() as folder, _quiet():
-        dcp.save({"model": _network().state_dict(), "epoch": 3}, checkpoint_id=folder / "step", no_dist=True)
+        save({"model": _network().state_dict(), "epoch": 3}, checkpoint_id=folder / "step", no_dist=True)
         yield held(folder / "step"), ""
 
 
@@ -306,7 +306,7 @@ def idx() -> Iterator[Seed]:
     pixels, labels = _pictures()
 
     def file(array: Any) -> bytes:
-        return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+        return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + bytes(array.tobytes())
 
     plain = {
         f"{split}-{what}-idx{array.ndim}-ubyte": file(array)

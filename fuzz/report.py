@@ -69,11 +69,11 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
     ]
     if mended:
         said += ["## Mended", "", *(f"- **{entry['reader']}**: {entry['failure']}" for entry in mended), ""]
-    if left := [
+    if unmended := [
         (run["reader"], kind)
         for run in runs
         for kind in run["failed"]
         if kind not in {entry.get("kind") for entry in mended}
     ]:
-        said += ["## Left", "", *(f"- **{reader}**: {kind}" for reader, kind in sorted(set(left))), ""]
+        said += ["## Left", "", *(f"- **{reader}**: {kind}" for reader, kind in sorted(set(unmended))), ""]
     return "\n".join(said)

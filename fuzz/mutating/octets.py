@@ -73,7 +73,7 @@ def _overwrite(data: bytearray, rng: Random) -> bytes:
     size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
     if len(data) >= size:
         place = rng.randrange(min(len(data) - size + 1, rng.choice((16, 256, 2**30))))
-        data[place : place + size] = (rng.choice(NUMBERS) % 2 ** (8 * size)).to_bytes(size, order)  # type: ignore[arg-type]
+        data[place : place + size] = (rng.choice(NUMBERS) % 2 ** (8 * size)).to_bytes(size, order)
     return bytes(data)
 
 
