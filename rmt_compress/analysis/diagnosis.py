@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from rmt_compress import spectrum
-from rmt_compress.decomposition.products import effective_rank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +86,7 @@ class Measures:
         shape: (rows, columns).
         rank: directions above the rounding of the matrix's entries.
         stable_rank: ‖W‖_F²/‖W‖².
-        effective_rank: see `decomposition.products.effective_rank`.
+        effective_rank: see `spectrum.effective_rank`.
         raw: how the matrix itself fits noise; None where its bulk is zero.
         equalized: the same with the scales of rows and columns taken out; None where that was not tried.
         tail: the power law of the largest eigenvalues; None where fewer than two different ones are not zero.
@@ -139,7 +138,7 @@ def measure(
         shape=shape,
         rank=int((values > rounding).sum()),
         stable_rank=energy / float(values[0]) ** 2,
-        effective_rank=effective_rank(values),
+        effective_rank=spectrum.effective_rank(values),
         raw=_bulk_error(values, max(shape), alpha, beta),
         equalized=None if scaled is None else _bulk_error(*scaled, alpha, beta),
         tail=_tail(values),

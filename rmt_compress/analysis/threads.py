@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from rmt_compress.analysis.one_layer import LayerTask, analyze_layer, analyze_pair
 from rmt_compress.analysis.records import LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings
+from rmt_compress.analysis.without_torch import suits_numpy
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import Layer
+from rmt_compress.spectrum import NumpyKernels
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
@@ -60,12 +62,17 @@ def analyze_all(
     first, one by one with all threads, or, where the others are enough to fill that time, the largest has its Gram
     matrix formed with all threads and its eigenvalues found beside the others.
     """
-    import torch
-
     from rmt_compress.decomposition.blas_threads import blas_threads
-    from rmt_compress.decomposition.kernels import TorchKernels
 
     work = sorted(work, key=lambda layer: sum(_work(layer)), reverse=True)
+    if all(map(suits_numpy, work)):
+        with blas_threads(1, scipy=settings.noise != "mp"):
+            yield from _at_once([(layer, partial(_analyze, layer, checkpoint, settings)) for layer in work], jobs)
+        return
+    import torch
+
+    from rmt_compress.decomposition.kernels import TorchKernels
+
     threads = torch.get_num_threads()
     each = max(1, threads // jobs)
     alone, ahead = _plan([_work(layer) for layer in work], jobs, threads)
@@ -79,7 +86,8 @@ def analyze_all(
         rest = [(layer, partial(_analyze, layer, checkpoint, settings, kernels)) for layer in work[alone + ahead :]]
         if first or rest:
             with blas_threads(1):
-                yield from _at_once([*first, *rest], jobs, each)
+                # OpenMP, and torch with it, counts threads per thread.
+                yield from _at_once([*first, *rest], jobs, partial(torch.set_num_threads, each))
     finally:
         torch.set_num_threads(threads)
 
@@ -122,11 +130,13 @@ def _analyze(
 ) -> LayerAnalysis:
     if layer.pair is not None:
         return analyze_pair(layer, layer.pair, checkpoint.read(layer.tensor), checkpoint.read(layer.pair.second))
+    if suits_numpy(layer):
+        return analyze_layer(layer, checkpoint.weight_array(layer), settings, NumpyKernels())
     return analyze_layer(layer, checkpoint.weight(layer), settings, kernels)
 
 
 def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> Callable[[], LayerAnalysis]:
-    if KINDS[layer.kind].stacked:  # its Gram matrices are small ones
+    if KINDS[layer.kind].stacked or suits_numpy(layer):  # its Gram matrices are small ones
         return partial(_analyze, layer, checkpoint, settings)
     tasks = [LayerTask(layer, checkpoint.weight(layer), settings)]
     tasks[0].form_gram()
@@ -134,11 +144,11 @@ def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings
     return lambda: tasks.pop().finish()
 
 
-def _at_once(tasks: Sequence[_Task], jobs: int, threads: int) -> Iterator[tuple[Layer, LayerAnalysis]]:
-    import torch
-
-    # OpenMP, and torch with it, counts threads per thread.
-    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+def _at_once(
+    tasks: Sequence[_Task], jobs: int, begin: Callable[[], None] | None = None
+) -> Iterator[tuple[Layer, LayerAnalysis]]:
+    """Do tasks, `jobs` at once, and yield the result of each as it is done; `begin` is what a worker does first."""
+    with ThreadPoolExecutor(jobs, initializer=begin) as pool:
         futures = [pool.submit(_one_by_one, group) for group in _groups(tasks)]
         try:
             for future in as_completed(futures):

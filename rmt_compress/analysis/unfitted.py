@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rmt_compress import spectrum
 from rmt_compress.analysis.layer_record import LayerRecord
-from rmt_compress.decomposition.products import effective_rank
 from rmt_compress.layers.layer import FactorPair
 from rmt_compress.wording import times
 
@@ -56,7 +56,7 @@ class AnalyzedPair(LayerRecord):
     @property
     def effective_rank(self) -> float:
         """How many of its directions the product uses."""
-        return effective_rank(self.singular_values)
+        return spectrum.effective_rank(self.singular_values)
 
     @property
     def reason(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rmt_compress.checkpoints.beside import Beside, Home
 from rmt_compress.errors import CheckpointError
@@ -20,13 +20,25 @@ from rmt_compress.layers.splitting import beside
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.checkpoints.manifest import Manifest
+    from rmt_compress.layers.kinds import WeightT
     from rmt_compress.plan import Layout
 
 
 _OWN_STATE = "its module keeps state of its own (_extra_state), which two stock layers have no place for"
+
+
+def _own_rows(layer: Layer, stored: WeightT) -> WeightT:
+    return stored if layer.part is None else stored[layer.part.start : layer.part.stop]
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
+    from rmt_compress.decomposition.kernels import TorchKernels
+
+    return TorchKernels().entries(tensor)
 
 
 class Checkpoint(ABC):
@@ -105,7 +117,23 @@ class Checkpoint(ABC):
         """
         whole = layer.composition
         weight = self.read(layer.stored) if whole is None else compose(whole, self.read)
-        return weight if layer.part is None else weight[layer.part.start : layer.part.stop]
+        return _own_rows(layer, weight)
+
+    def read_array(self, name: str) -> NDArray[Any]:
+        """The tensor called `name`, of floating-point numbers, as numpy's array; without torch where that can be.
+
+        bfloat16, which numpy does not have, comes as float32, which holds the same values.
+
+        Raises:
+            CheckpointError: see `read`.
+        """
+        return _as_array(self.read(name))
+
+    def weight_array(self, layer: Layer) -> NDArray[Any]:
+        """The weight of a layer as numpy's array, see `read_array` and `weight`."""
+        if layer.composition is not None:
+            return _as_array(self.weight(layer))
+        return _own_rows(layer, self.read_array(layer.stored))
 
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""
@@ -169,3 +197,27 @@ class Checkpoint(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class View(Checkpoint):
+    """A checkpoint that shows another one's tensors; what is not shown otherwise is as in that one."""
+
+    def __init__(self, inner: Checkpoint) -> None:
+        self.inner = inner
+        self.path: Path | None = inner.path
+        self.format = inner.format
+        self.notes = inner.notes
+        self.beside = inner.beside
+        self.home = inner.home
+        self.metadata = inner.metadata
+        self.config = inner.config
+        self.trusted = inner.trusted
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files the tensors are in."""
+        return self.inner.files
+
+    def close(self) -> None:
+        """Give back what the inner checkpoint keeps open."""
+        self.inner.close()

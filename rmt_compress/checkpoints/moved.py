@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.views import View
+from rmt_compress.checkpoints.base import View
 from rmt_compress.decomposition.devices import decomposing_device, sent
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.beside import Home
@@ -19,6 +19,7 @@ from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 _MAX_INDEX = 100_000_000
 
@@ -82,12 +83,20 @@ class ShardedCheckpoint(Checkpoint):
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor called `name` from its shard, on the CPU."""
+        return self._shard_of(name).read(name)
+
+    def read_array(self, name: str) -> NDArray[Any]:
+        """See `Checkpoint.read_array`; as its shard does."""
+        return self._shard_of(name).read_array(name)
+
+    def _shard_of(self, name: str) -> Checkpoint:
+        """The shard that holds the tensor called `name`, the only one whose file stays open."""
         self._info(name)
         shard = self._placement[name]
         if self._last not in (None, shard):
             self._shards[str(self._last)].close()
         self._last = shard
-        return self._shards[shard].read(name)
+        return self._shards[shard]
 
     def close(self) -> None:
         """Give back what the shards keep open."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.base import Checkpoint, View
 from rmt_compress.checkpoints.free_memory import check_fits_memory
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import FactorizedLayer, Manifest
@@ -32,30 +31,6 @@ _CALLED = {
     _PIVOT_PARTS: "tensor without rows of the identity",
     _GROUP_PARTS: "tensor of kept entries",
 }
-
-
-class View(Checkpoint):
-    """A checkpoint that shows another one's tensors; what is not shown otherwise is as in that one."""
-
-    def __init__(self, inner: Checkpoint) -> None:
-        self.inner = inner
-        self.path: Path | None = inner.path
-        self.format = inner.format
-        self.notes = inner.notes
-        self.beside = inner.beside
-        self.home = inner.home
-        self.metadata = inner.metadata
-        self.config = inner.config
-        self.trusted = inner.trusted
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files the tensors are in."""
-        return self.inner.files
-
-    def close(self) -> None:
-        """Give back what the inner checkpoint keeps open."""
-        self.inner.close()
 
 
 class Renamed(View):

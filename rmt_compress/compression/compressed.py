@@ -13,10 +13,9 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.base import Checkpoint
+from rmt_compress.checkpoints.base import Checkpoint, View
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.checkpoints.provenance import make_manifest
-from rmt_compress.checkpoints.views import View
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.decomposition.devices import decomposing_device, sent
 from rmt_compress.errors import CompressionError

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rmt_compress.spectrum.singular_values import Entries
+
 # Entries of a float64 block of the long side that is worked on at a time: 16 MB.
 _BLOCK = 2**21
 _SLICE = 4096
@@ -88,6 +90,13 @@ class TorchKernels:
         """Singular values by a direct SVD in float64, descending."""
         _wake_solver(matrix.device)
         return _to_numpy(torch.linalg.svdvals(matrix.to(torch.float64)))
+
+    def entries(self, matrix: torch.Tensor) -> Entries:
+        """The matrix itself on the CPU, what is shorter in float32."""
+        here = matrix.detach().cpu()
+        single: bool = here.element_size() <= 4
+        entries: Entries = (here.float() if single else here).numpy()
+        return entries
 
 
 def _wake_solver(device: torch.device) -> None:

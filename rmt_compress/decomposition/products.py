@@ -52,12 +52,3 @@ def _reduced(down: torch.Tensor, up: torch.Tensor, *, mode: str) -> tuple[torch.
         raise NonFiniteError("a factor holds NaN or Inf")
     (left, left_core), (right, right_core) = (torch.linalg.qr(side, mode=mode) for side in sides)
     return left, right, left_core @ right_core.T
-
-
-def effective_rank(values: NDArray[np.float64]) -> float:
-    """Roy and Vetterli's: e to the entropy of s/Σs (*The effective rank*, 2007); 0 for a product that is zero."""
-    total = values.sum()
-    if total <= 0:
-        return 0.0
-    shares = values[values > 0] / total
-    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -12,10 +12,14 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
+
+WeightT = TypeVar("WeightT", "torch.Tensor", "NDArray[Any]")
+"""A weight as torch has it, or as numpy does where nothing needs torch."""
 
 LayerKind = Literal[
     "linear",
@@ -82,12 +86,16 @@ class Kind:
         rows = math.prod(shape[axis] for axis in self.rows)
         return rows, math.prod(shape[axis] for axis in self._columns(len(shape)))
 
-    def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+    def as_matrix(self, weight: WeightT) -> WeightT:
         """The weight as its matrix, a view where the memory layout allows; a stack as it is, its matrices first."""
-        if self.stacked:
+        shape = self.matrix(weight.shape)
+        if self.stacked or shape is None:
             return weight
-        turned = weight.permute(*self.rows, *self._columns(weight.dim()))
-        return turned.flatten(len(self.rows)).flatten(0, -2)
+        order = (*self.rows, *self._columns(weight.ndim))
+        # What torch calls permute is numpy's transpose.
+        turn: Any = weight.permute if hasattr(weight, "permute") else weight.transpose
+        turned: WeightT = turn(order).reshape(shape)
+        return turned
 
     def as_weight(self, matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """The matrix as a contiguous weight of `shape`; undoes `as_matrix`."""

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rmt_compress.layers.kinds import KINDS, LayerKind
+from rmt_compress.layers.kinds import KINDS, LayerKind, WeightT
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +190,7 @@ class Layer:
         return None
 
 
-def as_matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
+def as_matrix(layer: Layer, weight: WeightT) -> WeightT:
     """Weight tensor of `layer` as its (rows, columns) matrix, a view where the memory layout allows.
 
     Of a stack it is (experts, rows, columns).

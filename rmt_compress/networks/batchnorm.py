@@ -15,7 +15,7 @@ import copy
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from rmt_compress.checkpoints.views import View
+from rmt_compress.checkpoints.base import View
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.tracing import traced
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.base import View
 from rmt_compress.checkpoints.graph_network import GraphNetwork
-from rmt_compress.checkpoints.views import View
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import FLOAT_DTYPES
 from rmt_compress.layers.splitting import factor_names

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from rmt_compress.checkpoints.base import View
 from rmt_compress.checkpoints.config_file import CONFIG
 from rmt_compress.checkpoints.contents import Encoded
 from rmt_compress.checkpoints.formats import weight_suffixes
@@ -24,7 +25,6 @@ from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.manifest import Manifest
 from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.recognition import DISTRIBUTED
-from rmt_compress.checkpoints.views import View
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, group_patterns_of, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
 from rmt_compress.progress import Progress, counter
@@ -34,8 +34,7 @@ from rmt_compress.wording import listed, printable
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.views import View
+    from rmt_compress.checkpoints.base import Checkpoint, View
     from rmt_compress.compression.compressed import Compressed
     from rmt_compress.layers.layer import TensorInfo
     from rmt_compress.plan import Layout, Plan

@@ -7,6 +7,7 @@ from rmt_compress.spectrum.bulk import (
     QuantileRule,
     fit_bulk,
 )
+from rmt_compress.spectrum.effective_rank import effective_rank
 from rmt_compress.spectrum.equalizer import Equalized, equalize
 from rmt_compress.spectrum.gamma_noise import GammaNoise, fit_gamma_noise
 from rmt_compress.spectrum.heavy_tail import HeavyTail, fit_heavy_tail
@@ -38,6 +39,7 @@ __all__ = [
     "SignFlips",
     "SingularValues",
     "Spikes",
+    "effective_rank",
     "equalize",
     "fit_bulk",
     "fit_error_p_value",

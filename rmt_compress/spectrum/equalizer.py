@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from rmt_compress.spectrum import marchenko_pastur
@@ -114,7 +113,7 @@ def _all_variances(w: Floats, values: FloatArray | None) -> tuple[FloatArray, Fl
     scaled = _scaled(w, np.sqrt(x), np.sqrt(y))
     if values is None:
         double = scaled.astype(np.float64, copy=False)
-        squares = scipy.linalg.eigvalsh(double @ double.T, check_finite=False, driver="evd")[::-1]
+        squares = np.linalg.eigvalsh(double @ double.T)[::-1]
         values = np.asarray(np.sqrt(np.maximum(squares, 0.0)))
     else:
         values = values / largest
@@ -147,16 +146,18 @@ def _scaled(w: Floats, rows: FloatArray, columns: FloatArray) -> Floats:
 
 def _variances(w: Floats, eta2: float) -> tuple[FloatArray, FloatArray]:
     """One step: x and y at η²."""
+    from scipy.linalg import blas, lapack
+
     m, n = w.shape
     eta = np.sqrt(eta2)
     gram = w @ w.T
     gram[np.diag_indices(m)] += w.dtype.type(eta2)
-    lapack = scipy.linalg.lapack.get_lapack_funcs(("potrf", "trtri"), (gram,))
-    (trsm,) = scipy.linalg.blas.get_blas_funcs(("trsm",), (gram,))
+    potrf, trtri = lapack.get_lapack_funcs(("potrf", "trtri"), (gram,))
+    (trsm,) = blas.get_blas_funcs(("trsm",), (gram,))
     # LAPACK's matrices lie by columns: gram.T is one without a copy, and (Wᵀ)U⁻¹ is that of L⁻¹W, U = Lᵀ.
-    upper, _ = lapack[0](gram.T, lower=0, clean=1, overwrite_a=1)
+    upper, _ = potrf(gram.T, lower=0, clean=1, overwrite_a=1)
     solved = trsm(1.0, upper, np.array(w.T, order="F"), side=1, lower=0, overwrite_b=1).T
     g2 = (1.0 - np.einsum("ij,ij->j", solved, solved).astype(np.float64)) / eta
-    inverse, _ = lapack[1](upper, lower=0, overwrite_c=1)
+    inverse, _ = trtri(upper, lower=0, overwrite_c=1)
     g1 = eta * np.einsum("ij,ij->j", inverse.T, inverse.T).astype(np.float64)
     return (1 / g1 - eta) / np.sqrt(m - eta * g1.sum()), (1 / g2 - eta) / np.sqrt(n - eta * g2.sum())

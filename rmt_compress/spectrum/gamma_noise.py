@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, minimize_scalar
-from scipy.special import gammaincinv
 
 from rmt_compress.spectrum import marchenko_pastur, silverstein, tracy_widom
 from rmt_compress.spectrum.bulk import BulkFit, fit_bulk
@@ -67,6 +65,8 @@ class _Table:
 
     def best(self, middle: FloatArray) -> tuple[float, float, float]:
         """The least loss, its variance and its 1/θ."""
+        from scipy.optimize import minimize_scalar
+
         coarse = np.linspace(0.0, LARGEST_SPREAD, 61)
         place = int(np.argmin([self.loss(spread, middle)[0] for spread in coarse]))
         around = coarse[max(place - 1, 0)], coarse[min(place + 1, coarse.size - 1)]
@@ -132,11 +132,15 @@ def gamma_edge(spread: float, p: int, n: int, beta: float, *, long_side: bool = 
         return float(weights @ tracy_widom.near_cdf((point - centre) / scale)) / 2 - (1 - beta)
 
     low, high = float((centre - 8 * scale).min()), float((centre + 12 * scale).max())
+    from scipy.optimize import brentq
+
     # Eigenvalues of XᵀX/N with N = p for the longer side: s²/n is smaller by p/n.
     return float(brentq(excess, low, high, xtol=1e-5)) * samples / n
 
 
 def _variances(spread: float, levels: FloatArray) -> FloatArray:
+    from scipy.special import gammaincinv
+
     return np.asarray(gammaincinv(1 / spread, levels) * spread)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
 
@@ -17,6 +16,8 @@ def noise_eigenvalues(p: int, n: int, generator: np.random.Generator) -> FloatAr
     Raises:
         ValueError: p > n or p < 1.
     """
+    from scipy.linalg import eigh_tridiagonal
+
     if not 1 <= p <= n:
         raise ValueError(f"noise_eigenvalues needs 1 ≤ p ≤ n, got p = {p}, n = {n}")
     diagonal = np.sqrt(generator.chisquare(n - np.arange(p)))

@@ -23,7 +23,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
 
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
 from rmt_compress.spectrum.singular_values import NumpyKernels, singular_values
@@ -186,6 +185,8 @@ def _largest_ritz(diagonal: FloatArray, beside: FloatArray, left: float) -> tupl
 
     The error is the residual at most, and its square over the gap to the next eigenvalue where that is less.
     """
+    from scipy.linalg import eigh_tridiagonal
+
     last = diagonal.size - 1
     values, vectors = eigh_tridiagonal(diagonal, beside, select="i", select_range=(max(last - 1, 0), last))
     residual, gap = left * abs(float(vectors[-1, -1])), float(values[-1] - values[0])

@@ -10,13 +10,13 @@ from torch import nn
 
 from rmt_compress import analyze, compress, make_plan, save
 from rmt_compress.cli.app import app
-from rmt_compress.decomposition.products import decompose_product, effective_rank, product_singular_values
+from rmt_compress.decomposition.products import decompose_product, product_singular_values
 from rmt_compress.layers import infer_layers
 from rmt_compress.layers.kinds import factor_shapes
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.layers.pairs import pair_matrices
 from rmt_compress.layers.splitting import join_factors
-from rmt_compress.spectrum import NonFiniteError
+from rmt_compress.spectrum import NonFiniteError, effective_rank
 from tests.samples.seeds import repeatable
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rmt_compress.checkpoints.base import Checkpoint
 from rmt_compress.checkpoints.recognition import unreadable
@@ -21,7 +21,9 @@ from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import TensorInfo
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 # safetensors' name of an element type -> torch's, and its size in bits.
 DTYPES: dict[str, tuple[str, int]] = {
@@ -45,6 +47,8 @@ DTYPES: dict[str, tuple[str, int]] = {
     "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
     "F8_E8M0": ("float8_e8m0fnu", 8),
 }
+
+_NUMPY_DTYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
 
 # The library's own limit.
 MAX_HEADER = 100_000_000
@@ -98,22 +102,40 @@ class SafetensorsFile(Checkpoint):
         import torch
 
         info = self._info(name)
-        entry = self._entries[self._kept.get(name, name)]
         dtype = getattr(torch, info.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise CheckpointError(f"{self.path}: {name} is stored as {info.dtype}, which torch cannot read")
-        values = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        values = torch.empty(info.nbytes, dtype=torch.uint8)
+        self._fill(values.numpy(), name)
+        return values.view(dtype).reshape(info.shape)
+
+    def read_array(self, name: str) -> NDArray[Any]:
+        """See `Checkpoint.read_array`; a copy, made without torch."""
+        import numpy as np
+
+        info = self._info(name)
+        values = np.empty(info.nbytes, dtype=np.uint8)
+        self._fill(values, name)
+        if info.dtype == "bfloat16":
+            # The upper half of a float32.
+            wide = values.view("<u2").astype("<u4")
+            wide <<= 16
+            return wide.view("<f4").reshape(info.shape)
+        return values.view(_NUMPY_DTYPES[info.dtype]).reshape(info.shape)
+
+    def _fill(self, values: NDArray[np.uint8], name: str) -> None:
+        """Copy the bytes of the tensor called `name`, if the file did not change."""
+        entry = self._entries[self._kept.get(name, name)]
         try:
             with self.path.open("rb") as file:
                 if _identity(file) != self._identity:
                     raise CheckpointError(f"{self.path}: changed while it was being read; start again")
                 file.seek(entry.begin)
-                count = file.readinto(values.numpy().data)
+                count = file.readinto(values.data)
         except OSError as error:
             raise unreadable(self.path, error) from error
         if count != len(values):
             raise CheckpointError(f"{self.path}: ends within {name}; download it again")
-        return values.view(dtype).reshape(info.shape)
 
 
 def _identity(file: BinaryIO) -> tuple[int, int, int]:
