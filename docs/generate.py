@@ -20,7 +20,8 @@ REPRODUCTION = REPOSITORY / "experiments" / "data" / "reproduction"
 
 def cli_reference() -> str:
     """The reference page, by typer's own generator."""
-    command = [sys.executable, "-m", "typer", "rmt_compress.cli.app", "utils", "docs", "--name", "rmt-compress"]
+    program = ["-m", "typer", "--app", "app", "rmt_compress.cli.app"]
+    command = [sys.executable, *program, "utils", "docs", "--name", "rmt-compress"]
     page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # Outside code spans Markdown shows entities as they are meant, inside them it does not.
     page = re.sub(r"`[^`]*`", lambda code: html.unescape(code.group()), page)

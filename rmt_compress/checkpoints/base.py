@@ -135,6 +135,16 @@ class Checkpoint(ABC):
             return _as_array(self.weight(layer))
         return _own_rows(layer, self.read_array(layer.stored))
 
+    def nonzeros(self, name: str) -> int:
+        """How many entries of the tensor called `name` are not 0; without torch where that can be.
+
+        Raises:
+            CheckpointError: see `read`.
+        """
+        from rmt_compress.layers.zeroing import count_nonzero
+
+        return count_nonzero(self.read(name))
+
     def layers(self) -> tuple[Layer, ...]:
         """The layers formed by the tensors: one per weight, tied weights once."""
         stored = self.manifest.pairs if self.manifest else {}

@@ -89,6 +89,10 @@ class ShardedCheckpoint(Checkpoint):
         """See `Checkpoint.read_array`; as its shard does."""
         return self._shard_of(name).read_array(name)
 
+    def nonzeros(self, name: str) -> int:
+        """See `Checkpoint.nonzeros`; as its shard does."""
+        return self._shard_of(name).nonzeros(name)
+
     def _shard_of(self, name: str) -> Checkpoint:
         """The shard that holds the tensor called `name`, the only one whose file stays open."""
         self._info(name)

@@ -112,6 +112,14 @@ class CompressedFile(View):
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
 
+    def nonzeros(self, name: str) -> int:
+        """See `Checkpoint.nonzeros`."""
+        self._info(name)
+        stored = self._other_names.get(name, name)
+        if stored in self._sparse | self._pivots | self._patterned:
+            return super().nonzeros(name)
+        return self.inner.nonzeros(stored)
+
     def _describe(self, manifest: Manifest, differences: list[str]) -> dict[str, TensorInfo]:
         """What the file holds, the parts of a sparse tensor as one; where they are none, `differences` say so."""
         stored = self.inner.tensors

@@ -9,14 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
 
-from rmt_compress.cli.analyze import analyze
-from rmt_compress.cli.certify import certify
 from rmt_compress.cli.console import (
     GoalNotReached,
     Loudness,
@@ -26,35 +24,21 @@ from rmt_compress.cli.console import (
     speak,
     speaks,
 )
-from rmt_compress.cli.evaluate import evaluate
-from rmt_compress.cli.export import export
-from rmt_compress.cli.finetune import finetune
 from rmt_compress.cli.loudness import with_loudness
-from rmt_compress.cli.prune import prune
-from rmt_compress.cli.show import show
-from rmt_compress.cli.sweep import sweep
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.wording import one_line
 
-app = typer.Typer(
-    name="rmt-compress",
-    help="Find the noise in a saved neural network with random matrix theory, and cut it.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-EXAMPLES: dict[Callable[..., None], str] = {
-    analyze: "analyze model.safetensors --sort saving",
-    prune: "prune model.safetensors --data mnist --max-drop 0.5 -o small.safetensors",
-    sweep: "sweep model.safetensors --data mnist --what budget",
-    evaluate: "evaluate small.safetensors --against model.safetensors --data mnist",
-    finetune: "finetune model.safetensors --data mnist --epochs 6 --prune-every 2",
-    export: "export small.safetensors -o small.onnx",
-    certify: "certify model.safetensors --cut small.safetensors --data mnist",
-    show: "show small.safetensors",
+EXAMPLES = {
+    "analyze": "analyze model.safetensors --sort saving",
+    "prune": "prune model.safetensors --data mnist --max-drop 0.5 -o small.safetensors",
+    "sweep": "sweep model.safetensors --data mnist --what budget",
+    "evaluate": "evaluate small.safetensors --against model.safetensors --data mnist",
+    "finetune": "finetune model.safetensors --data mnist --epochs 6 --prune-every 2",
+    "export": "export small.safetensors -o small.onnx",
+    "certify": "certify model.safetensors --cut small.safetensors --data mnist",
+    "show": "show small.safetensors",
 }
-"""Each command with what one would type first, in the order of the help."""
+"""Each command with what one would type first, in the order of the help; a module of its name holds it."""
 
 
 def _paragraphs(text: str) -> str:
@@ -62,10 +46,35 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
 
 
-for _command, _example in EXAMPLES.items():
-    app.command(
-        _command.__name__, help=_paragraphs(_command.__doc__ or ""), epilog=f"Example: rmt-compress {_example}"
-    )(with_loudness(_command))
+def program(*names: str) -> typer.Typer:
+    """The program with these of its commands; only their modules are imported."""
+    made = typer.Typer(
+        name="rmt-compress",
+        help="Find the noise in a saved neural network with random matrix theory, and cut it.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(root)
+    for name in names:
+        command = getattr(import_module(f"rmt_compress.cli.{name}"), name)
+        example = f"Example: rmt-compress {EXAMPLES[name]}"
+        made.command(name, help=_paragraphs(command.__doc__), epilog=example)(with_loudness(command))
+    return made
+
+
+def _asked() -> typer.Typer:
+    """The program with the one command that is typed, or with all of them where that is not plain to see."""
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    return program(words[0]) if words and words[0] in EXAMPLES else program(*EXAMPLES)
+
+
+def __getattr__(name: str) -> typer.Typer:
+    # Made on first use: a run of one command does not wait for the modules of the others.
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return program(*EXAMPLES)
 
 
 def _print_version(wanted: bool) -> None:
@@ -76,7 +85,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     _version: Annotated[
         bool,
@@ -98,7 +106,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     degrade_text()
     try:
-        sys.exit(app(prog_name="rmt-compress", standalone_mode=False))
+        sys.exit(_asked()(prog_name="rmt-compress", standalone_mode=False))
     except _Refusal as error:
         # Without any argument it has printed the help, and its message is empty.
         if said := _refused(error):
@@ -145,8 +153,7 @@ def _refused(error: Any) -> str:
         usage = error.ctx.get_usage().removeprefix("Usage: ")
         return f"{said}; usage: {usage}; see {error.ctx.command_path} --help"
     # The parser's own complaints come without the command; it is the first word that is the name of one.
-    known = [command.name for command in app.registered_commands]
-    command = next((f" {word}" for word in sys.argv[1:] if word in known), "")
+    command = next((f" {word}" for word in sys.argv[1:] if word in EXAMPLES), "")
     return f"{said}; see rmt-compress{command} --help"
 
 

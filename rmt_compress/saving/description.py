@@ -138,8 +138,6 @@ def describe(source: str | PathLike[str] | Checkpoint, *, progress: Progress | N
 
     `progress` is called with (done, total, name) after each tensor.
     """
-    from rmt_compress.layers.zeroing import count_nonzero
-
     with open_checkpoint(source) as checkpoint:
         manifest = checkpoint.manifest
         plan = manifest.plan if manifest else None
@@ -173,7 +171,7 @@ def describe(source: str | PathLike[str] | Checkpoint, *, progress: Progress | N
                     dtype=checkpoint.tensors[name].dtype,
                     parameters_before=math.prod(shape),
                     parameters=sum(math.prod(checkpoint.tensors[part].shape) for part in stored),
-                    nonzeros=sum(count_nonzero(checkpoint.read(part)) for part in stored),
+                    nonzeros=sum(checkpoint.nonzeros(part) for part in stored),
                     sparse=manifest is not None and any(part in manifest.sparse for part in stored),
                     packed=manifest is not None and any(part in manifest.pivots for part in stored),
                     patterned=manifest is not None and any(part in manifest.patterned for part in stored),

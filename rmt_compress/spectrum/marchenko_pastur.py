@@ -148,7 +148,7 @@ def _cdf_of_angle(theta: FloatArray, c: float) -> FloatArray:
 def _table(c: float) -> tuple[FloatArray, FloatArray]:
     # The density in θ has a feature of width 1−√c at θ = 0 as c → 1: half of the nodes are spaced evenly, half
     # geometrically towards 0.
-    angles = np.unique(np.concatenate([np.linspace(0.0, np.pi, 257), np.geomspace(1e-8, np.pi, 128)]))
+    angles = np.sort(np.concatenate([np.linspace(0.0, np.pi, 257), np.geomspace(1e-8, np.pi, 128)[:-1]]))
     levels = np.maximum.accumulate(_cdf_of_angle(angles, c))
     levels[0], levels[-1] = 0.0, 1.0
     return angles, levels

@@ -48,7 +48,8 @@ DTYPES: dict[str, tuple[str, int]] = {
     "F8_E8M0": ("float8_e8m0fnu", 8),
 }
 
-_NUMPY_DTYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
+# bfloat16, which numpy has not, is the upper half of a float32.
+_KNOWN_TO_NUMPY = frozenset(name for name, _ in DTYPES.values() if not name.startswith("float8"))
 
 # The library's own limit.
 MAX_HEADER = 100_000_000
@@ -117,11 +118,18 @@ class SafetensorsFile(Checkpoint):
         values = np.empty(info.nbytes, dtype=np.uint8)
         self._fill(values, name)
         if info.dtype == "bfloat16":
-            # The upper half of a float32.
-            wide = values.view("<u2").astype("<u4")
+            wide = values.view(np.uint16).astype(np.uint32)
             wide <<= 16
-            return wide.view("<f4").reshape(info.shape)
-        return values.view(_NUMPY_DTYPES[info.dtype]).reshape(info.shape)
+            return wide.view(np.float32).reshape(info.shape)
+        return values.view(info.dtype).reshape(info.shape)
+
+    def nonzeros(self, name: str) -> int:
+        """See `Checkpoint.nonzeros`."""
+        import numpy as np
+
+        if self._info(name).dtype not in _KNOWN_TO_NUMPY:
+            return super().nonzeros(name)
+        return int(np.count_nonzero(self.read_array(name)))
 
     def _fill(self, values: NDArray[np.uint8], name: str) -> None:
         """Copy the bytes of the tensor called `name`, if the file did not change."""
