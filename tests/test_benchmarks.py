@@ -75,6 +75,15 @@ def test_quick_budget_compares_every_method(python, tmp_path):
 
 
 @pytest.mark.slow
+def test_quick_startup_says_what_a_small_file_takes(python):
+    done = python.run(BENCHMARKS / "startup.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "| rmt-compress analyze |" in done.stdout
+    assert "| interpreter |" in done.stdout
+    assert "| 128 |" in done.stdout
+
+
+@pytest.mark.slow
 def test_quick_budget_does_not_overwrite_the_results(python):
     done = python.run(BENCHMARKS / "budget.py", "--quick")
     assert done.returncode == 2
