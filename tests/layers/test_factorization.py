@@ -193,9 +193,9 @@ most_beside(torch.randn(2048, 2048), int(sys.argv[1]))
 """
 
 _HALF = f"""{_MEGABYTES}
-u, v = torch.randn(600, 4), torch.randn(4, 60_000)
+u, v = torch.randn(600, 4), torch.randn(4, 120_000)
 noise = 0.1 * torch.randn(600, 4000)
-a = torch.empty(600, 60_000, dtype=torch.bfloat16)
+a = torch.empty(600, 120_000, dtype=torch.bfloat16)
 for part, right in zip(a.split(4000, dim=1), v.split(4000, dim=1)):
     part.copy_(u @ right + noise)
 decompose(a[:, :4000], 4).factors(4)
@@ -220,5 +220,5 @@ def test_memory_beside_a_16_mb_weight(python, rank, limit):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_weight_of_half_precision_is_never_copied_whole(python):
-    # As float32 it would take 137 MB, as float64 275.
-    assert 1 < printed(python, _HALF) < 80
+    # As float32 it would take 275 MB, as float64 550.
+    assert 1 < printed(python, _HALF) < 130
