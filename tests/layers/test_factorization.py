@@ -188,8 +188,9 @@ torch.set_num_threads(1)
 """
 
 _LARGE = f"""{_MEGABYTES}
-decompose(torch.randn(300, 300), 300).factors(300)  # whatever the libraries allocate once
-most_beside(torch.randn(2048, 2048), int(sys.argv[1]))
+rank = int(sys.argv[1])
+decompose(torch.randn(1024, 1024), rank).factors(rank)  # whatever the libraries allocate and read once
+most_beside(torch.randn(2048, 2048), rank)
 """
 
 _HALF = f"""{_MEGABYTES}
