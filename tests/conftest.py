@@ -1,6 +1,7 @@
 """Fixtures every test may use."""
 
 import gc
+import importlib
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.samples.fork_server import ForkServer
-from tests.samples.repository import REPOSITORY
+from tests.samples.repository import REPOSITORY, modules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,14 +33,25 @@ class Kept:
         self._modules = 0
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_collection(self) -> Generator[None, object, object]:
-        """While tests are collected, everything that is made stays."""
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
+        """While tests are collected, everything that is made stays, and nothing is traced.
+
+        Coverage would follow pytest as it rewrites five thousand assertions; all modules whose lines it counts are
+        imported before.
+        """
+        coverage = getattr(session.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+        if coverage is not None:
+            for name in modules():
+                importlib.import_module(name)
+            coverage.pause()
         gc.disable()
         try:
             return (yield)
         finally:
             gc.enable()
             self.pytest_runtest_logfinish()
+            if coverage is not None:
+                coverage.resume()
 
     def pytest_runtest_logfinish(self) -> None:
         """After each test that has imported something."""

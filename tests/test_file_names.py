@@ -93,8 +93,17 @@ def test_what_nothing_tells_apart_is_no_name(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ("vit", "bert", "bert-classifier", "llama", "t5", "bart"))
-@pytest.mark.parametrize("repair", ("none", "blocks"))
+@pytest.mark.parametrize(
+    ("family", "repair"),
+    (
+        ("vit", "blocks"),
+        ("bert", "none"),
+        ("bert-classifier", "blocks"),
+        ("llama", "blocks"),
+        ("t5", "blocks"),
+        ("bart", "none"),
+    ),
+)
 def test_a_budget_without_data(tmp_path, family, repair):
     folder, small = saved(tmp_path, family), tmp_path / "small"
     result = prune(folder, small, within=request(keep=0.6, repair=repair))

@@ -2,10 +2,11 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.errors import CheckpointError
-from rmt_compress.networks import architectures
+from rmt_compress.networks import architectures, exporting
 from rmt_compress.networks.loading import load_model
 from tests.compatibility.command_line import Finished, invoke, invoke_as_advised, without_paths
 from tests.compatibility.formats import FORMATS, GRAPHS_AND_NAMES, Format, into
@@ -49,6 +50,26 @@ class Outcome:
 
 def commands_by_formats() -> dict[str, dict[str, Outcome]]:
     """Format -> command -> outcome, of a perceptron with two layers to cut, on scikit-learn's digits."""
+    with patch.object(exporting, "_trace", _traced_once(exporting._trace)):
+        return _commands_by_formats()
+
+
+def _traced_once(trace: Callable[..., None]) -> Callable[..., None]:
+    """torch traces a network of the same weights once, however many formats it comes from: it takes a second."""
+    traced: dict[bytes, bytes] = {}
+
+    def once(model: nn.Module, example: torch.Tensor, path: Path, target: Path) -> None:
+        weights = (tensor.numpy().tobytes() for tensor in model.state_dict().values())
+        key = b"".join((repr(model).encode(), *map(str.encode, model.state_dict()), *weights))
+        if key not in traced:
+            trace(model, example, path, target)
+            traced[key] = path.read_bytes()
+        path.write_bytes(traced[key])
+
+    return once
+
+
+def _commands_by_formats() -> dict[str, dict[str, Outcome]]:
     rows = {}
     model, inputs = _perceptron(), torch.rand(3, 64, generator=torch.Generator().manual_seed(2))
     for kind in FORMATS:

@@ -13,7 +13,6 @@ import gc
 import importlib
 import json
 import os
-import pkgutil
 import runpy
 import select
 import signal
@@ -28,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from tests.samples.repository import REPOSITORY
+from tests.samples.repository import REPOSITORY, modules
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Beside rmt_compress and what that imports at its top: what it imports where it is used.
@@ -153,12 +152,9 @@ def serve(control: socket.socket) -> Sequence[str]:
 
 
 def _import_everything() -> None:
-    import rmt_compress
-
-    ours = [found.name for found in pkgutil.walk_packages(rmt_compress.__path__, "rmt_compress.")]
     for name in THREADED:
         sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
-    for module in (*LAZY, *(name for name in ours if not name.endswith("__main__"))):
+    for module in (*LAZY, *modules()):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:

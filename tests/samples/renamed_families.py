@@ -14,9 +14,15 @@ LARGEST = 30_000_000
 """Parameters of a network that is built here."""
 
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "encoder_hidden_size", "decoder_hidden_size")
-_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depth", "encoder_layers", "decoder_layers")
-_HEADS = ("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads", "decoder_attention_heads")
-_INNER = ("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "mlp_dim")
+_DEPTHS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "depth", "encoder_layers", "decoder_layers"),
+    "decoder_num_hidden_layers",
+)
+_HEADS = (
+    *("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads", "decoder_attention_heads"),
+    "decoder_num_attention_heads",
+)
+_INNER = ("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "mlp_dim", "decoder_intermediate_size")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _TOKENS = ("pad", "bos", "eos", "image", "video", "audio", "decoder_start")
 SMALL: dict[str, int] = {
@@ -30,6 +36,7 @@ SMALL: dict[str, int] = {
     **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "kv_lora_rank": 8, "q_lora_rank": 8, "num_experts_per_tok": 2},
     **{"n_group": 1, "topk_group": 1, "vocab_size": 64, "max_position_embeddings": 64, "image_size": 32},
     **{"patch_size": 8, "projection_dim": 32, "out_hidden_size": 32, "shared_expert_intermediate_size": 24},
+    "output_quantile_len": 32,
 }
 
 

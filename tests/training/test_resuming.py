@@ -2,6 +2,7 @@
 
 import random
 import signal
+import socket
 import sys
 import time
 from dataclasses import replace
@@ -108,18 +109,33 @@ finally:
 """
 
 
+def together(python, folder, environments, *words):
+    """Exit status and words of processes that run at the same time, one for each environment."""
+    said = [folder / f"said-{number}" for number, _ in enumerate(environments)]
+    running = []
+    for path, variables in zip(said, environments, strict=True):
+        with path.open("w") as file:
+            running.append(python.start(*words, env=variables, stderr=file))
+    return [(process.wait(), path.read_text()) for process, path in zip(running, said, strict=True)]
+
+
 @pytest.mark.slow
 def test_two_processes_decide_as_one_and_part(python, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(AND_WHAT_STILL_RUNS)
     options = ["finetune", str(DIGITS), "--data", "digits", "--epochs", "4", "--gof", "0.2", "--device", "cpu"]
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    for name, prefix in (("two", launch), ("one", ())):
-        done = python.run(*prefix, script, *options, "-o", tmp_path / f"{name}.safetensors")
-        assert done.returncode == 0, done.stderr
-        # A thread of the process group that is still there when the interpreter ends aborts it now and then.
-        assert "a thread: " in done.stderr or sys.platform != "linux"
-        assert "gloo" not in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # What torchrun sets for the processes that it starts.
+    launched = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    for name, environments in (("two", ranks), ("one", [{}])):
+        words = (script, *options, "-o", tmp_path / f"{name}.safetensors")
+        for status, said in together(python, tmp_path, environments, *words):
+            assert status == 0, said
+            # A thread of the process group that is still there when the interpreter ends aborts it now and then.
+            assert "a thread: " in said or sys.platform != "linux"
+            assert "gloo" not in said
     two, one = (read_lines(tmp_path / f"{name}.log.jsonl") for name in ("two", "one"))
     assert (two[-1]["processes"], one[-1]["processes"]) == (2, 1)
     decisions = [
