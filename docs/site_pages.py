@@ -26,6 +26,8 @@ _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)[^>]*\ssrc="?https?:[^>]*>|<link[^>]*\shref="?https?:[^>]*>"""
 )
 _RECORDED = re.compile(r"^<!-- recorded: ([^\n]+?) -->\n+(?=```)", re.M)
+# A browser breaks a line behind any hyphen, and half an option's name is none.
+_OPTION = re.compile(r"(?<=<code>)--?[a-z][a-z-]*")
 _LINK = re.compile(r"\]\(((?!https?:|mailto:|#)[^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -60,7 +62,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give the search a name for those who hear the page, which the theme does not.
+    """Give the search a name for those who hear the page, which the theme does not, and keep options on one line.
 
     Raises:
         PluginError: the page would ask another host.
@@ -69,6 +71,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     if (asked := _FETCHED.search(output)) is not None:
         raise PluginError(f"{page.file.src_uri}: asks another host: {asked[0]}")
     search = '<div class="md-search" '
+    output = _OPTION.sub(r'<span class="option">\g<0></span>', output)
     return output.replace(search, f'{search}aria-label="Search" ')
 
 
