@@ -14,7 +14,7 @@ from tests.samples.repository import REPOSITORY
 MODELS = REPOSITORY.parent / "shared" / "models"
 TEXT = REPOSITORY.parent / "shared" / "text" / "test.txt"
 LENGTH = 128
-IMAGES = 300
+IMAGES = 150
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
@@ -43,10 +43,10 @@ def plain_loss(folder, windows):
 
 def test_nats_of_a_language_model_are_those_of_a_plain_loop(run, language_model, tmp_path):
     text = TEXT.read_bytes()
-    (tmp_path / "book.txt").write_bytes(text[: 32 * LENGTH])
+    (tmp_path / "book.txt").write_bytes(text[: 16 * LENGTH])
     words = ("evaluate", language_model, "--data", "text:book.txt", "--sequence-length", str(LENGTH), "--json")
     report = json.loads(run(*words).stdout)
-    windows = torch.frombuffer(bytearray(text[: 32 * LENGTH]), dtype=torch.uint8).long().view(-1, LENGTH)
+    windows = torch.frombuffer(bytearray(text[: 16 * LENGTH]), dtype=torch.uint8).long().view(-1, LENGTH)
     assert report["model"]["samples"] == len(windows)
     assert report["model"]["loss"] == pytest.approx(plain_loss(language_model, windows), abs=1e-6)
     assert report["model"]["loss"] < 1.3
@@ -70,7 +70,7 @@ def test_a_default_cut_wrecks_it_and_that_is_said(run, language_model):
 
 
 def test_right_answers_of_a_residual_network_are_those_of_a_plain_loop(run, real_data, tmp_path):
-    """89.9 % of the first 2,500 test images, of which this asks the first 300."""
+    """89.9 % of the first 2,500 test images, of which this asks the first 150."""
     if not (MODELS / "resnet").is_dir():
         pytest.skip(f"REAL DATA MISSING: {MODELS / 'resnet'} is no folder")
     for name in ("network.py", "resnet.pt"):
