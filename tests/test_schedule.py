@@ -3,6 +3,7 @@
 import weakref
 
 import pytest
+import scipy.linalg  # noqa: F401 - its BLAS is one of those that are counted
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
@@ -22,6 +23,12 @@ def two_threads():
         assert set(blas_thread_counts()) == {2}
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def on_torch_s_road(monkeypatch):
+    """Layers of any size scheduled as large ones are."""
+    monkeypatch.setattr(schedule, "suits_numpy", lambda layer: False)
 
 
 def plan(*shapes, jobs=2, threads=2):
@@ -74,6 +81,7 @@ def test_factors_have_no_gram_matrix_to_form_ahead():
 
 
 @pytest.mark.parametrize("expected", ((0, False), (0, True), (1, False), (1, True), (3, False)))
+@pytest.mark.usefixtures("on_torch_s_road")
 def test_every_plan_gives_the_same_numbers(expected, monkeypatch, two_threads):
     model = nn.Sequential(nn.Linear(90, 120), nn.Linear(120, 70), nn.Linear(70, 70))
     reference = rmt.analyze(model, jobs=1)
@@ -90,6 +98,7 @@ def test_every_plan_gives_the_same_numbers(expected, monkeypatch, two_threads):
     assert (blas_thread_counts(), torch.get_num_threads()) == before
 
 
+@pytest.mark.usefixtures("on_torch_s_road")
 def test_weight_whose_gram_matrix_was_formed_ahead_is_given_back(monkeypatch):
     monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, True))
     held = []
@@ -108,6 +117,7 @@ def test_weight_whose_gram_matrix_was_formed_ahead_is_given_back(monkeypatch):
     assert not alive[-1]
 
 
+@pytest.mark.usefixtures("on_torch_s_road")
 def test_damaged_weight_whose_gram_matrix_is_formed_ahead(monkeypatch):
     monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, True))
     model = nn.Sequential(nn.Linear(90, 120), nn.Linear(120, 70))
