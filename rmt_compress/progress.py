@@ -10,6 +10,25 @@ from time import monotonic
 Progress = Callable[[int, int, str], None]
 """Called with (parts done, parts in all, name of the part just done), from the thread that asked for it."""
 
+
+class PartOf(str):
+    """The name of a part just done, that knows how many bytes are: for who shows them; to others it is its name.
+
+    Attributes:
+        bytes_done: of the parts that are done.
+        bytes_in_all: of all parts.
+    """
+
+    bytes_done: int
+    bytes_in_all: int
+
+    def __new__(cls, name: str, bytes_done: int, bytes_in_all: int) -> PartOf:
+        """The name with its numbers."""
+        part = super().__new__(cls, name)
+        part.bytes_done, part.bytes_in_all = bytes_done, bytes_in_all
+        return part
+
+
 _log = logging.getLogger(__name__)
 
 

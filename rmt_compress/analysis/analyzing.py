@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import chain
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmt_compress.analysis.memory_budget import memory_budget
 from rmt_compress.analysis.records import Analysis, LayerAnalysis
 from rmt_compress.analysis.sent_layers import analyze_there, stays_on_device
 from rmt_compress.analysis.settings import AnalysisSettings, Flips, Noise, Quantiles
@@ -14,14 +19,19 @@ from rmt_compress.analysis.unfitted import SkippedLayer
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.treating import matches, treated
-from rmt_compress.progress import Progress, phase
+from rmt_compress.progress import PartOf, Progress, phase
+from rmt_compress.settings.sizes import bytes_in
 from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.analysis.finished import FinishedLayers
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.checkpoints.journal import Say
     from rmt_compress.checkpoints.opening import Source
+
+_log = logging.getLogger(__name__)
 
 
 def analyze(
@@ -40,6 +50,8 @@ def analyze(
     embeddings: bool = False,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    max_memory: int | str | None = None,
+    resume: str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Find signal and noise in every weight of a checkpoint.
@@ -57,15 +69,21 @@ def analyze(
         min_size: least min(rows, columns).
         treat_as: ``KIND:GLOB`` for layers whose kind nothing else tells.
         embeddings: analyse embedding tables too.
-        jobs: layers worked on at once; None for one per core, at most 8. Each holds one tensor
-            in memory.
+        jobs: layers worked on at once; None for one per core, at most 8, and no more than fit in memory
+            together.
         device: where large weights are decomposed: each is read, copied there and given up again; None: where it
             is, a file's on the CPU. Those of min(rows, columns) below 768 are on the CPU in any case.
+        max_memory: bytes the whole program may take, or a size such as ``"4GB"``; layers that do not fit are read
+            in blocks. None: see `rmt_compress.analysis.memory_budget`.
+        resume: a file that finished layers are kept in; an interrupted analysis goes on behind those that stand
+            there.
         progress: called with (layers done, layers in all, name) after each layer, from the calling thread.
 
     Raises:
         CheckpointError: the source cannot be read.
-        SettingsError: a setting is out of range, a glob matches nothing, or there is no such device.
+        OutputError: `resume` cannot be written, or is another file.
+        SettingsError: a setting is out of range, a glob matches nothing, there is no such device, or a layer does
+            not fit in `max_memory`.
     """
     settings = AnalysisSettings(
         alpha=alpha,
@@ -80,7 +98,9 @@ def analyze(
         treat_as=tuple(treat_as),
         embeddings=embeddings,
     )
-    return analyze_with(source, settings, jobs=jobs, device=device, progress=progress)
+    return analyze_with(
+        source, settings, jobs=jobs, device=device, max_memory=max_memory, resume=resume, progress=progress
+    )
 
 
 def analyze_with(
@@ -89,16 +109,29 @@ def analyze_with(
     *,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    max_memory: int | str | None = None,
+    resume: str | PathLike[str] | None = None,
+    say: Say | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
-    """`analyze`, its settings in one object."""
+    """`analyze`, its settings in one object; `say` is told what was found in `resume`, in one sentence."""
     from rmt_compress.checkpoints import open_checkpoint
     from rmt_compress.checkpoints.moved import moved
 
     with open_checkpoint(source) as checkpoint:
         layers = treated(checkpoint.layers(), settings.treat_as)
         _check_globs(settings, layers)
-        results = _analyze_layers(moved(checkpoint, device), layers, settings, jobs, progress)
+        most = None if max_memory is None else bytes_in(max_memory, "max-memory")
+        with ExitStack() as stack:
+            finished = None
+            if resume is not None:
+                from rmt_compress.analysis.finished import FinishedLayers
+
+                finished = FinishedLayers(
+                    Path(resume), checkpoint, settings, str(device or "cpu"), say or _log.info
+                )
+                stack.callback(finished.close)
+            results = _analyze_layers(moved(checkpoint, device), layers, settings, jobs, most, finished, progress)
         return Analysis(
             path=None if checkpoint.path is None else str(checkpoint.path),
             format=checkpoint.format,
@@ -115,6 +148,8 @@ def _analyze_layers(
     layers: Sequence[Layer],
     settings: AnalysisSettings,
     jobs: int | None,
+    max_memory: int | None,
+    finished: FinishedLayers | None,
     progress: Progress | None,
 ) -> list[LayerAnalysis]:
     from rmt_compress.checkpoints.moved import on_cpu
@@ -131,15 +166,28 @@ def _analyze_layers(
     jobs = jobs or default_jobs()
     there = [layer for layer in work if stays_on_device(layer, checkpoint)]
     here = [layer for layer in work if not stays_on_device(layer, checkpoint)]
+    budget = memory_budget(here, on_cpu(checkpoint), settings, max_memory)
+    known = {} if finished is None else finished.known(work)
+    results |= known
+    unknown = [layer for layer in there if layer.tensor not in known]
     # Of no work not even torch is needed.
-    finished = chain(
-        analyze_there(there, checkpoint, settings, jobs) if there else (),
-        analyze_all(here, on_cpu(checkpoint), settings, jobs) if here else (),
+    found = chain(
+        analyze_there(unknown, checkpoint, settings, jobs) if unknown else (),
+        analyze_all(here, on_cpu(checkpoint), settings, jobs, budget=budget, done=known)
+        if any(layer.tensor not in known for layer in here)
+        else (),
     )
-    for done, (layer, result) in enumerate(finished, start=1):
+    sizes = {layer.tensor: layer.nbytes for layer in work}
+    so_far, in_all = sum(sizes[tensor] for tensor in known), sum(sizes.values())
+    if known and progress is not None:
+        progress(len(known), len(work), PartOf("", so_far, in_all))
+    for done, (layer, result) in enumerate(found, start=len(known) + 1):
         results[layer.tensor] = result
+        if finished is not None:
+            finished.add(result)
+        so_far += sizes[layer.tensor]
         if progress is not None:
-            progress(done, len(work), layer.name)
+            progress(done, len(work), PartOf(layer.name, so_far, in_all))
     return [results[layer.tensor] for layer in layers]
 
 

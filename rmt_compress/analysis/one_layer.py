@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from rmt_compress.spectrum.singular_values import Entries, Kernels
 
+MASK = "a mask: it holds −inf where something is hidden, and is no weight"
+
 
 def analyze_layer(
     layer: Layer, weight: WeightT, settings: AnalysisSettings, kernels: Kernels[WeightT] | None = None
@@ -35,18 +38,22 @@ def analyze_layer(
         kernels: its operations; None for torch's.
     """
     if KINDS[layer.kind].stacked:
-        return _analyze_stack(layer, weight, settings, kernels)
+        return analyze_stack(layer, as_matrix(layer, weight), settings, kernels)
     return LayerTask(layer, weight, settings, kernels).finish()
 
 
-def _analyze_stack(
-    layer: Layer, weight: WeightT, settings: AnalysisSettings, kernels: Kernels[WeightT] | None
+def expert_of(layer: Layer, number: int) -> Layer:
+    """One matrix of a stack as a layer of its own."""
+    return replace(layer, name=f"{layer.name}[{number}]", kind="linear", shape=layer.shape[1:])
+
+
+def analyze_stack(
+    layer: Layer, matrices: Iterable[WeightT], settings: AnalysisSettings, kernels: Kernels[WeightT] | None
 ) -> LayerAnalysis:
     """Every matrix of a stack by itself, and what they say together."""
     experts = []
-    for number, matrix in enumerate(as_matrix(layer, weight)):
-        expert = replace(layer, name=f"{layer.name}[{number}]", kind="linear", shape=tuple(matrix.shape))
-        found = LayerTask(expert, matrix, settings, kernels).finish()
+    for number, matrix in enumerate(matrices):
+        found = LayerTask(expert_of(layer, number), matrix, settings, kernels).finish()
         if not isinstance(found, AnalyzedLayer):
             finite = not isinstance(found, SkippedLayer) or found.finite
             return SkippedLayer(layer, f"expert {number}: {found.reason}", finite=finite)
@@ -83,7 +90,7 @@ class LayerTask(Generic[WeightT]):
         except spectrum.NonFiniteError:
             entries = self._entries()
             if _is_mask(layer, entries):
-                return SkippedLayer(layer, "a mask: it holds −inf where something is hidden, and is no weight")
+                return SkippedLayer(layer, MASK)
             bad = int((~np.isfinite(entries)).sum())
             return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
         except spectrum.DegenerateSpectrumError as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from rmt_compress.analysis.in_blocks import analyze_in_blocks
+from rmt_compress.analysis.memory_budget import MemoryBudget, memory_budget
 from rmt_compress.analysis.one_layer import LayerTask, analyze_layer, analyze_pair
 from rmt_compress.analysis.records import LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings
@@ -54,20 +57,43 @@ def default_jobs() -> int:
 
 
 def analyze_all(
-    work: Sequence[Layer], checkpoint: Checkpoint, settings: AnalysisSettings, jobs: int
+    work: Sequence[Layer],
+    checkpoint: Checkpoint,
+    settings: AnalysisSettings,
+    jobs: int,
+    *,
+    budget: MemoryBudget | None = None,
+    done: Container[str] = (),
 ) -> Iterator[tuple[Layer, LayerAnalysis]]:
     """Analyse layers, `jobs` at once, and yield each as it is done.
 
     A layer that is much larger than the others would keep the rest of the workers waiting. Such layers come
     first, one by one with all threads, or, where the others are enough to fill that time, the largest has its Gram
-    matrix formed with all threads and its eigenvalues found beside the others.
+    matrix formed with all threads and its eigenvalues found beside the others. So do those that have no room in
+    memory beside another.
+
+    Args:
+        work: the layers.
+        checkpoint: what they are read from.
+        settings: of the analysis.
+        jobs: the most that are in work at once.
+        budget: the memory they may take; None for that of no `max_memory`.
+        done: tensors of the layers that are finished already. They count in the plan, so that the others go the way
+            they would have gone beside them, to the last bit.
     """
     from rmt_compress.decomposition.blas_threads import blas_threads
 
-    work = sorted(work, key=lambda layer: sum(_work(layer)), reverse=True)
-    if all(map(suits_numpy, work)):
+    if budget is None:
+        budget = memory_budget(work, checkpoint, settings, None)
+    largest_first = sorted(work, key=lambda layer: sum(_work(layer)), reverse=True)
+    large = [layer for layer in largest_first if budget.alone(layer)]
+    work = [layer for layer in largest_first if not budget.alone(layer)]
+    jobs = budget.at_once(work, jobs)
+    run = partial(_analyze, checkpoint=checkpoint, settings=settings, in_blocks=budget.in_blocks)
+    if not large and all(map(suits_numpy, work)):
+        tasks = [(layer, partial(run, layer)) for layer in work if layer.tensor not in done]
         with blas_threads(1, scipy=settings.noise != "mp"):
-            yield from _at_once([(layer, partial(_analyze, layer, checkpoint, settings)) for layer in work], jobs)
+            yield from _at_once(tasks, jobs, checkpoint)
         return
     import torch
 
@@ -76,18 +102,28 @@ def analyze_all(
     threads = torch.get_num_threads()
     each = max(1, threads // jobs)
     alone, ahead = _plan([_work(layer) for layer in work], jobs, threads)
+    one_by_one = [layer for layer in (*large, *work[:alone]) if layer.tensor not in done]
+    together = [layer for layer in work[alone:] if layer.tensor not in done]
+    following = dict(pairwise([*one_by_one, *together]))
     try:
         with blas_threads(threads):
-            for layer in work[:alone]:
-                yield layer, _analyze(layer, checkpoint, settings)
-            first = [(layer, _gram_ahead(layer, checkpoint, settings)) for layer in work[alone : alone + ahead]]
+            for layer in one_by_one:
+                if layer in following:
+                    checkpoint.expect(following[layer].stored)
+                yield layer, run(layer)
+            first = [
+                (layer, _gram_ahead(layer, checkpoint, settings))
+                for layer in together[:1]
+                if ahead and layer is work[alone]
+            ]
         # One thread for numpy's BLAS: OpenBLAS runs no two calls with several threads side by side.
         kernels = TorchKernels(numpy_from=0)
-        rest = [(layer, partial(_analyze, layer, checkpoint, settings, kernels)) for layer in work[alone + ahead :]]
+        rest = [(layer, partial(run, layer, kernels)) for layer in together[len(first) :]]
         if first or rest:
             with blas_threads(1):
                 # OpenMP, and torch with it, counts threads per thread.
-                yield from _at_once([*first, *rest], jobs, partial(torch.set_num_threads, each))
+                begin = partial(torch.set_num_threads, each)
+                yield from _at_once([*first, *rest], jobs, checkpoint, begin)
     finally:
         torch.set_num_threads(threads)
 
@@ -126,10 +162,19 @@ def _work(layer: Layer) -> _Work:
 
 
 def _analyze(
-    layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings, kernels: TorchKernels | None = None
+    layer: Layer,
+    kernels: TorchKernels | None = None,
+    *,
+    checkpoint: Checkpoint,
+    settings: AnalysisSettings,
+    in_blocks: Container[str] = (),
 ) -> LayerAnalysis:
     if layer.pair is not None:
         return analyze_pair(layer, layer.pair, checkpoint.read(layer.tensor), checkpoint.read(layer.pair.second))
+    if layer.tensor in in_blocks:
+        from rmt_compress.decomposition.kernels import TorchKernels
+
+        return analyze_in_blocks(layer, checkpoint, settings, kernels or TorchKernels())
     if suits_numpy(layer):
         return analyze_layer(layer, checkpoint.weight_array(layer), settings, NumpyKernels())
     return analyze_layer(layer, checkpoint.weight(layer), settings, kernels)
@@ -137,7 +182,7 @@ def _analyze(
 
 def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> Callable[[], LayerAnalysis]:
     if KINDS[layer.kind].stacked or suits_numpy(layer):  # its Gram matrices are small ones
-        return partial(_analyze, layer, checkpoint, settings)
+        return partial(_analyze, layer, checkpoint=checkpoint, settings=settings)
     tasks = [LayerTask(layer, checkpoint.weight(layer), settings)]
     tasks[0].form_gram()
     # Taken out of the list, the weight is given back as soon as its layer is done.
@@ -145,11 +190,17 @@ def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings
 
 
 def _at_once(
-    tasks: Sequence[_Task], jobs: int, begin: Callable[[], None] | None = None
+    tasks: Sequence[_Task], jobs: int, checkpoint: Checkpoint, begin: Callable[[], None] | None = None
 ) -> Iterator[tuple[Layer, LayerAnalysis]]:
     """Do tasks, `jobs` at once, and yield the result of each as it is done; `begin` is what a worker does first."""
     with ThreadPoolExecutor(jobs, initializer=begin) as pool:
-        futures = [pool.submit(_one_by_one, group) for group in _groups(tasks)]
+        groups = list(_groups(tasks))
+        # Each tells what whoever is free next is going to read.
+        nexts = [*groups[jobs:], *[[]] * jobs]
+        futures = [
+            pool.submit(_one_by_one, group, coming, checkpoint)
+            for group, coming in zip(groups, nexts, strict=False)
+        ]
         try:
             for future in as_completed(futures):
                 yield from future.result()
@@ -170,5 +221,9 @@ def _groups(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
         yield group
 
 
-def _one_by_one(group: Sequence[_Task]) -> list[tuple[Layer, LayerAnalysis]]:
+def _one_by_one(
+    group: Sequence[_Task], coming: Sequence[_Task], checkpoint: Checkpoint
+) -> list[tuple[Layer, LayerAnalysis]]:
+    for layer, _ in coming:
+        checkpoint.expect(layer.stored)
     return [(layer, analysis()) for layer, analysis in group]

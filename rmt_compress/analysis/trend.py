@@ -162,6 +162,7 @@ def analyze_states(
     names: Sequence[str] | None = None,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    max_memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> Trend:
     """Analyse several states of one network, or two networks of one architecture, and set them side by side.
@@ -174,6 +175,7 @@ def analyze_states(
         names: what the states are called; None for their paths, without what these have in common.
         jobs: layers worked on at once, see `analyze`.
         device: where weights are decomposed, see `analyze`.
+        max_memory: bytes the whole program may take, see `analyze`.
         progress: as in `analyze`, once through for each state, the names with that of the state before them.
 
     Raises:
@@ -192,7 +194,14 @@ def analyze_states(
         tell: Progress | None = None
         if progress is not None:
             tell = _of_state(progress, name)
-        found = analyze_with(source, settings or AnalysisSettings(), jobs=jobs, device=device, progress=tell)
+        found = analyze_with(
+            source,
+            settings or AnalysisSettings(),
+            jobs=jobs,
+            device=device,
+            max_memory=max_memory,
+            progress=tell,
+        )
         analyses.append(found)
     return _side_by_side(called, analyses)
 

@@ -104,6 +104,29 @@ class Checkpoint(ABC):
             CheckpointError: no such tensor, one without values, or the file no longer holds what it promised.
         """
 
+    def reads_blocks(self, name: str) -> bool:
+        """Whether `read_block` takes no more memory than what it gives."""
+        del name
+        return False
+
+    def read_block(self, name: str, rows: slice, columns: slice = slice(None)) -> torch.Tensor:
+        """Some entries of a tensor of one axis at least, seen as a matrix: its first axis, all others.
+
+        Args:
+            name: of the tensor.
+            rows: start and stop, both given.
+            columns: the same; all of them by default.
+
+        Raises:
+            CheckpointError: see `read`.
+        """
+        tensor = self.read(name)
+        return tensor.reshape(len(tensor), -1)[rows, columns]
+
+    def expect(self, name: str) -> None:
+        """Let the system read ahead what is going to be read soon, where it can; nothing is held by this."""
+        del name
+
     def place(self, name: str) -> str:
         """The device that `read` gives the tensor called `name` on, by its name; known without reading."""
         del name
@@ -116,6 +139,9 @@ class Checkpoint(ABC):
             CheckpointError: see `read`.
         """
         whole = layer.composition
+        if layer.part is not None and whole is None and self.reads_blocks(layer.stored):
+            rows = self.read_block(layer.stored, slice(layer.part.start, layer.part.stop))
+            return rows.reshape(layer.shape)
         weight = self.read(layer.stored) if whole is None else compose(whole, self.read)
         return _own_rows(layer, weight)
 

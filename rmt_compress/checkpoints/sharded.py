@@ -102,6 +102,20 @@ class ShardedCheckpoint(Checkpoint):
         self._last = shard
         return self._shards[shard]
 
+    def reads_blocks(self, name: str) -> bool:
+        """See `Checkpoint.reads_blocks`."""
+        self._info(name)
+        return self._shards[self._placement[name]].reads_blocks(name)
+
+    def read_block(self, name: str, rows: slice, columns: slice = slice(None)) -> torch.Tensor:
+        """See `Checkpoint.read_block`."""
+        self._info(name)
+        return self._shards[self._placement[name]].read_block(name, rows, columns)
+
+    def expect(self, name: str) -> None:
+        """See `Checkpoint.expect`."""
+        self._shards[self._placement[name]].expect(name)
+
     def close(self) -> None:
         """Give back what the shards keep open."""
         for checkpoint in self._shards.values():

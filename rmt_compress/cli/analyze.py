@@ -21,7 +21,9 @@ from rmt_compress.cli.console import (
 from rmt_compress.cli.options import (
     Device,
     Group,
+    MaxMemory,
     Report,
+    Resume,
     Trust,
     Weights,
     force_option,
@@ -73,6 +75,8 @@ def analyze(
     weights: Weights = None,
     jobs: Annotated[int | None, jobs_option("worked on")] = None,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    resume: Resume = None,
 ) -> None:
     """Tell which layers of a checkpoint are noise, and what cutting it would save.
 
@@ -98,8 +102,14 @@ def analyze(
             raise SettingsError(
                 ["--sort and --group are for one checkpoint, and these are several: leave them out"]
             )
+        if resume is not None:
+            raise SettingsError(
+                ["--resume is for one checkpoint, and these are several: analyse each with a file of its own"]
+            )
         sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
-        trend = _side_by_side(paths, sources, settings, csv=csv, plots=plots, jobs=jobs, device=device)
+        trend = _side_by_side(
+            paths, sources, settings, csv=csv, plots=plots, jobs=jobs, device=device, max_memory=max_memory
+        )
         states = zip(trend.names, trend.analyses, strict=True)
         notes = [f"{name}: {text}" for name, analysis in states for text in analysis.notes]
         for text in notes:
@@ -114,7 +124,16 @@ def analyze(
         check_drawable(settings)
     source = opened(path, trust=trust, weights=weights, tells=False)
     with progress_bar("Analysing") as progress:
-        analysis = analyze_with(source, settings, jobs=jobs, device=device, progress=progress)
+        analysis = analyze_with(
+            source,
+            settings,
+            jobs=jobs,
+            device=device,
+            max_memory=max_memory,
+            resume=resume,
+            say=note,
+            progress=progress,
+        )
     for text in analysis.notes:
         note(text)
     if csv is not None:
@@ -166,13 +185,16 @@ def _side_by_side(
     plots: Path | None,
     jobs: int | None,
     device: str,
+    max_memory: str | None,
 ) -> Trend:
     from rmt_compress.analysis.trend import analyze_states, short_names
     from rmt_compress.reporting.trend_table import write_trend_csv
 
     names = short_names([str(path) for path in paths])
     with progress_bar("Analysing") as progress:
-        trend = analyze_states(sources, settings, names=names, jobs=jobs, device=device, progress=progress)
+        trend = analyze_states(
+            sources, settings, names=names, jobs=jobs, device=device, max_memory=max_memory, progress=progress
+        )
     if csv is not None:
         write_trend_csv(trend, csv)
     if plots is not None:

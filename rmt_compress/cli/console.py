@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rmt_compress.errors import CheckpointError
+from rmt_compress.progress import PartOf
+from rmt_compress.settings.sizes import shown_bytes
 from rmt_compress.wording import printable
 
 if TYPE_CHECKING:
@@ -235,18 +237,27 @@ def bar_of(*columns: ProgressColumn) -> Iterator[rich.progress.Progress]:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """A bar on stderr that disappears when done; nothing where none are drawn."""
+    """A bar on stderr that disappears when done, with the parts done and left; nothing where none are drawn.
+
+    Of parts that know their bytes, the bar and the time left go by these, and they are shown too.
+    """
     if not draws_bars():
         yield lambda _done, _total, _name: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     text = TextColumn("{task.description}", markup=False)
-    with bar_of(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(description, total=None)
+    count = TextColumn("{task.fields[count]}", markup=False)
+    with bar_of(text, BarColumn(), count, TimeRemainingColumn()) as bar:
+        task = bar.add_task(description, total=None, count="")
 
         def advance(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{description} {printable(name, limit=60)}")
+            count, parts = f"{done}/{total}", (done, total)
+            if isinstance(name, PartOf):
+                parts = name.bytes_done, name.bytes_in_all
+                count += f" · {shown_bytes(parts[0])} of {shown_bytes(parts[1])}"
+            shown = f"{description} {printable(name, limit=60)}"
+            bar.update(task, completed=parts[0], total=parts[1], description=shown, count=count)
 
         yield advance
 

@@ -72,6 +72,23 @@ Report = Annotated[Path | None, optional(REPORT_HELP, "FILE.html")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps ….")]
 
 
+MaxMemory = Annotated[
+    str | None,
+    optional(
+        "The most memory the program may take, such as 4GB: as many layers are in work at once as fit, and one "
+        "that does not fit alone is read in blocks. By default three times the largest weight in float32.",
+        "SIZE",
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    optional(
+        "Keep every finished layer in this file; interrupted, the same command goes on behind them. What analyze "
+        "has kept, prune takes.",
+        "FILE",
+    ),
+]
+
 Group = Annotated[
     bool,
     typer.Option(

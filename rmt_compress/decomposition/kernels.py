@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from rmt_compress.spectrum.singular_values import Entries
 
 # Entries of a float64 block of the long side that is worked on at a time: 16 MB.
 _BLOCK = 2**21
-_SLICE = 4096
+# Columns of the long side of a weight that are converted at a time.
+SLICE = 4096
 _STRIP = 256
 # How far the squares of eigenvalues may be from their sum, as a share: half of what the analysis allows each. Of p
 # up to 512 a GPU's in float32 were up to 2.4e-4 off (benchmarks/results/gpu.md); rounding moves them by some 1e-6.
@@ -58,17 +59,23 @@ class TorchKernels:
 
     def gram(self, matrix: torch.Tensor, *, double: bool) -> torch.Tensor:
         """The smaller Gram matrix, formed in float64 or float32; above its diagonal anything may stand."""
-        dtype = torch.float64 if double else torch.float32
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-        multiply = _numpy_product if wide.device.type == "cpu" and len(wide) >= self._numpy_from else _product
-        if wide.dtype == dtype:
-            return multiply(wide)
+        if wide.dtype == _precision(double):
+            return self._multiply(wide)
         # A weight stored in another type is converted a slice at a time, so that no second copy of it is held.
-        slices = torch.split(wide, _SLICE, dim=1)
-        gram = multiply(slices[0].to(dtype))
-        for part in slices[1:]:
-            gram += multiply(part.to(dtype))
+        return self.sum_of_grams(torch.split(wide, SLICE, dim=1), double=double)
+
+    def sum_of_grams(self, slices: Iterable[torch.Tensor], *, double: bool) -> torch.Tensor:
+        """The sum of the Gram matrices W·Wᵀ of the slices of a wide matrix, of which there is one at least."""
+        products = (self._multiply(part.to(_precision(double))) for part in slices)
+        gram = next(products)
+        for product in products:
+            gram += product
         return gram
+
+    def _multiply(self, wide: torch.Tensor) -> torch.Tensor:
+        by_numpy = wide.device.type == "cpu" and len(wide) >= self._numpy_from
+        return _numpy_product(wide) if by_numpy else _product(wide)
 
     def eigenvalues(self, gram: torch.Tensor) -> NDArray[np.float64]:
         """Ascending eigenvalues of a Gram matrix, in its own precision; NaN where a GPU's are wrong, or none."""
@@ -97,6 +104,10 @@ class TorchKernels:
         single: bool = here.element_size() <= 4
         entries: Entries = (here.float() if single else here).numpy()
         return entries
+
+
+def _precision(double: bool) -> torch.dtype:
+    return torch.float64 if double else torch.float32
 
 
 def _wake_solver(device: torch.device) -> None:

@@ -14,7 +14,8 @@ from rmt_compress.layers.kinds import KINDS, LayerKind, WeightT
 if TYPE_CHECKING:
     import torch
 
-FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
+FLOAT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+FLOAT_DTYPES = frozenset(FLOAT_BYTES)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,11 @@ class Layer:
     def parameters(self) -> int:
         """Number of entries of the weight; the bias is not counted."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight; of a type that is not analysed as many as it has entries."""
+        return self.parameters * FLOAT_BYTES.get(self.dtype, 1)
 
     @property
     def matrix(self) -> tuple[int, int] | None:

@@ -8,8 +8,10 @@ anything else is believed, and `read` copies one tensor's bytes into memory of i
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -102,13 +104,53 @@ class SafetensorsFile(Checkpoint):
         """A copy of the tensor called `name`, on the CPU, if torch has its type and the file did not change."""
         import torch
 
+        info, dtype = self._info(name), self._dtype(name)
+        values = torch.empty(info.nbytes, dtype=torch.uint8)
+        self._fill(name, [(self._entry_of(name).begin, values.numpy())])
+        return values.view(dtype).reshape(info.shape)
+
+    def reads_blocks(self, name: str) -> bool:
+        """See `Checkpoint.reads_blocks`: of what has rows."""
+        return math.prod(self._info(name).shape) > 0
+
+    def read_block(self, name: str, rows: slice, columns: slice = slice(None)) -> torch.Tensor:
+        """See `Checkpoint.read_block`; nothing else is read."""
+        import torch
+
+        info, dtype = self._info(name), self._dtype(name)
+        entry = self._entry_of(name)
+        width = math.prod(info.shape[1:])
+        start, stop, _ = columns.indices(width)
+        height = rows.stop - rows.start
+        values = torch.empty(height, (stop - start) * dtype.itemsize, dtype=torch.uint8)
+        first = entry.begin + (rows.start * width + start) * dtype.itemsize
+        if stop - start == width:
+            self._fill(name, [(first, values.numpy())])
+        else:
+            step = width * dtype.itemsize
+            self._fill(name, ((first + row * step, values[row].numpy()) for row in range(height)))
+        return values.view(dtype)
+
+    def expect(self, name: str) -> None:
+        """See `Checkpoint.expect`."""
+        entry = self._entry_of(name)
+        if not hasattr(os, "posix_fadvise"):
+            return
+        # Whoever reads it says what is wrong with the file.
+        with suppress(OSError), self.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), entry.begin, entry.end - entry.begin, os.POSIX_FADV_WILLNEED)
+
+    def _entry_of(self, name: str) -> _Entry:
+        return self._entries[self._kept.get(name, name)]
+
+    def _dtype(self, name: str) -> torch.dtype:
+        import torch
+
         info = self._info(name)
         dtype = getattr(torch, info.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise CheckpointError(f"{self.path}: {name} is stored as {info.dtype}, which torch cannot read")
-        values = torch.empty(info.nbytes, dtype=torch.uint8)
-        self._fill(values.numpy(), name)
-        return values.view(dtype).reshape(info.shape)
+        return dtype
 
     def read_array(self, name: str) -> NDArray[Any]:
         """See `Checkpoint.read_array`; a copy, made without torch."""
@@ -116,7 +158,7 @@ class SafetensorsFile(Checkpoint):
 
         info = self._info(name)
         values = np.empty(info.nbytes, dtype=np.uint8)
-        self._fill(values, name)
+        self._fill(name, [(self._entry_of(name).begin, values)])
         if info.dtype == "bfloat16":
             wide = values.view(np.uint16).astype(np.uint32)
             wide <<= 16
@@ -131,19 +173,24 @@ class SafetensorsFile(Checkpoint):
             return super().nonzeros(name)
         return int(np.count_nonzero(self.read_array(name)))
 
-    def _fill(self, values: NDArray[np.uint8], name: str) -> None:
-        """Copy the bytes of the tensor called `name`, if the file did not change."""
-        entry = self._entries[self._kept.get(name, name)]
+    def _fill(self, name: str, places: Iterable[tuple[int, NDArray[np.uint8]]]) -> None:
+        """Copy what stands at these places of the file into contiguous arrays, if the file did not change."""
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb", buffering=0) as file:
                 if _identity(file) != self._identity:
                     raise CheckpointError(f"{self.path}: changed while it was being read; start again")
-                file.seek(entry.begin)
-                count = file.readinto(values.data)
+                for begin, values in places:
+                    if not len(values):
+                        continue
+                    file.seek(begin)
+                    left = memoryview(values.data).cast("B")
+                    # The system reads no more than 2 GiB at once.
+                    while left and (count := file.readinto(left)):
+                        left = left[count:]
+                    if left:
+                        raise CheckpointError(f"{self.path}: ends within {name}; download it again")
         except OSError as error:
             raise unreadable(self.path, error) from error
-        if count != len(values):
-            raise CheckpointError(f"{self.path}: ends within {name}; download it again")
 
 
 def _identity(file: BinaryIO) -> tuple[int, int, int]:

@@ -1,0 +1,168 @@
+"""Analysing with little memory, and going on where an interrupted analysis stopped."""
+
+import json
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import rmt_compress as rmt
+from rmt_compress.analysis import AnalysisSettings, memory_budget
+from rmt_compress.analysis import threads as schedule
+from rmt_compress.analysis.analyzing import analyze_with
+from rmt_compress.errors import OutputError, SettingsError
+from tests.samples.matrices import low_rank_plus_noise
+
+ALL = AnalysisSettings(embeddings=True)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Tall, wide, square, stacked, packed, of every type; one damaged, one of low rank, one a product."""
+    damaged = torch.randn(9000, 40)
+    damaged[7, 3] = float("nan")
+    state = {
+        "embed_tokens.weight": low_rank_plus_noise(9000, 70, 3).bfloat16(),
+        "wide.weight": low_rank_plus_noise(70, 9000, 2).half(),
+        "square.weight": low_rank_plus_noise(120, 120, 1),
+        "double.weight": torch.randn(9000, 66, dtype=torch.float64),
+        "mlp.experts.weight": torch.randn(4, 60, 50),
+        "attn.in_proj_weight": torch.randn(180, 60),
+        "conv.weight": torch.randn(40, 12, 3, 3),
+        "nan.weight": damaged,
+        "low.weight": (torch.randint(-3, 4, (9000, 3)) @ torch.randint(-3, 4, (3, 70))).float(),
+        "zero.weight": torch.zeros(9000, 40),
+        "lora.lora_A.weight": torch.randn(8, 64),
+        "lora.lora_B.weight": torch.randn(64, 8),
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def tiny_program(monkeypatch):
+    """Sizes then count the layers alone."""
+    monkeypatch.setattr(memory_budget, "PROGRAM", 0)
+
+
+def said(analysis):
+    return json.dumps(analysis.to_json())
+
+
+def same(found, expected, rel=1e-6):
+    assert [(layer.tensor, layer.reason) for layer in found.layers] == [
+        (layer.tensor, layer.reason) for layer in expected.layers
+    ]
+    for one, other in zip(found.analyzed, expected.analyzed, strict=True):
+        assert one.fit.spikes == other.fit.spikes
+        assert one.fit.gof == pytest.approx(other.fit.gof, abs=1e-6)
+        assert one.singular_values == pytest.approx(other.singular_values, rel=rel)
+
+
+def test_layers_that_do_not_fit_are_read_in_blocks_to_the_same_numbers(file, tiny_program, monkeypatch):
+    expected = analyze_with(file, ALL)
+    monkeypatch.setattr(memory_budget, "_need_in_blocks", lambda layer: 1)
+    in_blocks = []
+    original = schedule.analyze_in_blocks
+    monkeypatch.setattr(
+        schedule, "analyze_in_blocks", lambda layer, *rest: in_blocks.append(layer.tensor) or original(layer, *rest)
+    )
+    found = analyze_with(file, ALL, max_memory=400_000)
+    assert {
+        "embed_tokens.weight",
+        "wide.weight",
+        "double.weight",
+        "nan.weight",
+        "low.weight",
+        "zero.weight",
+    } <= set(in_blocks)
+    same(found, expected)
+    by_name = {layer.tensor: layer for layer in found.layers}
+    assert by_name["low.weight"].low_rank
+    assert len(found.damaged) == 1
+    half = [
+        next(each for each in analysis.analyzed if each.tensor == "wide.weight") for analysis in (found, expected)
+    ]
+    # Of the short types the blocks are the slices that are converted of a tensor in memory.
+    assert (half[0].singular_values == half[1].singular_values).all()
+
+
+def test_what_does_not_fit_in_any_way_is_one_line(file, tiny_program):
+    with pytest.raises(
+        SettingsError,
+        match=r"max-memory 1 MB: the program and .* may take .*; give as much, or leave the layer out \(--exclude",
+    ):
+        analyze_with(file, ALL, max_memory="1MB")
+    with pytest.raises(SettingsError, match="must be a size such as 4GB"):
+        analyze_with(file, ALL, max_memory="much")
+
+
+def test_the_program_itself_has_to_fit(file):
+    with pytest.raises(SettingsError, match="max-memory 200 MB: the program alone takes 300 MB; give more"):
+        rmt.analyze(file, max_memory="200MB")
+
+
+@pytest.mark.parametrize(("room", "most"), ((3_000_000, 1), (7_000_000, 2), (10**9, 4)))
+def test_no_more_layers_are_in_work_than_fit(room, most, tiny_program, monkeypatch, tmp_path):
+    # Each takes 2.5 MB read whole: itself, two Gram matrices in float64 and what is converted.
+    save_file({f"l{i}.weight": torch.randn(300, 300) for i in range(8)}, tmp_path / "m.safetensors")
+    running, seen, lock, original = [0], [], threading.Lock(), schedule.analyze_layer
+
+    def counted(*arguments):
+        with lock:
+            running[0] += 1
+            seen.append(running[0])
+        try:
+            return original(*arguments)
+        finally:
+            with lock:
+                running[0] -= 1
+
+    monkeypatch.setattr(schedule, "analyze_layer", counted)
+    monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, False))
+    analyze_with(tmp_path / "m.safetensors", AnalysisSettings(), jobs=4, max_memory=room)
+    assert max(seen) <= most
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("noise", ("mp", "all"))
+def test_an_interrupted_analysis_goes_on_to_the_same_bits(file, tmp_path, noise):
+    asked = AnalysisSettings(exclude=("embed*", "wide", "double", "low"), noise=noise)
+    expected = said(analyze_with(file, asked, jobs=2))
+    kept, told = tmp_path / "kept", []
+
+    def stop(done, total, name):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze_with(file, asked, jobs=2, resume=kept, progress=stop)
+    steps = []
+    found = analyze_with(
+        file, asked, jobs=2, resume=kept, say=told.append, progress=lambda *step: steps.append(step)
+    )
+    assert told == [f"{kept}: 3 finished layers taken from it"]
+    assert [done for done, _, _ in steps] == list(range(3, steps[0][1] + 1))
+    assert steps[-1][2].bytes_done == steps[-1][2].bytes_in_all
+    assert said(found) == expected
+    assert said(analyze_with(file, asked, resume=kept)) == expected
+
+
+def test_other_layers_may_be_chosen_and_other_settings_may_not(file, tmp_path):
+    told = []
+    rmt.analyze(file, resume=tmp_path / "kept", include=("square",))
+    few = analyze_with(file, AnalysisSettings(exclude=("conv",)), resume=tmp_path / "kept", say=told.append)
+    assert said(few) == said(rmt.analyze(file, exclude=("conv",)))
+    analyze_with(file, AnalysisSettings(beta=0.2, include=("square",)), resume=tmp_path / "kept", say=told.append)
+    assert told == [
+        f"{tmp_path / 'kept'}: 1 finished layer taken from it",
+        f"{tmp_path / 'kept'} is begun anew: the settings changed since",
+    ]
+
+
+def test_no_checkpoint_is_taken_for_a_journal(file):
+    before = file.read_bytes()
+    with pytest.raises(OutputError, match="name another file"):
+        rmt.analyze(file, resume=file)
+    assert file.read_bytes() == before
