@@ -11,7 +11,10 @@ import rmt_compress as rmt
 from rmt_compress.analysis import AnalysisSettings, memory_budget
 from rmt_compress.analysis import threads as schedule
 from rmt_compress.analysis.analyzing import analyze_with
+from rmt_compress.compression import compressed
 from rmt_compress.errors import OutputError, SettingsError
+from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.pruning import road
 from tests.samples.matrices import low_rank_plus_noise
 
 ALL = AnalysisSettings(embeddings=True)
@@ -166,3 +169,63 @@ def test_no_checkpoint_is_taken_for_a_journal(file):
     with pytest.raises(OutputError, match="name another file"):
         rmt.analyze(file, resume=file)
     assert file.read_bytes() == before
+
+
+@pytest.fixture
+def cuttable(tmp_path):
+    """Layers to cut, one of them packed, and some to keep."""
+    state = {f"fc{i}.weight": low_rank_plus_noise(90, 120, i + 1) for i in range(4)}
+    state |= {"attn.in_proj_weight": torch.randn(180, 60), "table.weight": torch.randn(400, 64)}
+    save_file(state, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("out", "cut"),
+    (("out.safetensors", {}), ("out.pt", {"layout": "dense"}), ("out.safetensors", {"pack": "pivots"})),
+)
+def test_an_interrupted_prune_makes_the_same_file_and_no_factor_twice(cuttable, tmp_path, out, cut, monkeypatch):
+    undisturbed = rmt.prune(cuttable, tmp_path / f"whole-{out}", **cut)
+    kept, told, made, original = tmp_path / "kept", [], [], compressed.become
+
+    def interrupted(read, steps):
+        made.append(steps[0].layer.tensor)
+        if made[-1] == "fc2.weight" and made.count("fc2.weight") == 1:
+            raise KeyboardInterrupt
+        return original(read, steps)
+
+    monkeypatch.setattr(compressed, "become", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rmt.prune(cuttable, tmp_path / out, resume=kept, **cut)
+    assert not (tmp_path / out).exists()
+    result = rmt.prune(cuttable, tmp_path / out, resume=kept, say=told.append, **cut)
+    assert [made.count(f"fc{number}.weight") for number in range(4)] == [1, 1, 2, 1]
+    assert len(told) == 2
+    assert f"{kept}.factors: 2 finished layers" in told[1]
+    assert result.outcomes == undisturbed.outcomes
+    assert (tmp_path / out).read_bytes() == (tmp_path / f"whole-{out}").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {cuttable.name, out, f"whole-{out}", "kept"}
+
+
+def test_another_plan_voids_the_factors_and_not_the_layers(cuttable, tmp_path, monkeypatch):
+    told = []
+    with monkeypatch.context() as broken:
+        broken.setattr(road, "write", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rmt.prune(cuttable, tmp_path / "out.safetensors", resume=tmp_path / "kept")
+    rmt.prune(
+        cuttable,
+        tmp_path / "out.safetensors",
+        plan=PlanSettings(keep_bulk=0.5),
+        resume=tmp_path / "kept",
+        say=told.append,
+    )
+    assert told == [
+        f"{tmp_path / 'kept'}: 8 finished layers taken from it",
+        f"{tmp_path / 'kept.factors'} is begun anew: the plan changed since",
+    ]
+
+
+def test_what_resumes_reads_weights_as_they_are_in_the_file(cuttable, tmp_path):
+    with pytest.raises(SettingsError, match="leave --fold-batchnorm out"):
+        rmt.prune(cuttable, tmp_path / "out.safetensors", resume=tmp_path / "kept", fold_batchnorm=True)

@@ -71,7 +71,7 @@ def analyze_in_blocks(
 
 
 class _Stored:
-    """The tensor of a layer as the matrix of its first axis and all others; see `decomposition.matrix_blocks.Blocks`."""
+    """The tensor of a layer as the matrix of its first axis and all others; see `decomposition.matrix_blocks`."""
 
     def __init__(self, layer: Layer, checkpoint: Checkpoint) -> None:
         import torch

@@ -7,7 +7,7 @@ is
     SHA-256 of what follows but the line breaks, number of bytes, a JSON object, a line break, the bytes, a line
     break
 
-and goes out in one piece behind the others. What a killed run has left of an entry fails its SHA-256: it is cut
+and goes out behind the others. What a killed run has left of an entry fails its SHA-256: it is cut
 off, and whatever stands behind it.
 """
 
@@ -132,8 +132,10 @@ class Journal:
             digest.update(part)
         line = digest.hexdigest().encode() + b" " + described + b"\n"
         begin = os.fstat(self._handle).st_size + len(line)
-        # One write, unless the parts are large.
-        self._append(b"".join((line, *parts, b"\n")))
+        pieces = (line, *parts, b"\n")
+        # In one write, unless a copy of what is large would be made for that.
+        for piece in pieces if length > _BLOCK else (b"".join(pieces),):
+            self._append(piece)
         self.entries.append(Entry(json.loads(text), begin, length))
 
     def bytes_of(self, entry: Entry) -> bytearray:
@@ -149,14 +151,14 @@ class Journal:
         raise OutputError(f"{self.path}: was cut while it was in use; start again")
 
     def remove(self) -> None:
-        """Delete the file; to be closed before."""
+        """Delete the file; it is to be closed all the same."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others have the file."""
         os.close(self._handle)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: memoryview | bytes) -> None:
         left = memoryview(data)
         try:
             while left:

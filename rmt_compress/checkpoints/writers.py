@@ -23,7 +23,7 @@ from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.layers.pivot_rows import COEFFICIENTS, PIVOTS, PivotRows
 from rmt_compress.outputs import replacing
-from rmt_compress.progress import Progress
+from rmt_compress.progress import PartOf, Progress
 from rmt_compress.wording import listed, printable
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def write_checkpoint(
     in_bits: list[str] = []
     in_rows: list[str] = []
     in_groups: list[str] = []
-    weights = 0
+    weights = written = 0
+    in_all = sum(info.nbytes for info in outline.values())
     with replacing(target) as temporary:
         with temporary.open("wb", buffering=0) as raw, Recorded(raw) as file, closing(writer):
             writer.start(file)
@@ -205,8 +206,9 @@ def write_checkpoint(
                 weights += info.nbytes if len(stored) == 1 else sum(own.nbytes for own in stored.values())
                 digests[name] = digest(tensor, without_negative_zero=parts is not None or groups is not None)
                 nonzeros[name] = count_nonzero(tensor) if parts is None else len(parts.values)
+                written += info.nbytes
                 if progress is not None:
-                    progress(len(digests), len(outline), name)
+                    progress(len(digests), len(outline), PartOf(name, written, in_all))
             encoded = Encoded(tuple(in_bits), tuple(in_rows), tuple(in_groups))
             writer.finish(encoded)
         home = view.home if contents.at_home and state_dict_formats()[target.suffix].has_room else Home()

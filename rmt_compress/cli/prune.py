@@ -26,8 +26,10 @@ from rmt_compress.cli.options import (
     PACK_HELP,
     Device,
     Group,
+    MaxMemory,
     Pack,
     Report,
+    Resume,
     Trust,
     Weights,
     force_option,
@@ -164,6 +166,8 @@ def prune(
     force: Annotated[bool, force_option("output files that exist")] = False,
     jobs: Annotated[int | None, jobs_option("analysed")] = None,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    resume: Resume = None,
 ) -> None:
     """Cut the noise out of a checkpoint and write a smaller one.
 
@@ -245,6 +249,9 @@ def prune(
             force=force,
             jobs=jobs,
             device=device,
+            max_memory=max_memory,
+            resume=resume,
+            say=note,
             progress=progress,
         )
     for text in result.notes:

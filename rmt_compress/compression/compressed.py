@@ -7,8 +7,8 @@ the checkpoint goes in, what became of it comes out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -16,85 +16,27 @@ from typing import TYPE_CHECKING
 from rmt_compress.checkpoints.base import Checkpoint, View
 from rmt_compress.checkpoints.keys import ARCHITECTURE_KEY
 from rmt_compress.checkpoints.provenance import make_manifest
+from rmt_compress.compression.became import Became, become
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.decomposition.devices import decomposing_device, sent
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.kinds import KINDS, factor_shapes
-from rmt_compress.layers.layer import Layer, TensorInfo
+from rmt_compress.layers.layer import TensorInfo
 from rmt_compress.layers.splitting import Factors, beside, factor_names
 
 if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.manifest import Manifest
+    from rmt_compress.compression.finished_factors import FinishedFactors
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Layout, Plan
     from rmt_compress.progress import Progress
 
 
-@dataclass(frozen=True)
-class Became:
-    """What became of one tensor of a checkpoint.
-
-    Attributes:
-        layer: the tensor as one layer, whatever it packs.
-        value: the tensor itself, another one of its shape, or two factors.
-        changed: whether it is another than it was.
-        outcomes: the record of every layer in it.
-        corrections: name of a bias -> what it gains with that, in float64.
-    """
-
-    layer: Layer
-    value: Factors | torch.Tensor
-    changed: bool
-    outcomes: tuple[LayerOutcome, ...]
-    corrections: Mapping[str, torch.Tensor]
-
-
 def grouped(steps: Iterable[Step]) -> dict[str, list[Step]]:
     """Name of a tensor in the checkpoint -> the steps of the layers in it, in its order."""
     return {tensor: list(group) for tensor, group in groupby(steps, key=lambda step: step.layer.stored)}
-
-
-def become(tensor: torch.Tensor, steps: Sequence[Step]) -> Became:
-    """What becomes of a tensor by the steps of the layers in it; one with NaN or Inf cannot be cut."""
-    import torch
-
-    layer, changed = steps[0].layer, any(step.changes for step in steps)
-    pieces = [
-        tensor if step.layer.part is None else tensor[step.layer.part.start : step.layer.part.stop]
-        for step in steps
-    ]
-    results = [step.apply(piece) for step, piece in zip(steps, pieces, strict=True)]
-    outcomes = tuple(step.outcome(result) for step, result in zip(steps, results, strict=True))
-    corrections = _corrections(steps, pieces, results)
-    if layer.part is None:
-        return Became(layer, results[0], changed, outcomes, corrections)
-    whole = replace(layer, tensor=layer.stored, shape=tuple(tensor.shape), part=None)
-    # A part of a tensor is never split: what reads the tensor reads all of it at once.
-    whole_parts = [result for result in results if not isinstance(result, Factors)]
-    return Became(whole, torch.cat(whole_parts) if changed else tensor, changed, outcomes, corrections)
-
-
-def _corrections(
-    steps: Sequence[Step], weights: Sequence[torch.Tensor], results: Sequence[Factors | torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Name of a bias -> what it gains; parts of one tensor have a part of the bias each."""
-    import torch
-
-    if not (biases := {step.bias for step in steps if step.bias is not None}):
-        return {}
-    (bias,) = biases
-    gains = [
-        step.correction(weight, result) if step.bias is not None else None
-        for step, weight, result in zip(steps, weights, results, strict=True)
-    ]
-    rows = [weight.shape[0] for weight in weights]
-    filled = [
-        torch.zeros(count, dtype=torch.float64, device=weights[0].device) if gain is None else gain
-        for gain, count in zip(gains, rows, strict=True)
-    ]
-    return {bias: torch.cat(filled)}
 
 
 def corrected(bias: Factors | torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -121,6 +63,7 @@ class Compressed(View):
     Attributes:
         groups: name of a tensor of `inner` -> the steps of the layers in it.
         repaired: values that take the place of what the plan makes, of the same shapes, by their names here.
+        finished: where changed tensors are kept, and taken from, where they are.
     """
 
     def __init__(
@@ -146,6 +89,7 @@ class Compressed(View):
         self._device = None if device is None else decomposing_device(device)
         self._progress = progress
         self.repaired: Mapping[str, torch.Tensor] = {}
+        self.finished: FinishedFactors | None = None
         self._done: dict[str, LayerOutcome] = {}
         self._waiting: dict[str, torch.Tensor] = {}
 
@@ -153,6 +97,12 @@ class Compressed(View):
     def outcomes(self) -> tuple[LayerOutcome, ...]:
         """What was done to each layer, so far as it was read."""
         return tuple(self._done[step.layer.tensor] for step in self._steps if step.layer.tensor in self._done)
+
+    @property
+    def bytes_changed(self) -> int:
+        """Bytes of all that is made of the tensors that change."""
+        changed = {tensor for tensor, steps in self.groups.items() if any(step.changes for step in steps)}
+        return sum(self.tensors[new].nbytes for new, (origin, _) in self._origins.items() if origin in changed)
 
     def become(self, tensor: str) -> Became:
         """What becomes of the tensor of this name in `inner`; one with NaN or Inf cannot be cut.
@@ -199,7 +149,16 @@ class Compressed(View):
         return made if repaired is None else repaired.to(made)
 
     def _become(self, tensor: str) -> Became:
-        """What becomes of a tensor where weights are decomposed, back where it was read."""
+        """What becomes of a tensor where weights are decomposed, back where it was read; or what is kept of it."""
+        steps, known = self.groups[tensor], self.finished
+        if known is None or not any(step.changes for step in steps):
+            return self._made(tensor)
+        if (became := known.became(tensor, steps)) is None:
+            became = self._made(tensor)
+            known.add(tensor, became)
+        return became
+
+    def _made(self, tensor: str) -> Became:
         steps, read = self.groups[tensor], self.inner.read(tensor)
         if self._device is None or not any(step.worth_sending for step in steps):
             return become(read, steps)

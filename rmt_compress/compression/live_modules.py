@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rmt_compress.checkpoints.memory import ModuleCheckpoint, module_tensor
-from rmt_compress.compression.compressed import become, corrected, grouped
+from rmt_compress.compression.became import become
+from rmt_compress.compression.compressed import corrected, grouped
 from rmt_compress.compression.weights import LayerOutcome, Step, match_steps
 from rmt_compress.errors import CompressionError
 from rmt_compress.layers.library_modules import is_library_model, with_attributes

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +21,7 @@ from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.moved import moved
 from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
+from rmt_compress.compression.finished_factors import FinishedFactors
 from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.compression.zero_budget import divide_sparsity
 from rmt_compress.decomposition.devices import decomposing_device
@@ -37,7 +42,7 @@ from rmt_compress.pruning.folder_card import with_card
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.pruning.shown_inputs import check_shown
-from rmt_compress.pruning.unasked import changed_outputs, wrecked
+from rmt_compress.pruning.unasked import changed_outputs, fits_beside_its_cut, wrecked
 from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output, source_folder
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import listed, printable
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.beside import Carried
+    from rmt_compress.checkpoints.journal import Say
     from rmt_compress.plan import Layout
 
 _log = logging.getLogger(__name__)
@@ -116,6 +122,9 @@ def prune(
     force: bool = False,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    max_memory: int | str | None = None,
+    resume: str | PathLike[str] | None = None,
+    say: Say | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Cut the noise out of a checkpoint and write a smaller one.
@@ -146,6 +155,11 @@ def prune(
         force: overwrite outputs.
         jobs: layers analysed at once.
         device: where weights are decomposed and, a graph apart, the network runs; None for the CPU.
+        max_memory: bytes the analysis may take, see `rmt_compress.analyze`; a weight that is cut is decomposed
+            whole.
+        resume: a file that finished layers are kept in, see `rmt_compress.analyze`, and beside it what has been cut
+            (its name with ``.factors``), until the output is written; an interrupted run goes on behind them.
+        say: told in a sentence each what was found in them.
         progress: called with (done, total, name) while analysing and while writing.
 
     Raises:
@@ -164,7 +178,9 @@ def prune(
             raise SettingsError(["shrink cannot be combined with a budget, which finds the ranks itself"])
     if pack != "none" and layout == "dense":
         raise SettingsError([f"--pack {pack} stores two factors otherwise, and --layout dense has none"])
-    with open_checkpoint(path, trust=trust, weights=weights) as opened:
+    if resume is not None and fold_batchnorm:
+        raise SettingsError(["--resume keeps layers as the file has them: leave --fold-batchnorm out"])
+    with open_checkpoint(path, trust=trust, weights=weights) as opened, ExitStack() as stack:
         target = _default_target(path, opened, layout) if output is None else Path(output)
         folder = path if is_folder_output(path, target) else None
         if opened.manifest is not None:
@@ -212,16 +228,23 @@ def prune(
             measurement = Measurement(
                 opened, model, task, arch=arch, trust=trust, dtype=dtype, certifies=certify, device=place
             )
+        analyzed = partial(
+            analyze_with,
+            checkpoint,
+            analysis or AnalysisSettings(),
+            jobs=jobs,
+            device=place,
+            max_memory=max_memory,
+            resume=resume,
+            say=say,
+            progress=progress,
+        )
         budgeted = None
         _log.info("%s", _road(plan, within, model, question))
         if within is None:
-            result = _decided(
-                checkpoint, path, analysis or AnalysisSettings(), plan, layout, moments, jobs, place, progress
-            )
+            result = _decided(checkpoint, path, analyzed, plan, layout, moments, place)
         else:
-            found = analyze_with(
-                checkpoint, analysis or AnalysisSettings(), jobs=jobs, device=place, progress=progress
-            )
+            found = analyzed()
             budgeted = plan_within_budget(
                 found, checkpoint, model, question, within, device=place, progress=progress
             )
@@ -253,7 +276,14 @@ def prune(
             view.repaired = _suiting(view, budgeted.repaired)
         if question is not None:
             view.metadata = {**view.metadata, **question.remembered}
-        changed = changed_outputs(checkpoint, result.plan, known, place) if within is None and not asks else None
+        if resume is not None:
+            view.finished = FinishedFactors(
+                Path(f"{resume}.factors"), view, known, str(place or "cpu"), say or _log.info
+            )
+            stack.callback(view.finished.close)
+        changed = None
+        if within is None and not asks and fits_beside_its_cut(checkpoint, max_memory):
+            changed = changed_outputs(checkpoint, result.plan, known, place)
         file = write(
             view,
             target,
@@ -262,6 +292,8 @@ def prune(
             pack=pack,
             progress=progress,
         )
+        if view.finished is not None:
+            view.finished.remove()
     result = replace(
         result,
         output=str(target),
@@ -345,19 +377,17 @@ def _carried_notes(carried: Carried) -> list[str]:
 def _decided(
     checkpoint: Checkpoint,
     path: Path,
-    settings: AnalysisSettings,
+    analyzed: Callable[[], Analysis],
     plan: PlanSettings | Plan | None,
     layout: Layout,
     moments: Path | None,
-    jobs: int | None,
     device: torch.device | None,
-    progress: Progress | None,
 ) -> PruneResult:
-    """What is going to be done; nothing has been yet."""
+    """What is going to be done; nothing has been yet. `analyzed` gives the analysis of the checkpoint."""
     if isinstance(plan, Plan):
         check_plan(plan, checkpoint.layers())
         return _outlined(checkpoint, path, None, plan)
-    analysis = analyze_with(checkpoint, settings, jobs=jobs, device=device, progress=progress)
+    analysis = analyzed()
     asked = plan or PlanSettings()
     made = plan_with(analysis, asked, None if moments is None else load_moments(moments))
     if asked.sparsity is not None and any(decision.sparsity is not None for decision in made.layers):

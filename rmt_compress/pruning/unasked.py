@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.networks.calibration.made_up import make_inputs
 from rmt_compress.networks.calibration.statistics import batch_norms
@@ -15,6 +16,7 @@ from rmt_compress.networks.tasks.agreement import SAME_ANSWER
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.pruning.calibration import in_memory
 from rmt_compress.pruning.repairs import carried_out
+from rmt_compress.settings.sizes import bytes_in
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,12 @@ def changed_outputs(
         return 1 - score.value, f"gives another answer in {1 - score.value:.0%} of the places"
     moved = float(score.details["relative_error"] or 0.0)
     return moved, f"has moved its outputs by {moved:.0%} of their norm"
+
+
+def fits_beside_its_cut(checkpoint: Checkpoint, max_memory: int | str | None) -> bool:
+    """Whether a network and its cut, in float32, have room in `max_memory`, by default in what is free."""
+    room = free_memory() if max_memory is None else bytes_in(max_memory, "max-memory")
+    return room is None or 2 * 4 * checkpoint.parameters <= room
 
 
 def wrecked(changed: tuple[float, str] | None) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,7 @@ from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.recognition import DISTRIBUTED
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, group_patterns_of, write_checkpoint
 from rmt_compress.outputs import check_new_folder, replacing_folder
-from rmt_compress.progress import Progress, counter
+from rmt_compress.progress import PartOf, Progress, counter
 from rmt_compress.saving.folder_code import add_code
 from rmt_compress.wording import listed, printable
 
@@ -140,7 +140,7 @@ def write_folder(
     check_room(target, needed)
     shards = _shards(stored, max_shard)
     stem = "model" if view.layout == "dense" else "factorized"
-    count = counter(len(stored), progress)
+    count, of_all = counter(len(stored), progress), _of_all(stored)
     pivots = None if pack == "none" else PivotFactors(view)
     shown: Checkpoint = pivots or view
     written = []
@@ -158,7 +158,7 @@ def write_folder(
                     sparse=any(decision.zeroes for decision in view.plan.layers),
                     packed=frozenset() if pivots is None else pivots.packable,
                     patterns=group_patterns_of(view.manifest),
-                    progress=lambda _done, _total, name: count(name),
+                    progress=lambda _done, _total, name: count(of_all(name)),
                 )
             )
         if len(shards) > 1:
@@ -240,6 +240,19 @@ def _files_beside(folder: Path) -> tuple[list[Path], list[Path]]:
     inside = {path: any(path.resolve().is_relative_to(place) for place in allowed) for path in shown}
     relative = [(path.relative_to(folder), inside[path]) for path in shown]
     return [path for path, stays in relative if stays], [path for path, stays in relative if not stays]
+
+
+def _of_all(infos: Sequence[TensorInfo]) -> Callable[[str], PartOf]:
+    """A function to call with the name of each tensor as it is written: the name with the bytes of all shards."""
+    sizes = {info.name: info.nbytes for info in infos}
+    in_all, so_far = sum(sizes.values()), 0
+
+    def part(name: str) -> PartOf:
+        nonlocal so_far
+        so_far += sizes[name]
+        return PartOf(name, so_far, in_all)
+
+    return part
 
 
 def _is_weights(path: Path) -> bool:
