@@ -3,8 +3,8 @@
     python benchmarks/make_checkpoint.py FOLDER                    # 2 GB in bfloat16
     python benchmarks/make_checkpoint.py FOLDER --dtype float32
 
-The tensors are those of a small Llama: an embedding table and an output head of 16·hidden words, and as many
-blocks as the size asks for; random weights with planted spikes. One shard is in memory at a time.
+The tensors are those of a small Llama: an embedding table and an output head of 16·hidden or --words words, and as
+many blocks as the size asks for; random weights with planted spikes. One shard is in memory at a time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def tensor_shapes(hidden: int, entries: int) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(hidden: int, entries: int, words: int | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a Llama of this width, with blocks until it has `entries` weights."""
-    words, inner, keys = 16 * hidden, 11 * hidden // 4, max(32, hidden // 8)
+    words = words or 16 * hidden
+    inner, keys = 11 * hidden // 4, max(32, hidden // 8)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (words, hidden)}
     block: dict[str, tuple[int, ...]] = {
         "input_layernorm": (hidden,),
@@ -50,12 +51,13 @@ def make(
     hidden: int = 2048,
     dtype: str = "bfloat16",
     shard_gigabytes: float = 0.4,
+    words: int | None = None,
 ) -> int:
     """Write the checkpoint into `folder`, which is made if need be; returns its bytes of weights."""
     size = DTYPES[dtype].itemsize
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = shard_gigabytes * 1e9
-    for name, shape in tensor_shapes(hidden, int(gigabytes * 1e9 / size)).items():
+    for name, shape in tensor_shapes(hidden, int(gigabytes * 1e9 / size), words).items():
         nbytes = math.prod(shape) * size
         if shards[-1] and nbytes > room:
             shards.append({})
@@ -89,12 +91,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where to; must not hold a checkpoint yet")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of all weights together")
     parser.add_argument("--hidden", type=int, default=2048, help="width of the network")
+    parser.add_argument("--words", type=int, help="of the vocabulary; by default 16 times the width")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     arguments = parser.parse_args()
     if any(arguments.folder.glob("*.safetensors*")):
         sys.exit(f"{arguments.folder}: holds a checkpoint already; name an empty folder")
     torch.manual_seed(0)
-    total = make(arguments.folder, gigabytes=arguments.gigabytes, hidden=arguments.hidden, dtype=arguments.dtype)
+    total = make(
+        arguments.folder,
+        gigabytes=arguments.gigabytes,
+        hidden=arguments.hidden,
+        dtype=arguments.dtype,
+        words=arguments.words,
+    )
     print(f"{total / 1e9:.3g} GB of {arguments.dtype} weights in {arguments.folder}")
 
 
