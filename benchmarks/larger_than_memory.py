@@ -147,7 +147,8 @@ def table(record: dict[str, object]) -> str:
     report.say(
         "# Larger than memory",
         "Written by `python benchmarks/larger_than_memory.py`: a sharded bfloat16 checkpoint of "
-        f"{record['gigabytes']:.3g} GB with the shapes of a Llama, {record['layers']} layers that are analysed; the largest weight takes "
+        f"{record['gigabytes']:.3g} GB with the shapes of a Llama, {record['layers']} layers that are analysed; "
+        "the largest weight takes "
         f"{record['largest_float32_megabytes']:.0f} MB in float32.",
         "\n".join(f"- {line}" for line in machine()),
     )

@@ -102,7 +102,7 @@ def test_what_does_not_fit_in_any_way_is_one_line(file, tiny_program):
 
 
 def test_the_program_itself_has_to_fit(file):
-    with pytest.raises(SettingsError, match="max-memory 200 MB: the program alone takes 300 MB; give more"):
+    with pytest.raises(SettingsError, match="max-memory 200 MB: the program alone takes 320 MB; give more"):
         rmt.analyze(file, max_memory="200MB")
 
 

@@ -116,12 +116,15 @@ def analyze_with(
 ) -> Analysis:
     """`analyze`, its settings in one object; `say` is told what was found in `resume`, in one sentence."""
     from rmt_compress.checkpoints import open_checkpoint
+    from rmt_compress.checkpoints.free_memory import give_back_at_once
     from rmt_compress.checkpoints.moved import moved
 
     with open_checkpoint(source) as checkpoint:
         layers = treated(checkpoint.layers(), settings.treat_as)
         _check_globs(settings, layers)
         most = None if max_memory is None else bytes_in(max_memory, "max-memory")
+        if most is not None:
+            give_back_at_once()
         with ExitStack() as stack:
             finished = None
             if resume is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rmt_compress.layers.layer import Layer
 
 # What Python, torch and this package take before the first weight is read, and what is found of the layers.
-PROGRAM = 300_000_000
+PROGRAM = 320_000_000
 # Of layers of usual size as many as there are cores are in work unless a user says otherwise.
 _USUAL = 800_000_000
 _SPARE = 100_000_000
