@@ -62,14 +62,12 @@ def run(what: str, arguments: Sequence[str | Path], journal: Path, *, until: int
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=errors)
-        ended = (0, 0, None)
-        while until is not None and ended[0] == 0:
+        while until is not None and not has_ended(process.pid):
             time.sleep(0.05)
             if entries(journal) >= until:
                 process.send_signal(signal.SIGKILL)
                 break
-            ended = os.wait4(process.pid, os.WNOHANG)
-        _, status, usage = ended if ended[0] else os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
@@ -83,6 +81,11 @@ def run(what: str, arguments: Sequence[str | Path], journal: Path, *, until: int
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MEGABYTE
     processor = usage.ru_utime + usage.ru_stime
     return Run(what, peak, seconds, processor, int(taken[-1]) if taken else 0, entries(journal)), printed
+
+
+def has_ended(process: int) -> bool:
+    """Whether a child of this process is over; it is not waited for."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def entries(journal: Path) -> int:
@@ -112,8 +115,8 @@ def measure(folder: Path, work: Path) -> dict[str, object]:
     """All runs; `work` is where journals and the smaller checkpoint go."""
     journal, output = work / "layers", work / "small.safetensors"
     factors = Path(f"{journal}.factors")
-    analyze = ["analyze", folder, "--json", "--resume", journal]
-    prune = ["prune", folder, "-o", output, "--json", "--force", "--resume", journal]
+    analyze: list[str | Path] = ["analyze", folder, "--json", "--resume", journal]
+    prune: list[str | Path] = ["prune", folder, "-o", output, "--json", "--force", "--resume", journal]
     planned = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     layers = sum(name.endswith(("proj.weight", "lm_head.weight")) for name in planned)
     runs = [run("analyze, killed", analyze, journal, until=layers // 2)[0]]

@@ -211,3 +211,25 @@ def test_calibration_stays_within_its_limit_and_goes_on_after_a_kill(python):
     found = json.loads(done.stdout)
     assert found["same"] is True
     assert found["killed"] is False or "calibration.json" in found["left"]
+
+
+@pytest.mark.slow
+def test_killed_half_way_a_large_checkpoint_is_gone_on_with(tmp_path):
+    arguments = ("--gigabytes", "0.008", "--hidden", "96", "--output", tmp_path / "result.md")
+    done = run("larger_than_memory.py", tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (tmp_path / "result.md").read_text().strip() == done.stdout.strip()
+    analyze_killed, analyzed, prune_killed, pruned = record["runs"]
+    assert (
+        record["layers"] // 2
+        <= analyze_killed["kept"]
+        == analyzed["taken"]
+        < record["layers"]
+        == prune_killed["taken"]
+    )
+    assert 0 < record["factors_kept_at_the_kill"] == pruned["taken"] < record["layers_cut"]
+    assert record["same_analysis_again"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    # The others are memory, which 4 MB of weights say nothing of.
+    assert done.stdout.count("**Met:** what was finished") == done.stdout.count("**Met:** the analysis is") == 1

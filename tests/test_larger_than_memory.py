@@ -229,3 +229,13 @@ def test_another_plan_voids_the_factors_and_not_the_layers(cuttable, tmp_path, m
 def test_what_resumes_reads_weights_as_they_are_in_the_file(cuttable, tmp_path):
     with pytest.raises(SettingsError, match="leave --fold-batchnorm out"):
         rmt.prune(cuttable, tmp_path / "out.safetensors", resume=tmp_path / "kept", fold_batchnorm=True)
+
+
+def test_a_weight_whose_cut_does_not_fit_is_one_line_and_its_analysis_is_kept(cuttable, tmp_path, monkeypatch):
+    out, kept = tmp_path / "out.safetensors", tmp_path / "kept"
+    with pytest.raises(
+        SettingsError, match=r"the program and the cut of table\.weight .* may take 360 MB; give as much"
+    ):
+        rmt.prune(cuttable, out, resume=kept, max_memory="350MB")
+    assert not out.exists()
+    assert rmt.prune(cuttable, out, resume=kept, max_memory="400MB").output == str(out)

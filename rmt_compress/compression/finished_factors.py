@@ -20,9 +20,10 @@ from rmt_compress.layers.splitting import Factors
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.compression.compressed import Compressed
+    from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.compression.weights import Step
     from rmt_compress.decomposition.moments import Moments
+    from rmt_compress.plan import Layout, Plan
 
 _ENTRIES = 4096
 
@@ -32,23 +33,34 @@ class FinishedFactors:
 
     Args:
         path: the journal; see `remove`.
-        view: the checkpoint as it is compressed.
-        moments: that its plan is carried out with.
+        checkpoint: what is compressed.
+        made_by: the plan, the layout, and the moments that it is carried out with.
         device: where weights are decomposed; their last digits depend on it.
         say: see `Journal`.
+        room: bytes that all changed tensors take.
 
     Raises:
         SettingsError: the checkpoint is in no file.
         OutputError: see `Journal`; or the disk may be too small.
     """
 
-    def __init__(self, path: Path, view: Compressed, moments: Moments | None, device: str, say: Say) -> None:
-        plan = hashlib.sha256(view.plan.to_json().encode()).hexdigest()
-        asked = {"plan": [plan, view.layout, _digest(moments)], "device": device}
-        self._journal = Journal(path, identity_of(view.inner) | asked, say)
+    def __init__(
+        self,
+        path: Path,
+        checkpoint: Checkpoint,
+        made_by: tuple[Plan, Layout, Moments | None],
+        device: str,
+        say: Say,
+        *,
+        room: int,
+    ) -> None:
+        plan, layout, moments = made_by
+        digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
+        asked = {"plan": [digest, layout, _digest(moments)], "device": device}
+        self._journal = Journal(path, identity_of(checkpoint) | asked, say)
         self._entries = {entry.facts["tensor"]: entry for entry in self._journal.entries}
         try:
-            check_room(path, view.bytes_changed - sum(entry.length for entry in self._journal.entries))
+            check_room(path, room - sum(entry.length for entry in self._journal.entries))
         except BaseException:
             self._journal.close()
             raise

@@ -40,6 +40,7 @@ from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
 from rmt_compress.pruning.folder_card import with_card
 from rmt_compress.pruning.measuring import Measurement, check_sweep
+from rmt_compress.pruning.memory_of_cuts import check_cuts_fit
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.pruning.shown_inputs import check_shown
 from rmt_compress.pruning.unasked import changed_outputs, fits_beside_its_cut, wrecked
@@ -155,8 +156,7 @@ def prune(
         force: overwrite outputs.
         jobs: layers analysed at once.
         device: where weights are decomposed and, a graph apart, the network runs; None for the CPU.
-        max_memory: bytes the analysis may take, see `rmt_compress.analyze`; a weight that is cut is decomposed
-            whole.
+        max_memory: bytes the program may take, see `rmt_compress.analyze`; a network that is run is not bounded.
         resume: a file that finished layers are kept in, see `rmt_compress.analyze`, and beside it what has been cut
             (its name with ``.factors``), until the output is written; an interrupted run goes on behind them.
         say: told in a sentence each what was found in them.
@@ -268,6 +268,8 @@ def prune(
             result = replace(result, written=(("plan", (str(save_plan),)),))
         if dry_run or not result.changes or (result.missed and not accept):
             return result
+        if max_memory is not None:
+            check_cuts_fit(checkpoint, result.plan, layout, max_memory)
         known = None if moments is None else load_moments(moments)
         if budgeted is not None:
             known = budgeted.moments
@@ -278,7 +280,12 @@ def prune(
             view.metadata = {**view.metadata, **question.remembered}
         if resume is not None:
             view.finished = FinishedFactors(
-                Path(f"{resume}.factors"), view, known, str(place or "cpu"), say or _log.info
+                Path(f"{resume}.factors"),
+                checkpoint,
+                (result.plan, layout, known),
+                str(place or "cpu"),
+                say or _log.info,
+                room=view.bytes_changed,
             )
             stack.callback(view.finished.close)
         changed = None
