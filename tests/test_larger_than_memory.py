@@ -1,6 +1,7 @@
 """Analysing with little memory, and going on where an interrupted analysis stopped."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -239,3 +240,17 @@ def test_a_weight_whose_cut_does_not_fit_is_one_line_and_its_analysis_is_kept(cu
         rmt.prune(cuttable, out, resume=kept, max_memory="350MB")
     assert not out.exists()
     assert rmt.prune(cuttable, out, resume=kept, max_memory="400MB").output == str(out)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="nothing to tell the system")
+@pytest.mark.parametrize("jobs", (1, 2))
+def test_what_is_read_next_is_told_to_the_system(cuttable, tmp_path, jobs, monkeypatch):
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: told.append((start, length)))
+    monkeypatch.setattr(schedule, "_MOST_TOGETHER", 1)
+    rmt.analyze(cuttable, jobs=jobs)
+    # Of eight layers, three of them in one tensor, the first ones are read at once.
+    assert len(told) == 8 - jobs
+    told.clear()
+    rmt.prune(cuttable, tmp_path / "out.safetensors", plan=rmt.make_plan(rmt.analyze(cuttable)))
+    assert len(set(told)) == 6

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -184,7 +185,10 @@ def write_checkpoint(
     with replacing(target) as temporary:
         with temporary.open("wb", buffering=0) as raw, Recorded(raw) as file, closing(writer):
             writer.start(file)
+            following = dict(pairwise(outline))
             for name, info in outline.items():
+                if name in following:
+                    view.expect(following[name])
                 tensor = view.read(name).detach()
                 _check_expected(info, tensor)
                 tensor = tensor.cpu()

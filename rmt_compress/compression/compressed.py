@@ -148,6 +148,10 @@ class Compressed(View):
         repaired = self.repaired.get(name)
         return made if repaired is None else repaired.to(made)
 
+    def expect(self, name: str) -> None:
+        """See `Checkpoint.expect`: of the tensor that this one is made of."""
+        self.inner.expect(self._origins[name][0])
+
     def _become(self, tensor: str) -> Became:
         """What becomes of a tensor where weights are decomposed, back where it was read; or what is kept of it."""
         steps, known = self.groups[tensor], self.finished

@@ -194,6 +194,10 @@ class _Shard(View):
         """See `Compressed.read`."""
         return self.inner.read(name)
 
+    def expect(self, name: str) -> None:
+        """See `Checkpoint.expect`."""
+        self.inner.expect(name)
+
 
 def _write_index(
     path: Path, manifest: Manifest, shards: list[list[TensorInfo]], written: list[WrittenFile]
