@@ -7,7 +7,7 @@ found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.layers.layer import Layer
 
+# Of what records are made. What they say of their layer and settings is known where they are taken up.
+_KEPT: dict[str, type[Any]] = {
+    kept.__name__: kept for kept in (AnalyzedLayer, AnalyzedStack, AnalyzedPair, SkippedLayer, BulkFit, NoiseFit)
+}
+_KNOWN = ("layer", "settings", "pair")
 # They choose layers and change nothing of what is found of one: `prune` may have others than `analyze` had.
 _CHOOSING = ("include", "exclude", "min_size", "embeddings")
 
@@ -57,7 +62,7 @@ class FinishedLayers:
         """Tensor of each of these layers that is finished -> what was found."""
         described = {layer.tensor: layer for layer in layers}
         return {
-            layer.tensor: _restored(layer, entry.facts["found"], _arrays(entry.facts, values), self._settings)
+            layer.tensor: _restored(entry.facts["found"], _arrays(entry.facts, values), layer, self._settings)
             for entry in self._journal.entries
             if (layer := described.get(entry.facts["tensor"])) is not None
             for values in [self._journal.bytes_of(entry)]
@@ -80,84 +85,43 @@ def _arrays(facts: Mapping[str, Any], values: bytearray) -> Iterator[NDArray[np.
     return iter(np.split(whole, np.cumsum(facts["lengths"])[:-1]))
 
 
-def _described(result: LayerAnalysis, arrays: list[NDArray[np.float64]]) -> dict[str, Any]:
-    """The record as plain JSON; its arrays go to the others, in the order in which `_restored` asks for them."""
-    if isinstance(result, SkippedLayer):
-        return {"skipped": result.reason, "finite": result.finite, "low_rank": result.low_rank}
-    arrays.append(result.singular_values)
-    if isinstance(result, AnalyzedPair):
-        return {}
-    facts = {
-        "fit": asdict(result.fit),
-        "details": dict(result.details),
-        "scaled": _put_aside(result.scaled, arrays),
-        "models": {
-            name: said
-            if isinstance(said, str)
-            else {
-                "fit": asdict(said.fit),
-                "details": said.details,
-                "scaled": _put_aside(said.values, arrays),
-            }
-            for name, said in result.models.items()
-        },
-    }
-    if isinstance(result, AnalyzedStack):
-        facts["experts"] = [_described(expert, arrays) for expert in result.experts]
-    return facts
+def _described(value: Any, arrays: list[NDArray[np.float64]]) -> Any:
+    """A record as plain JSON; its arrays go to the others, in the order in which `_restored` takes them."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {"is": "array"}
+    if (name := type(value).__name__) in _KEPT:
+        own = {each.name: getattr(value, each.name) for each in fields(value) if each.name not in _KNOWN}
+        return {"is": name, **{key: _described(held, arrays) for key, held in own.items()}}
+    if isinstance(value, Mapping):
+        return {"is": "map", "of": {key: _described(held, arrays) for key, held in value.items()}}
+    if isinstance(value, tuple):
+        return {"is": "tuple", "of": [_described(held, arrays) for held in value]}
+    return [_described(held, arrays) for held in value] if isinstance(value, list) else value
 
 
-def _put_aside(values: NDArray[np.float64] | None, arrays: list[NDArray[np.float64]]) -> bool:
-    if values is None:
-        return False
-    arrays.append(values)
-    return True
-
-
-def _restored(
-    layer: Layer, facts: Mapping[str, Any], arrays: Iterator[NDArray[np.float64]], settings: AnalysisSettings
-) -> LayerAnalysis:
-    if "skipped" in facts:
-        return SkippedLayer(layer, facts["skipped"], finite=facts["finite"], low_rank=facts["low_rank"])
-    values = next(arrays)
-    if layer.pair is not None:
-        return AnalyzedPair(layer, layer.pair, values)
-    found = _fitted(layer, facts, values, arrays, settings)
-    if "experts" not in facts:
-        return found
-    experts = tuple(
-        _fitted(expert_of(layer, number), expert, next(arrays), arrays, settings)
-        for number, expert in enumerate(facts["experts"])
-    )
-    return AnalyzedStack(
-        layer,
-        found.fit,
-        values,
-        settings,
-        details=found.details,
-        models=found.models,
-        scaled=found.scaled,
-        experts=experts,
-    )
-
-
-def _fitted(
-    layer: Layer,
-    facts: Mapping[str, Any],
-    values: NDArray[np.float64],
-    arrays: Iterator[NDArray[np.float64]],
-    settings: AnalysisSettings,
-) -> AnalyzedLayer:
-    scaled = next(arrays) if facts["scaled"] else None
-    models: dict[str, NoiseFit | str] = {
-        name: said
-        if isinstance(said, str)
-        else NoiseFit(_bulk_fit(said["fit"]), said["details"], next(arrays) if said["scaled"] else None)
-        for name, said in facts["models"].items()
-    }
-    fit = _bulk_fit(facts["fit"])
-    return AnalyzedLayer(layer, fit, values, settings, details=facts["details"], models=models, scaled=scaled)
-
-
-def _bulk_fit(facts: Mapping[str, Any]) -> BulkFit:
-    return BulkFit(**{**facts, "window": tuple(facts["window"])})
+def _restored(facts: Any, arrays: Iterator[NDArray[np.float64]], layer: Layer, settings: AnalysisSettings) -> Any:
+    """What `_described` was given, of this layer and these settings."""
+    if isinstance(facts, list):
+        return [_restored(held, arrays, layer, settings) for held in facts]
+    if not isinstance(facts, dict):
+        return facts
+    name = facts["is"]
+    if name == "array":
+        return next(arrays)
+    if name == "map":
+        return {key: _restored(held, arrays, layer, settings) for key, held in facts["of"].items()}
+    if name == "tuple":
+        return tuple(_restored(held, arrays, layer, settings) for held in facts["of"])
+    kept = _KEPT[name]
+    known = {"layer": layer, "settings": settings, "pair": layer.pair}
+    given = {each.name: known[each.name] for each in fields(kept) if each.name in _KNOWN}
+    for key, held in facts.items():
+        if key == "experts":
+            experts = enumerate(held["of"])
+            given[key] = tuple(
+                _restored(one, arrays, expert_of(layer, number), settings) for number, one in experts
+            )
+        elif key != "is":
+            given[key] = _restored(held, arrays, layer, settings)
+    return kept(**given)

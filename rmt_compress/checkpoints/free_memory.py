@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +34,8 @@ def give_back_at_once() -> None:
     glibc keeps blocks of up to 32 MB for later ones: with several layers one after the other 100 MB and more lay
     idle. Other C libraries are left as they are.
     """
+    import ctypes
+
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
