@@ -114,7 +114,7 @@ def analyze_all(
             first = [
                 (layer, _gram_ahead(layer, checkpoint, settings))
                 for layer in together[:1]
-                if ahead and layer is work[alone]
+                if ahead and layer is work[alone] and layer.tensor not in budget.in_blocks
             ]
         # One thread for numpy's BLAS: OpenBLAS runs no two calls with several threads side by side.
         kernels = TorchKernels(numpy_from=0)
