@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress import spectrum
@@ -15,13 +16,12 @@ from rmt_compress.analysis.noise_models import Measured, noise_model
 from rmt_compress.analysis.one_layer import MASK, analyze_stack
 from rmt_compress.analysis.records import AnalyzedLayer, LayerAnalysis
 from rmt_compress.analysis.unfitted import SkippedLayer
+from rmt_compress.analysis.without_torch import suits_numpy
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.splitting import is_weight
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from rmt_compress.analysis.settings import AnalysisSettings
     from rmt_compress.checkpoints.base import Checkpoint
@@ -33,7 +33,9 @@ _BY_VALUES = ("mp", "general")
 
 
 def can_go_in_blocks(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> bool:
-    """Whether a layer can be analysed without being read whole."""
+    """Whether a layer can be analysed without being read whole; a small one takes little anyway."""
+    if suits_numpy(layer):
+        return False
     if layer.composition is not None or layer.pair is not None or not checkpoint.reads_blocks(layer.stored):
         return False
     return KINDS[layer.kind].stacked or (settings.noise in _BY_VALUES and not _turned(layer))
@@ -62,7 +64,9 @@ def analyze_in_blocks(
     rows, columns = layer.matrix or (0, 0)
     try:
         values = spectrum.singular_values(matrix, by_blocks, alpha=settings.alpha)
-        found = noise_model(settings).fit(Measured(values, max(rows, columns), _no_entries), settings)
+        found = noise_model(settings).fit(
+            Measured(values, max(rows, columns), partial(by_blocks.entries, matrix)), settings
+        )
     except spectrum.NonFiniteError:
         return _not_finite(layer, matrix)
     except spectrum.DegenerateSpectrumError as error:
@@ -107,7 +111,3 @@ def _not_finite(layer: Layer, matrix: _Stored) -> SkippedLayer:
     if not others and not (is_weight(layer.stored) and nonzero):
         return SkippedLayer(layer, MASK)
     return SkippedLayer(layer, f"{bad:,} of its entries are NaN or Inf", finite=False)
-
-
-def _no_entries() -> NDArray[np.float32]:
-    raise AssertionError("a noise model that asks for entries has no blocks")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.in_blocks import can_go_in_blocks
+from rmt_compress.analysis.without_torch import suits_numpy
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import FLOAT_BYTES
@@ -103,6 +104,9 @@ def _need(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings, *, d
         # In float64, and the triangles of both.
         return read + 2 * read * 8 // FLOAT_BYTES[layer.dtype] + 16 * layer.shape[0] ** 2
     entries = rows * columns
+    if suits_numpy(layer):
+        # In float32, again in float64 or as magnitudes, and the Gram matrix in both.
+        return read + (12 + 4 * _COPIES.get(settings.noise, 0)) * layer.parameters + 20 * min(rows, columns) ** 2
     # Which the permuted axes of a transposed convolution are copied for.
     turned = entries * FLOAT_BYTES[layer.dtype] if KINDS[layer.kind].rows == (1,) and len(layer.shape) > 3 else 0
     copies = _COPIES.get(settings.noise, 0) * 4 * entries

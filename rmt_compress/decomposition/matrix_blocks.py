@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rmt_compress.spectrum.singular_values import Entries
+
 
 class Blocks(Protocol):
     """A matrix that is read in parts."""
@@ -76,6 +78,10 @@ class BlockKernels:
     def eigenvalues(self, gram: torch.Tensor) -> NDArray[np.float64]:
         """Ascending eigenvalues of a Gram matrix, in its own precision."""
         return self._kernels.eigenvalues(gram)
+
+    def entries(self, matrix: Blocks) -> Entries:
+        """The matrix, read whole after all."""
+        return self._kernels.entries(torch.cat(list(matrix.along(0, SLICE))))
 
     def singular_values(self, matrix: Blocks) -> NDArray[np.float64]:
         """Singular values in float64, descending, by the triangle of a QR decomposition."""
