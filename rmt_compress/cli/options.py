@@ -76,7 +76,8 @@ MaxMemory = Annotated[
     str | None,
     optional(
         "The most memory the program may take, such as 4GB: as many layers are in work at once as fit, and one "
-        "that does not fit alone is read in blocks. By default three times the largest weight in float32.",
+        "that does not fit alone is read in blocks. By default layers take three times the largest weight in "
+        "float32 together, or 800 MB.",
         "SIZE",
     ),
 ]
