@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import rmt_compress as rmt
 from rmt_compress.spectrum.bulk import equalized_law
 from tests.samples.repository import REPOSITORY
 
@@ -22,12 +23,14 @@ EXAMPLES = {
     "gradient_descent": ("test loss", "gradient descent, pruned"),
     "initializations": ("begins | not cut", "sparse |"),
     "overlaps": ("short side", "40 × 40"),
+    "noise_over_width": ("1/N² | 2 | 100", "‖Rν‖₂/‖Wν‖₂"),
     "noisy_regression": ("error to the target", "f falling to 0"),
     "sjk23_deep": ("SJK23 4.6, pruned | 98.6 %", "ours, pruned"),
     "sjk23_one_layer": ("SJK23 4.1 | ≈ 98 % | 92 %", "ours, seed 0"),
     "sjk23_splitting": ("SJK23 4.3, pruned | 97.5 %", "ours, recursive"),
     "sparsification": ("95% removed", "ours, low rank, during"),
     "synthetic_spikes": ("SJK23 | 0.25", "midpoint | 0.25 | 0.1"),
+    "two_clusters": ("theory | 80", "of 10,000"),
 }
 
 
@@ -239,6 +242,47 @@ def test_no_committed_certificate_is_violated_and_the_last_layer_is_within_five_
     assert search["tries"] >= 100_000
     assert search["violations"] == 0
     assert search["of_bound"] <= 1
+
+
+def test_no_layer_rank_or_sample_is_beyond_its_bound(monkeypatch):
+    """All test samples of three networks, and the table of them."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    found = json.loads((EXPERIMENTS / "data" / "soundness.json").read_text(encoding="utf-8"))
+    assert (EXPERIMENTS / "data" / "soundness.md").read_text("utf-8") == __import__("soundness").markdown(found)
+    assert {name: (each["samples"], each["of"]) for name, each in found.items()} == {
+        "fashion": (10_000, 10_000),
+        "cnn": (5_000, 5_000),
+        "resnet": (5_000, 5_000),
+    }
+    rows = [row for each in found.values() for row in each["rows"]]
+    assert sum(row["violations"] for row in rows) == 0
+    assert all(row["certified"] <= row["kept"] and row["same_certified"] <= row["same"] for row in rows)
+    (last,) = (row for row in found["fashion"]["rows"] if row["layer"] == "fc3" and row["edge"])
+    assert (last["kept"] - last["certified"]) / last["samples"] < 0.05
+
+
+@pytest.mark.slow
+def test_soundness_asks_what_certify_asks(monkeypatch):
+    """Cuts by products of a layer's own output, beside plans that are made and measured."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    certificates, soundness = __import__("certificates"), __import__("soundness")
+    *_, sums = soundness.ask("digits", {})
+    model = certificates.network("digits")
+    layers, question = certificates.cuttable(model), certificates.task("digits", model, 10**6)
+    rows = [row for row in sums["rows"] if row["layer"] == "fc2" and row["edge"]]
+    rows += [row for row in sums["rows"] if row["layer"] == "fc1" and row["rank"] == 58]
+    assert len(rows) == 2
+    for row in rows:
+        found = rmt.certify(model, certificates.plan_of({row["layer"]: row["rank"]}, layers), question)
+        assert found.samples == row["samples"] == sums["of"]
+        assert [row[key] / row["samples"] for key in ("kept", "certified", "same", "same_certified")] == [
+            *(found.accuracy_after, found.accuracy_certified, found.same_answer, found.same_answer_certified),
+        ]
+        assert row["lemma"] / row["samples"] == found.bounds["lemma"].accuracy
+        assert row["violations"] == 0
+        assert 0 < row["closest"] < 1
+    # Nothing is asked twice.
+    assert list(soundness.ask("digits", sums)) == []
 
 
 @pytest.mark.slow

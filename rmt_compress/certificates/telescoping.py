@@ -63,7 +63,6 @@ class Telescope:
 
         self.graph = graph
         self._to_answer = graph.gains(graph.result)
-        self._plain = [graph.plain_steps(unit) for unit in graph.cuts]
         self._links = [(link, graph.gains(link.reads)) for link in last_links(graph)]
         if graph.head is not None and graph.head.operator is not None:
             self._rows = graph.head.operator.weight
@@ -75,16 +74,16 @@ class Telescope:
 
     def moves(self, values: Sequence[Any]) -> list[Move]:
         """What each cut does, from the values of all steps of the original network (`NetworkGraph.run`)."""
-        graph = self.graph
-        moves = []
-        for unit, plain in zip(graph.cuts, self._plain, strict=True):
-            whole, moved = values[unit.last], graph.cut_value(unit, values)
-            change = (moved - whole).flatten(1)
-            passed = graph.behind(unit.last, moved, plain) - graph.behind(unit.last, whole, plain)
-            place = plain[-1] if plain else unit.last
-            two, largest = change.norm(dim=1, keepdim=True), change.abs().amax(1, keepdim=True)
-            moves.append(Move(unit, two, largest, passed.flatten(1), place))
-        return moves
+        return [self.move(unit, values[unit.last], self.graph.cut_value(unit, values)) for unit in self.graph.cuts]
+
+    def move(self, unit: Unit, whole: torch.Tensor, moved: torch.Tensor) -> Move:
+        """What it does that a layer gives `moved` in place of `whole`, both (N, …) of its output."""
+        graph, plain = self.graph, self.graph.plain_steps(unit)
+        change = (moved - whole).flatten(1)
+        passed = graph.behind(unit.last, moved, plain) - graph.behind(unit.last, whole, plain)
+        place = plain[-1] if plain else unit.last
+        two, largest = change.norm(dim=1, keepdim=True), change.abs().amax(1, keepdim=True)
+        return Move(unit, two, largest, passed.flatten(1), place)
 
     def bounds(self, move: Move, asked: torch.Tensor) -> dict[Bound, torch.Tensor]:
         """How far X_i − X_j can move by one cut, by every bound and by ``best``, the smallest of them.

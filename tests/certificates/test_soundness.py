@@ -3,10 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 from torch import nn
 
 import rmt_compress as rmt
@@ -146,6 +148,40 @@ def test_lipschitz_constants_are_above_the_jacobians(name):
 
             jacobian = torch.autograd.functional.jacobian(behind, known[unit.last].detach())
             assert torch.linalg.matrix_norm(jacobian.flatten(1).reshape(5, -1), 2).item() <= limit + 1e-9
+
+
+def test_bounds_are_above_the_exact_constants_by_linear_programs():
+    """Of two ReLU layers behind a cut: which patterns of slopes there are, a linear program each, says all."""
+    model = mlp((3, 4, 3, 5)).double()
+    telescope = Telescope(
+        NetworkGraph(model, rmt.compress(model, cut_plan(model, {"fc1": 1})), torch.ones(3, 3).double())
+    )
+    second, last = (model.get_submodule(name).weight.detach().numpy() for name in ("fc2", "fc3"))
+    offset = model.fc2.bias.detach().numpy()
+    norms, distances = [], []
+    for slopes in itertools.product((0, 1), repeat=7):
+        first, behind = np.array(slopes[:4]), np.array(slopes[4:])
+        inner, outer = np.diag(2 * first - 1), np.diag(2 * behind - 1)
+        # The largest t ≤ 1 with every sign right by t, over the values z of the cut layer: any above 0 will do.
+        signs = np.vstack((inner, outer @ second @ np.diag(first)))
+        limits = np.concatenate((np.zeros(4), outer @ offset))
+        rows = np.hstack((-signs, np.ones((7, 1))))
+        found = linprog([0, 0, 0, 0, -1], rows, limits, bounds=[(-1e3, 1e3)] * 4 + [(None, 1)])
+        if found.x[-1] > 1e-9:
+            jacobian = last @ np.diag(behind) @ second @ np.diag(first)
+            norms.append(np.linalg.norm(jacobian, 2))
+            distances.append(np.linalg.norm(jacobian[:, None] - jacobian[None], axis=2))
+    assert 16 < len(norms) < 128
+    exact = max(norms)
+    (unit,) = telescope.graph.cuts
+    assert exact <= telescope.lipschitz(unit) / math.sqrt(2)
+    table = averaged_distances([torch.from_numpy(last), torch.from_numpy(second)])[1].numpy()
+    assert (np.max(distances, axis=0) <= table + 1e-12).all()
+    # What is met on the way is never above it, and comes near.
+    z = 10 * torch.randn(3000, 4).double()
+    slopes = (z > 0).double(), (model.fc2(z.relu()) > 0).double()
+    met = torch.einsum("oh,nh,hi,ni->noi", model.fc3.weight, slopes[1], model.fc2.weight, slopes[0])
+    assert 0.9 * exact < torch.linalg.matrix_norm(met, 2).max().item() <= exact + 1e-12
 
 
 def test_a_single_linear_layer_is_exact():
