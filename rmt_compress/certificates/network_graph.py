@@ -62,6 +62,7 @@ class NetworkGraph:
         original: a network in evaluation mode.
         cut: the same with other values, and with two layers ``down`` and ``up`` in the place of some.
         example: what it is called with, two samples or more.
+        name: what errors call the network; None: its class.
 
     Attributes:
         steps: the nodes of the graph in order; an index names one.
@@ -75,11 +76,12 @@ class NetworkGraph:
             to keep differences within bounds.
     """
 
-    def __init__(self, original: nn.Module, cut: nn.Module, example: torch.Tensor) -> None:
+    def __init__(self, original: nn.Module, cut: nn.Module, example: torch.Tensor, name: str | None = None) -> None:
         import torch
 
-        self._name = type(original).__name__
-        self._traced = traced(original, CertificateError, ", and no bound is known without its graph")
+        self._name = name or type(original).__name__
+        why = ", and no bound is known without its graph"
+        self._traced = traced(original, CertificateError, why, name=name)
         self.steps: list[fx.Node] = list(self._traced.graph.nodes)
         self._index = {node: index for index, node in enumerate(self.steps)}
         if sum(node.op == "placeholder" for node in self.steps) != 1:

@@ -17,6 +17,7 @@ from rmt_compress.layers.layer import Layer, TensorInfo
 from rmt_compress.layers.parametrized import compose
 from rmt_compress.layers.roles import NO_CONFIG, Config
 from rmt_compress.layers.splitting import beside
+from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.manifest import Manifest
     from rmt_compress.layers.kinds import WeightT
     from rmt_compress.plan import Layout
+    from rmt_compress.progress import Progress
 
 
 _OWN_STATE = "its module keeps state of its own (_extra_state), which two stock layers have no place for"
@@ -126,6 +128,14 @@ class Checkpoint(ABC):
     def expect(self, name: str) -> None:
         """Let the system read ahead what is going to be read soon, where it can; nothing is held by this."""
         del name
+
+    def read_all(self, progress: Progress | None = None) -> dict[str, torch.Tensor]:
+        """Every tensor by its name, see `read`; `progress` is called after each."""
+        advance, found = counter(len(self.tensors), progress), {}
+        for name in self.tensors:
+            found[name] = self.read(name)
+            advance(name)
+        return found
 
     def place(self, name: str) -> str:
         """The device that `read` gives the tensor called `name` on, by its name; known without reading."""

@@ -98,15 +98,16 @@ def certify(
         check_output(plot, force=force, inputs=inputs)
     check_report(report, force=force, inputs=inputs)
     change: Plan | nn.Module
-    with progress_bar("Reading"):
+    with progress_bar("Reading") as progress:
         checkpoint = opened(model, trust=trust, weights=weights)
-        network = load_model(checkpoint, arch=arch)
+        network = load_model(checkpoint, arch=arch, progress=progress)
         if plan is not None:
             change, measured = _planned(network, checkpoint, plan, moments)
         else:
             assert cut is not None
             smaller = opened(cut, trust=trust)
-            change, measured = load_model(smaller, arch=None if smaller.has_graph else arch), None
+            graph = smaller.has_graph
+            change, measured = load_model(smaller, arch=None if graph else arch, progress=progress), None
         task = open_task(data, network, checkpoint, asked, limit=limit)
     notes = () if task.samples is None else task.samples.notes
     for text in notes:
@@ -114,7 +115,13 @@ def certify(
     if (words := unnormalized_samples(network, task.samples)) is not None:
         warning(f"{model}: {words}")
     with progress_bar("Certifying") as progress:
-        found = run(network, change, task, measured, batch_size=batch_size, device=device, progress=progress)
+        found = run(
+            *(network, change, task, measured),
+            batch_size=batch_size,
+            device=device,
+            name=str(model),
+            progress=progress,
+        )
     if plot is not None:
         write_certificate_plot(found, plot)
     write_report(report, context, lambda: certificate_page(model, found), notes)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.networks.evaluation import Evaluation
     from rmt_compress.networks.tasks.task import Task
+    from rmt_compress.progress import Progress
 
 SCHEMA = "rmt-compress/evaluation/1"
 
@@ -86,10 +87,10 @@ def evaluate(
     from rmt_compress.reporting.html.evaluation_report import evaluation_page
 
     check_report(report, force=force, inputs=(model, *(() if against is None else (against,))))
-    with progress_bar("Reading"):
+    with progress_bar("Reading") as progress:
         checkpoint = opened(model, trust=trust, weights=weights)
         original_checkpoint = None if against is None else opened(against, trust=trust)
-        first, second = _networks(checkpoint, original_checkpoint, arch, against_arch, asked.dtype)
+        first, second = _networks(checkpoint, original_checkpoint, arch, against_arch, asked.dtype, progress)
         task = open_task(data, second or first, original_checkpoint or checkpoint, asked, limit=limit)
     notes = [] if task.samples is None else [*task.samples.notes]
     for text in notes:
@@ -157,6 +158,7 @@ def _networks(
     arch: str | None,
     against_arch: str | None,
     dtype: str | None,
+    progress: Progress,
 ) -> tuple[nn.Module, nn.Module | None]:
     """The network that is asked, and the one that it is set beside."""
     from rmt_compress.networks.loading import load_model
@@ -164,12 +166,15 @@ def _networks(
     if original is None:
         if against_arch is not None:
             raise SettingsError(["--against-arch is the network of --against ORIGINAL: give that too"])
-        return load_model(checkpoint, arch=arch, dtype=dtype), None
+        return load_model(checkpoint, arch=arch, dtype=dtype, progress=progress), None
     # One --arch is for the side that needs it: a graph brings its own network, and takes none.
     both_graphs = checkpoint.has_graph and original.has_graph
     ours = None if checkpoint.has_graph and not both_graphs else arch
     theirs = against_arch or (None if original.has_graph else arch)
-    return load_model(checkpoint, arch=ours, dtype=dtype), load_model(original, arch=theirs, dtype=dtype)
+    return (
+        load_model(checkpoint, arch=ours, dtype=dtype, progress=progress),
+        load_model(original, arch=theirs, dtype=dtype, progress=progress),
+    )
 
 
 def _is_worse(result: Evaluation, original: Evaluation | None) -> bool:

@@ -204,8 +204,8 @@ def _target(
     from rmt_compress.sweep import SweepTarget
 
     path = checkpoint.path
-    with progress_bar("Reading"):
-        model = load_model(checkpoint, arch=arch, dtype=asked.dtype)
+    with progress_bar("Reading") as progress:
+        model = load_model(checkpoint, arch=arch, dtype=asked.dtype, progress=progress)
         question = Question(data, model, checkpoint, asked)
         inputs = statistics_inputs(model, question, calibration) if calibration.repair == "statistics" else None
         # What calibrates scores nothing.
@@ -256,8 +256,8 @@ def _budget(
     from rmt_compress.pruning.budgeted import in_single
     from rmt_compress.pruning.sweeping import sweep_within_budgets
 
-    with progress_bar("Reading"):
-        model = load_model(checkpoint, arch=arch)
+    with progress_bar("Reading") as progress:
+        model = load_model(checkpoint, arch=arch, progress=progress)
         if not checkpoint.has_graph:
             model = in_single(model)
         question = Question(data, model, checkpoint, asked)

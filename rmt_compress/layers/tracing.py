@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 
-def traced(model: nn.Module, error: type[RmtCompressError], why: str, instead: str = "") -> fx.GraphModule:
+def traced(
+    model: nn.Module, error: type[RmtCompressError], why: str, instead: str = "", name: str | None = None
+) -> fx.GraphModule:
     """A network's graph.
 
     Args:
@@ -19,6 +21,7 @@ def traced(model: nn.Module, error: type[RmtCompressError], why: str, instead: s
         error: what is raised where it cannot be.
         why: what the graph is needed for, behind "cannot trace it".
         instead: the way out, behind the reason.
+        name: what the error calls the network; None: its class.
     """
     from torch import fx
 
@@ -27,5 +30,5 @@ def traced(model: nn.Module, error: type[RmtCompressError], why: str, instead: s
     # Tracing runs the model's own code, which may raise anything on the symbols it is given.
     except Exception as problem:
         raise error(
-            f"{type(model).__name__}: torch.fx cannot trace it{why} ({one_line(problem)[:200]}){instead}"
+            f"{name or type(model).__name__}: torch.fx cannot trace it{why} ({one_line(problem)[:200]}){instead}"
         ) from problem

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.checkpoints import Checkpoint
+    from rmt_compress.progress import Progress
 
 _TOKENIZERS = (
     "tokenizer.json",
@@ -50,13 +51,20 @@ def model_folder(checkpoint: Checkpoint) -> Path | None:
     return folder
 
 
-def network_of(checkpoint: Checkpoint, folder: Path, *, dtype: str | torch.dtype | None = None) -> nn.Module:
+def network_of(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
     """The network in a Hugging Face folder, in evaluation mode on the CPU; layers stored as two stay two.
 
     Args:
         checkpoint: the weights.
         folder: where they lie, with a ``config.json``; see `model_folder`.
         dtype: what it computes in, as torch or its name; ``stored`` for what the file has. By default float32.
+        progress: called after each tensor that is read.
 
     Raises:
         MissingDependencyError: transformers is not installed.
@@ -76,7 +84,7 @@ def network_of(checkpoint: Checkpoint, folder: Path, *, dtype: str | torch.dtype
         )
     config, cls = class_of(folder, trust=checkpoint.trusted)
     _check_size(folder, config, cls, wanted)
-    loaded = build_from(checkpoint, cls, config, dtype=wanted)
+    loaded = build_from(checkpoint, cls, config, dtype=wanted, progress=progress)
     if loaded.problems:
         raise CheckpointError(
             f"{folder}: its weights are not those of {cls.__name__}, which {CONFIG} names: "

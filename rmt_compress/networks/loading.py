@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints import Checkpoint
     from rmt_compress.layers.layer import TensorInfo
+    from rmt_compress.progress import Progress
 
 ARCH_HINT = "--arch mlp:784,1000,10, cnn:…, package.module:Net or net.py:Net"
 
 
 @phase("loading the network")
 def load_model(
-    source: str | PathLike[str] | Checkpoint, *, arch: str | None = None, dtype: str | torch.dtype | None = None
+    source: str | PathLike[str] | Checkpoint,
+    *,
+    arch: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """The network in a checkpoint, in evaluation mode on the CPU.
 
@@ -42,6 +47,7 @@ def load_model(
             none, nor does a whole model whose file is trusted.
         dtype: the type that it computes in: ``float32``, ``float16``, ``bfloat16``, ``float64``, or ``stored`` for
             that of the file. None: float32 of a Hugging Face folder, else what the code of the network says.
+        progress: called after each tensor that is read; not for a file that holds the whole network.
 
     Raises:
         CheckpointError: the file cannot be read, names no architecture or one beyond the memory there is, or
@@ -63,7 +69,7 @@ def load_model(
         if arch is None and (own := checkpoint.own_network()) is not None:
             return _computing_in(own, checkpoint, dtype)
         if arch is None and (folder := huggingface.model_folder(checkpoint)) is not None:
-            return huggingface.network_of(checkpoint, folder, dtype=dtype)
+            return huggingface.network_of(checkpoint, folder, dtype=dtype, progress=progress)
         architecture = _architecture(path, checkpoint, arch)
         original = _as_it_was(checkpoint)
         if not isinstance(architecture, architectures.UserModel):
@@ -74,7 +80,7 @@ def load_model(
             check_fits_memory(needed, f"{path}: the network {architecture}")
         model = architecture.build()
         _check_shapes(path, original, model, str(architecture))
-        return _computing_in(load(checkpoint, model).eval(), checkpoint, dtype)
+        return _computing_in(load(checkpoint, model, progress=progress).eval(), checkpoint, dtype)
 
 
 def _computing_in(model: nn.Module, checkpoint: Checkpoint, dtype: str | torch.dtype | None) -> nn.Module:

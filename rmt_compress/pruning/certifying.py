@@ -42,6 +42,7 @@ def certify(
     *,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
     """How far a cut can move the answers of a classifier on given samples, at most (BSSZ24 Lemma 5.1).
@@ -57,6 +58,7 @@ def certify(
         moments: those that the plan was made with, for one of a calibrated basis.
         batch_size: samples at once; None for 64.
         device: where to run; None: where the model is.
+        name: what errors call the network, its file perhaps; None: its class.
         progress: called with (samples done, samples in all, "").
 
     Raises:
@@ -69,9 +71,9 @@ def certify(
 
     question = as_task(task, model)
     whole = _in_double(model, device)
-    example, samples = _example(whole, question)
+    example, samples = _example(whole, question, name)
     smaller = compress(whole, cut, moments) if isinstance(cut, Plan) else _in_double(cut, device)
-    graph = NetworkGraph(whole, smaller, example)
+    graph = NetworkGraph(whole, smaller, example, name)
     if not graph.cuts:
         raise PlanError("the cut changes no layer of this network: there is nothing to certify")
     tally = Tally(Telescope(graph), smaller)
@@ -91,25 +93,25 @@ def certify(
     return tally.certificate(f"{done:,} {samples.part} samples of {samples.name}")
 
 
-def check_certifiable(model: nn.Module, task: Task) -> None:
+def check_certifiable(model: nn.Module, task: Task, name: str | None = None) -> None:
     """Refuse a network or a task that no cut can be certified of; raises what `certify` does."""
     whole = _in_double(model, None)
-    NetworkGraph(whole, whole, _example(whole, task)[0])
+    NetworkGraph(whole, whole, _example(whole, task, name)[0], name)
 
 
-def _example(model: nn.Module, task: Task) -> tuple[torch.Tensor, Samples]:
+def _example(model: nn.Module, task: Task, name: str | None) -> tuple[torch.Tensor, Samples]:
     """Three samples that the network is asked, and all of them."""
     import torch
 
     samples = task.samples
     if samples is None or task.kind != "classification":
         raise SettingsError([f"certificates are for classification, not for {task.kind}: give data with classes"])
-    example = example_inputs(model, task, 3)
+    example, name = example_inputs(model, task, 3), name or type(model).__name__
     if not isinstance(example, torch.Tensor):
-        raise CertificateError(f"{type(model).__name__}: takes {sizes(example)}; certificates are for one input")
+        raise CertificateError(f"{name}: takes {sizes(example)}; certificates are for one input")
     # What cannot be asked is said in the usual words.
     with torch.inference_mode():
-        asked(model, example, samples, type(model).__name__)
+        asked(model, example, samples, name)
     return example, samples
 
 

@@ -85,7 +85,7 @@ class Measurement:
             task.of(task.samples.thinned(_FIRST_SAMPLES)).score(model, name=str(checkpoint.path))
         self._certifies = certifies
         if certifies:
-            check_certifiable(model, task)
+            check_certifiable(model, task, str(checkpoint.path))
 
     def _smaller(self, target: Path) -> nn.Module:
         smaller = self._loaded(target)
@@ -160,6 +160,7 @@ class Measurement:
             self._model,
             smaller,
             task,
+            name=str(self._checkpoint.path),
             progress=progress and (lambda done, total, _: progress(done, total, "certificate")),
         )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.progress import Progress
 
 
 # As `logging.CRITICAL`.
@@ -52,7 +53,9 @@ def fits_by_name(checkpoint: Checkpoint, model: torch.nn.Module) -> bool:
     return all(name in own for name in names) and not any(map(renaming(model), names))
 
 
-def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dtype) -> Loaded:
+def build_from(
+    checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dtype, progress: Progress | None = None
+) -> Loaded:
     """A new network of a class of transformers, with the weights of a checkpoint, on the CPU.
 
     Args:
@@ -60,6 +63,7 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
         cls: the class; with layers in two already or not.
         config: of the network.
         dtype: the type it computes in.
+        progress: called after each tensor that is read.
 
     Raises:
         CheckpointError: the library cannot build it, or not from these weights; in one line.
@@ -67,7 +71,7 @@ def build_from(checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dt
     from rmt_compress.layers import modeling_factorized
 
     entry = factorized_entry(checkpoint.manifest)
-    state = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    state = checkpoint.read_all(progress)
     options: dict[str, Any] = {
         "state_dict": state,
         "output_loading_info": True,

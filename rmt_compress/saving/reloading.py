@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.layers.layer import Layer
+    from rmt_compress.progress import Progress
 
 
-def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> torch.nn.Module:
+def load(
+    source: str | PathLike[str] | Checkpoint, model: torch.nn.Module, *, progress: Progress | None = None
+) -> torch.nn.Module:
     """Put the weights of a file into a model, its layers split as they are in the file.
 
     Args:
@@ -37,6 +40,7 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
             layer that stands in several places stays one. The factors of a stack of experts are multiplied, since
             its class reads the whole tensor. Values take the types of the model's parameters. A network of
             transformers is loaded by that library where it has saved the weights under other names.
+        progress: called after each tensor that is read; not by that library.
 
     Returns:
         `model`; where `model` itself is the layer that was split, the two layers.
@@ -57,7 +61,7 @@ def load(source: str | PathLike[str] | Checkpoint, model: torch.nn.Module) -> to
             return model
         layers = checkpoint.manifest.factorized if checkpoint.manifest else ()
         retold = _check_fits(checkpoint, layers, model)
-        state: dict[str, Any] = {name: checkpoint.read(name) for name in checkpoint.tensors}
+        state: dict[str, Any] = checkpoint.read_all(progress)
         state |= checkpoint.home.extra
     for layer, own in retold:
         # Read as stored the plain way from a file that could not tell; the factors change their roles.

@@ -138,6 +138,10 @@ def test_certify_takes_a_plan_or_the_network_that_was_cut():
     assert next(model.parameters()).dtype == torch.float32
 
 
+def _normed():
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 5)).eval()
+
+
 def test_what_cannot_be_certified_is_one_line():
     model, labels = mlp(), np.arange(20) % 5
     plan = cut_plan(model, {"fc1": 4})
@@ -150,3 +154,7 @@ def test_what_cannot_be_certified_is_one_line():
     for error, words, arguments in cases:
         with pytest.raises(error, match=words):
             rmt.certify(model, *arguments)
+    # Where it comes from a file, the line names that.
+    for name, called in ((None, "Sequential"), ("net.pt", "net.pt")):
+        with pytest.raises(CertificateError, match=rf"^{called}: 2 \(LayerNorm\)"):
+            rmt.certify(_normed(), cut_plan(_normed(), {"0": 2}), made(labels), name=name)

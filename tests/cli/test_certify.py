@@ -125,5 +125,5 @@ def test_prune_refuses_before_it_writes(run, tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 10))
     save_file(network.state_dict(), tmp_path / "net.safetensors")
     words = ("prune", "net.safetensors", "--arch", "net.py:Net", "--data", "digits", "--certify")
-    assert "Sequential: 2 (LayerNorm): no Lipschitz constant of it is known" in one_error_line(run(*words))
+    assert "net.safetensors: 2 (LayerNorm): no Lipschitz constant of it is known" in one_error_line(run(*words))
     assert not (tmp_path / "net.pruned.safetensors").exists()

@@ -8,6 +8,7 @@ import typer
 from rmt_compress.cli import console, training_view
 from rmt_compress.cli.app import app
 from rmt_compress.cli.console import Loudness, speak
+from rmt_compress.networks.loading import load_model
 from tests.samples.command_line import one_error_line
 from tests.samples.repository import DIGITS
 
@@ -117,3 +118,13 @@ def test_a_line_that_is_said_while_a_bar_is_drawn_stands_above_it(monkeypatch, c
     # The line of the bar is cleared before, and the bar is drawn anew behind.
     assert before.endswith("\x1b[2K") or "\x1b[2K" in before.rsplit("\n", 1)[-1]
     assert "Reading fc1" in after
+
+
+def test_reading_a_network_counts_its_tensors():
+    """What a bar needs to know for the time that is left."""
+    steps = []
+    load_model(DIGITS, progress=lambda *step: steps.append(step))
+    assert [(done, total) for done, total, _ in steps] == [(done, 6) for done in range(1, 7)]
+    assert {name for _, _, name in steps} == {
+        f"fc{layer}.{part}" for layer in (1, 2, 3) for part in ("bias", "weight")
+    }
