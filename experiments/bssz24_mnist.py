@@ -46,19 +46,11 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(
-        SMALL,
-        training=replace(SMALL.training, epochs=40),
+        SMALL.trained(epochs=40),
         cycle=CycleSettings(every=7, keep_bulk="0.7,0.55,0.42,0.33,0.27"),
         seeds=tuple(range(10)),
     ),
-    "quick": replace(
-        SMALL,
-        arch="mlp:64,96,96,10/init=normal,final=relu",
-        data="digits",
-        training=replace(SMALL.training, epochs=4, batch_size=32),
-        seeds=(0, 1),
-        samples=300,
-    ),
+    "quick": SMALL.on_digits("mlp:64,96,96,10/init=normal,final=relu", epochs=4, seeds=(0, 1)),
 }
 COLOR = {"normal": GREY, "pruned": COLORS[0]}
 FINALS = {"final ReLU": ",final=relu", "no final ReLU": ""}

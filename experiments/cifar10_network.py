@@ -49,20 +49,12 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(
-        SMALL,
+        SMALL.trained(epochs=350, learning_rate=0.001),
         source=None,
         arch="cnn:3x32x32/64,128,p,256,512,p/1024,1024,512,512,256,10/dropout=0.35",
-        training=replace(SMALL.training, epochs=350, learning_rate=0.001),
         samples=None,
     ),
-    "quick": replace(
-        SMALL,
-        source=None,
-        arch="cnn:1x8x8/32,p,48/64,10/dropout=0.2",
-        data="digits",
-        training=replace(SMALL.training, epochs=3),
-        samples=300,
-    ),
+    "quick": SMALL.on_digits("cnn:1x8x8/32,p,48/64,10/dropout=0.2", epochs=3),
 }
 CYCLES = {
     "fit errors up to 0.3": CycleSettings(

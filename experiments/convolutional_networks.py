@@ -47,10 +47,7 @@ MNIST = Recipe(
 SMALL = {"MNIST": MNIST, "Fashion-MNIST": replace(MNIST, data="fashion-mnist")}
 _FULL = replace(MNIST, arch="cnn:1x28x28/64,128,p,256,512,p/1024,1024,512,512,256,10/dropout=0.35", samples=None)
 _DIGITS = replace(
-    MNIST,
-    arch="cnn:1x8x8/32,p,48/64,10/dropout=0.35",
-    data="digits",
-    training=replace(MNIST.training, epochs=3),
+    MNIST.on_digits("cnn:1x8x8/32,p,48/64,10/dropout=0.35", epochs=3),
     cycle=CycleSettings(every=2, keep_bulk="0.2", analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc2"))),
     samples=600,
 )
@@ -58,14 +55,12 @@ RECIPES = {
     "small": SMALL,
     "full": {
         "MNIST": replace(
-            _FULL,
-            training=replace(MNIST.training, epochs=30),
+            _FULL.trained(epochs=30),
             cycle=CycleSettings(every=13, analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc6"))),
         ),
         "Fashion-MNIST": replace(
-            _FULL,
+            _FULL.trained(epochs=70),
             data="fashion-mnist",
-            training=replace(MNIST.training, epochs=70),
             cycle=CycleSettings(every=17, analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc6"))),
         ),
     },

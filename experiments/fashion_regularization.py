@@ -44,21 +44,13 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(
-        SMALL,
+        SMALL.trained(epochs=100, schedule="step:0.96,4"),
         arch="mlp:784,3000,3000,3000,3000,500,10/init=normal,final=relu",
-        training=replace(SMALL.training, epochs=100, schedule="step:0.96,4"),
         cycle=CycleSettings(every=4, keep_bulk="slope:0.005", plan=PlanSettings(when_not_smaller="truncate")),
         seeds=(0, 1, 2),
         samples=None,
     ),
-    "quick": replace(
-        SMALL,
-        arch="mlp:64,96,96,10/init=normal,final=relu",
-        data="digits",
-        training=replace(SMALL.training, epochs=4, batch_size=32),
-        seeds=(0, 1),
-        samples=300,
-    ),
+    "quick": SMALL.on_digits("mlp:64,96,96,10/init=normal,final=relu", epochs=4),
 }
 MU = 5e-6
 TERMS = {"nothing": (0.0, 0.0), "L2": (0.0, MU), "L1+L2": (MU, MU)}

@@ -46,19 +46,14 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(
-        SMALL,
+        SMALL.trained(epochs=1_500, batch_size=60_000),
         arch="mlp:784,1000,1000,1000,500,10/init=normal",
-        training=replace(SMALL.training, epochs=1_500, batch_size=60_000),
         cycle=CycleSettings(every=250, keep_bulk="0.7,0.55,0.42,0.33,0.27"),
         samples=None,
     ),
     "quick": replace(
-        SMALL,
-        arch="mlp:64,96,10/init=normal",
-        data="digits",
-        training=replace(SMALL.training, epochs=30, batch_size=300),
+        SMALL.on_digits("mlp:64,96,10/init=normal", epochs=30, batch_size=300),
         cycle=CycleSettings(every=10, keep_bulk="0.5,0.3"),
-        samples=300,
     ),
 }
 # Of so many steps one is kept, and all cuts.

@@ -43,20 +43,13 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(
-        SMALL,
+        SMALL.trained(epochs=20),
         arch="mlp:784,1000,1000,1000,500,10",
-        training=replace(SMALL.training, epochs=20),
         cycle=CycleSettings(every=4, keep_bulk="0.7,0.5,0.35,0.27"),
         seeds=(0, 1, 2),
         samples=None,
     ),
-    "quick": replace(
-        SMALL,
-        arch="mlp:64,96,96,10",
-        data="digits",
-        training=replace(SMALL.training, epochs=4, batch_size=32),
-        samples=300,
-    ),
+    "quick": SMALL.on_digits("mlp:64,96,96,10", epochs=4),
 }
 INITS = ("normal", "he", "xavier", "sparse")
 

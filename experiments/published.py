@@ -95,6 +95,15 @@ class Recipe:
         """The same training without any cut."""
         return replace(self, cycle=None)
 
+    def trained(self, **changes: Any) -> Recipe:
+        """The same with other settings of training."""
+        return replace(self, training=replace(self.training, **changes))
+
+    def on_digits(self, arch: str, *, seeds: tuple[int, ...] | None = None, **changes: Any) -> Recipe:
+        """The same on 300 of the embedded digits in batches of 32, with other settings of training."""
+        small = replace(self, arch=arch, data="digits", samples=300, source=None, seeds=seeds or self.seeds)
+        return small.trained(**{"batch_size": 32, **changes})
+
     def settings(self) -> dict[str, Any]:
         """All of it as plain data."""
         return {**asdict(self), "cycle": self.cycle and self.cycle.plain()}

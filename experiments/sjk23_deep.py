@@ -44,12 +44,8 @@ SMALL = Recipe(
 )
 RECIPES = {
     "small": SMALL,
-    "full": replace(
-        SMALL, arch="mlp:784,2500,2500,2500,2500,500,10", training=replace(SMALL.training, epochs=30), samples=None
-    ),
-    "quick": replace(
-        SMALL, arch="mlp:64,96,96,10", data="digits", training=replace(SMALL.training, epochs=4, batch_size=32)
-    ),
+    "full": replace(SMALL.trained(epochs=30), arch="mlp:784,2500,2500,2500,2500,500,10", samples=None),
+    "quick": SMALL.on_digits("mlp:64,96,96,10", epochs=4),
 }
 
 

@@ -32,7 +32,7 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(SMALL, seeds=(0, 1, 2, 3, 4)),
-    "quick": replace(SMALL, arch="mlp:64,96,10", data="digits", training=replace(SMALL.training, batch_size=32)),
+    "quick": SMALL.on_digits("mlp:64,96,10"),
 }
 SAMPLE = Path(__file__).parents[1] / "sample_models" / "mnist_mlp.safetensors"
 RANKS = (1, 2, 5, 10, 15, 20, 30, 60, 100, 200, 400, 784)

@@ -45,16 +45,8 @@ SMALL = Recipe(
 )
 RECIPES = {
     "small": SMALL,
-    "full": replace(
-        SMALL, arch="mlp:784,3000,3000,500,10", training=replace(SMALL.training, epochs=90), samples=None
-    ),
-    "quick": replace(
-        SMALL,
-        arch="mlp:64,128,128,10",
-        data="digits",
-        training=replace(SMALL.training, epochs=7, batch_size=32),
-        samples=300,
-    ),
+    "full": replace(SMALL.trained(epochs=90), arch="mlp:784,3000,3000,500,10", samples=None),
+    "quick": SMALL.on_digits("mlp:64,128,128,10", epochs=7),
 }
 
 

@@ -59,20 +59,12 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(
-        SMALL,
+        SMALL.trained(epochs=70),
         arch="mlp:784,3000,3000,3000,3000,500,10/init=normal",
-        training=replace(SMALL.training, epochs=70),
         cycle=CycleSettings(every=7),
         samples=None,
     ),
-    "quick": replace(
-        SMALL,
-        arch="mlp:64,128,10/init=normal",
-        data="digits",
-        training=replace(SMALL.training, epochs=4, batch_size=32),
-        seeds=(0, 1),
-        samples=300,
-    ),
+    "quick": SMALL.on_digits("mlp:64,128,10/init=normal", epochs=4, seeds=(0, 1)),
 }
 TARGETS = (0.95, 0.99)
 HARDEST = 0.995
