@@ -54,7 +54,7 @@ RECIPES = {
         arch="cnn:3x32x32/64,128,p,256,512,p/1024,1024,512,512,256,10/dropout=0.35",
         samples=None,
     ),
-    "quick": SMALL.on_digits("cnn:1x8x8/32,p,48/64,10/dropout=0.2", epochs=3),
+    "quick": SMALL.on_digits("cnn:1x8x8/32,p,48/64,10/dropout=0.2", epochs=3, batch_size=None),
 }
 CYCLES = {
     "fit errors up to 0.3": CycleSettings(

@@ -47,7 +47,7 @@ MNIST = Recipe(
 SMALL = {"MNIST": MNIST, "Fashion-MNIST": replace(MNIST, data="fashion-mnist")}
 _FULL = replace(MNIST, arch="cnn:1x28x28/64,128,p,256,512,p/1024,1024,512,512,256,10/dropout=0.35", samples=None)
 _DIGITS = replace(
-    MNIST.on_digits("cnn:1x8x8/32,p,48/64,10/dropout=0.35", epochs=3),
+    MNIST.on_digits("cnn:1x8x8/32,p,48/64,10/dropout=0.35", epochs=3, batch_size=None),
     cycle=CycleSettings(every=2, keep_bulk="0.2", analysis=AnalysisSettings(gof=0.2, exclude=("conv1", "fc2"))),
     samples=600,
 )
