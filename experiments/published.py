@@ -205,7 +205,7 @@ class Example:
         lines = [heading, ["---"] * len(heading), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         title, _, rest = self.text.partition("\n")
-        if numbers["scale"] == "full":
+        if numbers["scale"] == "full" and all("training" in arm["settings"] for arm in numbers["arms"].values()):
             rest = "\n".join(dict.fromkeys(_said(arm["settings"]) for arm in numbers["arms"].values()))
         ran = (
             f"Ran at scale `{numbers['scale']}` in {numbers['seconds'] / 60:.1f} minutes, torch {numbers['torch']}"

@@ -184,7 +184,7 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
             f"## {ABOUT[name]}",
             "",
             f"{each['samples']:,} of {each['of']:,} test samples, {first['right'] / first['samples']:.2%} before; "
-            f"{each['processor_seconds'] / 60:.0f} processor minutes.",
+            f"{each['processor_seconds'] / 60:.1f} processor minutes.",
             "",
             "| layer | rank | measured | certified | by Lemma 5.1 alone | same answer: measured, certified "
             "| bound over change, geometric mean | closest | violations |",
