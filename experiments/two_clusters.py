@@ -238,8 +238,9 @@ def draw(arms: Arms) -> Figure:
         for color, (label, values) in zip((INK, *COLORS), lines.items(), strict=False):
             promised.plot(list(records), [100 * value for value in values], "o-", ms=4, color=color, label=label)
         promised.set(title="Promised and measured", xlabel="width N", ylabel="accuracy, %", xscale="log")
-        for axes, place in ((deltas, "upper right"), (changes, "upper left"), (promised, (0.02, 0.46))):
-            axes.legend(frameon=False, fontsize=8, loc=place)
+        deltas.legend(frameon=False, fontsize=8, loc="upper right")
+        changes.legend(frameon=False, fontsize=8, loc="upper left")
+        promised.legend(frameon=False, fontsize=8, loc=(0.02, 0.46))
     return result
 
 
