@@ -50,6 +50,10 @@ class TrainingError(RmtCompressError):
     """Training cannot go on, or cannot be taken up again."""
 
 
+class ClusterError(RmtCompressError):
+    """A cluster cannot be reached, or its workers cannot do what was asked."""
+
+
 class OutputError(RmtCompressError):
     """An output file cannot or must not be written."""
 

@@ -213,6 +213,15 @@ def test_calibration_stays_within_its_limit_and_goes_on_after_a_kill(python):
     assert found["killed"] is False or "calibration.json" in found["left"]
 
 
+def test_workers_take_what_comes_next_and_the_longest_is_the_least(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import cluster
+
+    found = cluster.simulated(lambda workers: [3.0, 2.0, 2.0, 1.0], 1.0)
+    assert found["seconds"][:3] == [9.0, 5.0, 4.0]
+    assert found["limit"] == 4.0 == found["seconds"][-1]
+
+
 @pytest.mark.slow
 def test_killed_half_way_a_large_checkpoint_is_gone_on_with(tmp_path):
     arguments = ("--gigabytes", "0.008", "--hidden", "96", "--output", tmp_path / "result.md")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from os import PathLike
@@ -26,6 +26,7 @@ from rmt_compress.wording import listed
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.analysis.cluster import Scheduler
     from rmt_compress.analysis.finished import FinishedLayers
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.journal import Say
@@ -50,6 +51,7 @@ def analyze(
     embeddings: bool = False,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    scheduler: Scheduler | None = None,
     max_memory: int | str | None = None,
     resume: str | PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -73,6 +75,8 @@ def analyze(
             together.
         device: where large weights are decomposed: each is read, copied there and given up again; None: where it
             is, a file's on the CPU. Those of min(rows, columns) below 768 are on the CPU in any case.
+        scheduler: address, scheduler file or client of a Dask cluster, whose workers then read and analyse the
+            layers of a file; they need to see it under the same path.
         max_memory: bytes the whole program may take, or a size such as ``"4GB"``; layers that do not fit are read
             in blocks. None: see `rmt_compress.analysis.memory_budget`.
         resume: a file that finished layers are kept in; an interrupted analysis goes on behind those that stand
@@ -81,6 +85,7 @@ def analyze(
 
     Raises:
         CheckpointError: the source cannot be read.
+        ClusterError: the scheduler does not answer, or its workers cannot do their part.
         OutputError: `resume` cannot be written, or is another file.
         SettingsError: a setting is out of range, a glob matches nothing, there is no such device, or a layer does
             not fit in `max_memory`.
@@ -99,7 +104,14 @@ def analyze(
         embeddings=embeddings,
     )
     return analyze_with(
-        source, settings, jobs=jobs, device=device, max_memory=max_memory, resume=resume, progress=progress
+        source,
+        settings,
+        jobs=jobs,
+        device=device,
+        scheduler=scheduler,
+        max_memory=max_memory,
+        resume=resume,
+        progress=progress,
     )
 
 
@@ -109,6 +121,7 @@ def analyze_with(
     *,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    scheduler: Scheduler | None = None,
     max_memory: int | str | None = None,
     resume: str | PathLike[str] | None = None,
     say: Say | None = None,
@@ -119,6 +132,8 @@ def analyze_with(
     from rmt_compress.checkpoints.free_memory import give_back_at_once
     from rmt_compress.checkpoints.moved import moved
 
+    if scheduler is not None:
+        _check_scheduled(jobs, device, max_memory)
     with open_checkpoint(source) as checkpoint:
         layers = treated(checkpoint.layers(), settings.treat_as)
         _check_globs(settings, layers)
@@ -134,7 +149,9 @@ def analyze_with(
                     Path(resume), checkpoint, settings, str(device or "cpu"), say or _log.info
                 )
                 stack.callback(finished.close)
-            results = _analyze_layers(moved(checkpoint, device), layers, settings, jobs, most, finished, progress)
+            results = _analyze_layers(
+                moved(checkpoint, device), layers, settings, jobs, scheduler, most, finished, progress
+            )
         return Analysis(
             path=None if checkpoint.path is None else str(checkpoint.path),
             format=checkpoint.format,
@@ -151,12 +168,11 @@ def _analyze_layers(
     layers: Sequence[Layer],
     settings: AnalysisSettings,
     jobs: int | None,
+    scheduler: Scheduler | None,
     max_memory: int | None,
     finished: FinishedLayers | None,
     progress: Progress | None,
 ) -> list[LayerAnalysis]:
-    from rmt_compress.checkpoints.moved import on_cpu
-
     results: dict[str, LayerAnalysis] = {}
     work = []
     for layer in layers:
@@ -166,20 +182,9 @@ def _analyze_layers(
             results[layer.tensor] = SkippedLayer(layer, reason)
         else:
             work.append(layer)
-    jobs = jobs or default_jobs()
-    there = [layer for layer in work if stays_on_device(layer, checkpoint)]
-    here = [layer for layer in work if not stays_on_device(layer, checkpoint)]
-    budget = memory_budget(here, on_cpu(checkpoint), settings, max_memory)
     known = {} if finished is None else finished.known(work)
     results |= known
-    unknown = [layer for layer in there if layer.tensor not in known]
-    # Of no work not even torch is needed.
-    found = chain(
-        analyze_there(unknown, checkpoint, settings, jobs) if unknown else (),
-        analyze_all(here, on_cpu(checkpoint), settings, jobs, budget=budget, done=known)
-        if any(layer.tensor not in known for layer in here)
-        else (),
-    )
+    found = _found(work, known, checkpoint, settings, jobs, scheduler, max_memory)
     sizes = {layer.tensor: layer.nbytes for layer in work}
     so_far, in_all = sum(sizes[tensor] for tensor in known), sum(sizes.values())
     if known and progress is not None:
@@ -194,12 +199,57 @@ def _analyze_layers(
     return [results[layer.tensor] for layer in layers]
 
 
+def _found(
+    work: Sequence[Layer],
+    known: Container[str],
+    checkpoint: Checkpoint,
+    settings: AnalysisSettings,
+    jobs: int | None,
+    scheduler: Scheduler | None,
+    max_memory: int | None,
+) -> Iterator[tuple[Layer, LayerAnalysis]]:
+    """The layers that are not known yet, as they are done, wherever that is."""
+    from rmt_compress.checkpoints.moved import on_cpu
+
+    if scheduler is not None:
+        from rmt_compress.analysis.cluster import analyze_on_cluster
+
+        unknown = [layer for layer in work if layer.tensor not in known]
+        return analyze_on_cluster(unknown, checkpoint, settings, scheduler) if unknown else iter(())
+    jobs = jobs or default_jobs()
+    there = [layer for layer in work if stays_on_device(layer, checkpoint)]
+    here = [layer for layer in work if not stays_on_device(layer, checkpoint)]
+    budget = memory_budget(here, on_cpu(checkpoint), settings, max_memory)
+    unknown = [layer for layer in there if layer.tensor not in known]
+    # Of no work not even torch is needed.
+    return chain(
+        analyze_there(unknown, checkpoint, settings, jobs) if unknown else (),
+        analyze_all(here, on_cpu(checkpoint), settings, jobs, budget=budget, done=known)
+        if any(layer.tensor not in known for layer in here)
+        else (),
+    )
+
+
 def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
     if settings.include and not any(matches(layer, glob) for glob in settings.include):
         return "not among the included layers"
     if any(matches(layer, glob) for glob in settings.exclude):
         return "excluded"
     return None
+
+
+def _check_scheduled(jobs: int | None, device: str | torch.device | None, max_memory: int | str | None) -> None:
+    problems = []
+    if jobs is not None:
+        problems.append(
+            "jobs is for this machine: with a scheduler its workers have the threads they were started with"
+        )
+    if max_memory is not None:
+        problems.append("max-memory is for this machine: that of a worker is given when it is started")
+    if device is not None and str(device) != "cpu":
+        problems.append(f"device {device} is for this machine: the workers of a scheduler compute on their CPUs")
+    if problems:
+        raise SettingsError(problems)
 
 
 def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:

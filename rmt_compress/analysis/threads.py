@@ -180,6 +180,15 @@ def _analyze(
     return analyze_layer(layer, checkpoint.weight(layer), settings, kernels)
 
 
+def analyze_beside_others(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> LayerAnalysis:
+    """Analyse one layer as those are that others are worked on beside; numpy's BLAS is to be kept to one thread."""
+    if suits_numpy(layer):
+        return _analyze(layer, checkpoint=checkpoint, settings=settings)
+    from rmt_compress.decomposition.kernels import TorchKernels
+
+    return _analyze(layer, TorchKernels(numpy_from=0), checkpoint=checkpoint, settings=settings)
+
+
 def _gram_ahead(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings) -> Callable[[], LayerAnalysis]:
     if KINDS[layer.kind].stacked or suits_numpy(layer):  # its Gram matrices are small ones
         return partial(_analyze, layer, checkpoint=checkpoint, settings=settings)

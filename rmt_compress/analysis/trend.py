@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from rmt_compress.analysis.cluster import Scheduler
     from rmt_compress.checkpoints.opening import Source
 
 SCHEMA = "rmt-compress/trend/1"
@@ -162,6 +163,7 @@ def analyze_states(
     names: Sequence[str] | None = None,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    scheduler: Scheduler | None = None,
     max_memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> Trend:
@@ -175,6 +177,7 @@ def analyze_states(
         names: what the states are called; None for their paths, without what these have in common.
         jobs: layers worked on at once, see `analyze`.
         device: where weights are decomposed, see `analyze`.
+        scheduler: of a Dask cluster, see `analyze`.
         max_memory: bytes the whole program may take, see `analyze`.
         progress: as in `analyze`, once through for each state, the names with that of the state before them.
 
@@ -199,6 +202,7 @@ def analyze_states(
             settings or AnalysisSettings(),
             jobs=jobs,
             device=device,
+            scheduler=scheduler,
             max_memory=max_memory,
             progress=tell,
         )

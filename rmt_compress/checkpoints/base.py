@@ -62,6 +62,8 @@ class Checkpoint(ABC):
         suffixes: the file names under which such a graph is written; none where there is none.
         trusted: whether code that belongs to the file may be run, see `open_checkpoint`.
         why_no_onnx: why the network in it cannot become an ONNX graph, where that is known.
+        opened_as: path, `trust` and `weights` of the `open_checkpoint` that gives the same again; None for what
+            has no file, and for what shows the tensors of another one otherwise.
     """
 
     path: Path | None
@@ -76,6 +78,7 @@ class Checkpoint(ABC):
     suffixes: tuple[str, ...] = ()
     trusted: bool = False
     why_no_onnx: str | None = None
+    opened_as: tuple[Path, bool, str | None] | None = None
 
     # Set on opening.
     _tensors: Mapping[str, TensorInfo]

@@ -51,6 +51,7 @@ def open_checkpoint(source: Source, *, trust: bool = False, weights: str | None 
         checkpoint = _open_path(Path(source), trust=trust, weights=weights)
         checkpoint.config = config_beside(Path(source))
         checkpoint.trusted = trust
+        checkpoint.opened_as = Path(source), trust, weights
     else:
         checkpoint = _open_object(source, weights)
     if not checkpoint.tensors:

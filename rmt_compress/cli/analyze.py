@@ -24,6 +24,7 @@ from rmt_compress.cli.options import (
     MaxMemory,
     Report,
     Resume,
+    Scheduler,
     Trust,
     Weights,
     force_option,
@@ -75,6 +76,7 @@ def analyze(
     weights: Weights = None,
     jobs: Annotated[int | None, jobs_option("worked on")] = None,
     device: Device = "cpu",
+    scheduler: Scheduler = None,
     max_memory: MaxMemory = None,
     resume: Resume = None,
 ) -> None:
@@ -108,7 +110,15 @@ def analyze(
             )
         sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
         trend = _side_by_side(
-            paths, sources, settings, csv=csv, plots=plots, jobs=jobs, device=device, max_memory=max_memory
+            paths,
+            sources,
+            settings,
+            csv=csv,
+            plots=plots,
+            jobs=jobs,
+            device=device,
+            scheduler=scheduler,
+            max_memory=max_memory,
         )
         states = zip(trend.names, trend.analyses, strict=True)
         notes = [f"{name}: {text}" for name, analysis in states for text in analysis.notes]
@@ -129,6 +139,7 @@ def analyze(
             settings,
             jobs=jobs,
             device=device,
+            scheduler=scheduler,
             max_memory=max_memory,
             resume=resume,
             say=note,
@@ -185,6 +196,7 @@ def _side_by_side(
     plots: Path | None,
     jobs: int | None,
     device: str,
+    scheduler: str | None,
     max_memory: str | None,
 ) -> Trend:
     from rmt_compress.analysis.trend import analyze_states, short_names
@@ -193,7 +205,14 @@ def _side_by_side(
     names = short_names([str(path) for path in paths])
     with progress_bar("Analysing") as progress:
         trend = analyze_states(
-            sources, settings, names=names, jobs=jobs, device=device, max_memory=max_memory, progress=progress
+            sources,
+            settings,
+            names=names,
+            jobs=jobs,
+            device=device,
+            scheduler=scheduler,
+            max_memory=max_memory,
+            progress=progress,
         )
     if csv is not None:
         write_trend_csv(trend, csv)

@@ -70,6 +70,14 @@ Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
 Report = Annotated[Path | None, optional(REPORT_HELP, "FILE.html")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps ….")]
+Scheduler = Annotated[
+    str | None,
+    optional(
+        "Analyse on the workers of a Dask cluster, which see the file under the same path: the address of its "
+        "scheduler (tcp://HOST:8786), or its scheduler file.",
+        "ADDRESS",
+    ),
+]
 
 
 MaxMemory = Annotated[

@@ -30,6 +30,7 @@ from rmt_compress.cli.options import (
     Pack,
     Report,
     Resume,
+    Scheduler,
     Trust,
     Weights,
     force_option,
@@ -166,6 +167,7 @@ def prune(
     force: Annotated[bool, force_option("output files that exist")] = False,
     jobs: Annotated[int | None, jobs_option("analysed")] = None,
     device: Device = "cpu",
+    scheduler: Scheduler = None,
     max_memory: MaxMemory = None,
     resume: Resume = None,
 ) -> None:
@@ -249,6 +251,7 @@ def prune(
             force=force,
             jobs=jobs,
             device=device,
+            scheduler=scheduler,
             max_memory=max_memory,
             resume=resume,
             say=note,

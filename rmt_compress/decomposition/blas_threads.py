@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 
@@ -22,6 +23,29 @@ def blas_threads(count: int, *, scipy: bool = True) -> Iterator[None]:
     present = [library["num_threads"] for library in libraries.info() if library["user_api"] == "blas"]
     with libraries.limit(limits=min([count, *present]), user_api="blas"):
         yield
+
+
+_ENTERING = threading.Lock()
+_within: list[ExitStack] = []
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """`blas_threads(1)` that several threads may be in at once: the last gives back what the first found."""
+    with _ENTERING:
+        if not _within:
+            limited = ExitStack()
+            limited.enter_context(blas_threads(1))
+            _within.append(limited)
+        else:
+            _within.append(_within[0])
+    try:
+        yield
+    finally:
+        with _ENTERING:
+            limited = _within.pop()
+            if not _within:
+                limited.close()
 
 
 @cache

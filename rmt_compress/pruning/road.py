@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from rmt_compress.analysis.cluster import Scheduler
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.beside import Carried
@@ -123,6 +124,7 @@ def prune(
     force: bool = False,
     jobs: int | None = None,
     device: str | torch.device | None = None,
+    scheduler: Scheduler | None = None,
     max_memory: int | str | None = None,
     resume: str | PathLike[str] | None = None,
     say: Say | None = None,
@@ -156,6 +158,7 @@ def prune(
         force: overwrite outputs.
         jobs: layers analysed at once.
         device: where weights are decomposed and, a graph apart, the network runs; None for the CPU.
+        scheduler: of a Dask cluster whose workers analyse, see `analyze`; the rest is done here.
         max_memory: bytes the program may take, see `rmt_compress.analyze`; a network that is run is not bounded.
         resume: a file that finished layers are kept in, see `rmt_compress.analyze`, and beside it what has been cut
             (its name with ``.factors``), until the output is written; an interrupted run goes on behind them.
@@ -234,6 +237,7 @@ def prune(
             analysis or AnalysisSettings(),
             jobs=jobs,
             device=place,
+            scheduler=scheduler,
             max_memory=max_memory,
             resume=resume,
             say=say,
