@@ -36,7 +36,8 @@ MEMORY = 400 << 20
 # Larger requests are refused by the system: what is asked for and never used is no memory taken.
 _ADDRESSES = 2 << 30
 _BATCH = 150
-_WAIT = 90
+# By the clock: on a machine that does much else, a process may stand still for minutes.
+_WAIT = 900
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from rmt_compress.errors import OutputError
 _LONG_NAME = 200
 _SHORT_NAME = 120
 
+_ASIDE = ".old"
+_RENAME_EXCHANGE = 2
+
 
 def check_output(target: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Refuse an output that would overwrite an input, or an existing file unless forced.
@@ -86,33 +89,102 @@ def check_new_folder(target: Path, *, force: bool, known_by: str, keep: tuple[Pa
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write to; renamed onto it when the block ends well, removed when it does not.
+    """A folder beside `target` to write to; put in its place when the block ends well, removed when it does not.
 
-    A folder that is there is set aside first, put back if the renaming fails, and removed in the end.
+    A folder that is there changes places with it in one step where the system can do that (Linux), and is removed
+    then. Elsewhere it is set aside first, put back if the renaming fails, and removed in the end; where a kill came
+    between the two, the next run puts it back.
     """
     try:
+        _remove_leftover_folders(target)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_hidden(target)))
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
-    aside = temporary.with_name(f"{temporary.name}.old")
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)
-        if target.exists():
-            target.rename(aside)
+    aside = temporary.with_name(temporary.name + _ASIDE)
+    with _locked_folder(temporary):
         try:
-            temporary.rename(target)
-        except OSError:
-            if aside.exists():
-                aside.rename(target)
-            raise
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            if target.is_symlink() or not (target.exists() and _exchange(temporary, target)):
+                _put_in_place(temporary, target, aside)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+        finally:
+            _remove(temporary)
+            _remove(aside)
+
+
+def _put_in_place(temporary: Path, target: Path, aside: Path) -> None:
+    """Rename a folder onto another, which is set `aside`."""
+    if target.exists():
+        target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library older than 2018
+        return False
+    here = -100  # AT_FDCWD
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)) == 0)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or the link to one."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Show other processes that somebody writes to a folder."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_leftover_folders(target: Path) -> None:
+    """Remove what killed runs of this user have left of a folder, and put back what they had set aside."""
+    if sys.platform == "win32" or not target.parent.is_dir():
+        return
+    leftover = re.compile(rf"{re.escape(_hidden(target))}[a-z0-9_]{{8}}({re.escape(_ASIDE)})?")
+    found = sorted(path for path in target.parent.iterdir() if leftover.fullmatch(path.name))
+    for path in found:
+        aside = path.with_name(path.name.removesuffix(_ASIDE) + _ASIDE)
+        if path == aside and aside.with_name(aside.name.removesuffix(_ASIDE)) in found:
+            continue  # goes with the folder that it was set aside for
+        with suppress(OSError):  # no folder, another user's, or gone meanwhile
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if not _lock(handle):
+                    continue
+                if aside.is_dir() and not target.exists():
+                    aside.rename(target)
+                _remove(aside)
+                _remove(path)
+            finally:
+                os.close(handle)
 
 
 @contextmanager
@@ -140,7 +212,7 @@ def replacing(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
         locked.close()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # renamed, or on a disk that fails: the next run removes it
             temporary.unlink()
 
 

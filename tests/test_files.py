@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from rmt_compress import outputs
 from rmt_compress.errors import OutputError
-from rmt_compress.outputs import check_output, check_output_folder, replacing
+from rmt_compress.outputs import check_output, check_output_folder, replacing, replacing_folder
 
 
 def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -96,3 +97,43 @@ def test_what_a_killed_run_has_left_goes_with_the_next_one_and_a_living_run_is_l
         path.write_text("second")
     assert target.read_text() == "second"
     assert sorted(os.listdir(tmp_path)) == sorted([*others, "out.txt"])
+
+
+@pytest.mark.parametrize("exchanges", (True, False))
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(outputs, "_exchange", lambda one, other: False)
+    target = tmp_path / "net"
+    for content in ("first", "second"):
+        with replacing_folder(target) as folder:
+            (folder / "weights").write_text(content)
+        assert (target / "weights").read_text() == content
+        assert os.listdir(tmp_path) == ["net"]
+    (tmp_path / "link").symlink_to(target)
+    with replacing_folder(tmp_path / "link") as folder:
+        (folder / "weights").write_text("third")
+    assert not (tmp_path / "link").is_symlink()
+    assert (target / "weights").read_text() == "second"
+    assert sorted(os.listdir(tmp_path)) == ["link", "net"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_what_killed_runs_have_left_of_a_folder_goes_with_the_next_one_and_what_they_set_aside_comes_back(tmp_path):
+    target = tmp_path / "net"
+    mine = (".net.txt", ".net.abc", "net.abcdefgh", ".net.abcdefgh.older")
+    for name in (*mine, ".net.abcdefgh", ".net.abcdefgh.old", ".net.zzzzzzzz"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".net.abcdefgh.old" / "weights").write_text("old")
+
+    def fail():
+        with replacing_folder(target) as folder:
+            assert (target / "weights").read_text() == "old"
+            with replacing_folder(target) as other:
+                assert folder.is_dir()
+                (other / "weights").write_text("another run's")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (target / "weights").read_text() == "another run's"
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, "net"])

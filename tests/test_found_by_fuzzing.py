@@ -20,6 +20,7 @@ from rmt_compress.data.idx import read_idx
 from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.decomposition.moments_file import load_inputs, load_moments, save_moments, write_tensors
 from rmt_compress.errors import CheckpointError, DataError, TrainingError
+from rmt_compress.layers.zeroing import count_nonzero
 from rmt_compress.reporting.description_table import contents
 from rmt_compress.reporting.layer_names import network_order
 from rmt_compress.saving.description import describe
@@ -81,6 +82,20 @@ def test_a_training_state_with_a_damaged_pickle(content, tmp_path):
         TrainingState.load(damaged)
 
 
+def test_a_training_state_with_a_record_that_unpacks_into_megabytes(tmp_path):
+    """torch's reader unpacks it before it looks at it."""
+    whole, packed = tmp_path / "whole.pt", tmp_path / "packed.pt"
+    TrainingState({}, 1, Snapshot([], {"w": torch.ones(2)})).save(whole)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(packed, "w") as other:
+        for name in archive.namelist():
+            if name.endswith("/version"):
+                other.writestr(name, bytes(2**20), zipfile.ZIP_DEFLATED)
+            else:
+                other.writestr(name, archive.read(name))
+    with pytest.raises(TrainingError, match="a compressed archive"):
+        TrainingState.load(packed)
+
+
 @pytest.mark.parametrize("header", ["{'descr': '<f4', (", "{'descr': '<f4', 'shape': (" + "(" * 5000])
 def test_an_array_whose_header_is_no_python(header, tmp_path):
     data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
@@ -123,6 +138,25 @@ def test_a_sparse_tensor_with_entries_outside_of_it(tmp_path):
         pytest.raises(CheckpointError, match="damaged sparse"),
     ):
         checkpoint.read("w")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, of quantized types that it will give up
+def test_a_quantized_tensor_with_zero_points_that_cannot_be(tmp_path):
+    """torch makes such tensors, saves and loads them, and computes nothing with them."""
+    scales = torch.ones(2, dtype=torch.float64)
+    state = {
+        "sound": torch.quantize_per_tensor(torch.eye(2), 0.1, 5, torch.qint8),
+        "zero": torch._empty_affine_quantized([2, 2], scale=0.1, zero_point=2**62, dtype=torch.qint8),
+        "zeros": torch._empty_per_channel_affine_quantized(
+            [2, 2], scales=scales, zero_points=torch.tensor([2**60, 2]), axis=0, dtype=torch.qint8
+        ),
+    }
+    torch.save(state, tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        assert count_nonzero(checkpoint.read("sound")) == 2
+        for name in ("zero", "zeros"):
+            with pytest.raises(CheckpointError, match=f"{name} is a damaged quantized tensor"):
+                checkpoint.read(name)
 
 
 def test_a_key_nested_deeper_than_it_can_be_printed(tmp_path):

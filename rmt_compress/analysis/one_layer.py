@@ -21,9 +21,12 @@ from rmt_compress.layers.splitting import is_weight
 if TYPE_CHECKING:
     import torch
 
+    from rmt_compress.spectrum.marchenko_pastur import FloatArray
     from rmt_compress.spectrum.singular_values import Entries, Kernels
 
 MASK = "a mask: it holds −inf where something is hidden, and is no weight"
+# The bulk may be many orders of magnitude below the largest singular value.
+_SQUARED = (1e-140, 1e140)
 
 
 def analyze_layer(
@@ -83,6 +86,7 @@ class LayerTask(Generic[WeightT]):
         layer, settings = self._layer, self._settings
         try:
             values = self._spectrum.find(alpha=settings.alpha)
+            _check_squares(values)
             rows, columns = layer.matrix or (0, 0)
             measured = Measured(values, max(rows, columns), self._entries)
             found = noise_model(settings).fit(measured, settings)
@@ -109,6 +113,19 @@ def _torch_kernels() -> Kernels[Any]:
     from rmt_compress.decomposition.kernels import TorchKernels
 
     return TorchKernels()
+
+
+def _check_squares(values: FloatArray) -> None:
+    """Refuse singular values whose squares, the eigenvalues that all noise laws speak of, leave float64.
+
+    Raises:
+        DegenerateSpectrumError: saying how large they are.
+    """
+    low, high = _SQUARED
+    if len(values) and values[0] > 0 and not low < values[0] < high:
+        raise spectrum.DegenerateSpectrumError(
+            f"its largest singular value is {values[0]:.1e}: squares of such numbers leave float64; scale it"
+        )
 
 
 def _side_by_side(measured: Measured, first: NoiseFit, settings: AnalysisSettings) -> dict[str, NoiseFit | str]:

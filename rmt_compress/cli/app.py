@@ -1,7 +1,8 @@
 """The `rmt-compress` program: its commands, and how errors become one line and an exit status.
 
-Exit status: 0 done; 1 the work was done but its goal was not reached; 2 bad usage or bad input; 3 the work was
-done, but its report could not be printed; 4 a bug.
+Exit status: 0 done; 1 the work was done but its goal was not reached, or nobody reads what it prints; 2 bad
+usage or bad input; 3 the work was done, but its report could not be printed; 4 a bug; 128 and the number of the
+signal that stopped it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rmt_compress.cli.console import (
     speaks,
 )
 from rmt_compress.cli.loudness import with_loudness
+from rmt_compress.cli.stopping import stopped, stopped_by, stopped_status, stopping
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.wording import one_line
 
@@ -103,10 +105,21 @@ _Refusal: type[Exception] = typer.BadParameter.__bases__[0]
 
 def main() -> None:
     """Run the program on `sys.argv` and exit."""
-    debug = "--debug" in sys.argv
+    with stopping():
+        _run(debug="--debug" in sys.argv)
+
+
+def _run(*, debug: bool) -> None:
     degrade_text()
     try:
-        sys.exit(_asked()(prog_name="rmt-compress", standalone_mode=False))
+        status = _asked()(prog_name="rmt-compress", standalone_mode=False)
+        if stopped():
+            error_line(
+                f"stopped by {stopped_by()}: what was not whole has been removed; the same command begins again, "
+                "or goes on where it keeps partial results"
+            )
+            status = stopped_status()
+        sys.exit(status)
     except _Refusal as error:
         # Without any argument it has printed the help, and its message is empty.
         if said := _refused(error):
@@ -129,11 +142,14 @@ def main() -> None:
         error_line(str(outcome))
         sys.exit(3)
     except OSError as error:
-        # Help and version are printed by typer.
-        if debug or error.errno != errno.ENOSPC:
+        if debug or speaks(Loudness.VERBOSE):
             raise
-        _close_stdout()
-        error_line(f"{error.strerror}: standard output is full, or the disk of a temporary file")
+        if error.errno == errno.ENOSPC and error.filename is None:
+            # Help and version are printed by typer.
+            _close_stdout()
+            error_line(f"{error.strerror}: standard output is full, or the disk of a temporary file")
+        else:
+            error_line(f"the system refused a file: {one_line(error)}; see to that, and start again")
         sys.exit(2)
     except Exception as error:
         if debug or speaks(Loudness.VERBOSE):

@@ -220,7 +220,7 @@ def compress_weight(
         tensors of the weight's type, on its device.
 
     Raises:
-        CompressionError: the weight holds NaN or Inf.
+        CompressionError: the weight holds NaN or Inf, or what becomes of it leaves the range of its type.
     """
     from rmt_compress.decomposition.svd import Decomposition
     from rmt_compress.layers.zeroing import sparsify, sparsify_quantile
@@ -243,6 +243,12 @@ def compress_weight(
             tensors = factor_tensors(layer, *found.factors(decision.rank))
         else:
             tensors = [as_weight(layer, found.truncated(decision.rank))]
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            held = str(weight.dtype).removeprefix("torch.")
+            raise CompressionError(
+                f"{layer.tensor}: at rank {decision.rank} it has entries that are too large for {held}; leave it "
+                "out (exclude), or store it in a wider type first"
+            )
     if decision.sparsify:
         tensors = [sparsify(tensor, decision.sparsify) for tensor in tensors]
     if decision.sparsity:

@@ -9,20 +9,41 @@ from functools import cache
 from importlib import import_module
 
 import numpy  # noqa: F401 - a library that is not loaded yet cannot be limited
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
+
+_LOCK = threading.Lock()
+# What those who are inside ask for, and each library, by its file, with what it had before the first of them came.
+_ASKED: list[int] = []
+_BEFORE: dict[str, tuple[LibController, int]] = {}
 
 
 @contextmanager
 def blas_threads(count: int, *, scipy: bool = True) -> Iterator[None]:
     """At most `count` threads for each call of numpy's and scipy's BLAS, in the whole process, while it lasts.
 
-    Never more than they had; without `scipy`, which takes a while to load, of numpy's alone. Not to be entered from
-    several threads at once: each would give back what it found.
+    Never more than they had; without `scipy`, which takes a while to load, of numpy's alone. Where several threads
+    of a program are inside at once, the least that one of them asks for holds for all, and the last one to leave
+    gives back what the first one found.
     """
     libraries = _libraries(scipy=scipy)
-    present = [library["num_threads"] for library in libraries.info() if library["user_api"] == "blas"]
-    with libraries.limit(limits=min([count, *present]), user_api="blas"):
+    with _LOCK:
+        for library in libraries:
+            _BEFORE.setdefault(library.filepath, (library, library.get_num_threads()))
+        _ASKED.append(count)
+        _set()
+    try:
         yield
+    finally:
+        with _LOCK:
+            _ASKED.remove(count)
+            _set()
+            if not _ASKED:
+                _BEFORE.clear()
+
+
+def _set() -> None:
+    for library, before in _BEFORE.values():
+        library.set_num_threads(min([*_ASKED, before]))
 
 
 _ENTERING = threading.Lock()
@@ -49,7 +70,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @cache
-def _libraries(*, scipy: bool) -> ThreadpoolController:
+def _libraries(*, scipy: bool) -> list[LibController]:
     if scipy:
         import_module("scipy.linalg")
-    return ThreadpoolController()
+    return [each for each in ThreadpoolController().lib_controllers if each.user_api == "blas"]

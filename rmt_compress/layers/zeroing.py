@@ -70,7 +70,7 @@ def _counted(tensor: torch.Tensor) -> torch.Tensor:
     """Numbers that are zero where those of `tensor` are, in a type that torch counts and adds."""
     if tensor.is_quantized:
         return tensor.dequantize()
-    if tensor.is_floating_point() and tensor.itemsize == 1 and tensor.dtype != torch.float4_e2m1fn_x2:
+    if tensor.is_floating_point() and tensor.itemsize == 1 and not str(tensor.dtype).endswith("_x2"):
         return tensor.float()  # torch counts every 8-bit float
     if (other := _COUNTED_AS.get(str(tensor.dtype).removeprefix("torch."))) is not None:
         return tensor.view(other)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from rmt_compress.errors import OutputError, TrainingError
 from rmt_compress.networks.tasks.task import Metric
+from rmt_compress.outputs import replacing
 
 Event = dict[str, Any]
 """``event`` is one of
@@ -74,9 +74,8 @@ class EventLog:
                 "run has written, or begin anew with --force"
             )
         self.events = own[:count]
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
-        temporary.replace(self._path)
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
 
 
 def read_lines(path: Path) -> list[Event]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from rmt_compress.errors import TrainingError
+from rmt_compress.checkpoints.pytorch.torch_reader import check_archive
+from rmt_compress.errors import CheckpointError, TrainingError
 from rmt_compress.outputs import replacing
 from rmt_compress.spectrum import BulkFit
 from rmt_compress.wording import one_line
@@ -86,11 +87,15 @@ class TrainingState:
         if not path.is_file():
             raise TrainingError(f"{path}: no training state to resume from; begin anew without --resume")
         try:
+            # A compressed record, which torch never writes, may unpack into any size.
+            check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content.pop("schema") != SCHEMA:
                 raise ValueError("written by another version")
             network, best = Snapshot(**content.pop("network")), content.pop("best")
             return cls(network=network, best=None if best is None else Snapshot(**best), **content)
+        except CheckpointError as error:
+            raise TrainingError(f"{path}: is no training state, or a damaged one ({error})") from error
         except pickle.UnpicklingError as error:
             raise TrainingError(f"{path}: is no training state: it holds more than tensors and numbers") from error
         except Exception as error:

@@ -230,7 +230,7 @@ def with_buffer():
         (hooked("register_forward_hook"), r"carries hooks \(forward_hooks\)"),
         (hooked("register_forward_pre_hook"), r"carries hooks \(forward_pre_hooks\)"),
         (hooked("register_full_backward_hook"), r"carries hooks \(backward_hooks\)"),
-        (hooked("register_state_dict_post_hook"), r"carries hooks \(state_dict_hooks\)"),
+        (hooked("_register_state_dict_hook"), r"carries hooks \(state_dict_hooks\)"),
         (replaced_forward(), "has had its forward replaced"),
         (with_buffer(), "holds tensors beside weight and bias"),
         (nn.Conv2d(4, 4, 3, groups=2), "is a convolution of 2 groups"),

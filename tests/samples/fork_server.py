@@ -76,13 +76,17 @@ class Process:
 
 
 class ForkServer:
-    """The server, from the side of the tests."""
+    """The server, from the side of the tests.
 
-    def __init__(self) -> None:
+    Args:
+        also: modules that it imports beside the usual ones.
+    """
+
+    def __init__(self, also: Sequence[str] = ()) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), *also],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -135,9 +139,9 @@ class ForkServer:
         self._server.wait()
 
 
-def serve(control: socket.socket) -> Sequence[str]:
+def serve(control: socket.socket, also: Sequence[str] = ()) -> Sequence[str]:
     """Fork for every request; comes back in the forked processes alone, with the arguments of one."""
-    _import_everything()
+    _import_everything(also)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which then close the connection
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are waited for by nobody
     while True:
@@ -151,10 +155,10 @@ def serve(control: socket.socket) -> Sequence[str]:
             os.close(descriptor)
 
 
-def _import_everything() -> None:
+def _import_everything(also: Sequence[str]) -> None:
     for name in THREADED:
         sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
-    for module in (*LAZY, *modules()):
+    for module in (*LAZY, *also, *modules()):
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -231,7 +235,7 @@ def leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    wanted = serve(socket.socket(fileno=int(sys.argv[1])))
+    wanted = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
     try:
         become(wanted)
     except SystemExit as stopped:

@@ -3,7 +3,6 @@
 from functools import cache
 
 import typer.main
-from torch.onnx._internal import _lazy_import
 
 ONE_RUN = {"SECONDS": 0.0, "LEAST_RUNS": 1, "WARM_UP": 0}
 """What `rmt_compress.networks.latency` holds where a time is needed and nobody judges it."""
@@ -19,6 +18,10 @@ def operators_once() -> None:
 
     They are found when the exporter asks for them first: importing onnxscript takes a second.
     """
+    try:
+        from torch.onnx._internal import _lazy_import
+    except ImportError:  # an older torch, which has no such place
+        return
     library = _lazy_import.onnxscript_apis
     found = type(library).__getattr__  # not the attribute that is set here
 

@@ -111,7 +111,7 @@ class TorchFile(Checkpoint):
             tensor = self._state[self._prefix + name].detach()
             if tensor.is_meta:
                 raise CheckpointError(f"{self.path}: {name} was saved without values (meta device)")
-            self._check_places(name, tensor)
+            self._check_values(name, tensor)
             # A dense copy of an expanded view could be of any size; of some quantized tensors torch makes none.
             copy = tensor if is_expanded(tensor) or _is_uncopyable(tensor) else tensor.clone()
             self._touched += info.nbytes
@@ -119,17 +119,23 @@ class TorchFile(Checkpoint):
                 self._drop()
         return copy
 
-    def _check_places(self, name: str, tensor: torch.Tensor) -> None:
-        """Refuse a sparse tensor with entries outside of it, which torch's reader takes as it is."""
+    def _check_values(self, name: str, tensor: torch.Tensor) -> None:
+        """Refuse what torch's reader takes as it is and its functions do not.
+
+        That is a sparse tensor with entries outside of it, or a quantized one with zero points or an axis that its
+        type and shape do not allow.
+        """
         import torch
 
-        if tensor.layout != torch.sparse_coo:
-            return
+        kind = "quantized" if tensor.is_quantized else "sparse"
         try:
-            torch.sparse_coo_tensor(tensor._indices(), tensor._values(), tensor.shape, check_invariants=True)
+            if tensor.is_quantized:
+                tensor.dequantize()
+            elif tensor.layout == torch.sparse_coo:
+                torch.sparse_coo_tensor(tensor._indices(), tensor._values(), tensor.shape, check_invariants=True)
         except RuntimeError as error:
             raise CheckpointError(
-                f"{self.path}: {name} is a damaged sparse tensor ({one_line(error)[:200]}); save it again"
+                f"{self.path}: {name} is a damaged {kind} tensor ({one_line(error)[:200]}); save it again"
             ) from error
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ class TorchReader:
         self.path = path
         self.mapped = signs_of(path).is_zip
         self.trust = trust
-        self.record_sizes = _check_archive(path) if self.mapped else None
+        self.record_sizes = check_archive(path) if self.mapped else None
         self.opened = self.identity()
         self.ran_code = False
         self.inert = False
@@ -203,7 +203,7 @@ def _record(name: str) -> str:
     return name.partition("/")[2]
 
 
-def _check_archive(path: Path) -> Counter[int]:
+def check_archive(path: Path) -> Counter[int]:
     """Sizes in bytes of the archive's tensor records, once it is known to be one of `torch.save`.
 
     Raises:

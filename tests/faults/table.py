@@ -1,0 +1,123 @@
+"""The table of campaigns: figures of recorded runs in `results.json`, and the page made of them, `results.md`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.faults.trials import Trial
+
+_HERE = Path(__file__).resolve().parent
+RESULTS, PAGE, MENDED = _HERE / "results.json", _HERE / "results.md", _HERE / "mended.json"
+
+
+@dataclass
+class Row:
+    """A campaign against one kind of work.
+
+    Attributes:
+        campaign: what was done.
+        work: to what.
+        runs: how many were disturbed.
+        statuses: exit statuses, or minus the signal that ended a run -> how many.
+        left: ``before``, ``whole`` or ``half`` -> in how many runs the output was that.
+        leftovers: runs that left something for the next one to remove or to go on with.
+        problems: what should not be -> in how many runs.
+        seconds: that it took, those of other work on the machine included.
+    """
+
+    campaign: str
+    work: str
+    runs: int
+    statuses: dict[str, int]
+    left: dict[str, int]
+    leftovers: int
+    problems: dict[str, int]
+    seconds: int
+
+    @classmethod
+    def of(cls, campaign: str, work: str, trials: Sequence[Trial], seconds: float) -> Row:
+        """The row of trials that were made."""
+        return cls(
+            campaign,
+            work,
+            len(trials),
+            dict(Counter(str(trial.status) for trial in trials)),
+            dict(Counter(trial.left for trial in trials)),
+            sum(trial.strangers > 0 for trial in trials),
+            dict(Counter(_kind(trial, problem) for trial in trials for problem in trial.problems)),
+            round(seconds),
+        )
+
+    def said(self) -> str:
+        """The row as a line of text."""
+        return (
+            f"{self.work}: {self.campaign}: {self.runs} runs in {self.seconds} s; "
+            f"exit statuses {_counts(self.statuses)}; output {_counts(self.left)}; "
+            f"{self.leftovers} left something behind; {sum(self.problems.values())} problems"
+        )
+
+
+def _kind(trial: Trial, problem: str) -> str:
+    """A problem without what is another in every run."""
+    return re.sub(r"/\S*/|\b[a-z0-9_]{8}\b(?=\.)", "", f"{trial.fault}: {problem}")[:300]
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def record(row: Row) -> None:
+    """Put a row into the results, in the place of an earlier one of the same campaign and work; write the page."""
+    rows = [Row(**each) for each in json.loads(RESULTS.read_text())] if RESULTS.exists() else []
+    rows = [each for each in rows if (each.campaign, each.work) != (row.campaign, row.work)]
+    rows.append(row)
+    RESULTS.write_text(json.dumps([asdict(each) for each in rows], indent=1) + "\n")
+    PAGE.write_text(page(rows, json.loads(MENDED.read_text())))
+
+
+def page(rows: Sequence[Row], mended: Sequence[str]) -> str:
+    """The table, from recorded rows and the list of what was found and mended."""
+    lines = [
+        "# Faults on purpose: what was disturbed and what came of it",
+        "",
+        "Made by `python -m tests.faults CAMPAIGN [WORK] --record` from `results.json` and `mended.json`,",
+        "with strace on Linux. A run of a command is disturbed at one system call, or in what is around it;",
+        "then it is asked: is the output what it was before, or the new one, byte for byte; is there no",
+        "traceback, one line of an error, an exit status that docs/commands.md names; and is a second run,",
+        "with `--resume` where there is a training state, then as good as one that nothing has disturbed:",
+        "exit status 0, the same bytes, and nothing left in the folder but inputs and outputs. Kills, signals",
+        "and failing calls strike at calls on files of the first thread, drawn or evenly chosen among all of",
+        "a run, one half of the kills and signals at calls that change something. Where a disturbed run ends",
+        "with 0, the call was not reached, or its failing changes nothing. Statuses below 0 are signals that",
+        "ended the process. `before` and `whole` say which output was found; a folder whose card is still",
+        "missing counts as whole, since that is written last, when the network has been measured.",
+        "",
+        "| campaign | work | runs | exit statuses | output | left something behind | problems |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {row.campaign} | {row.work} | {row.runs} | {_counts(row.statuses)} | {_counts(row.left)} "
+            f"| {row.leftovers} | {sum(row.problems.values())} |"
+            for row in rows
+        ),
+        "",
+        f"{sum(row.runs for row in rows):,} runs in all. Where no row says `half`, no output was half.",
+        "",
+        "## Found and mended",
+        "",
+        *(f"- {each}" for each in mended),
+        "",
+    ]
+    if any(row.problems for row in rows):
+        lines += ["## Left", ""]
+        lines += [
+            f"- {row.campaign}, {row.work}: {problem} ({count})"
+            for row in rows
+            for problem, count in row.problems.items()
+        ]
+        lines.append("")
+    return "\n".join(lines)

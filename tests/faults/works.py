@@ -1,0 +1,175 @@
+"""What is disturbed: four kinds of work on small networks, each with what it makes and how the next run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.samples.repository import DIGITS
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command, its inputs and its outputs.
+
+    Attributes:
+        name: for the table.
+        prepare: puts the inputs into a folder.
+        arguments: of the program, run in that folder.
+        output: what it makes: a file or a folder.
+        beside: what else it may leave: names in the folder.
+        resumes: the state that a next run goes on with, where one may be left.
+        patch: Python that the process runs first.
+        reads: the input that is changed while it is read.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    arguments: tuple[str, ...]
+    output: str
+    beside: tuple[str, ...] = ()
+    resumes: str = ""
+    patch: str = ""
+    reads: str = ""
+
+    def next_arguments(self, folder: Path) -> tuple[str, ...]:
+        """The run after one that was disturbed: it goes on where there is something to go on with."""
+        if self.name == "finetune" and (folder / self.resumes).exists():
+            return *(each for each in self.arguments if each != "--force"), "--resume"
+        return self.arguments
+
+    def found(self, folder: Path) -> dict[str, bytes]:
+        """The output, file by file; empty where there is none."""
+        place = folder / self.output
+        if place.is_dir():
+            files = (path for path in place.rglob("[!.]*") if path.is_file())
+            return {str(path.relative_to(place)): path.read_bytes() for path in files}
+        return {"": place.read_bytes()} if place.exists() else {}
+
+    def strangers(self, folder: Path, inputs: frozenset[str]) -> set[str]:
+        """What lies in the folder, or in the output, and is neither input nor output."""
+        known = inputs | {self.output, *self.beside}
+        return {path.name for path in folder.iterdir()} - known | {
+            path.name for path in (folder / self.output).rglob(".*") if path.is_file()
+        }
+
+    def put_old(self, folder: Path) -> None:
+        """An output of an earlier run, of other content."""
+        place = folder / self.output
+        if self.name == "folder":
+            place.mkdir()
+            (place / "config.json").write_text("{}")
+            (place / "old.txt").write_text("old")
+        else:
+            place.write_bytes(b"old")
+
+    def set_up(self, folder: Path) -> frozenset[str]:
+        """Make the folder with the inputs, and say what they are."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.prepare(folder)
+        return frozenset(path.name for path in folder.iterdir())
+
+
+def layers(rows: int = 100, columns: int = 140) -> dict[str, object]:
+    """Two layers of noise with three spikes each."""
+    import torch
+
+    torch.manual_seed(20261127)
+    return {
+        f"fc{number}.weight": torch.randn(rows, columns) / 12 + torch.randn(rows, 3) @ torch.randn(3, columns) / 20
+        for number in range(2)
+    }
+
+
+def _file(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(layers(), folder / "model.safetensors")  # type: ignore[arg-type]
+
+
+def _saved(folder: Path) -> None:
+    import torch
+
+    torch.save(layers(), folder / "model.pt")
+
+
+def _folder(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    (folder / "net").mkdir(exist_ok=True)
+    save_file(layers(), folder / "net" / "model.safetensors", {"format": "pt"})  # type: ignore[arg-type]
+    (folder / "net" / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 140}))
+    (folder / "net" / "tokenizer.json").write_text("{}")
+    (folder / "net" / "sub").mkdir(exist_ok=True)
+    (folder / "net" / "sub" / "note.txt").write_text("further")
+
+
+def _digits(folder: Path) -> None:
+    shutil.copy(DIGITS, folder / "digits.safetensors")
+
+
+ALSO = ("transformers.modeling_utils", "torch.distributed.device_mesh", "sklearn.datasets", "torch.profiler")
+"""What the works import beside what `ForkServer` imports."""
+WORKS = {
+    work.name: work
+    for work in (
+        Work(
+            "prune",
+            _file,
+            ("prune", "model.safetensors", "-o", "small.safetensors", "--force", "--jobs", "1"),
+            "small.safetensors",
+            reads="model.safetensors",
+        ),
+        Work(
+            "prune-pt",
+            _saved,
+            (
+                *("prune", "model.pt", "-o", "small.pt", "--force", "--jobs", "1"),
+                *("--save-plan", "plan.json", "--report", "report.html"),
+            ),
+            "small.pt",
+            beside=("plan.json", "report.html"),
+            reads="model.pt",
+        ),
+        Work(
+            "folder",
+            _folder,
+            ("prune", "net", "-o", "small", "--force", "--jobs", "1"),
+            "small",
+            reads="net/model.safetensors",
+        ),
+        Work(
+            "calibration",
+            _digits,
+            (
+                *("prune", "digits.safetensors", "-o", "small.safetensors", "--force", "--jobs", "1"),
+                *("--keep", "0.3", "--calibrate", "digits", "--calibration-samples", "128"),
+                *("--selection-samples", "64", "--save-moments", "moments.safetensors"),
+            ),
+            "small.safetensors",
+            beside=("moments.safetensors",),
+            resumes="moments.safetensors.partial",
+            reads="digits.safetensors",
+            # Sums are written after every batch, not once in a minute.
+            patch="import rmt_compress.networks.calibration.interrupted as kept; kept.SECONDS = 0",
+        ),
+        Work(
+            "finetune",
+            lambda _: None,
+            (
+                *("finetune", "--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "4"),
+                *("--batch-size", "16", "--samples", "600", "--prune-every", "2", "--gof", "0.3"),
+                *("--sparsify", "0.001:0.01", "-o", "small.safetensors", "--force"),
+            ),
+            "small.safetensors",
+            beside=("small.log.jsonl",),
+            resumes="small.training.pt",
+        ),
+    )
+}
