@@ -49,6 +49,7 @@ def analyze(
     min_size: int = AnalysisSettings.min_size,
     treat_as: Sequence[str] = (),
     embeddings: bool = False,
+    exact: bool = False,
     jobs: int | None = None,
     device: str | torch.device | None = None,
     scheduler: Scheduler | None = None,
@@ -60,7 +61,7 @@ def analyze(
 
     Args:
         source: a path, a state dict, an `nn.Module` or an open `Checkpoint`.
-        alpha: see `AnalysisSettings`, as for all settings up to `embeddings`.
+        alpha: see `AnalysisSettings`, as for all settings up to `exact`.
         beta: chance that pure noise shows a spike.
         gof: largest fit error of a layer that fits.
         quantiles: ``midpoint``, ``spiked`` or ``paper``.
@@ -71,6 +72,7 @@ def analyze(
         min_size: least min(rows, columns).
         treat_as: ``KIND:GLOB`` for layers whose kind nothing else tells.
         embeddings: analyse embedding tables too.
+        exact: approximate no spectrum.
         jobs: layers worked on at once; None for one per core, at most 8, and no more than fit in memory
             together.
         device: where large weights are decomposed: each is read, copied there and given up again; None: where it
@@ -102,6 +104,7 @@ def analyze(
         min_size=min_size,
         treat_as=tuple(treat_as),
         embeddings=embeddings,
+        exact=exact,
     )
     return analyze_with(
         source,

@@ -117,6 +117,7 @@ def measure(
     scaled: tuple[NDArray[np.float64], int] | None = None,
     alpha: float = 0.25,
     beta: float = 0.1,
+    gof_error: float = 0.0,
 ) -> Measures:
     """The numbers for a matrix that is not zero.
 
@@ -129,6 +130,7 @@ def measure(
         scaled: singular values once scales are taken out, and the larger side of what they are of.
         alpha: see `spectrum.fit_bulk`.
         beta: see `spectrum.fit_bulk`.
+        gof_error: how wrong the fit error of these values can be; noise may show so much more.
     """
     energy = float(np.square(values).sum())
     # The largest singular value that rounding of all entries, independent of one another, makes.
@@ -139,7 +141,7 @@ def measure(
         rank=int((values > rounding).sum()),
         stable_rank=energy / float(values[0]) ** 2,
         effective_rank=spectrum.effective_rank(values),
-        raw=_bulk_error(values, max(shape), alpha, beta),
+        raw=_bulk_error(values, max(shape), alpha, beta, gof_error),
         equalized=None if scaled is None else _bulk_error(*scaled, alpha, beta),
         tail=_tail(values),
     )
@@ -152,14 +154,16 @@ def _tail(values: NDArray[np.float64]) -> spectrum.HeavyTail | None:
         return None
 
 
-def _bulk_error(values: NDArray[np.float64], n: int, alpha: float, beta: float) -> BulkError | None:
+def _bulk_error(
+    values: NDArray[np.float64], n: int, alpha: float, beta: float, gof_error: float = 0.0
+) -> BulkError | None:
     try:
         fit = spectrum.fit_bulk(values**2 / n, n, alpha=alpha, beta=beta, quantiles="spiked")
     except spectrum.DegenerateSpectrumError:
         return None
     null = spectrum.fit_error_quantile(0.95, fit.p - fit.left_out, fit.n - fit.left_out, alpha=alpha)
     energy = values**2
-    return BulkError(fit.gof, null, fit.spikes, fit.p, float(energy[: fit.spikes].sum() / energy.sum()))
+    return BulkError(fit.gof, null + gof_error, fit.spikes, fit.p, float(energy[: fit.spikes].sum() / energy.sum()))
 
 
 def diagnose(found: Measures) -> Diagnosis:

@@ -63,7 +63,7 @@ class LayerRecord:
             **dict.fromkeys(("reason", "sigma2", "sigma2_error", "lambda_plus", "edge", "gof", "gof_null")),
             **dict.fromkeys(("gof_p_value", "fits", "spikes", "bulk", "bulk_energy", "spectral_norm")),
             "factors": [layer.tensor, layer.pair.second] if layer.pair else None,
-            **dict.fromkeys(("verdict", *KEYS, "signals", "noise", "noise_models", "experts")),
+            **dict.fromkeys(("verdict", *KEYS, "spectrum", "signals", "noise", "noise_models", "experts")),
             "parameters": layer.parameters,
             "parameters_after": self.parameters_after,
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 
 from rmt_compress import spectrum
+from rmt_compress.analysis.approximating import ApproximateSpectrum, SpectrumRoute, may_approximate
 from rmt_compress.analysis.noise_models import ALL, NOISE_MODELS, Measured, NoiseFit, noise_model
 from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedStack, LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings
@@ -20,6 +21,7 @@ from rmt_compress.layers.splitting import is_weight
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from rmt_compress.spectrum.marchenko_pastur import FloatArray
     from rmt_compress.spectrum.singular_values import Entries, Kernels
@@ -63,7 +65,9 @@ def analyze_stack(
         experts.append(found)
     most = max(experts, key=lambda expert: expert.fit.spikes)
     fit = replace(most.fit, gof=max(expert.fit.gof for expert in experts))
-    return AnalyzedStack(layer, fit, most.singular_values, settings, scaled=most.scaled, experts=tuple(experts))
+    return AnalyzedStack(
+        layer, fit, most.singular_values, settings, scaled=most.scaled, route=most.route, experts=tuple(experts)
+    )
 
 
 class LayerTask(Generic[WeightT]):
@@ -76,19 +80,32 @@ class LayerTask(Generic[WeightT]):
         self._kernels: Kernels[WeightT] = _torch_kernels() if kernels is None else kernels
         self._matrix: WeightT = as_matrix(layer, weight)
         self._spectrum: spectrum.SingularValues[WeightT] = spectrum.SingularValues(self._matrix, self._kernels)
+        self._approximate = ApproximateSpectrum(self._matrix) if may_approximate(self._matrix, settings) else None
+        self._route = SpectrumRoute()
 
     def form_gram(self) -> None:
         """The first step, which `finish` makes up for if it was left out."""
-        self._spectrum.form_gram()
+        if self._approximate is not None:
+            try:
+                self._approximate.multiply()
+            except spectrum.UncertainSpectrumError as error:
+                self._fall_back(error)
+        if self._approximate is None:
+            self._spectrum.form_gram()
 
     def finish(self) -> LayerAnalysis:
         """The rest. To be called once."""
         layer, settings = self._layer, self._settings
+        if self._approximate is not None:
+            try:
+                values, found, route = self._approximate.fit(self._fitted)
+                return AnalyzedLayer(layer, found.fit, values, settings, details=found.details, route=route)
+            except spectrum.UncertainSpectrumError as error:
+                self._fall_back(error)
         try:
             values = self._spectrum.find(alpha=settings.alpha)
             _check_squares(values)
-            rows, columns = layer.matrix or (0, 0)
-            measured = Measured(values, max(rows, columns), self._entries)
+            measured = self._measured(values)
             found = noise_model(settings).fit(measured, settings)
             models = _side_by_side(measured, found, settings) if settings.noise == ALL else {}
         except spectrum.NonFiniteError:
@@ -101,8 +118,25 @@ class LayerTask(Generic[WeightT]):
             zero = self._kernels.largest(self._matrix) == 0
             return SkippedLayer(layer, str(error), low_rank=not zero and settings.noise != "equalized")
         return AnalyzedLayer(
-            layer, found.fit, values, settings, details=found.details, models=models, scaled=found.values
+            layer,
+            found.fit,
+            values,
+            settings,
+            details=found.details,
+            models=models,
+            scaled=found.values,
+            route=self._route,
         )
+
+    def _fall_back(self, error: spectrum.UncertainSpectrumError) -> None:
+        self._approximate, self._route = None, SpectrumRoute(fell_back=str(error))
+
+    def _measured(self, values: NDArray[np.float64]) -> Measured:
+        rows, columns = self._layer.matrix or (0, 0)
+        return Measured(values, max(rows, columns), self._entries)
+
+    def _fitted(self, values: NDArray[np.float64]) -> NoiseFit:
+        return noise_model(self._settings).fit(self._measured(values), self._settings)
 
     def _entries(self) -> Entries:
         """The matrix for models that look at its entries, which work on the CPU."""

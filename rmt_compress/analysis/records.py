@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rmt_compress import spectrum
+from rmt_compress.analysis.approximating import SpectrumRoute
 from rmt_compress.analysis.diagnosis import Diagnosis, Measures, as_json, diagnose, measure
 from rmt_compress.analysis.layer_record import LayerRecord
 from rmt_compress.analysis.noise_models import NoiseFit, null_quantile, p_value
@@ -39,10 +40,13 @@ NOISE_ENERGY = 0.01
 class AnalyzedLayer(LayerRecord):
     """What the spectrum says of one layer: the fitted bulk, and all singular values, descending.
 
+    Of an approximate spectrum the singular values of the bulk are the quantiles of its distribution.
+
     Attributes:
         details: what only the noise model that was asked finds.
         models: what every noise model says, by name, or why it says nothing; empty unless all were asked.
         scaled: the singular values that `fit` is of, where a model took scales out; None for the matrix's own.
+        route: by which route the singular values came, and how exact they are.
     """
 
     fit: spectrum.BulkFit
@@ -51,6 +55,7 @@ class AnalyzedLayer(LayerRecord):
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     models: Mapping[str, NoiseFit | str] = field(default_factory=dict, repr=False)
     scaled: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    route: SpectrumRoute = field(default_factory=SpectrumRoute, repr=False)
     status: ClassVar[Literal["analyzed", "skipped"]] = "analyzed"
     reason: ClassVar[None] = None
 
@@ -104,6 +109,7 @@ class AnalyzedLayer(LayerRecord):
             scaled=None if scaled is None else (scaled, fit.n),
             alpha=self.settings.alpha,
             beta=self.settings.beta,
+            gof_error=self.route.gof_error,
         )
 
     @property
@@ -125,13 +131,13 @@ class AnalyzedLayer(LayerRecord):
 
     @property
     def gof_null(self) -> float:
-        """95 % point of the fit error of pure noise of this size."""
-        return null_quantile(0.95, self.fit, self.settings)
+        """95 % point of the fit error of pure noise of this size, as this route would find it."""
+        return null_quantile(0.95, self.fit, self.settings) + self.route.gof_error
 
     @property
     def gof_p_value(self) -> float:
-        """The chance that pure noise of this size fits as badly or worse."""
-        return p_value(self.fit, self.settings)
+        """The chance that pure noise of this size fits as badly or worse, at most where it is approximate."""
+        return p_value(replace(self.fit, gof=max(0.0, self.fit.gof - self.route.gof_error)), self.settings)
 
     @property
     def parameters_after(self) -> int:
@@ -169,6 +175,7 @@ class AnalyzedLayer(LayerRecord):
             "spectral_norm": float(self.singular_values[0]),
             "verdict": self.verdict,
             **as_json(self.measures),
+            "spectrum": self.route.to_json(),
             "signals": self._signals_said(),
             "noise": {"model": self.settings.noise, **self.details},
             "noise_models": {name: self._said_by(name) for name in self.models} or None,
@@ -242,7 +249,7 @@ class AnalyzedStack(AnalyzedLayer):
     @property
     def gof_null(self) -> float:
         """95 % point of the worst fit error of as many matrices of pure noise."""
-        return null_quantile(0.95 ** (1 / len(self.experts)), self.fit, self.settings)
+        return null_quantile(0.95 ** (1 / len(self.experts)), self.fit, self.settings) + self.route.gof_error
 
     @property
     def gof_p_value(self) -> float:
@@ -323,6 +330,12 @@ class Analysis:
     def buffers(self) -> int:
         """Entries of the buffers."""
         return sum(layer.parameters for layer in self.layers if layer.is_buffer)
+
+    @property
+    def approximated(self) -> tuple[AnalyzedLayer, ...]:
+        """The matrices whose spectra are approximate."""
+        matrices = (matrix for layer in self.analyzed for matrix in layer.matrices)
+        return tuple(matrix for matrix in matrices if matrix.route.approximation is not None)
 
     @property
     def parameters_after(self) -> int:

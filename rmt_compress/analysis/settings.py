@@ -37,6 +37,7 @@ class AnalysisSettings:
         treat_as: ``KIND:GLOB`` each: what the layers of such a name are, where nothing else says it; see
             `rmt_compress.layers.treating`.
         embeddings: whether embedding tables are analysed too.
+        exact: whether approximate spectra are forbidden, see `rmt_compress.analysis.approximating`.
 
     Raises:
         SettingsError: listing everything that is out of range.
@@ -93,6 +94,11 @@ class AnalysisSettings:
         panel=NOISE_AND_CUTS,
     )
     embeddings: bool = setting(False, "Analyse embedding tables too.")
+    exact: bool = setting(
+        False,
+        "Find every singular value. Spectra of large weights are otherwise approximated, where the error is known "
+        "to be small.",
+    )
 
     def __post_init__(self) -> None:
         problems = problems_of(self)

@@ -86,6 +86,8 @@ def plan_with(analysis: Analysis, settings: PlanSettings, moments: Moments | Non
         **_recorded(settings),
         "gof": asked.gof if settings.gof is None else settings.gof,
     }
+    if analysis.approximated:
+        record["approximate_spectra"] = [layer.name for layer in analysis.approximated]
     known = frozenset() if moments is None else frozenset(moments.layers)
     layers = tuple(decide(layer, settings, known) for layer in analysis.layers)
     return Plan(settings=record, layers=layers, basis=noise_model(asked).basis)

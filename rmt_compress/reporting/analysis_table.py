@@ -323,4 +323,24 @@ def analysis_summary(analysis: Analysis) -> Text:
         f" Cutting those to their spikes leaves {after:,} of {before:,} parameters (",
         (share, "bold"),
         f").\n Diagnosis: {looks}{more}.",
+        f"\n {said}" if (said := approximation_said(analysis)) else "",
     )
+
+
+def approximation_said(analysis: Analysis) -> str:
+    """How many spectra are approximate and how exact they are, and which were tried; nothing where none was."""
+    found = [layer.route.approximation for layer in analysis.approximated if layer.route.approximation is not None]
+    matrices = [matrix for layer in analysis.analyzed for matrix in layer.matrices]
+    fell_back = [f"{layer.name} ({layer.route.fell_back})" for layer in matrices if layer.route.fell_back]
+    said = []
+    if found:
+        edge, gof = max(each.edge_error for each in found), max(each.gof_error for each in found)
+        verb = "spectrum is" if len(found) == 1 else "spectra are"
+        said.append(
+            f"{len(found)} {verb} approximate: edges within {edge:.2%}, fit errors within {gof:.4f} "
+            "(--exact finds every singular value)."
+        )
+    if fell_back:
+        shown = [*fell_back[:3], *([f"{len(fell_back) - 3} more"] if len(fell_back) > 3 else [])]
+        said.append(printable(f"Exact, as an approximation would not be exact enough: {', '.join(shown)}."))
+    return "\n ".join(said)

@@ -13,6 +13,13 @@ from rmt_compress.spectrum.gamma_noise import GammaNoise, fit_gamma_noise
 from rmt_compress.spectrum.heavy_tail import HeavyTail, fit_heavy_tail
 from rmt_compress.spectrum.noise import noise_eigenvalues
 from rmt_compress.spectrum.null import fit_error_p_value, fit_error_quantile
+from rmt_compress.spectrum.quadrature import (
+    Approximation,
+    Quadrature,
+    UncertainSpectrumError,
+    approximate_fit,
+    converged,
+)
 from rmt_compress.spectrum.sign_flips import SignFlips, sign_flips
 from rmt_compress.spectrum.singular_values import (
     Kernels,
@@ -26,6 +33,7 @@ from rmt_compress.spectrum.spikes import LOSSES, Loss, Spikes, shrunk, spikes_be
 __all__ = [
     "LOSSES",
     "QUANTILE_RULES",
+    "Approximation",
     "BulkFit",
     "DegenerateSpectrumError",
     "Equalized",
@@ -35,10 +43,14 @@ __all__ = [
     "Loss",
     "NonFiniteError",
     "NumpyKernels",
+    "Quadrature",
     "QuantileRule",
     "SignFlips",
     "SingularValues",
     "Spikes",
+    "UncertainSpectrumError",
+    "approximate_fit",
+    "converged",
     "effective_rank",
     "equalize",
     "fit_bulk",

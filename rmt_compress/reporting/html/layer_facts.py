@@ -43,6 +43,14 @@ def sentences_of(layer: AnalyzedLayer) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _approximate_facts(layer: AnalyzedLayer) -> tuple[Fact, ...]:
+    error = layer.route.approximation
+    if error is None:
+        return ()
+    said = f"edge within {error.edge_error:.2%}, fit error within {error.gof_error:.4f}"
+    return (Fact("approximate spectrum", said),)
+
+
 def facts_of(layer: AnalyzedLayer) -> tuple[Fact, ...]:
     """The numbers of a layer."""
     fit, own = layer.fit, layer.layer
@@ -62,4 +70,5 @@ def facts_of(layer: AnalyzedLayer) -> tuple[Fact, ...]:
         Fact("chance of such an error in noise", f"{layer.gof_p_value:.2g}"),
         Fact("spikes", f"{layer.spikes_shown} of {fit.p}"),
         Fact("bulk energy", f"{layer.bulk_energy:.1%}"),
+        *_approximate_facts(layer),
     )

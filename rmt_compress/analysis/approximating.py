@@ -1,0 +1,117 @@
+"""Approximate spectra of large weights: where they are tried, and what is said of them.
+
+Exact eigenvalues of p × p matrices take p³ steps, half of which wait for memory. Products with a block of random
+directions say nearly the same of the bulk for a fraction of that (`rmt_compress.spectrum.quadrature`), with an
+error that they tell themselves. Where it is beyond its tolerance the exact route is taken, and the reason kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rmt_compress import spectrum
+from rmt_compress.analysis.noise_models import NoiseFit
+from rmt_compress.analysis.settings import AnalysisSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from rmt_compress.decomposition.block_lanczos import KrylovSpace
+    from rmt_compress.decomposition.kernels import TorchKernels
+
+# Least min(rows, columns) at which it is tried: at 2048 it takes as long as the exact route, at 3000 half of that.
+SMALLEST = 3000
+
+
+@dataclass(frozen=True)
+class SpectrumRoute:
+    """By which route the singular values of a layer came.
+
+    Attributes:
+        approximation: how exact they are; None where they are those of the exact route.
+        fell_back: why an approximate spectrum was not believed; None where none was tried, or it was.
+    """
+
+    approximation: spectrum.Approximation | None = None
+    fell_back: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object ``spectrum`` of a layer in `analyze --json`."""
+        if self.approximation is None:
+            return {"route": "exact", "fell_back": self.fell_back}
+        return {"route": "approximate", **asdict(self.approximation)}
+
+    @property
+    def gof_error(self) -> float:
+        """How wrong a fit error of these singular values can be."""
+        return 0.0 if self.approximation is None else self.approximation.gof_error
+
+
+def may_approximate(matrix: torch.Tensor, settings: AnalysisSettings) -> bool:
+    """Whether the approximate route is tried for a matrix (rows, columns).
+
+    Its error is known for Marchenko and Pastur's noise alone, and on a GPU exact eigenvalues take no time.
+    """
+    return (
+        not settings.exact
+        and settings.noise == "mp"
+        and matrix.device.type == "cpu"
+        and min(matrix.shape) >= SMALLEST
+    )
+
+
+class ApproximateSpectrum:
+    """The approximate spectrum of one matrix, found in two steps as `spectrum.SingularValues` is.
+
+    Args:
+        matrix: (rows, columns), on the CPU.
+        kernels: for a Gram matrix.
+    """
+
+    def __init__(self, matrix: torch.Tensor, kernels: TorchKernels) -> None:
+        self._matrix, self._kernels = matrix, kernels
+        self._space: KrylovSpace | None = None
+
+    def multiply(self) -> None:
+        """The first step, most of the products, which `fit` makes up for if it was left out.
+
+        Raises:
+            UncertainSpectrumError: the entries are no numbers, or too large or small.
+        """
+        from rmt_compress.decomposition.block_lanczos import STAGES, KrylovSpace
+
+        self._space = KrylovSpace(self._matrix, self._kernels)
+        self._space.grow(STAGES[0])
+
+    def fit(
+        self, fitted: Callable[[NDArray[np.float64]], NoiseFit]
+    ) -> tuple[NDArray[np.float64], NoiseFit, SpectrumRoute]:
+        """Singular values, descending, what the noise model says of them, and how exact that is.
+
+        Args:
+            fitted: what the noise model says of singular values.
+
+        Raises:
+            UncertainSpectrumError: an error is beyond its tolerance, or as `multiply`.
+        """
+        from rmt_compress.decomposition.block_lanczos import STAGES
+
+        if self._space is None:
+            self.multiply()
+        assert self._space is not None
+        for steps in STAGES:
+            self._space.grow(steps)
+            try:
+                values, error = spectrum.approximate_fit(
+                    self._space.quadrature(), lambda values: fitted(values).fit
+                )
+            except spectrum.UncertainSpectrumError:
+                if steps == STAGES[-1]:
+                    raise
+            else:
+                return values, fitted(values), SpectrumRoute(approximation=error)
+        raise AssertionError("the last stage answers or raises")

@@ -1,0 +1,136 @@
+"""The Krylov space of a weight's Gram matrix over a random block, as `spectrum.Quadrature` reads it.
+
+Block Lanczos (Golub and Underwood 1977) in float32, every block made orthogonal to all before it, so that no Ritz
+value comes twice. Directions and steps follow from the size alone and random numbers from a fixed seed: the result
+depends on the matrix and, in its last digits, on the library's threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rmt_compress import spectrum
+from rmt_compress.decomposition.kernels import double_blocks
+
+if TYPE_CHECKING:
+    from rmt_compress.decomposition.kernels import TorchKernels
+
+# What noise and spikes take, and what spectra with long tails do.
+STAGES = (16, 28)
+
+_DIRECTIONS = 32
+# Directions of which four moments are asked, too.
+_FURTHER = 192
+# Of a small matrix the space holds this share of all directions at most.
+_LARGEST_SPACE = 0.6
+# A block whose directions are of such different lengths, as where it has reached all of a matrix of low rank, is
+# made orthogonal once more.
+_UNEVEN = 1e-2
+# Beyond, squares of squares could overflow or vanish in float32.
+_SAFE = (1e-8, 1e8)
+# As many multiplications take so much longer in a product with a block than in a Gram matrix' half.
+_GRAM_GAIN = 1.5
+
+
+class KrylovSpace:
+    """A Krylov space that can grow, on the CPU.
+
+    Args:
+        matrix: (rows, columns), of any type.
+        kernels: for the Gram matrix, where it is worth forming.
+
+    Raises:
+        UncertainSpectrumError: an entry is NaN or Inf, or float32 cannot square the largest twice.
+    """
+
+    def __init__(self, matrix: torch.Tensor, kernels: TorchKernels) -> None:
+        if not _SAFE[0] < kernels.largest(matrix) < _SAFE[1]:
+            raise spectrum.UncertainSpectrumError("float32 cannot square its entries twice")
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        p, n = wide.shape
+        self._directions = max(1, min(_DIRECTIONS, int(_LARGEST_SPACE * p) // STAGES[-1]))
+        self._trace = sum(float(block.square().sum()) for block in double_blocks(wide))
+        # What is multiplied in all, as columns; a Gram matrix takes half as long for each of them.
+        columns = self._directions * STAGES[0] + 2 * _FURTHER
+        self._is_gram = p * n / _GRAM_GAIN + 2 * p * columns < 4 * n * columns
+        self._a = _whole_gram(wide, kernels) if self._is_gram else wide.float()
+        self._generator = torch.Generator().manual_seed(0)
+        largest = self._directions * STAGES[-1]
+        # Columns that lie together: products with them are the faster ones.
+        self._basis = torch.empty(largest, p).T
+        self._small = torch.zeros(largest, largest)
+        first = torch.randn(p, self._directions, generator=self._generator)
+        # The next block of the basis, and what the matrix has beside it.
+        self._block = torch.linalg.qr(first)[0]
+        self._beside = torch.zeros(self._directions, self._directions)
+        self._steps = 0
+
+    def grow(self, steps: int) -> None:
+        """Multiply until there are so many blocks, `STAGES[-1]` at most."""
+        for step in range(self._steps, steps):
+            self._add(step * self._directions)
+        self._steps = max(self._steps, steps)
+
+    def _add(self, start: int) -> None:
+        v, basis, small, block = self._directions, self._basis, self._small, self._block
+        own = slice(start, start + v)
+        basis[:, own] = block
+        image = self._gram_of(block)
+        if start:
+            before = slice(start - v, start)
+            small[own, before], small[before, own] = self._beside, self._beside.T
+            image -= basis[:, before] @ self._beside.T
+        middle = block.T @ image
+        small[own, own] = (middle + middle.T) / 2
+        image -= block @ middle
+        known = basis[:, : start + v]
+        image -= known @ (known.T @ image)
+        block, beside = torch.linalg.qr(image)
+        lengths = beside.diagonal().abs()
+        if lengths.min() < _UNEVEN * lengths.max():
+            block, more = torch.linalg.qr(block - known @ (known.T @ block))
+            beside = more @ beside
+        self._block, self._beside = block, beside
+
+    def _gram_of(self, block: torch.Tensor) -> torch.Tensor:
+        return self._a @ block if self._is_gram else self._a @ (self._a.T @ block)
+
+    def quadrature(self) -> spectrum.Quadrature:
+        """What the space says of the spectrum."""
+        size = self._directions * self._steps
+        values, vectors = torch.linalg.eigh(self._small[:size, :size])
+        residuals = (self._beside @ vectors[-self._directions :]).norm(dim=0)
+        found = spectrum.converged(_numpy(values), _numpy(residuals))
+        return spectrum.Quadrature(
+            p=len(self._a),
+            trace=self._trace,
+            steps=self._steps,
+            values=_numpy(values),
+            residuals=_numpy(residuals),
+            weights=_numpy(vectors[: self._directions]) ** 2,
+            moments=self._moments(self._basis[:, :size] @ vectors[:, size - found :]),
+        )
+
+    def _moments(self, exact: torch.Tensor) -> NDArray[np.float64]:
+        """zᵀG^j z, j = 0 to 4, of further directions without their part in `exact` (p, t): an array (w, 5)."""
+        p = len(self._a)
+        first = torch.linalg.qr(torch.randn(p, min(_FURTHER, p // 2), generator=self._generator))[0]
+        first -= exact @ (exact.T @ first)
+        once = self._gram_of(first)
+        twice = self._gram_of(once)
+        pairs = (first, first), (first, once), (once, once), (once, twice), (twice, twice)
+        return np.stack([_numpy(torch.linalg.vecdot(one, other, dim=0)) for one, other in pairs], axis=1)
+
+
+def _whole_gram(wide: torch.Tensor, kernels: TorchKernels) -> torch.Tensor:
+    lower = kernels.gram(wide, double=False).tril_()
+    return lower + lower.tril(-1).T
+
+
+def _numpy(values: torch.Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = values.double().numpy()
+    return found
