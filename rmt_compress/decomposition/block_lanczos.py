@@ -26,7 +26,9 @@ _DIRECTIONS = 32
 # Directions of which four moments are asked, too.
 _FURTHER = 192
 # Of a small matrix the space holds this share of all directions at most.
-_LARGEST_SPACE = 0.6
+_LARGEST_SPACE = 0.75
+# With fewer directions nothing says how much is chance.
+_FEWEST = 4
 # A block whose directions are of such different lengths, as where it has reached all of a matrix of low rank, is
 # made orthogonal once more.
 _UNEVEN = 1e-2
@@ -44,7 +46,8 @@ class KrylovSpace:
         kernels: for the Gram matrix, where it is worth forming.
 
     Raises:
-        UncertainSpectrumError: an entry is NaN or Inf, or float32 cannot square the largest twice.
+        UncertainSpectrumError: an entry is NaN or Inf, float32 cannot square the largest twice, or the matrix is too
+            small.
     """
 
     def __init__(self, matrix: torch.Tensor, kernels: TorchKernels) -> None:
@@ -52,7 +55,9 @@ class KrylovSpace:
             raise spectrum.UncertainSpectrumError("float32 cannot square its entries twice")
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         p, n = wide.shape
-        self._directions = max(1, min(_DIRECTIONS, int(_LARGEST_SPACE * p) // STAGES[-1]))
+        self._directions = min(_DIRECTIONS, int(_LARGEST_SPACE * p) // STAGES[-1])
+        if self._directions < _FEWEST:
+            raise spectrum.UncertainSpectrumError(f"{p} directions are too few")
         self._trace = sum(float(block.square().sum()) for block in double_blocks(wide))
         # What is multiplied in all, as columns; a Gram matrix takes half as long for each of them.
         columns = self._directions * STAGES[0] + 2 * _FURTHER
@@ -119,9 +124,14 @@ class KrylovSpace:
         """zᵀG^j z, j = 0 to 4, of further directions without their part in `exact` (p, t): an array (w, 5)."""
         p = len(self._a)
         first = torch.linalg.qr(torch.randn(p, min(_FURTHER, p // 2), generator=self._generator))[0]
-        first -= exact @ (exact.T @ first)
-        once = self._gram_of(first)
-        twice = self._gram_of(once)
+
+        def without(block: torch.Tensor) -> torch.Tensor:
+            # After every product: of a large spike it brings back what rounding has left.
+            return block - exact @ (exact.T @ block)
+
+        first = without(without(first))
+        once = without(self._gram_of(first))
+        twice = without(self._gram_of(once))
         pairs = (first, first), (first, once), (once, once), (once, twice), (twice, twice)
         return np.stack([_numpy(torch.linalg.vecdot(one, other, dim=0)) for one, other in pairs], axis=1)
 

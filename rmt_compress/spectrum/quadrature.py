@@ -50,6 +50,8 @@ _CONTINUED = 8
 _GROUPS = 16
 # Standard errors that an error is said to be.
 _SURE = 2.0
+# Standard errors that two means of one number never differ by.
+_CHANCE = 6.0
 # An eigenvalue at the lower end of the window below this share of that at the upper end could be rounding.
 _LEAST = 1e-3
 # Points of the window at which the distribution function is compared, and of how many next to each other the
@@ -110,35 +112,58 @@ class Quadrature:
         """All p eigenvalues, ascending; those that have not converged as quantiles of their distribution.
 
         Args:
-            left_out: one of sixteen groups of the random directions, which does not take part; None for all.
+            left_out: one of the `groups`, which does not take part; None for all.
             share: of the k Jacobi coefficients, so many are used.
         """
         found = self.converged
         top, nodes = self.values[self.values.size - found :], self.values[: self.values.size - found]
         left = self.p - found
-        taken = self.weights[_without(len(self.weights), left_out), : nodes.size].sum(axis=0)
-        # In units of their mean powers of eigenvalues are numbers of one size.
-        mean = (self.trace - float(top.sum())) / left
-        powers = np.arange(5)
-        sums = (taken * (nodes / mean) ** powers[:, None]).sum(axis=1)
-        sums += (self.moments[_without(len(self.moments), left_out)] / mean**powers).sum(axis=0)
-        weights = _tilted(nodes / mean, taken / taken.sum(), sums / sums[0])
+        members = self._taken(len(self.weights), left_out)
+        weights = self.weights[members, : nodes.size].sum(axis=0)
+        own, further = self._moments()
+        sums = own[members].sum(axis=0) + further[self._taken(len(further), left_out)].sum(axis=0)
+        weights = _tilted(nodes / self.rest, weights / weights.sum(), sums / sums[0])
         nodes, weights = _continued(nodes, weights, max(2, round(share * self.steps)))
         ranks = (np.arange(left) + 0.5) / left
         return np.concatenate([_quantiles(nodes, weights, ranks, top[0] if found else None), top])
+
+    @property
+    def rest(self) -> float:
+        """The mean of the eigenvalues that have not converged."""
+        top = self.values[self.values.size - self.converged :]
+        return (self.trace - float(top.sum())) / (self.p - top.size)
+
+    def _moments(self) -> tuple[FloatArray, FloatArray]:
+        """Moments 0 to 4 of what has not converged, in units of its mean, by each direction and each further one."""
+        nodes = self.values[: self.values.size - self.converged] / self.rest
+        powers = np.arange(5)
+        own = self.weights[:, : nodes.size] @ (nodes[:, None] ** powers)
+        return own, self.moments / self.rest**powers
+
+    @property
+    def contradicts_itself(self) -> bool:
+        """Whether the moments by the directions and by the further ones differ by more than chance can."""
+        own, further = self._moments()
+        off = np.abs(own.mean(axis=0) - further.mean(axis=0))
+        chance = np.sqrt(own.var(axis=0) / len(own) + further.var(axis=0) / len(further))
+        return not bool((off <= _CHANCE * chance + 1e-3 * own.mean(axis=0)).all())
+
+    @property
+    def groups(self) -> int:
+        """Into how many groups the random directions are split."""
+        return min(_GROUPS, len(self.weights))
+
+    def _taken(self, directions: int, left_out: int | None) -> NDArray[np.bool_]:
+        """Which of so many directions take part where a group of them does not."""
+        member = np.arange(directions) % self.groups
+        taken: NDArray[np.bool_] = member != (-1 if left_out is None else left_out)
+        return taken
 
 
 def converged(values: FloatArray, residuals: FloatArray) -> int:
     """How many of the largest Ritz values, ascending with their residuals, are eigenvalues; never the last two."""
     good = residuals[::-1] <= _CONVERGED * np.maximum(values[::-1], 0.0)
     return min(int(good.argmin()) if not good.all() else good.size, values.size - 2)
-
-
-def _without(directions: int, left_out: int | None) -> NDArray[np.bool_]:
-    """Which directions take part where a group of them does not."""
-    member = np.arange(directions) % _GROUPS
-    taken: NDArray[np.bool_] = member != (-1 if left_out is None else left_out)
-    return taken
 
 
 def _tilted(nodes: FloatArray, weights: FloatArray, moments: FloatArray) -> FloatArray:
@@ -219,15 +244,17 @@ def approximate_fit(
         fit: from p singular values, descending, to the fitted bulk.
 
     Raises:
-        UncertainSpectrumError: an error is beyond its tolerance, or eigenvalues in the window could be rounding.
+        UncertainSpectrumError: an error is beyond its tolerance, or eigenvalues could be rounding of larger ones.
     """
+    if not quadrature.rest > 0 or quadrature.contradicts_itself:
+        raise UncertainSpectrumError("rounding of its largest eigenvalues hides the others")
     eigenvalues = quadrature.eigenvalues()
     best = _fitted(fit, eigenvalues)
     low, high = eigenvalues[best.window[0] - 1], eigenvalues[best.window[1] - 1]
     if not low > _LEAST * high:
         raise UncertainSpectrumError("the least eigenvalues of its bulk are too small")
     coarse = quadrature.eigenvalues(share=_FEWER)
-    others = [quadrature.eigenvalues(group) for group in range(min(_GROUPS, len(quadrature.weights)))]
+    others = [quadrature.eigenvalues(group) for group in range(quadrature.groups)]
     points = np.linspace(*best.window, _POINTS).astype(int) - 1
     levels = [_levels(each, eigenvalues[points]) for each in (eigenvalues, coarse, *others)]
     numbers = [_numbers(fit, each) for each in (eigenvalues, coarse, *others)]
