@@ -1,13 +1,14 @@
 """Approximate spectra against exact ones: what both routes of `analyze` say of a weight, and how long they take.
 
-    python benchmarks/approximate_spectra.py                       # everything: half an hour on an idle 2-core machine
+    python benchmarks/approximate_spectra.py                       # everything: ten minutes on an idle machine
     python benchmarks/approximate_spectra.py --sizes 4096          # some of it
     python benchmarks/approximate_spectra.py --networks FILE …     # other networks
     python benchmarks/approximate_spectra.py --quick               # tiny sizes: whether the script still runs
 
-Made weights of p × p: even noise, spikes planted in it, the same rounded to bfloat16, entries of heavy tails (Student's
-t of 3 degrees of freedom), and rows and columns of uneven variance. Both routes run in turn, as often as --runs says,
-and medians are compared. Of networks every layer is forced through the approximate route, however small.
+Made weights of p × p: even noise, spikes planted in it, the same rounded to bfloat16, entries of heavy tails
+(Student's t of 3 degrees of freedom), and rows and columns of uneven variance. Both routes run in turn, as often as
+--runs says, and medians are compared. Of networks every layer is forced through the approximate route, however
+small.
 
 A complete run replaces benchmarks/results/approximate_spectra.md.
 """
@@ -76,8 +77,8 @@ def spiked(p: int, generator: torch.Generator) -> torch.Tensor:
 
 def heavy(p: int, generator: torch.Generator) -> torch.Tensor:
     """Entries of Student's t of three degrees of freedom."""
-    squares = sum(torch.randn(p, p, generator=generator) ** 2 for _ in range(3))
-    return noise(p, generator) / (squares / 3) ** 0.5
+    squares = torch.stack([torch.randn(p, p, generator=generator) ** 2 for _ in range(3)])
+    return noise(p, generator) / squares.mean(dim=0).sqrt()
 
 
 def uneven(p: int, generator: torch.Generator) -> torch.Tensor:
@@ -147,8 +148,8 @@ def part_inputs(report: Report, sizes: Sequence[int], runs: int) -> None:
             print(rows[-1], file=sys.stderr, flush=True)
     report.say(
         "## Made weights",
-        "`route` is the one that was taken in the end; *said* is the error that the approximate route states itself "
-        "(two standard errors and the bias that it sees). Ratios are medians of the ratios of runs side by side.",
+        "*Route* is the one that was taken in the end; *said* is the error that the approximate route states "
+        "itself (two standard errors and the bias that it sees). Ratios are medians of those of runs side by side.",
     )
     report.table(header, rows)
     report.target(
@@ -188,8 +189,8 @@ def part_networks(report: Report, files: Sequence[Path]) -> None:
         )
     report.say(
         "## Networks",
-        "Every layer is asked of the approximate route here, which `analyze` does of large ones alone; of small layers "
-        "most are refused, as chance is too great in few directions, and found exactly.",
+        "Every layer is asked of the approximate route here, which `analyze` does of large ones alone; most small "
+        "ones are refused, as chance is too great in few directions, and found exactly.",
     )
     header = ["network", "layers", "believed", "largest difference of edges", "of fit errors", "of spikes"]
     report.table(header, rows)

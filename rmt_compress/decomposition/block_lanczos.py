@@ -46,8 +46,8 @@ class KrylovSpace:
         kernels: for the Gram matrix, where it is worth forming.
 
     Raises:
-        UncertainSpectrumError: an entry is NaN or Inf, float32 cannot square the largest twice, or the matrix is too
-            small.
+        UncertainSpectrumError: an entry is NaN or Inf, float32 cannot square the largest twice, or the matrix is
+            too small.
     """
 
     def __init__(self, matrix: torch.Tensor, kernels: TorchKernels) -> None:

@@ -134,7 +134,7 @@ class Quadrature:
         return (self.trace - float(top.sum())) / (self.p - top.size)
 
     def _moments(self) -> tuple[FloatArray, FloatArray]:
-        """Moments 0 to 4 of what has not converged, in units of its mean, by each direction and each further one."""
+        """Moments 0 to 4 of what has not converged, in units of its mean, by each direction and further one."""
         nodes = self.values[: self.values.size - self.converged] / self.rest
         powers = np.arange(5)
         own = self.weights[:, : nodes.size] @ (nodes[:, None] ** powers)

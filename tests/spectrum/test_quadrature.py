@@ -55,7 +55,7 @@ def fit(values):
 
 @pytest.fixture
 def any_error(monkeypatch):
-    """In so few directions chance is larger than is believed: whether the error is as said is asked all the same."""
+    """In so few directions chance is larger than is believed: whether the error is as said is another matter."""
     for name in ("EDGE_TOLERANCE", "GOF_TOLERANCE", "SPIKES_TOLERANCE"):
         monkeypatch.setattr(quadrature, name, 1.0)
 
