@@ -14,17 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from rmt_compress import spectrum
-from rmt_compress.decomposition.kernels import double_blocks
 
 if TYPE_CHECKING:
     from rmt_compress.decomposition.kernels import TorchKernels
 
 # What noise and spikes take, and what spectra with long tails do.
-STAGES = (16, 28)
+STAGES = (14, 32)
 
 _DIRECTIONS = 32
 # Directions of which four moments are asked, too.
-_FURTHER = 192
+_FURTHER = 128
 # Of a small matrix the space holds this share of all directions at most.
 _LARGEST_SPACE = 0.75
 # With fewer directions nothing says how much is chance.
@@ -58,11 +57,14 @@ class KrylovSpace:
         self._directions = min(_DIRECTIONS, int(_LARGEST_SPACE * p) // STAGES[-1])
         if self._directions < _FEWEST:
             raise spectrum.UncertainSpectrumError(f"{p} directions are too few")
-        self._trace = sum(float(block.square().sum()) for block in double_blocks(wide))
         # What is multiplied in all, as columns; a Gram matrix takes half as long for each of them.
         columns = self._directions * STAGES[0] + 2 * _FURTHER
         self._is_gram = p * n / _GRAM_GAIN + 2 * p * columns < 4 * n * columns
         self._a = _whole_gram(wide, kernels) if self._is_gram else wide.float()
+        squares = (
+            self._a.diagonal() if self._is_gram else torch.linalg.vector_norm(self._a, dim=1).double().square()
+        )
+        self._trace = float(squares.sum(dtype=torch.float64))
         self._generator = torch.Generator().manual_seed(0)
         largest = self._directions * STAGES[-1]
         # Columns that lie together: products with them are the faster ones.

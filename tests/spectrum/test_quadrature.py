@@ -115,9 +115,9 @@ def test_formed_gram_matrix_says_the_same(rng, monkeypatch):
 def test_all_of_a_space_is_exact(rng, monkeypatch):
     """With as many steps as there are directions to find, nothing is left to chance."""
     monkeypatch.setattr("rmt_compress.decomposition.block_lanczos._LARGEST_SPACE", 1.0)
-    matrix = even(rng)[:112]
+    matrix = even(rng)[: 4 * STAGES[-1]]
     found = space(matrix)
-    assert found.values.size == 112
+    assert found.values.size == len(matrix)
     np.testing.assert_allclose(found.values, np.sort(scipy.linalg.svdvals(matrix)) ** 2, rtol=1e-4)
 
 
