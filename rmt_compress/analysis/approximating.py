@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rmt_compress.decomposition.block_lanczos import KrylovSpace
-    from rmt_compress.decomposition.kernels import TorchKernels
 
 # Least min(rows, columns) at which it is tried: at 2048 it takes as long as the exact route, at 3000 half of that.
 SMALLEST = 3000
@@ -51,7 +50,7 @@ class SpectrumRoute:
         return 0.0 if self.approximation is None else self.approximation.gof_error
 
 
-def may_approximate(matrix: torch.Tensor, settings: AnalysisSettings) -> bool:
+def may_approximate(matrix: torch.Tensor | NDArray[Any], settings: AnalysisSettings) -> bool:
     """Whether the approximate route is tried for a matrix (rows, columns).
 
     Its error is known for Marchenko and Pastur's noise alone, and on a GPU exact eigenvalues take no time.
@@ -59,7 +58,7 @@ def may_approximate(matrix: torch.Tensor, settings: AnalysisSettings) -> bool:
     return (
         not settings.exact
         and settings.noise == "mp"
-        and matrix.device.type == "cpu"
+        and str(matrix.device) == "cpu"
         and min(matrix.shape) >= SMALLEST
     )
 
@@ -69,11 +68,10 @@ class ApproximateSpectrum:
 
     Args:
         matrix: (rows, columns), on the CPU.
-        kernels: for a Gram matrix.
     """
 
-    def __init__(self, matrix: torch.Tensor, kernels: TorchKernels) -> None:
-        self._matrix, self._kernels = matrix, kernels
+    def __init__(self, matrix: torch.Tensor | NDArray[Any]) -> None:
+        self._matrix = matrix
         self._space: KrylovSpace | None = None
 
     def multiply(self) -> None:
@@ -84,7 +82,7 @@ class ApproximateSpectrum:
         """
         from rmt_compress.decomposition.block_lanczos import STAGES, KrylovSpace
 
-        self._space = KrylovSpace(self._matrix, self._kernels)
+        self._space = KrylovSpace(self._matrix)
         self._space.grow(STAGES[0])
 
     def fit(

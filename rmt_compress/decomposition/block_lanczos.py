@@ -7,16 +7,14 @@ depends on the matrix and, in its last digits, on the library's threads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rmt_compress import spectrum
-
-if TYPE_CHECKING:
-    from rmt_compress.decomposition.kernels import TorchKernels
+from rmt_compress.decomposition.kernels import TorchKernels
 
 # What noise and spikes take, and what spectra with long tails do.
 STAGES = (14, 32)
@@ -42,14 +40,16 @@ class KrylovSpace:
 
     Args:
         matrix: (rows, columns), of any type.
-        kernels: for the Gram matrix, where it is worth forming.
 
     Raises:
         UncertainSpectrumError: an entry is NaN or Inf, float32 cannot square the largest twice, or the matrix is
             too small.
     """
 
-    def __init__(self, matrix: torch.Tensor, kernels: TorchKernels) -> None:
+    def __init__(self, matrix: torch.Tensor | NDArray[Any]) -> None:
+        kernels = TorchKernels()
+        if not isinstance(matrix, torch.Tensor):  # a small one, perhaps of a file that is not to be written to
+            matrix = torch.tensor(matrix)
         if not _SAFE[0] < kernels.largest(matrix) < _SAFE[1]:
             raise spectrum.UncertainSpectrumError("float32 cannot square its entries twice")
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

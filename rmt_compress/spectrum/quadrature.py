@@ -28,8 +28,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
-from scipy.linalg import eigh_tridiagonal
 
 from rmt_compress.spectrum.bulk import BulkFit, DegenerateSpectrumError
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
@@ -194,6 +192,8 @@ def _tilted(nodes: FloatArray, weights: FloatArray, moments: FloatArray) -> Floa
 
 def _continued(nodes: FloatArray, weights: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
     """Nodes and weights of a measure with the same first `size` Jacobi coefficients, continued as a constant."""
+    from scipy.linalg import eigh_tridiagonal
+
     vector = np.sqrt(weights)
     basis = np.zeros((size, nodes.size))
     diagonal, beside = [], []
@@ -223,6 +223,8 @@ def _continued(nodes: FloatArray, weights: FloatArray, size: int) -> tuple[Float
 
 def _quantiles(nodes: FloatArray, weights: FloatArray, ranks: FloatArray, above: float | None) -> FloatArray:
     """Quantiles of a density of which nodes and weights are a Gauss quadrature; `above` is where it ends."""
+    from scipy.interpolate import PchipInterpolator
+
     reached = np.cumsum(weights) - weights / 2
     first = max(0.0, nodes[0] - (nodes[1] - nodes[0]) / 2) if nodes.size > 1 else nodes[0]
     last = nodes[-1] if above is None else max(nodes[-1], (nodes[-1] + above) / 2)

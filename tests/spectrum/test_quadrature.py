@@ -6,7 +6,6 @@ import scipy.linalg
 import torch
 
 from rmt_compress.decomposition.block_lanczos import STAGES, KrylovSpace
-from rmt_compress.decomposition.kernels import TorchKernels
 from rmt_compress.spectrum import UncertainSpectrumError, approximate_fit, fit_bulk, marchenko_pastur, quadrature
 
 ROWS, COLUMNS = 400, 600
@@ -44,7 +43,7 @@ def half_zero(generator):
 
 
 def space(matrix, steps=STAGES[-1], dtype=torch.float32):
-    found = KrylovSpace(torch.from_numpy(matrix).to(dtype), TorchKernels())
+    found = KrylovSpace(torch.from_numpy(matrix).to(dtype))
     found.grow(steps)
     return found.quadrature()
 
