@@ -242,3 +242,13 @@ def test_killed_half_way_a_large_checkpoint_is_gone_on_with(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     # The others are memory, which 4 MB of weights say nothing of.
     assert done.stdout.count("**Met:** what was finished") == done.stdout.count("**Met:** the analysis is") == 1
+
+
+@pytest.mark.slow
+def test_quick_spectra_are_compared(python, tmp_path):
+    file = tmp_path / "report.md"
+    done = python.run(BENCHMARKS / "approximate_spectra.py", "--quick", "--output", file)
+    assert done.returncode == 0, done.stderr
+    report = file.read_text()
+    assert report.count("\n| 300, ") == 5
+    assert report.count("**Met:**") == 2

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmt_compress.analysis.approximating import SpectrumRoute
 from rmt_compress.analysis.noise_models import NoiseFit
 from rmt_compress.analysis.one_layer import expert_of
 from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedStack, LayerAnalysis
 from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.checkpoints.journal import Journal, Say, identity_of
-from rmt_compress.spectrum import BulkFit
+from rmt_compress.spectrum import Approximation, BulkFit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 # Of what records are made. What they say of their layer and settings is known where they are taken up.
 _KEPT: dict[str, type[Any]] = {
-    kept.__name__: kept for kept in (AnalyzedLayer, AnalyzedStack, AnalyzedPair, SkippedLayer, BulkFit, NoiseFit)
+    kept.__name__: kept
+    for kept in (
+        *(AnalyzedLayer, AnalyzedStack, AnalyzedPair, SkippedLayer, BulkFit, NoiseFit),
+        *(SpectrumRoute, Approximation),
+    )
 }
 _KNOWN = ("layer", "settings", "pair")
 # They choose layers and change nothing of what is found of one: `prune` may have others than `analyze` had.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rmt_compress.analysis.approximating import SMALLEST
 from rmt_compress.analysis.in_blocks import can_go_in_blocks
 from rmt_compress.analysis.without_torch import suits_numpy
 from rmt_compress.errors import SettingsError
@@ -110,7 +111,7 @@ def _need(layer: Layer, checkpoint: Checkpoint, settings: AnalysisSettings, *, d
     # Which the permuted axes of a transposed convolution are copied for.
     turned = entries * FLOAT_BYTES[layer.dtype] if KINDS[layer.kind].rows == (1,) and len(layer.shape) > 3 else 0
     copies = _COPIES.get(settings.noise, 0) * 4 * entries
-    return read + turned + copies + _squares(layer, double=double)
+    return read + turned + copies + max(_squares(layer, double=double), _directions(layer, settings))
 
 
 def _need_in_blocks(layer: Layer) -> int:
@@ -120,6 +121,14 @@ def _need_in_blocks(layer: Layer) -> int:
         return rows * columns * FLOAT_BYTES[layer.dtype] + _squares(layer, double=True)
     block = min(rows, columns) * min(max(rows, columns), _SLICE) * FLOAT_BYTES[layer.dtype]
     return block + _squares(layer, double=True)
+
+
+def _directions(layer: Layer, settings: AnalysisSettings) -> int:
+    """Bytes of an approximate spectrum: the weight in float32, and some two thousand directions."""
+    rows, columns = layer.matrix or (1, 1)
+    if settings.exact or settings.noise != "mp" or min(rows, columns) < SMALLEST:
+        return 0
+    return 4 * (2048 * min(rows, columns) + (rows * columns if layer.dtype != "float32" else 0))
 
 
 def _squares(layer: Layer, *, double: bool) -> int:

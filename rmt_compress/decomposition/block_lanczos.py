@@ -17,7 +17,7 @@ from rmt_compress import spectrum
 from rmt_compress.decomposition.kernels import TorchKernels
 
 # What noise and spikes take, and what spectra with long tails do.
-STAGES = (14, 32)
+STAGES = (16, 32)
 
 _DIRECTIONS = 32
 # Directions of which four moments are asked, too.
