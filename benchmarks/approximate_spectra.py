@@ -77,14 +77,16 @@ def spiked(p: int, generator: torch.Generator) -> torch.Tensor:
 
 def heavy(p: int, generator: torch.Generator) -> torch.Tensor:
     """Entries of Student's t of three degrees of freedom."""
-    squares = torch.stack([torch.randn(p, p, generator=generator) ** 2 for _ in range(3)])
-    return noise(p, generator) / squares.mean(dim=0).sqrt()
+    squares = torch.zeros(p, p)
+    for _ in range(3):
+        squares += torch.randn(p, p, generator=generator) ** 2
+    return noise(p, generator) / (squares / 3).sqrt()
 
 
 def uneven(p: int, generator: torch.Generator) -> torch.Tensor:
     """Noise whose rows and columns have log-normal scales."""
-    scales = (0.5 * torch.randn(2, p, generator=generator)).exp()
-    return scales[0, :, None] * noise(p, generator) * scales[1]
+    rows, columns = (0.5 * torch.randn(2, p, generator=generator)).exp()
+    return rows[:, None] * noise(p, generator) * columns
 
 
 INPUTS: dict[str, Callable[[int, torch.Generator], torch.Tensor]] = {
