@@ -72,7 +72,9 @@ def spiked(p: int, generator: torch.Generator) -> torch.Tensor:
     rank = min(60, p // 8)
     left = torch.linalg.qr(torch.randn(p, rank, generator=generator))[0]
     right = torch.linalg.qr(torch.randn(p, rank, generator=generator))[0]
-    return noise(p, generator) + (left * (p**0.5 * torch.linspace(1.1, 6, rank))) @ right.T
+    strengths = p**0.5 * torch.linspace(1.1, 6, rank)
+    planted: torch.Tensor = (left * strengths) @ right.T
+    return noise(p, generator).add(planted)
 
 
 def heavy(p: int, generator: torch.Generator) -> torch.Tensor:
@@ -80,13 +82,13 @@ def heavy(p: int, generator: torch.Generator) -> torch.Tensor:
     squares = torch.zeros(p, p)
     for _ in range(3):
         squares += torch.randn(p, p, generator=generator) ** 2
-    return noise(p, generator) / (squares / 3).sqrt()
+    return noise(p, generator).div(squares.div(3).sqrt())
 
 
 def uneven(p: int, generator: torch.Generator) -> torch.Tensor:
     """Noise whose rows and columns have log-normal scales."""
     rows, columns = (0.5 * torch.randn(2, p, generator=generator)).exp()
-    return rows[:, None] * noise(p, generator) * columns
+    return noise(p, generator).mul(rows[:, None]).mul(columns)
 
 
 INPUTS: dict[str, Callable[[int, torch.Generator], torch.Tensor]] = {
