@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,8 +14,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.config_file import CONFIG
-from rmt_compress.checkpoints.formats import state_dict_formats, weight_suffixes
+from rmt_compress.checkpoints.formats import state_dict_formats
 from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.moved import moved
 from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
@@ -41,10 +39,11 @@ from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
 from rmt_compress.pruning.folder_card import with_card
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.memory_of_cuts import check_cuts_fit
+from rmt_compress.pruning.output_names import default_target
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.pruning.shown_inputs import check_shown
 from rmt_compress.pruning.unasked import changed_outputs, fits_beside_its_cut, wrecked
-from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output, source_folder
+from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import listed, printable
 
@@ -60,44 +59,6 @@ if TYPE_CHECKING:
     from rmt_compress.plan import Layout
 
 _log = logging.getLogger(__name__)
-
-# Of pickles of weights, beside those that files are written under.
-_OTHER_SUFFIXES = (".th", ".tar", ".pkl", ".pickle", ".p", ".t7", ".model", ".weights", ".ckp", ".params")
-
-
-def default_output(source: Path) -> Path:
-    """The source's name with ``.pruned`` before its suffix.
-
-    A suffix that no file is written under gives way: to ``.pth`` of a ``.pth.tar``, to small letters of
-    ``.SAFETENSORS``, else to ``.pt``.
-
-    Of a folder or an index it lies beside the folder: a safetensors file, or where the folder is a Hugging Face
-    model, with a ``config.json``, another folder, ``…-pruned``.
-    """
-    if (folder := source_folder(source)) is not None:
-        folder = folder.resolve()
-        name = f"{folder.name}-pruned" if (folder / CONFIG).is_file() else f"{folder.name}.pruned.safetensors"
-        return folder.parent / name
-    stem, suffix = source.stem, source.suffix.lower()
-    if suffix == ".tar" and Path(stem).suffix.lower() in weight_suffixes():
-        stem, suffix = Path(stem).stem, Path(stem).suffix.lower()
-    if suffix not in weight_suffixes():
-        # What is no suffix of weights ("v1.5", "checkpoint_12") is part of the name.
-        stem, suffix = (stem if suffix in _OTHER_SUFFIXES else source.name), ".pt"
-    ending = f".pruned{suffix}"
-    # As long as a name may be on most file systems.
-    room = 255 - len(ending)
-    return source.with_name(os.fsencode(stem)[:room].decode("utf-8", "ignore") + ending)
-
-
-def _default_target(source: Path, checkpoint: Checkpoint, layout: Layout) -> Path:
-    """`default_output`, of a file under a suffix of what is going to be written."""
-    target = default_output(source)
-    if source_folder(source) is not None:
-        return target
-    if checkpoint.suffixes and checkpoint.holds(layout):
-        return target if target.suffix in checkpoint.suffixes else target.with_suffix(checkpoint.suffixes[0])
-    return target if target.suffix in state_dict_formats() else target.with_suffix(".safetensors")
 
 
 def prune(
@@ -184,7 +145,7 @@ def prune(
     if resume is not None and fold_batchnorm:
         raise SettingsError(["--resume keeps layers as the file has them: leave --fold-batchnorm out"])
     with open_checkpoint(path, trust=trust, weights=weights) as opened, ExitStack() as stack:
-        target = _default_target(path, opened, layout) if output is None else Path(output)
+        target = default_target(path, opened, layout) if output is None else Path(output)
         folder = path if is_folder_output(path, target) else None
         if opened.manifest is not None:
             again = f", or multiply the factors again first: rmt-compress export {path} -o dense{path.suffix}"
