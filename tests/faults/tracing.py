@@ -22,6 +22,7 @@ _PROGRAM = (
     "import os, runpy, signal, sys\n"
     "sys.argv = ['rmt-compress', *sys.argv[1:]]\n"
     "exec(os.environ.get('PATCHED', ''))\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup it is ignored, and stays so
     "if os.environ.get('TRACED'): os.kill(os.getpid(), signal.SIGSTOP)\n"
     "runpy.run_module('rmt_compress', run_name='__main__')\n"
 )
