@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 MEGABYTE = 1e6
 ROOM = 400.0
@@ -111,7 +112,7 @@ def largest_weight(folder: Path) -> float:
     return 2 * largest / MEGABYTE
 
 
-def measure(folder: Path, work: Path) -> dict[str, object]:
+def measure(folder: Path, work: Path) -> dict[str, Any]:
     """All runs; `work` is where journals and the smaller checkpoint go."""
     journal, output = work / "layers", work / "small.safetensors"
     factors = Path(f"{journal}.factors")
@@ -140,13 +141,13 @@ def measure(folder: Path, work: Path) -> dict[str, object]:
     }
 
 
-def table(record: dict[str, object]) -> str:
+def table(record: dict[str, Any]) -> str:
     """What was measured, as Markdown."""
     from measuring import Report, machine
 
     report = Report()
-    bound = 3 * float(record["largest_float32_megabytes"]) + ROOM  # type: ignore[arg-type]
-    runs = [Run(**each) for each in record["runs"]]  # type: ignore[attr-defined]
+    bound = 3 * record["largest_float32_megabytes"] + ROOM
+    runs = [Run(**each) for each in record["runs"]]
     report.say(
         "# Larger than memory",
         "Written by `python benchmarks/larger_than_memory.py`: a sharded bfloat16 checkpoint of "

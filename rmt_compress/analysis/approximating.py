@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from rmt_compress.decomposition.block_lanczos import KrylovSpace
 
-# Least min(rows, columns) at which it is tried: at 2048 it takes as long as the exact route, at 3000 half of that.
+# Least min(rows, columns) at which it is tried: there it takes a half to a third of the exact route's time, or
+# as long where it needs both stages (benchmarks/results/approximate_spectra.md).
 SMALLEST = 3000
 
 

@@ -92,12 +92,12 @@ def _share_of_threads() -> Iterator[None]:
     import torch
     from distributed import get_worker
 
-    from rmt_compress.decomposition.blas_threads import one_blas_thread
+    from rmt_compress.decomposition.blas_threads import blas_threads
 
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // get_worker().state.nthreads))
     try:
-        with one_blas_thread():
+        with blas_threads(1):
             yield
     finally:
         # Counted for each thread, and other people's tasks run in this one too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 
@@ -44,29 +44,6 @@ def blas_threads(count: int, *, scipy: bool = True) -> Iterator[None]:
 def _set() -> None:
     for library, before in _BEFORE.values():
         library.set_num_threads(min([*_ASKED, before]))
-
-
-_ENTERING = threading.Lock()
-_within: list[ExitStack] = []
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """`blas_threads(1)` that several threads may be in at once: the last gives back what the first found."""
-    with _ENTERING:
-        if not _within:
-            limited = ExitStack()
-            limited.enter_context(blas_threads(1))
-            _within.append(limited)
-        else:
-            _within.append(_within[0])
-    try:
-        yield
-    finally:
-        with _ENTERING:
-            limited = _within.pop()
-            if not _within:
-                limited.close()
 
 
 @cache
