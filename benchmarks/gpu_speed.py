@@ -128,7 +128,8 @@ def blocks(place: Place) -> list[Row]:
         rmt.compress(file, plans[file], device=device)
 
     def pruned(file: Path, device: str) -> None:
-        rmt.prune(file, file.with_suffix(".out.safetensors"), plan=ratio, force=True, device=device)
+        running = rmt.RunSettings(device=device)
+        rmt.prune(file, file.with_suffix(".out.safetensors"), plan=ratio, force=True, running=running)
 
     runs = {"analysed": analysed, "cut to its spikes": cut, "pruned to a quarter of its ranks": pruned}
     rows: list[Row] = []

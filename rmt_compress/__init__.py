@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.notebooks.figures import drawn_by
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, analyze
+    from rmt_compress.analysis import Analysis, AnalysisSettings, LayerAnalysis, RunSettings, analyze
     from rmt_compress.certificates.certificate import Certificate
     from rmt_compress.checkpoints import Checkpoint, open_checkpoint
     from rmt_compress.compression import compress
@@ -40,6 +40,7 @@ _HOMES = {
     "Analysis": "analysis",
     "AnalysisSettings": "analysis",
     "LayerAnalysis": "analysis",
+    "RunSettings": "analysis",
     "analyze": "analysis",
     "Certificate": "certificates.certificate",
     "calibrate": "networks.calibration.calibrating",
@@ -91,6 +92,7 @@ __all__ = [
     "LayerAnalysis",
     "Plan",
     "RmtCompressError",
+    "RunSettings",
     "analyze",
     "calibrate",
     "certify",

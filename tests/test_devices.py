@@ -196,6 +196,7 @@ class TestOnTheGPU:
     def test_files_pruned_there_are_as_here(self, tmp_path):
         save_file({"fc.weight": low_rank_plus_noise(600, 800, 5)}, tmp_path / "a.safetensors")
         for name, device in (("here", "cpu"), ("there", "cuda")):
-            rmt.prune(tmp_path / "a.safetensors", tmp_path / f"{name}.pt", layout="dense", device=device)
+            running = rmt.RunSettings(device=device)
+            rmt.prune(tmp_path / "a.safetensors", tmp_path / f"{name}.pt", layout="dense", running=running)
         here, there = (rmt.load_dense(tmp_path / f"{name}.pt") for name in ("here", "there"))
         torch.testing.assert_close(there["fc.weight"], here["fc.weight"], rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import rmt_compress as rmt
-from rmt_compress.analysis import AnalysisSettings, memory_budget, without_torch
+from rmt_compress.analysis import AnalysisSettings, RunSettings, memory_budget, without_torch
 from rmt_compress.analysis import threads as schedule
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.compression import compressed
@@ -75,7 +75,7 @@ def test_layers_that_do_not_fit_are_read_in_blocks_to_the_same_numbers(file, tin
     )
     # A Gram matrix that is formed ahead would be that of a weight read whole.
     monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, True))
-    found = analyze_with(file, ALL, jobs=2, max_memory=400_000)
+    found = analyze_with(file, ALL, RunSettings(jobs=2, max_memory=400_000))
     assert {
         "embed_tokens.weight",
         "wide.weight",
@@ -100,9 +100,9 @@ def test_what_does_not_fit_in_any_way_is_one_line(file, tiny_program):
         SettingsError,
         match=r"max-memory 1 MB: the program and .* may take .*; give as much, or leave the layer out \(--exclude",
     ):
-        analyze_with(file, ALL, max_memory="1MB")
+        analyze_with(file, ALL, RunSettings(max_memory="1MB"))
     with pytest.raises(SettingsError, match="must be a size such as 4GB"):
-        analyze_with(file, ALL, max_memory="much")
+        RunSettings(max_memory="much")
 
 
 def test_the_program_itself_has_to_fit(file):
@@ -128,7 +128,7 @@ def test_no_more_layers_are_in_work_than_fit(room, most, tiny_program, monkeypat
 
     monkeypatch.setattr(schedule, "analyze_layer", counted)
     monkeypatch.setattr(schedule, "_plan", lambda work, jobs, threads: (0, False))
-    analyze_with(tmp_path / "m.safetensors", AnalysisSettings(), jobs=4, max_memory=room)
+    analyze_with(tmp_path / "m.safetensors", AnalysisSettings(), RunSettings(jobs=4, max_memory=room))
     assert max(seen) <= most
     assert len(seen) == 8
 
@@ -136,7 +136,7 @@ def test_no_more_layers_are_in_work_than_fit(room, most, tiny_program, monkeypat
 @pytest.mark.parametrize("noise", ("mp", "all"))
 def test_an_interrupted_analysis_goes_on_to_the_same_bits(file, tmp_path, noise):
     asked = AnalysisSettings(exclude=("embed*", "wide", "double", "low"), noise=noise)
-    expected = said(analyze_with(file, asked, jobs=2))
+    expected = said(analyze_with(file, asked, RunSettings(jobs=2)))
     kept, told = tmp_path / "kept", []
 
     def stop(done, total, name):
@@ -144,24 +144,24 @@ def test_an_interrupted_analysis_goes_on_to_the_same_bits(file, tmp_path, noise)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyze_with(file, asked, jobs=2, resume=kept, progress=stop)
+        analyze_with(file, asked, RunSettings(jobs=2, resume=kept), progress=stop)
     steps = []
-    found = analyze_with(
-        file, asked, jobs=2, resume=kept, say=told.append, progress=lambda *step: steps.append(step)
-    )
+    again = RunSettings(jobs=2, resume=kept, say=told.append)
+    found = analyze_with(file, asked, again, progress=lambda *step: steps.append(step))
     assert told == [f"{kept}: 3 finished layers taken from it"]
     assert [done for done, _, _ in steps] == list(range(3, steps[0][1] + 1))
     assert steps[-1][2].bytes_done == steps[-1][2].bytes_in_all
     assert said(found) == expected
-    assert said(analyze_with(file, asked, resume=kept)) == expected
+    assert said(analyze_with(file, asked, RunSettings(resume=kept))) == expected
 
 
 def test_other_layers_may_be_chosen_and_other_settings_may_not(file, tmp_path):
     told = []
     rmt.analyze(file, resume=tmp_path / "kept", include=("square",))
-    few = analyze_with(file, AnalysisSettings(exclude=("conv",)), resume=tmp_path / "kept", say=told.append)
+    again = RunSettings(resume=tmp_path / "kept", say=told.append)
+    few = analyze_with(file, AnalysisSettings(exclude=("conv",)), again)
     assert said(few) == said(rmt.analyze(file, exclude=("conv",)))
-    analyze_with(file, AnalysisSettings(beta=0.2, include=("square",)), resume=tmp_path / "kept", say=told.append)
+    analyze_with(file, AnalysisSettings(beta=0.2, include=("square",)), again)
     assert told == [
         f"{tmp_path / 'kept'}: 1 finished layer taken from it",
         f"{tmp_path / 'kept'} is begun anew: the settings changed since",
@@ -200,9 +200,10 @@ def test_an_interrupted_prune_makes_the_same_file_and_no_factor_twice(cuttable, 
 
     monkeypatch.setattr(compressed, "become", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        rmt.prune(cuttable, tmp_path / out, resume=kept, **cut)
+        rmt.prune(cuttable, tmp_path / out, running=RunSettings(resume=kept), **cut)
     assert not (tmp_path / out).exists()
-    result = rmt.prune(cuttable, tmp_path / out, resume=kept, say=told.append, **cut)
+    again = RunSettings(resume=kept, say=told.append)
+    result = rmt.prune(cuttable, tmp_path / out, running=again, **cut)
     assert [made.count(f"fc{number}.weight") for number in range(4)] == [1, 1, 2, 1]
     assert len(told) == 2
     assert f"{kept}.factors: 2 finished layers" in told[1]
@@ -216,13 +217,12 @@ def test_another_plan_voids_the_factors_and_not_the_layers(cuttable, tmp_path, m
     with monkeypatch.context() as broken:
         broken.setattr(road, "write", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            rmt.prune(cuttable, tmp_path / "out.safetensors", resume=tmp_path / "kept")
+            rmt.prune(cuttable, tmp_path / "out.safetensors", running=RunSettings(resume=tmp_path / "kept"))
     rmt.prune(
         cuttable,
         tmp_path / "out.safetensors",
         plan=PlanSettings(keep_bulk=0.5),
-        resume=tmp_path / "kept",
-        say=told.append,
+        running=RunSettings(resume=tmp_path / "kept", say=told.append),
     )
     assert told == [
         f"{tmp_path / 'kept'}: 8 finished layers taken from it",
@@ -232,7 +232,12 @@ def test_another_plan_voids_the_factors_and_not_the_layers(cuttable, tmp_path, m
 
 def test_what_resumes_reads_weights_as_they_are_in_the_file(cuttable, tmp_path):
     with pytest.raises(SettingsError, match="leave --fold-batchnorm out"):
-        rmt.prune(cuttable, tmp_path / "out.safetensors", resume=tmp_path / "kept", fold_batchnorm=True)
+        rmt.prune(
+            cuttable,
+            tmp_path / "out.safetensors",
+            running=RunSettings(resume=tmp_path / "kept"),
+            fold_batchnorm=True,
+        )
 
 
 def test_a_weight_whose_cut_does_not_fit_is_one_line_and_its_analysis_is_kept(cuttable, tmp_path, monkeypatch):
@@ -240,9 +245,10 @@ def test_a_weight_whose_cut_does_not_fit_is_one_line_and_its_analysis_is_kept(cu
     with pytest.raises(
         SettingsError, match=r"the program and the cut of table\.weight .* may take 360 MB; give as much"
     ):
-        rmt.prune(cuttable, out, resume=kept, max_memory="350MB")
+        rmt.prune(cuttable, out, running=RunSettings(resume=kept, max_memory="350MB"))
     assert not out.exists()
-    assert rmt.prune(cuttable, out, resume=kept, max_memory="400MB").output == str(out)
+    roomy = RunSettings(resume=kept, max_memory="400MB")
+    assert rmt.prune(cuttable, out, running=roomy).output == str(out)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="nothing to tell the system")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         AnalyzedStack,
         LayerAnalysis,
     )
+    from rmt_compress.analysis.run_settings import RunSettings
     from rmt_compress.analysis.settings import AnalysisSettings
     from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 
@@ -22,6 +23,7 @@ __all__ = [
     "AnalyzedPair",
     "AnalyzedStack",
     "LayerAnalysis",
+    "RunSettings",
     "SkippedLayer",
     "analyze",
     "analyze_layer",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "AnalysisSettings": "settings",
+    "RunSettings": "run_settings",
     "AnalyzedPair": "unfitted",
     "SkippedLayer": "unfitted",
     "analyze": "analyzing",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.memory_budget import memory_budget
 from rmt_compress.analysis.records import Analysis, LayerAnalysis
+from rmt_compress.analysis.run_settings import RunSettings
 from rmt_compress.analysis.sent_layers import analyze_there, stays_on_device
 from rmt_compress.analysis.settings import AnalysisSettings, Flips, Noise, Quantiles
 from rmt_compress.analysis.threads import analyze_all, default_jobs
@@ -20,7 +21,6 @@ from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import Layer
 from rmt_compress.layers.treating import matches, treated
 from rmt_compress.progress import PartOf, Progress, phase
-from rmt_compress.settings.sizes import bytes_in
 from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rmt_compress.analysis.cluster import Scheduler
     from rmt_compress.analysis.finished import FinishedLayers
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.journal import Say
     from rmt_compress.checkpoints.opening import Source
 
 _log = logging.getLogger(__name__)
@@ -73,16 +72,11 @@ def analyze(
         treat_as: ``KIND:GLOB`` for layers whose kind nothing else tells.
         embeddings: analyse embedding tables too.
         exact: approximate no spectrum.
-        jobs: layers worked on at once; None for one per core, at most 8, and no more than fit in memory
-            together.
-        device: where large weights are decomposed: each is read, copied there and given up again; None: where it
-            is, a file's on the CPU. Those of min(rows, columns) below 768 are on the CPU in any case.
-        scheduler: address, scheduler file or client of a Dask cluster, whose workers then read and analyse the
-            layers of a file; they need to see it under the same path.
-        max_memory: bytes the whole program may take, or a size such as ``"4GB"``; layers that do not fit are read
-            in blocks. None: see `rmt_compress.analysis.memory_budget`.
-        resume: a file that finished layers are kept in; an interrupted analysis goes on behind those that stand
-            there.
+        jobs: see `RunSettings`, as for all up to `resume`.
+        device: where large weights are decomposed.
+        scheduler: of a Dask cluster whose workers analyse.
+        max_memory: bytes the whole program may take, or a size such as ``"4GB"``.
+        resume: a file that finished layers are kept in, for a run that goes on behind them.
         progress: called with (layers done, layers in all, name) after each layer, from the calling thread.
 
     Raises:
@@ -106,55 +100,45 @@ def analyze(
         embeddings=embeddings,
         exact=exact,
     )
-    return analyze_with(
-        source,
-        settings,
+    running = RunSettings(
         jobs=jobs,
-        device=device,
+        device=None if device is None else str(device),
         scheduler=scheduler,
         max_memory=max_memory,
-        resume=resume,
-        progress=progress,
+        resume=None if resume is None else Path(resume),
     )
+    return analyze_with(source, settings, running, progress=progress)
 
 
 def analyze_with(
     source: Source,
     settings: AnalysisSettings,
+    running: RunSettings | None = None,
     *,
-    jobs: int | None = None,
-    device: str | torch.device | None = None,
-    scheduler: Scheduler | None = None,
-    max_memory: int | str | None = None,
-    resume: str | PathLike[str] | None = None,
-    say: Say | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
-    """`analyze`, its settings in one object; `say` is told what was found in `resume`, in one sentence."""
+    """`analyze`, its settings in two objects."""
     from rmt_compress.checkpoints import open_checkpoint
     from rmt_compress.checkpoints.free_memory import give_back_at_once
     from rmt_compress.checkpoints.moved import moved
 
-    if scheduler is not None:
-        _check_scheduled(jobs, device, max_memory)
+    running = running or RunSettings()
     with open_checkpoint(source) as checkpoint:
         layers = treated(checkpoint.layers(), settings.treat_as)
         _check_globs(settings, layers)
-        most = None if max_memory is None else bytes_in(max_memory, "max-memory")
-        if most is not None:
+        if running.max_memory is not None:
             give_back_at_once()
         with ExitStack() as stack:
             finished = None
-            if resume is not None:
+            if running.resume is not None:
                 from rmt_compress.analysis.finished import FinishedLayers
 
                 finished = FinishedLayers(
-                    Path(resume), checkpoint, settings, str(device or "cpu"), say or _log.info
+                    running.resume, checkpoint, settings, running.device or "cpu", running.say or _log.info
                 )
                 stack.callback(finished.close)
-            results = _analyze_layers(
-                moved(checkpoint, device), layers, settings, jobs, scheduler, most, finished, progress
-            )
+            near = moved(checkpoint, running.device)
+            results = _analyze_layers(near, layers, settings, running, finished, progress)
         return Analysis(
             path=None if checkpoint.path is None else str(checkpoint.path),
             format=checkpoint.format,
@@ -170,9 +154,7 @@ def _analyze_layers(
     checkpoint: Checkpoint,
     layers: Sequence[Layer],
     settings: AnalysisSettings,
-    jobs: int | None,
-    scheduler: Scheduler | None,
-    max_memory: int | None,
+    running: RunSettings,
     finished: FinishedLayers | None,
     progress: Progress | None,
 ) -> list[LayerAnalysis]:
@@ -187,7 +169,7 @@ def _analyze_layers(
             work.append(layer)
     known = {} if finished is None else finished.known(work)
     results |= known
-    found = _found(work, known, checkpoint, settings, jobs, scheduler, max_memory)
+    found = _found(work, known, checkpoint, settings, running)
     sizes = {layer.tensor: layer.nbytes for layer in work}
     so_far, in_all = sum(sizes[tensor] for tensor in known), sum(sizes.values())
     if known and progress is not None:
@@ -207,22 +189,20 @@ def _found(
     known: Container[str],
     checkpoint: Checkpoint,
     settings: AnalysisSettings,
-    jobs: int | None,
-    scheduler: Scheduler | None,
-    max_memory: int | None,
+    running: RunSettings,
 ) -> Iterator[tuple[Layer, LayerAnalysis]]:
     """The layers that are not known yet, as they are done, wherever that is."""
     from rmt_compress.checkpoints.moved import on_cpu
 
-    if scheduler is not None:
+    if running.scheduler is not None:
         from rmt_compress.analysis.cluster import analyze_on_cluster
 
         unknown = [layer for layer in work if layer.tensor not in known]
-        return analyze_on_cluster(unknown, checkpoint, settings, scheduler) if unknown else iter(())
-    jobs = jobs or default_jobs()
+        return analyze_on_cluster(unknown, checkpoint, settings, running.scheduler) if unknown else iter(())
+    jobs = running.jobs or default_jobs()
     there = [layer for layer in work if stays_on_device(layer, checkpoint)]
     here = [layer for layer in work if not stays_on_device(layer, checkpoint)]
-    budget = memory_budget(here, on_cpu(checkpoint), settings, max_memory)
+    budget = memory_budget(here, on_cpu(checkpoint), settings, running.most_bytes)
     unknown = [layer for layer in there if layer.tensor not in known]
     # Of no work not even torch is needed.
     return chain(
@@ -239,20 +219,6 @@ def _left_out(layer: Layer, settings: AnalysisSettings) -> str | None:
     if any(matches(layer, glob) for glob in settings.exclude):
         return "excluded"
     return None
-
-
-def _check_scheduled(jobs: int | None, device: str | torch.device | None, max_memory: int | str | None) -> None:
-    problems = []
-    if jobs is not None:
-        problems.append(
-            "jobs is for this machine: with a scheduler its workers have the threads they were started with"
-        )
-    if max_memory is not None:
-        problems.append("max-memory is for this machine: that of a worker is given when it is started")
-    if device is not None and str(device) != "cpu":
-        problems.append(f"device {device} is for this machine: the workers of a scheduler compute on their CPUs")
-    if problems:
-        raise SettingsError(problems)
 
 
 def _check_globs(settings: AnalysisSettings, layers: Sequence[Layer]) -> None:

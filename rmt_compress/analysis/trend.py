@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.records import Analysis, AnalyzedLayer
+from rmt_compress.analysis.run_settings import RunSettings
 from rmt_compress.analysis.settings import AnalysisSettings
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.notebooks.figures import figure_of
 from rmt_compress.notebooks.notebook_tables import data_frame, html_table
 from rmt_compress.progress import Progress
@@ -18,10 +19,8 @@ from rmt_compress.wording import counted, listed, times
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from matplotlib.figure import Figure
 
-    from rmt_compress.analysis.cluster import Scheduler
     from rmt_compress.checkpoints.opening import Source
 
 SCHEMA = "rmt-compress/trend/1"
@@ -161,10 +160,7 @@ def analyze_states(
     settings: AnalysisSettings | None = None,
     *,
     names: Sequence[str] | None = None,
-    jobs: int | None = None,
-    device: str | torch.device | None = None,
-    scheduler: Scheduler | None = None,
-    max_memory: int | str | None = None,
+    running: RunSettings | None = None,
     progress: Progress | None = None,
 ) -> Trend:
     """Analyse several states of one network, or two networks of one architecture, and set them side by side.
@@ -175,20 +171,21 @@ def analyze_states(
         sources: at least two of what `analyze` takes, the earliest first.
         settings: of every analysis; None for the default.
         names: what the states are called; None for their paths, without what these have in common.
-        jobs: layers worked on at once, see `analyze`.
-        device: where weights are decomposed, see `analyze`.
-        scheduler: of a Dask cluster, see `analyze`.
-        max_memory: bytes the whole program may take, see `analyze`.
+        running: where and within what, without `resume`; None for the default.
         progress: as in `analyze`, once through for each state, the names with that of the state before them.
 
     Raises:
         CheckpointError: a source cannot be read, a layer has another shape in another state, or no layer can be
             analysed in all of them.
-        SettingsError: a setting is out of range, or a glob matches nothing.
+        SettingsError: a setting is out of range, a glob matches nothing, or one file is to resume them all.
         ValueError: fewer than two sources, or another number of names.
     """
     if len(sources) < 2:
         raise ValueError("a trend is of two states at least")
+    if running is not None and running.resume is not None:
+        raise SettingsError(
+            ["--resume is for one checkpoint, and these are several: analyse each with a file of its own"]
+        )
     called = tuple(names) if names is not None else short_names([_path(source) for source in sources])
     if len(called) != len(sources):
         raise ValueError(f"{counted(len(called), 'name')} for {counted(len(sources), 'state')}")
@@ -197,16 +194,7 @@ def analyze_states(
         tell: Progress | None = None
         if progress is not None:
             tell = _of_state(progress, name)
-        found = analyze_with(
-            source,
-            settings or AnalysisSettings(),
-            jobs=jobs,
-            device=device,
-            scheduler=scheduler,
-            max_memory=max_memory,
-            progress=tell,
-        )
-        analyses.append(found)
+        analyses.append(analyze_with(source, settings or AnalysisSettings(), running, progress=tell))
     return _side_by_side(called, analyses)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rmt_compress.analysis.run_settings import RunSettings
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.cli.console import (
     GoalNotReached,
@@ -19,16 +21,11 @@ from rmt_compress.cli.console import (
     warning,
 )
 from rmt_compress.cli.options import (
-    Device,
     Group,
-    MaxMemory,
     Report,
-    Resume,
-    Scheduler,
     Trust,
     Weights,
     force_option,
-    jobs_option,
     json_option,
     opened,
     optional,
@@ -74,11 +71,7 @@ def analyze(
     force: Annotated[bool, force_option("CSV file, pictures and report that exist")] = False,
     trust: Trust = False,
     weights: Weights = None,
-    jobs: Annotated[int | None, jobs_option("worked on")] = None,
-    device: Device = "cpu",
-    scheduler: Scheduler = None,
-    max_memory: MaxMemory = None,
-    resume: Resume = None,
+    running: RunSettings,
 ) -> None:
     """Tell which layers of a checkpoint are noise, and what cutting it would save.
 
@@ -104,22 +97,8 @@ def analyze(
             raise SettingsError(
                 ["--sort and --group are for one checkpoint, and these are several: leave them out"]
             )
-        if resume is not None:
-            raise SettingsError(
-                ["--resume is for one checkpoint, and these are several: analyse each with a file of its own"]
-            )
         sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
-        trend = _side_by_side(
-            paths,
-            sources,
-            settings,
-            csv=csv,
-            plots=plots,
-            jobs=jobs,
-            device=device,
-            scheduler=scheduler,
-            max_memory=max_memory,
-        )
+        trend = _side_by_side(paths, sources, settings, running, csv=csv, plots=plots)
         states = zip(trend.names, trend.analyses, strict=True)
         notes = [f"{name}: {text}" for name, analysis in states for text in analysis.notes]
         for text in notes:
@@ -134,17 +113,7 @@ def analyze(
         check_drawable(settings)
     source = opened(path, trust=trust, weights=weights, tells=False)
     with progress_bar("Analysing") as progress:
-        analysis = analyze_with(
-            source,
-            settings,
-            jobs=jobs,
-            device=device,
-            scheduler=scheduler,
-            max_memory=max_memory,
-            resume=resume,
-            say=note,
-            progress=progress,
-        )
+        analysis = analyze_with(source, settings, replace(running, say=note), progress=progress)
     for text in analysis.notes:
         note(text)
     if csv is not None:
@@ -191,29 +160,17 @@ def _side_by_side(
     paths: list[Path],
     sources: list[Checkpoint],
     settings: AnalysisSettings,
+    running: RunSettings,
     *,
     csv: Path | None,
     plots: Path | None,
-    jobs: int | None,
-    device: str,
-    scheduler: str | None,
-    max_memory: str | None,
 ) -> Trend:
     from rmt_compress.analysis.trend import analyze_states, short_names
     from rmt_compress.reporting.trend_table import write_trend_csv
 
     names = short_names([str(path) for path in paths])
     with progress_bar("Analysing") as progress:
-        trend = analyze_states(
-            sources,
-            settings,
-            names=names,
-            jobs=jobs,
-            device=device,
-            scheduler=scheduler,
-            max_memory=max_memory,
-            progress=progress,
-        )
+        trend = analyze_states(sources, settings, names=names, running=running, progress=progress)
     if csv is not None:
         write_trend_csv(trend, csv)
     if plots is not None:

@@ -70,34 +70,6 @@ Arch = Annotated[str | None, optional(ARCH_HELP, "SPEC")]
 Limit = Annotated[int | None, optional("Ask N samples only, evenly spread over the set.", "N", least=1)]
 Report = Annotated[Path | None, optional(REPORT_HELP, "FILE.html")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps ….")]
-Scheduler = Annotated[
-    str | None,
-    optional(
-        "Analyse on the workers of a Dask cluster, which see the file under the same path: the address of its "
-        "scheduler (tcp://HOST:8786), or its scheduler file.",
-        "ADDRESS",
-    ),
-]
-
-
-MaxMemory = Annotated[
-    str | None,
-    optional(
-        "The most memory the program may take, such as 4GB: as many layers are in work at once as fit, and one "
-        "that does not fit alone is read in blocks. By default layers take three times the largest weight in "
-        "float32 together, or 800 MB.",
-        "SIZE",
-    ),
-]
-Resume = Annotated[
-    Path | None,
-    optional(
-        "Keep every finished layer in this file; interrupted, the same command goes on behind them. What analyze "
-        "has kept, prune takes.",
-        "FILE",
-    ),
-]
-
 Group = Annotated[
     bool,
     typer.Option(
@@ -111,11 +83,6 @@ Group = Annotated[
 def batch_size_option(when: str = "") -> Any:
     """How many samples are asked together."""
     return typer.Option(help=f"Samples at once{when}.", min=1)
-
-
-def jobs_option(done: str) -> Any:
-    """How many layers are in work together."""
-    return optional(f"Layers {done} at once; by default one per core.", least=1)
 
 
 def json_option(instead_of: str = "the table", panel: str | None = None) -> Any:
@@ -249,10 +216,10 @@ def _for_typer(kind: Any, default: Any) -> tuple[Any, Any]:
     if names := choices(kind):
         values = enum.StrEnum("Choice", {name: name for name in names})  # type: ignore[misc]
         return (values | None, None) if default is None else (values, values(default))
-    if {float, str} <= set(get_args(kind)):
-        # The class tells numbers from words.
-        return str | None, default
-    return (list[str] | None, None) if isinstance(default, tuple) else (kind, default)
+    if isinstance(default, tuple):
+        return list[str] | None, None
+    # The class tells words from numbers and from what only Python has.
+    return (str | None if str in get_args(kind) else kind), default
 
 
 def _value(given: Any) -> Any:

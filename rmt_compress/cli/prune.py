@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rmt_compress.analysis.run_settings import RunSettings
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.cli.analyze import report_outcome
 from rmt_compress.cli.console import (
@@ -24,17 +25,12 @@ from rmt_compress.cli.options import (
     ARCH_FORMS,
     DATA_HELP,
     PACK_HELP,
-    Device,
     Group,
-    MaxMemory,
     Pack,
     Report,
-    Resume,
-    Scheduler,
     Trust,
     Weights,
     force_option,
-    jobs_option,
     json_option,
     optional,
     switch,
@@ -165,11 +161,7 @@ def prune(
     report: Report = None,
     as_json: Annotated[bool, json_option()] = False,
     force: Annotated[bool, force_option("output files that exist")] = False,
-    jobs: Annotated[int | None, jobs_option("analysed")] = None,
-    device: Device = "cpu",
-    scheduler: Scheduler = None,
-    max_memory: MaxMemory = None,
-    resume: Resume = None,
+    running: RunSettings,
 ) -> None:
     """Cut the noise out of a checkpoint and write a smaller one.
 
@@ -249,12 +241,7 @@ def prune(
             certify=certify,
             dry_run=dry_run,
             force=force,
-            jobs=jobs,
-            device=device,
-            scheduler=scheduler,
-            max_memory=max_memory,
-            resume=resume,
-            say=note,
+            running=replace(running, say=note),
             progress=progress,
         )
     for text in result.notes:

@@ -230,8 +230,9 @@ def _analysed(
     device: str | None = None,
 ) -> Analysis:
     from rmt_compress.analysis.analyzing import analyze_with
+    from rmt_compress.analysis.run_settings import RunSettings
 
-    analysis = analyze_with(what, settings, device=device, progress=progress)
+    analysis = analyze_with(what, settings, RunSettings(device=device), progress=progress)
     if not analysis.analyzed:
         raise GoalNotReached(f"{checkpoint.path}: none of its layers can be cut; rmt-compress analyze says why")
     return analysis

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rmt_compress.analysis.memory_budget import PROGRAM
 from rmt_compress.errors import SettingsError
 from rmt_compress.layers.layer import FLOAT_BYTES
-from rmt_compress.settings.sizes import bytes_in, shown_bytes
+from rmt_compress.settings.sizes import shown_bytes
 from rmt_compress.wording import times
 
 if TYPE_CHECKING:
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 _BLOCKS = 40_000_000
 
 
-def check_cuts_fit(checkpoint: Checkpoint, plan: Plan, layout: Layout, max_memory: int | str) -> None:
-    """Refuse a plan with a weight whose cut would take more than `max_memory`, bytes of the whole program.
+def check_cuts_fit(checkpoint: Checkpoint, plan: Plan, layout: Layout, room: int) -> None:
+    """Refuse a plan with a weight whose cut would take more than `room`, bytes of the whole program.
 
     Raises:
         SettingsError: naming the weight, and what it takes.
     """
-    room = bytes_in(max_memory, "max-memory")
     ranks = {decision.tensor: decision.rank for decision in plan.layers if decision.rank is not None}
     needs = [
         (PROGRAM + _need(layer, checkpoint, ranks[layer.tensor], layout), layer)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.analysis.analyzing import analyze_with
+from rmt_compress.analysis.run_settings import RunSettings
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.formats import state_dict_formats
@@ -51,11 +51,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rmt_compress.analysis.cluster import Scheduler
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
     from rmt_compress.checkpoints.beside import Carried
-    from rmt_compress.checkpoints.journal import Say
     from rmt_compress.plan import Layout
 
 _log = logging.getLogger(__name__)
@@ -83,12 +81,7 @@ def prune(
     certify: bool = False,
     dry_run: bool = False,
     force: bool = False,
-    jobs: int | None = None,
-    device: str | torch.device | None = None,
-    scheduler: Scheduler | None = None,
-    max_memory: int | str | None = None,
-    resume: str | PathLike[str] | None = None,
-    say: Say | None = None,
+    running: RunSettings | None = None,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Cut the noise out of a checkpoint and write a smaller one.
@@ -117,13 +110,10 @@ def prune(
         certify: certify with the data how far the cut can move the answers, see `pruning.certifying`.
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
-        jobs: layers analysed at once.
-        device: where weights are decomposed and, a graph apart, the network runs; None for the CPU.
-        scheduler: of a Dask cluster whose workers analyse, see `analyze`; the rest is done here.
-        max_memory: bytes the program may take, see `rmt_compress.analyze`; a network that is run is not bounded.
-        resume: a file that finished layers are kept in, see `rmt_compress.analyze`, and beside it what has been cut
-            (its name with ``.factors``), until the output is written; an interrupted run goes on behind them.
-        say: told in a sentence each what was found in them.
+        running: where the weights are analysed, and within what. The network, unless it is a graph, runs on its
+            `device` too; what is not analysis is done here, whatever the `scheduler`; `max_memory` does not bound a
+            network that is run; beside `resume` stands what has been cut (its name with ``.factors``) until the
+            output is written.
         progress: called with (done, total, name) while analysing and while writing.
 
     Raises:
@@ -131,6 +121,7 @@ def prune(
             such device.
     """
     path = Path(source)
+    running = running or RunSettings()
     asked_of_noise = analysis or AnalysisSettings()
     if asked_of_noise.noise == "all":
         raise SettingsError(
@@ -142,7 +133,7 @@ def prune(
             raise SettingsError(["shrink cannot be combined with a budget, which finds the ranks itself"])
     if pack != "none" and layout == "dense":
         raise SettingsError([f"--pack {pack} stores two factors otherwise, and --layout dense has none"])
-    if resume is not None and fold_batchnorm:
+    if running.resume is not None and fold_batchnorm:
         raise SettingsError(["--resume keeps layers as the file has them: leave --fold-batchnorm out"])
     with open_checkpoint(path, trust=trust, weights=weights) as opened, ExitStack() as stack:
         target = default_target(path, opened, layout) if output is None else Path(output)
@@ -152,7 +143,7 @@ def prune(
             why = "is compressed already; prune the original"
             raise CheckpointError(f"{path}: {why}{'' if opened.has_graph else again}")
         checkpoint = _folded(opened, arch) if fold_batchnorm else opened
-        place = None if device is None else decomposing_device(device)
+        place = None if running.device is None else decomposing_device(running.device)
         if not dry_run and folder is not None:
             check_folder_output(path, target, force=force)
         elif not dry_run:
@@ -192,18 +183,7 @@ def prune(
             measurement = Measurement(
                 opened, model, task, arch=arch, trust=trust, dtype=dtype, certifies=certify, device=place
             )
-        analyzed = partial(
-            analyze_with,
-            checkpoint,
-            analysis or AnalysisSettings(),
-            jobs=jobs,
-            device=place,
-            scheduler=scheduler,
-            max_memory=max_memory,
-            resume=resume,
-            say=say,
-            progress=progress,
-        )
+        analyzed = partial(analyze_with, checkpoint, asked_of_noise, running, progress=progress)
         budgeted = None
         _log.info("%s", _road(plan, within, model, question))
         if within is None:
@@ -233,8 +213,8 @@ def prune(
             result = replace(result, written=(("plan", (str(save_plan),)),))
         if dry_run or not result.changes or (result.missed and not accept):
             return result
-        if max_memory is not None:
-            check_cuts_fit(checkpoint, result.plan, layout, max_memory)
+        if running.most_bytes is not None:
+            check_cuts_fit(checkpoint, result.plan, layout, running.most_bytes)
         known = None if moments is None else load_moments(moments)
         if budgeted is not None:
             known = budgeted.moments
@@ -243,18 +223,18 @@ def prune(
             view.repaired = _suiting(view, budgeted.repaired)
         if question is not None:
             view.metadata = {**view.metadata, **question.remembered}
-        if resume is not None:
+        if running.resume is not None:
             view.finished = FinishedFactors(
-                Path(f"{resume}.factors"),
+                Path(f"{running.resume}.factors"),
                 checkpoint,
                 (result.plan, layout, known),
                 str(place or "cpu"),
-                say or _log.info,
+                running.say or _log.info,
                 room=view.bytes_changed,
             )
             stack.callback(view.finished.close)
         changed = None
-        if within is None and not asks and fits_beside_its_cut(checkpoint, max_memory):
+        if within is None and not asks and fits_beside_its_cut(checkpoint, running.most_bytes):
             changed = changed_outputs(checkpoint, result.plan, known, place)
         file = write(
             view,

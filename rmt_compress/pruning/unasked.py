@@ -16,7 +16,6 @@ from rmt_compress.networks.tasks.agreement import SAME_ANSWER
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.pruning.calibration import in_memory
 from rmt_compress.pruning.repairs import carried_out
-from rmt_compress.settings.sizes import bytes_in
 
 if TYPE_CHECKING:
     import torch
@@ -63,9 +62,9 @@ def changed_outputs(
     return moved, f"has moved its outputs by {moved:.0%} of their norm"
 
 
-def fits_beside_its_cut(checkpoint: Checkpoint, max_memory: int | str | None) -> bool:
-    """Whether a network and its cut, in float32, have room in `max_memory`, by default in what is free."""
-    room = free_memory() if max_memory is None else bytes_in(max_memory, "max-memory")
+def fits_beside_its_cut(checkpoint: Checkpoint, most: int | None) -> bool:
+    """Whether a network and its cut, in float32, have room in so many bytes, by default in what is free."""
+    room = free_memory() if most is None else most
     return room is None or 2 * 4 * checkpoint.parameters <= room
 
 
