@@ -112,12 +112,15 @@ def rng() -> "np.random.Generator":
 
 @pytest.fixture(autouse=True)
 def _torch_begins_the_same() -> None:
-    """torch's own generator in one state, whichever tests went before in this process."""
+    """torch's own generator in one state, whichever tests went before in this process.
+
+    `torch.manual_seed` would also write down, three times, who called it, for devices that are not here.
+    """
     import torch
 
     from tests.samples.seeds import SEED
 
-    torch.manual_seed(SEED)
+    torch.default_generator.manual_seed(SEED)
 
 
 @pytest.fixture(autouse=True)
@@ -149,8 +152,8 @@ def real_data(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def python() -> Iterator[ForkServer]:
+def python(testrun_uid: str) -> Iterator[ForkServer]:
     """`python ARGUMENTS` in processes that need not import torch first, see `ForkServer`."""
-    server = ForkServer()
+    server = ForkServer(shared=Path(tempfile.gettempdir(), f"forks-{testrun_uid}"))
     yield server
     server.close()
