@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tests.samples.fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +117,22 @@ def test_a_reader_that_has_gone(python):
     with os.fdopen(writer, "w") as stdout:
         started = subprocess.run([sys.executable, *program], stdout=stdout, stderr=subprocess.DEVNULL, check=False)
         assert python.start(*program, stdout=stdout).wait() == started.returncode != 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_it_is_shared_until_the_last_has_closed_it(tmp_path):
+    first, second = (ForkServer(("colorsys",), shared=tmp_path / "server") for _ in range(2))
+    supervised = (
+        "import os, sys; print(open(f'/proc/{os.getppid()}/stat').read().split()[3], 'colorsys' in sys.modules)"
+    )
+    number = first.run("-c", supervised).stdout
+    assert number.endswith(" True\n")
+    with ThreadPoolExecutor() as threads:
+        ended = threads.submit(first.close)
+        assert second.run("-c", supervised).stdout == number
+        assert not ended.done()
+        second.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")

@@ -24,7 +24,7 @@ from tests.faults.surroundings import (
 from tests.faults.table import Row, record
 from tests.faults.trials import Bench, Trial
 from tests.faults.works import ALSO, WORKS
-from tests.samples.fork_server import ForkServer
+from tests.samples.fork_server import ForkServer, all_modules
 
 Campaign = Callable[[Bench, int, int], Iterator[Trial]]
 CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
@@ -56,7 +56,7 @@ def main() -> int:
         parser.error(why)
     works = list(WORKS) if asked.work == "all" else [asked.work]
     campaigns = list(CAMPAIGNS) if asked.campaign == "all" else [asked.campaign]
-    server = ForkServer(ALSO)
+    server = ForkServer([*all_modules(), *ALSO])
     found = False
     for work in works:
         with tempfile.TemporaryDirectory(prefix="faults-") as name:

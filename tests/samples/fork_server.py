@@ -5,7 +5,7 @@ supervisor between the two waits for the program and tells its exit status, so t
 program is a process like any other: it has its own memory, streams, folder and environment, takes signals, and ends
 as the interpreter ends. What it cannot show is how it started: its imports have happened, its hashes have the
 server's seed, it has one thread, and variables that only count at the start (PYTHON*, OMP_*) do nothing, except for
-PYTHONIOENCODING.
+PYTHONIOENCODING. Processes that run tests side by side share one server.
 """
 
 import atexit
@@ -79,20 +79,40 @@ class ForkServer:
     """The server, from the side of the tests.
 
     Args:
-        also: modules that it imports beside the usual ones.
+        imports: modules that it imports; by default all that programs use.
+        shared: a path that is the same for all who are to share one; the first of them starts it, and it ends with
+            the last.
     """
 
-    def __init__(self, also: Sequence[str] = ()) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), *also],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd=REPOSITORY,
-                env={**os.environ, **ONE_THREAD},
-            )
+    def __init__(self, imports: Sequence[str] | None = None, shared: Path | None = None) -> None:
+        self._shared, self._server = shared, None
+        with socket.socket(socket.AF_UNIX) as entrance:
+            if shared is not None:
+                try:
+                    entrance.bind(str(shared))
+                    entrance.listen()
+                except OSError:
+                    if (joined := _joined(shared)) is not None:
+                        self._control = joined
+                        return
+                    self._shared = None  # it ends as this one begins, which is then for nobody else
+            self._control, theirs = socket.socketpair()
+            with theirs:
+                descriptors = [theirs.fileno()] if self._shared is None else [theirs.fileno(), entrance.fileno()]
+                self._server = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        __name__,
+                        json.dumps(descriptors),
+                        *(all_modules() if imports is None else imports),
+                    ],
+                    pass_fds=descriptors,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    cwd=REPOSITORY,
+                    env={**os.environ, **ONE_THREAD},
+                )
 
     def start(
         self,
@@ -134,31 +154,61 @@ class ForkServer:
             return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
 
     def close(self) -> None:
-        """End the server; programs that run go on."""
+        """End the server, or wait for those who share it to do so; programs that run go on."""
         self._control.close()
-        self._server.wait()
+        if self._server is not None:
+            self._server.wait()
+            if self._shared is not None:
+                self._shared.unlink(missing_ok=True)
 
 
-def serve(control: socket.socket, also: Sequence[str] = ()) -> Sequence[str]:
+def _joined(shared: Path) -> socket.socket | None:
+    """A connection to the server that another process has started; None where none listens (any more)."""
+    control = socket.socket(socket.AF_UNIX)
+    try:
+        control.connect(str(shared))
+        if control.recv(1):
+            return control
+    except OSError:
+        pass
+    control.close()
+    return None
+
+
+def all_modules() -> list[str]:
+    """All that programs use, but for what starts threads."""
+    return [*LAZY, *modules()]
+
+
+def serve(imports: Sequence[str], control: socket.socket, *entrances: socket.socket) -> Sequence[str]:
     """Fork for every request; comes back in the forked processes alone, with the arguments of one."""
-    _import_everything(also)
+    _import(imports)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which then close the connection
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are waited for by nobody
-    while True:
-        request, descriptors, *_ = socket.recv_fds(control, 1, 4)
-        if not request:
-            sys.exit()
-        if os.fork() == 0:
-            control.close()
-            return _supervise(*descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+    controls = [control]
+    while controls:
+        for ready in select.select([*entrances, *controls], [], [])[0]:
+            if ready in entrances:
+                controls.append(ready.accept()[0])
+                controls[-1].sendall(b".")
+                continue
+            request, descriptors, *_ = socket.recv_fds(ready, 1, 4)
+            if not request:
+                controls.remove(ready)
+                ready.close()
+            elif os.fork() == 0:
+                for inherited in (*entrances, *controls):
+                    inherited.close()
+                return _supervise(*descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+    sys.exit()
 
 
-def _import_everything(also: Sequence[str]) -> None:
+def _import(wanted: Sequence[str]) -> None:
     for name in THREADED:
         sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
-    for module in (*LAZY, *also, *modules()):
+    for module in wanted:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -235,7 +285,7 @@ def leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    wanted = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    wanted = serve(sys.argv[2:], *(socket.socket(fileno=number) for number in json.loads(sys.argv[1])))
     try:
         become(wanted)
     except SystemExit as stopped:
