@@ -14,19 +14,18 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 demo: $(READY)  ## what the tool does, on a sample model with an embedded data set
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
 
+# In both, the types beside the tests: both cores are then busy from the first second to the last.
 test: $(READY)  ## everything CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/generate.py --check
 	$(MKDOCS)
-	# The types beside the tests: both cores are then busy from the first second to the last.
 	$(BIN)/mypy & types=$$!; $(PYTEST) --cov --cov-report=term; tests=$$?; wait $$types && exit $$tests
 
 check: $(READY)  ## format, lint, types and the fast tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(PYTEST) -q -m "not slow and not realdata" -x
+	$(BIN)/mypy & types=$$!; $(PYTEST) -q -m "not slow and not realdata" -x; tests=$$?; wait $$types && exit $$tests
 
 format: $(READY)
 	$(BIN)/ruff format .
