@@ -26,7 +26,7 @@ from rmt_compress.cli.console import (
     speaks,
 )
 from rmt_compress.cli.loudness import with_loudness
-from rmt_compress.cli.stopping import stopped, stopped_by, stopped_status, stopping
+from rmt_compress.cli.stopping import stopped, stopped_because, stopped_status, stopping
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.wording import one_line
 
@@ -114,10 +114,7 @@ def _run(*, debug: bool) -> None:
     try:
         status = _asked()(prog_name="rmt-compress", standalone_mode=False)
         if stopped():
-            error_line(
-                f"stopped by {stopped_by()}: what was not whole has been removed; the same command begins again, "
-                "or goes on where it keeps partial results"
-            )
+            error_line(stopped_because())
             status = stopped_status()
         sys.exit(status)
     except _Refusal as error:

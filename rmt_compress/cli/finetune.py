@@ -25,7 +25,7 @@ from rmt_compress.cli.options import (
     with_options,
 )
 from rmt_compress.cli.reports import check_report, write_report
-from rmt_compress.cli.stopping import stopped_status
+from rmt_compress.cli.stopping import stopped_by_file, stopped_status
 from rmt_compress.cli.training_view import leads, training_listeners
 from rmt_compress.data.settings import DataSettings
 from rmt_compress.errors import SettingsError
@@ -136,6 +136,8 @@ def finetune(
                 listeners=listeners,
             )
     except KeyboardInterrupt:
+        if stopped_by_file():
+            raise
         if leads():
             note(_what_is_kept(output or default_output(checkpoint, data, arch)))
         raise SystemExit(stopped_status()) from None
