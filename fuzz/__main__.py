@@ -20,18 +20,22 @@ def main() -> int:
         os.environ[name] = "1"
     # A thread more would be one that the children do not have.
     from fuzz.readers import READERS
-    from fuzz.report import record
+    from fuzz.report import record, recorded
     from fuzz.trial import fuzz, keep
 
+    listed = f"which: all, or some of {', '.join(READERS)}"
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("reader", choices=[*READERS, "all"], help="which reader")
+    parser.add_argument("readers", nargs="+", choices=[*READERS, "all"], metavar="READER", help=listed)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each reader (default 60)")
     parser.add_argument("--executions", type=int, help="stop after so many inputs")
     parser.add_argument("--seed", type=int, default=0, help="of the random changes (default 0)")
     parser.add_argument("--no-lines", action="store_true", help="do not measure which lines are reached")
     parser.add_argument("--record", action="store_true", help="add the figures to fuzz/results.json and results.md")
+    parser.add_argument("--go-on", action="store_true", help="leave out what is recorded with this seed already")
     asked = parser.parse_args()
-    names = list(READERS) if asked.reader == "all" else [asked.reader]
+    names = list(READERS) if "all" in asked.readers else asked.readers
+    if asked.go_on:
+        names = [name for name in names if not recorded(name, asked.seed, asked.executions or 1)]
     failed = False
     for name in names:
         found = fuzz(
@@ -56,9 +60,11 @@ def said(found: Campaign) -> str:
     """What came of a reader's trials, in one line."""
     reached, lines = found.lines
     share = f"; {reached} of {lines} lines reached ({reached / lines:.0%})" if lines else ""
+    most = f"{found.longest:.1f} s and {found.most_memory >> 20} MB"
     return (
         f"{found.reader}: {found.executions:,} inputs in {found.seconds:.0f} s, {found.accepted:,} of them read as "
-        f"whole; {len(found.failures)} kinds of failures in {sum(found.failed.values()):,} inputs{share}"
+        f"whole; an input takes {most} at most; {len(found.failures)} kinds of failures in "
+        f"{sum(found.failed.values()):,} inputs{share}"
     )
 
 

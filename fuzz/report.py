@@ -28,11 +28,19 @@ def record(campaign: Campaign) -> None:
             "reached": reached,
             "lines": lines,
             "seconds": round(campaign.seconds),
+            "longest": round(campaign.longest, 2),
+            "megabytes": campaign.most_memory >> 20,
         }
     )
     runs.sort(key=lambda run: (list(READERS).index(run["reader"]), run["seed"]))
     RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
     PAGE.write_text(page(runs, json.loads(MENDED.read_text()) if MENDED.exists() else []))
+
+
+def recorded(reader: str, seed: int, executions: int) -> bool:
+    """Whether there is a run of this reader with this seed and as many inputs."""
+    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    return any((run["reader"], run["seed"]) == (reader, seed) and run["executions"] >= executions for run in runs)
 
 
 def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
-from contextlib import suppress
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import Pipe
@@ -24,9 +25,11 @@ from pathlib import Path
 from random import Random
 
 from fuzz.canary import CANARY
-from fuzz.corpus import Seed
+from fuzz.mutating.archives import BOMBS
+from fuzz.mutating.bombs import zeros
 from fuzz.mutating.cases import Case, mutated
 from fuzz.readers import PACKAGE, Reader
+from fuzz.seeds import Seed
 from rmt_compress.errors import RmtCompressError
 
 SECONDS = 10
@@ -35,7 +38,13 @@ MEMORY = 400 << 20
 """Bytes that may become resident for one input, beside twice its size."""
 # Larger requests are refused by the system: what is asked for and never used is no memory taken.
 _ADDRESSES = 2 << 30
-_BATCH = 150
+_BATCH = 500
+_LARGEST_SEED = 1 << 18
+_BROKEN = 70
+# Tracing takes as long as reading. Later inputs reach few new lines, and of their batches one in six is traced.
+_ALL_TRACED = 1000
+# These start threads as they are imported, which no fork has: each child imports them itself.
+_THREADED = ("onnxruntime", "pyarrow")
 # By the clock: on a machine that does much else, a process may stand still for minutes.
 _WAIT = 900
 
@@ -70,6 +79,8 @@ class Campaign:
         failed: number of inputs that failed, by kind.
         lines: that were reached, and that there are.
         seconds: that it took.
+        longest: processor seconds of the input that took most.
+        most_memory: bytes that became resident for the input that took most.
     """
 
     reader: str
@@ -81,6 +92,8 @@ class Campaign:
     reached: dict[str, set[int]] = field(default_factory=dict)
     lines: tuple[int, int] = (0, 0)
     seconds: float = 0.0
+    longest: float = 0.0
+    most_memory: int = 0
 
     def add(self, failure: Failure) -> None:
         """Count a failure, and keep it where it is the first of its kind."""
@@ -102,22 +115,23 @@ def fuzz(
     batches.
     """
     campaign = Campaign(reader.name, seed)
-    seeds = list(reader.seeds())
     _import_readers()
+    for megabytes in BOMBS:
+        zeros(megabytes)
+    seeds = _in_child(reader) if reader.threaded else list(reader.seeds())
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None) as name:
         root = Path(name)
         (root / "canary.bin").write_bytes(b"canary")
-        for case, entry in seeds:
-            _write(case, root / "warm")
-            with suppress(RmtCompressError):
-                reader.read(root / "warm" / entry if entry else root / "warm")
+        if not reader.threaded:
+            _warm(reader, seeds, root)
         gc.freeze()
         begun = time.monotonic()
         number = 0
         while time.monotonic() - begun < seconds and (executions is None or number < executions):
             stop = number + _BATCH if executions is None else min(number + _BATCH, executions)
-            number = _batch(reader, campaign, seeds, range(number, stop), root, measure)
+            traced = measure and (number < _ALL_TRACED or number // _BATCH % 6 == 0)
+            number = _batch(reader, campaign, seeds, range(number, stop), root, traced)
     campaign.executions = number
     campaign.lines = _counted(reader, campaign.reached) if measure else (0, 0)
     campaign.seconds = time.monotonic() - begun
@@ -130,13 +144,58 @@ def _import_readers() -> None:
 
     Libraries that start threads as they are imported are not: a child has none of these threads.
     """
-    for name in ("onnxruntime", "pyarrow"):
+    for name in _THREADED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it fails
     for folder in ("checkpoints", "data", "layers", "compression", "saving"):
         package = importlib.import_module(f"rmt_compress.{folder}")
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             with suppress(ModuleNotFoundError):
                 importlib.import_module(found.name)
+
+
+def _take_libraries(reader: Reader) -> None:
+    """Import what the parent must not, with all of the package that had to do without."""
+    for name in reader.threaded:
+        if sys.modules.get(name, reader) is None:
+            del sys.modules[name]
+        importlib.import_module(name)
+
+
+def _in_child(reader: Reader) -> list[Seed]:
+    """The seeds, made in a process of its own."""
+    ours, theirs = Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        with _ending():
+            ours.close()
+            _take_libraries(reader)
+            theirs.send(list(reader.seeds()))
+    theirs.close()
+    seeds: list[Seed] = ours.recv()
+    os.waitpid(child, 0)
+    return seeds
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """What a child does, and nothing after it; what goes wrong here is a fault of the fuzzer's, and said."""
+    status = 0
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        status = _BROKEN
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _warm(reader: Reader, seeds: list[Seed], root: Path) -> None:
+    """Read the whole files, so that what is imported and remembered on first use is there."""
+    for case, entry in seeds:
+        _write(case, root / "warm")
+        with suppress(RmtCompressError):
+            reader.read(root / "warm" / entry if entry else root / "warm")
 
 
 def changed(seeds: list[Seed], seed: int, number: int) -> Seed:
@@ -153,11 +212,9 @@ def _batch(reader: Reader, campaign: Campaign, seeds: list[Seed], numbers: range
     ours, theirs = Pipe(duplex=False)
     child = os.fork()
     if child == 0:
-        try:
+        with _ending():
             ours.close()
             _work(reader, seeds, campaign, numbers, root, theirs, measure)
-        finally:
-            os._exit(0)
     theirs.close()
     current, fresh = numbers.start, []
     since, spent = time.monotonic(), 0.0
@@ -172,22 +229,26 @@ def _batch(reader: Reader, campaign: Campaign, seeds: list[Seed], numbers: range
                     break
                 continue
             what, *rest = ours.recv()
-            if what == "start":
+            if what == "begins":
                 current, since = rest[0], time.monotonic()
                 spent = _processor_seconds(child)
-            elif what == "taken":
-                campaign.accepted += 1
+            elif what == "read":
+                taken, took, memory = rest
+                campaign.accepted += taken
+                campaign.longest = max(campaign.longest, took)
+                campaign.most_memory = max(campaign.most_memory, memory)
             elif what == "failed":
                 campaign.add(rest[0])
             elif what == "new":
-                fresh.append(rest[0])
-            else:
-                for file, found in rest[0].items():
+                fresh += rest[0]
+                for file, found in rest[1].items():
                     campaign.reached.setdefault(file, set()).update(found)
     except EOFError:
         pass
     _, status = os.waitpid(child, 0)
     ours.close()
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _BROKEN:
+        raise RuntimeError(f"the fuzzer itself stumbles at input {current} of {reader.name}")
     if not ended and os.WIFSIGNALED(status):
         ended = f"ends the process by signal {os.WTERMSIG(status)}"
     if ended:
@@ -217,9 +278,14 @@ def _work(
     """The child: read these inputs."""
     import coverage
 
+    warnings.simplefilter("ignore")
+    sys.stderr = os.fdopen(os.dup(2), "w")
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
+    if reader.threaded:
+        _take_libraries(reader)
+        _warm(reader, [changed(seeds, 0, number) for number in range(min(len(seeds), 8))], root)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + _ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -228,33 +294,40 @@ def _work(
     reached = {file: set(lines) for file, lines in campaign.reached.items()}
     folder = root / f"child-{os.getpid()}"
     for number in numbers:
-        told.send(("start", number))
+        told.send(("begins", number))
         try:
             case, entry = changed(seeds, campaign.seed, number)
         except MemoryError:
             continue
         if tracer is not None:
             tracer.start()
-        problem = _read(reader, case, entry, folder)
+        begun = time.process_time()
+        problem, memory = _read(reader, case, entry, folder)
+        took = time.process_time() - begun
+        if took > SECONDS:
+            problem = f"takes more than {SECONDS} seconds", f"{took:.1f} s"
         if tracer is not None:
             tracer.stop()
-            data, new = tracer.get_data(), False
+            data, fresh = tracer.get_data(), {}
             for file in data.measured_files():
-                lines = set(data.lines(file) or ())
-                new |= not lines <= reached.setdefault(file, set())
-                reached[file] |= lines
-            if new and sum(map(len, case.values())) < 1 << 20 and problem.__class__ is bool:
-                told.send(("new", (case, entry)))
-        if problem is True:
-            told.send(("taken",))
-        elif isinstance(problem, tuple):
+                lines = set(data.lines(file) or ()) - reached.setdefault(file, set())
+                if lines:
+                    fresh[file] = lines
+                    reached[file] |= lines
+            small = sum(map(len, case.values())) < _LARGEST_SEED
+            if fresh:
+                told.send(("new", [(case, entry)] * (small and isinstance(problem, bool)), fresh))
+        told.send(("read", problem is True, took, memory))
+        if isinstance(problem, tuple):
             told.send(("failed", Failure(*problem, case, entry)))
     shutil.rmtree(folder, ignore_errors=True)
-    told.send(("reached", reached))
 
 
-def _read(reader: Reader, case: Case, entry: str, folder: Path) -> bool | tuple[str, str]:
-    """Whether the reader takes the files or refuses them; or what else happened, in short and in full."""
+def _read(reader: Reader, case: Case, entry: str, folder: Path) -> tuple[bool | tuple[str, str], int]:
+    """Whether the reader takes the files or refuses them, or what else happened, in short and in full.
+
+    And how many bytes became resident.
+    """
     _write(case, folder)
     _forget_peak()
     before = _resident()
@@ -269,12 +342,12 @@ def _read(reader: Reader, case: Case, entry: str, folder: Path) -> bool | tuple[
                 result = f"no line but {len(said)} characters: {_place(error)}", said
         except BaseException as error:
             result = f"{type(error).__name__}: {_place(error)}", "".join(traceback.format_exception(error)[-30:])
-    grown = _peak() - before - 2 * sum(map(len, case.values()))
+    grown = _peak() - before
     if seen:
-        return f"does {seen[0]}", "\n".join(seen)
-    if grown > MEMORY:
-        return "takes too much memory", f"{grown >> 20} MB"
-    return result
+        return (f"does {seen[0]}", "\n".join(seen)), grown
+    if grown - 2 * sum(map(len, case.values())) > MEMORY:
+        return ("takes too much memory", f"{grown >> 20} MB"), grown
+    return result, grown
 
 
 def _write(case: Case, folder: Path) -> None:

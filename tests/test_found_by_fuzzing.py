@@ -1,30 +1,40 @@
 """Files that readers stumbled over when the fuzzer gave them such: refused in one line now, or read."""
 
+import hashlib
 import json
 import pickle
 import struct
 import tracemalloc
 import zipfile
 import zlib
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
+from rmt_compress.analysis.finished import FinishedLayers
+from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.checkpoints.journal import Journal
 from rmt_compress.checkpoints.pytorch.inert_files import load_inert_record
 from rmt_compress.checkpoints.pytorch.inert_objects import InertPickleError
 from rmt_compress.data.arrays import open_array
 from rmt_compress.data.cifar import read_cifar_split
 from rmt_compress.data.idx import read_idx
+from rmt_compress.data.image_files import read_image
+from rmt_compress.data.sources import open_samples
 from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.decomposition.moments_file import load_inputs, load_moments, save_moments, write_tensors
-from rmt_compress.errors import CheckpointError, DataError, TrainingError
+from rmt_compress.errors import CheckpointError, DataError, OutputError, TrainingError
 from rmt_compress.layers.zeroing import count_nonzero
+from rmt_compress.networks.calibration.interrupted import Partial
+from rmt_compress.networks.tasks.questions import open_task
 from rmt_compress.reporting.description_table import contents
 from rmt_compress.reporting.layer_names import network_order
 from rmt_compress.saving.description import describe
 from rmt_compress.training.event_log import read_lines
+from rmt_compress.training.starting import restored
 from rmt_compress.training.state import Snapshot, TrainingState
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -202,3 +212,128 @@ def test_a_batch_that_remembers_an_object_under_a_large_number(tmp_path):
     assert peak < 64 << 20
     assert read.labels.tolist() == [1, 2]
     assert torch.equal(read.images[0].flatten()[:3] * 255, torch.from_numpy(pixels[0][:3]).float())
+
+
+def test_a_batch_that_says_its_bytes_are_pointers(tmp_path):
+    """numpy took a pickle's word for the flags of a type, and would let go of objects where there are pixels."""
+
+    class Hostile:
+        def __reduce__(self):
+            return np.dtype, ("u1", False, True), (3, "|", None, None, None, -1, -1, 63)
+
+    class Pixels:
+        def __reduce__(self):
+            return (
+                np.zeros(0).__reduce__()[0],
+                (np.ndarray, (0,), b"b"),
+                (1, (2, 3072), Hostile(), False, b"1" * 6144),
+            )
+
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": Pixels(), "labels": [1, 2]}, protocol=2))
+    read = read_cifar_split("own", tmp_path, "test")
+    assert (read.images * 255 == ord("1")).all()
+
+
+def test_postscript_that_is_called_a_picture_is_not_run(tmp_path):
+    """Pillow has Ghostscript run it."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
+    with pytest.raises(DataError, match="cannot identify image file"):
+        read_image(tmp_path / "a.png", "a.png")
+
+
+def test_a_picture_of_a_few_bytes_that_unpacks_into_a_hundred_megabytes(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.new("L", (3000, 3000)).save(tmp_path / "a.png")
+    with pytest.raises(
+        DataError, match=r"a.png: 3000×3000 pixels in [\d,]+ bytes would be over 200 times its size"
+    ):
+        read_image(tmp_path / "a.png", "a.png")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Opens a saved data set of one column, text, whose bytes and description are changed."""
+    pa = pytest.importorskip("pyarrow")
+
+    def write(change=lambda data: data, state='{"_data_files": [{"filename": "a.arrow"}]}'):
+        table = pa.table({"text": ["a" * 7, "b" * 11]})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        (tmp_path / "a.arrow").write_bytes(change(sink.getvalue().to_pybytes()))
+        (tmp_path / "state.json").write_text(state)
+        return [*open_samples(f"datasets:{tmp_path}", vocabulary=256).whole().batches(2)]
+
+    assert len(write()) == 1
+    return write
+
+
+def test_a_saved_data_set_whose_offsets_lead_out_of_it(saved):
+    """Arrow reads wherever they point: the process ended by SIGSEGV."""
+    offsets, far = struct.pack("<3i", 0, 7, 18), struct.pack("<3i", 0, 1 << 30, 18)
+    with pytest.raises(DataError, match=r"it cannot be read .*[Oo]ffset"):
+        saved(lambda data: data.replace(offsets, far))
+
+
+def test_a_saved_data_set_whose_description_is_another(saved):
+    with pytest.raises(DataError, match="it cannot be read"):
+        saved(lambda data: data.replace(b"text", b"te\xa8t"))
+    with pytest.raises(DataError, match="names no files"):
+        saved(state='{"_data_files": 0.5}')
+    with pytest.raises(DataError, match=r"state\.json cannot be read"):
+        saved(state=DEEP)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    write_tensors({"w": torch.eye(9, 16)}, {}, tmp_path / "w.safetensors")
+    with open_checkpoint(tmp_path / "w.safetensors") as checkpoint:
+        yield checkpoint
+
+
+@pytest.mark.parametrize("found", [{"is": "other"}, {"is": "array"}, {"is": "BulkFit", "p": 1}, {}])
+def test_a_journal_whose_entries_are_whole_and_no_layers(found, weights, tmp_path):
+    def opened():
+        return FinishedLayers(tmp_path / "kept", weights, AnalysisSettings(min_size=8), "cpu", lambda _: None)
+
+    with closing(opened()) as finished:
+        finished._journal.add({"tensor": "w", "found": found, "lengths": []})
+    with closing(opened()) as finished, pytest.raises(OutputError, match="holds entries that no run has written"):
+        finished.known(weights.layers())
+
+
+def test_a_journal_whose_beginning_or_entries_are_no_objects(tmp_path):
+    path = tmp_path / "kept"
+    path.write_bytes(b'{"rmt_compress_journal": true}\n')
+    with pytest.raises(OutputError, match="holds something else"):
+        Journal(path, {}, print)
+    path.write_bytes(b'{"rmt_compress_journal": ' + DEEP.encode() + b"}\n")
+    with pytest.raises(OutputError, match="holds something else"):
+        Journal(path, {}, print)
+    path.unlink()
+    for text in ("7", DEEP):
+        with Journal(path, {}, lambda _: None):
+            described = f"0 {text}".encode()
+            whole = hashlib.sha256(described).hexdigest().encode() + b" " + described + b"\n\n"
+            with path.open("ab") as file:
+                file.write(whole)
+        with Journal(path, {}, lambda _: None) as journal:
+            assert journal.entries == []
+
+
+def test_what_is_left_of_a_calibration_is_nested_deep(tmp_path):
+    (tmp_path / "calibration.json").write_text(DEEP)
+    with pytest.raises(DataError, match="damaged; delete the folder"):
+        Partial(tmp_path, "0")
+
+
+def test_a_training_state_of_another_network(tmp_path):
+    state = TrainingState({}, 1, Snapshot([("0.weight", 3)], {"w": torch.ones(2)}))
+    with pytest.raises(TrainingError, match=r"s\.pt: does not suit the network"), state.taken_up(tmp_path / "s.pt"):
+        restored(lambda: torch.nn.Sequential(torch.nn.Linear(2, 2)), state.network)
+
+
+def test_pixels_that_are_remembered_nested_deep(tmp_path):
+    write_tensors({"w": torch.eye(3)}, {"pixels": DEEP}, tmp_path / "w.safetensors")
+    with open_checkpoint(tmp_path / "w.safetensors") as checkpoint, pytest.raises(DataError, match="is no JSON"):
+        open_task("digits", torch.nn.Linear(64, 10), checkpoint)

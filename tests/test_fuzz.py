@@ -66,7 +66,9 @@ def test_changes_keep_the_structure_around_them():
     """Most changed headers are JSON still, archives archives, messages messages, pickles pickles."""
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     file = len(header).to_bytes(8, "little") + header + bytes(8)
-    archive = archives.written([("a/data.pkl", b"\x80\x02}q\x00.", 0), ("a/data/0", bytes(8), 0)])
+    archive = archives.written(
+        [archives.record("a/data.pkl", b"\x80\x02}q\x00."), archives.record("a/data/0", bytes(8))]
+    )
     message = messages.write([(1, 0, 8), (7, 2, messages.write([(2, 2, b"g")]))])
     for start, fits in (
         (file, headers.fits),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from functools import cache
 from random import Random
 
-from fuzz.mutating import archives, headers, messages, octets, pickles, trees
+from fuzz.mutating import archives, bombs, footers, headers, journals, messages, octets, pickles, pictures, trees
 
 Case = dict[str, bytes]
 """Content by name, folders divided by ``/``."""
-_BOMB = 600 << 20
+_BOMB = 600
+"""Megabytes."""
+_OPENED = 1 << 22
 
 
 def mutated(case: Case, rng: Random) -> Case:
@@ -43,6 +44,12 @@ def by_kind(name: str, data: bytes, rng: Random) -> bytes:
         return headers.mutate(data, rng)
     if data.startswith(b"\x1f\x8b"):
         return _packed(name, data, rng)
+    if data.startswith(pictures.MAGIC):
+        return pictures.mutate(data, rng)
+    if data.startswith(footers.MAGIC):
+        return footers.mutate(data, rng)
+    if data.startswith(journals.BEGIN):
+        return journals.mutate(data, rng)
     if name.endswith(".onnx"):
         return messages.mutate(data, rng)
     if data.lstrip()[:1] in (b"{", b"["):
@@ -65,18 +72,15 @@ def _packed(name: str, data: bytes, rng: Random) -> bytes:
     if rng.random() < 0.1:
         return _bomb()
     try:
-        content = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error):
+        content = zlib.decompressobj(31).decompress(data, _OPENED)
+    except zlib.error:
         return octets.mutate(data, rng)
-    if rng.random() < 0.2:
+    if len(content) == _OPENED or rng.random() < 0.2:
         return octets.mutate(data, rng)
     return gzip.compress(by_kind(name.removesuffix(".gz"), content, rng), 1, mtime=0)
 
 
-@cache
 def _bomb() -> bytes:
     """An IDX file of images that says it is small, and unpacks into 600 MB."""
     header = b"\0\0\x08\x03" + b"".join(number.to_bytes(4, "big") for number in (40, 4, 4))
-    packer = zlib.compressobj(1, wbits=31)
-    pieces = [packer.compress(header), *(packer.compress(bytes(1 << 20)) for _ in range(_BOMB >> 20))]
-    return b"".join((*pieces, packer.flush()))
+    return bombs.gzipped(_BOMB, header)

@@ -213,7 +213,7 @@ def _address_in(scheduler: str | PathLike[str]) -> str:
             f"{unreadable(path, error)}; a scheduler is named by its address (tcp://HOST:8786) or the file that "
             "dask scheduler --scheduler-file writes"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ClusterError(f"{path}: is no scheduler file of Dask's, which holds an address as JSON") from error
 
 

@@ -18,7 +18,7 @@ from rmt_compress.analysis.noise_models import NoiseFit
 from rmt_compress.analysis.one_layer import expert_of
 from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedStack, LayerAnalysis
 from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
-from rmt_compress.checkpoints.journal import Journal, Say, identity_of
+from rmt_compress.checkpoints.journal import Entry, Journal, Say, identity_of
 from rmt_compress.spectrum import Approximation, BulkFit
 
 if TYPE_CHECKING:
@@ -64,14 +64,25 @@ class FinishedLayers:
         self._journal = Journal(path, identity_of(checkpoint) | {"settings": asked, "device": device}, say)
 
     def known(self, layers: Sequence[Layer]) -> dict[str, LayerAnalysis]:
-        """Tensor of each of these layers that is finished -> what was found."""
+        """Tensor of each of these layers that is finished -> what was found.
+
+        Raises:
+            OutputError: see `Journal.restoring`.
+        """
         described = {layer.tensor: layer for layer in layers}
-        return {
-            layer.tensor: _restored(entry.facts["found"], _arrays(entry.facts, values), layer, self._settings)
-            for entry in self._journal.entries
-            if (layer := described.get(entry.facts["tensor"])) is not None
-            for values in [self._journal.bytes_of(entry)]
-        }
+        with self._journal.restoring():
+            return {
+                layer.tensor: self._restored(entry, layer)
+                for entry in self._journal.entries
+                if (layer := described.get(entry.facts["tensor"])) is not None
+            }
+
+    def _restored(self, entry: Entry, layer: Layer) -> LayerAnalysis:
+        arrays = _arrays(entry.facts, self._journal.bytes_of(entry))
+        found = _restored(entry.facts["found"], arrays, layer, self._settings)
+        if not isinstance(found, LayerAnalysis):
+            raise TypeError(f"{type(found).__name__} is nothing that is found of a layer")
+        return found
 
     def add(self, result: LayerAnalysis) -> None:
         """Keep what was found of a layer."""

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -111,8 +112,8 @@ class Journal:
         if not first.endswith(b"\n") and (begun.startswith(first) or first.startswith(begun)):
             return None
         try:
-            known: dict[str, Any] = json.loads(first)[_MAGIC]
-        except (ValueError, KeyError, TypeError):
+            known: dict[str, Any] = dict(json.loads(first)[_MAGIC])
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise OutputError(
                 f"{self.path}: holds something else than the layers of an interrupted run; name another file"
             ) from None
@@ -149,6 +150,21 @@ class Journal:
         except OSError as error:
             raise unreadable(self.path, error) from error
         raise OutputError(f"{self.path}: was cut while it was in use; start again")
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """What goes wrong inside, where entries become what they were, is a fault of theirs.
+
+        Raises:
+            OutputError: an entry is whole, and none that this package has written.
+        """
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise OutputError(
+                f"{self.path}: holds entries that no run has written ({type(error).__name__}); delete it, or name "
+                "another file"
+            ) from error
 
     def remove(self) -> None:
         """Delete the file; it is to be closed all the same."""
@@ -195,7 +211,13 @@ def _sound(file: BinaryIO) -> Iterator[Entry]:
             left -= len(block)
         if left or file.read(1) != b"\n" or found.hexdigest().encode() != digest:
             return
-        yield Entry(json.loads(text), begin, int(length))
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(facts, dict):
+            return
+        yield Entry(facts, begin, int(length))
 
 
 def _taken(handle: int) -> bool:

@@ -58,17 +58,25 @@ class FinishedFactors:
         digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
         asked = {"plan": [digest, layout, _digest(moments)], "device": device}
         self._journal = Journal(path, identity_of(checkpoint) | asked, say)
-        self._entries = {entry.facts["tensor"]: entry for entry in self._journal.entries}
         try:
+            with self._journal.restoring():
+                self._entries = {entry.facts["tensor"]: entry for entry in self._journal.entries}
             check_room(path, room - sum(entry.length for entry in self._journal.entries))
         except BaseException:
             self._journal.close()
             raise
 
     def became(self, tensor: str, steps: list[Step]) -> Became | None:
-        """What became of a tensor by its steps; None where that is not known."""
+        """What became of a tensor by its steps; None where that is not known.
+
+        Raises:
+            OutputError: see `Journal.restoring`.
+        """
         entry = self._entries.get(tensor)
-        return None if entry is None else self._restored(entry, steps)
+        if entry is None:
+            return None
+        with self._journal.restoring():
+            return self._restored(entry, steps)
 
     def add(self, tensor: str, became: Became) -> None:
         """Keep what became of a tensor."""

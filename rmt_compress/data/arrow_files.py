@@ -35,7 +35,7 @@ def open_parquet(asked: Asked, **how: Any) -> StreamTable:
 
     def batches(columns: Sequence[str]) -> Iterator[Any]:
         with parquet.ParquetFile(asked.path) as file:
-            yield from file.iter_batches(_ROWS, columns=list(columns))
+            yield from map(_whole, file.iter_batches(_ROWS, columns=list(columns)))
 
     with _reading(name), parquet.ParquetFile(asked.path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
@@ -79,7 +79,9 @@ def _saved_split(name: str, folder: Path) -> _Rows:
     state = _json(name, folder / _STATE)
     if state.get("_indices_data_files"):
         raise DataError(f"{name}: it is a selection of rows; call flatten_indices() before save_to_disk")
-    files = [str(each.get("filename")) for each in state.get("_data_files") or [] if isinstance(each, dict)]
+    named = state.get("_data_files")
+    named = named if isinstance(named, list) else []
+    files = [str(each.get("filename")) for each in named if isinstance(each, dict)]
     if not files or any(Path(each).name != each for each in files):
         raise DataError(f"{folder / _STATE}: it names no files of data in its folder")
 
@@ -87,8 +89,9 @@ def _saved_split(name: str, folder: Path) -> _Rows:
         for each in files:
             with memory_map(str(folder / each)) as mapped, ipc.open_stream(mapped) as reader:
                 for batch in reader:
-                    for start in range(0, batch.num_rows, _ROWS):
-                        yield batch.slice(start, _ROWS).select(list(columns))
+                    asked = _whole(batch.select(list(columns)))
+                    for start in range(0, asked.num_rows, _ROWS):
+                        yield asked.slice(start, _ROWS)
 
     count = 0
     with _reading(name):
@@ -97,6 +100,12 @@ def _saved_split(name: str, folder: Path) -> _Rows:
         if schema.names:
             count = sum(batch.num_rows for batch in batches(schema.names[:1]))
     return _Rows(schema, count, batches)
+
+
+def _whole(batch: Any) -> Any:
+    """A batch of rows whose offsets and lengths lie within its buffers; Arrow itself reads wherever they point."""
+    batch.validate(full=True)
+    return batch
 
 
 def _table(
@@ -196,7 +205,7 @@ def _named_classes(schema: Any, column: str) -> int | None:
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])
         return len(stored["info"]["features"][column]["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -281,7 +290,7 @@ def _reader(
 def _json(name: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{name}: {path} cannot be read ({one_line(error)})") from error
     if not isinstance(found, dict):
         raise DataError(f"{name}: {path} is no JSON object")
@@ -305,5 +314,5 @@ def _reading(name: str) -> Iterator[None]:
     """What goes wrong with a file inside is a `DataError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are of these
+    except (OSError, ValueError, KeyError, _pyarrow().ArrowException) as error:
         raise DataError(f"{name}: it cannot be read ({one_line(error)})") from error

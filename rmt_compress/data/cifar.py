@@ -90,8 +90,9 @@ def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
     except Exception as error:  # a broken pickle can raise anything
         raise DataError(f"{path}: no readable CIFAR-10 batch ({one_line(error)})") from error
     entries = batch if isinstance(batch, dict) else {}
-    pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", "labels"))
-    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,)):
+    found, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", "labels"))
+    pixels = found.bytes() if isinstance(found, _Array) else None
+    if pixels is None or pixels.shape[1:] != (_PIXELS,):
         raise DataError(f"{path}: no CIFAR-10 batch, 'data' must be bytes of shape (N, {_PIXELS})")
     if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
         raise DataError(f"{path}: no CIFAR-10 batch, 'labels' must be a list of whole numbers")
@@ -105,21 +106,49 @@ def _encode_latin1(text: str, _encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _Described:
+    """What a pickle says of an array's type. numpy itself would take its word for where there are pointers."""
+
+    def __init__(self, kind: Any = None, *_rest: Any) -> None:
+        self.kind = kind
+
+    def __setstate__(self, _state: Any) -> None:
+        """Of bytes it has nothing to say."""
+
+
+class _Array:
+    """What a pickle says of an array."""
+
+    def __init__(self, *_empty: Any) -> None:
+        self._state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self._state = state
+
+    def bytes(self) -> npt.NDArray[np.uint8] | None:
+        """The array of bytes, (N, M); None where it is of another type, or there are more or fewer of them."""
+        import numpy as np
+
+        match self._state:
+            case (_, (int(rows), int(columns)), _Described(kind=b"u1" | "u1"), fortran, bytes(content)):
+                if min(rows, columns) < 0 or rows * columns != len(content):
+                    return None
+                return np.frombuffer(content, np.uint8).reshape((rows, columns), order="F" if fortran else "C")
+        return None
+
+
 # The one written in Python: the other one makes room for as many remembered objects as a pickle's largest number of
 # one says, gigabytes for a pickle of fifty bytes.
 class _BatchUnpickler(pickle._Unpickler):
     """Reads arrays, dicts, lists, text and numbers; whatever else a pickle asks for is refused by name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        import numpy as np
-
         # numpy moved its function from numpy.core to numpy._core; old files name the old place.
-        reconstruct = np.empty(0).__reduce__()[0]
         allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
+            ("numpy.core.multiarray", "_reconstruct"): _Array,
+            ("numpy._core.multiarray", "_reconstruct"): _Array,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Described,
             ("_codecs", "encode"): _encode_latin1,
         }
         if (module, name) not in allowed:

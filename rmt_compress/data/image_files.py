@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+# Pillow knows many more, some of which it has other programs read: of EPS Ghostscript would run the PostScript.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+# Of a file that says it is larger than this, when it is unpacked, so many times its own size is believed.
+_SMALL, _MOST_TIMES = 1 << 22, 200
 _GREY_MODES = frozenset({"1", "L", "LA"})
 _DEEP_MODES = ("I", "F")  # more than 8 bits: Pillow would clip them silently
 
@@ -131,15 +135,27 @@ def _square(image: Any, size: int) -> Any:
 def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
     """An image of 8 bits per channel; what goes wrong with it inside is a `DataError`."""
     try:
-        from PIL import Image
+        # The last two Pillow would look for among all that it knows.
+        from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("pillow", "train", "reading image folders") from error
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             if image.mode.startswith(_DEEP_MODES):
                 raise DataError(
                     f"{name}: more than 8 bits per channel (Pillow mode {image.mode}); convert it first"
                 )
+            _check_unpacked(image, len(source) if isinstance(source, bytes) else source.stat().st_size, name)
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: not a readable image ({one_line(error)})") from error
+
+
+def _check_unpacked(image: Any, size: int, name: str) -> None:
+    """Refuse an image of a few bytes that unpacks into gigabytes, before it does."""
+    width, height = image.size
+    if width * height * 3 > max(_SMALL, _MOST_TIMES * size):
+        raise DataError(
+            f"{name}: {width}×{height} pixels in {size:,} bytes would be over {_MOST_TIMES} times its size; if "
+            "that is meant, resize it first"
+        )

@@ -133,15 +133,16 @@ class Run:
         return 0
 
     def _resume(self, state: TrainingState) -> int:
-        self._network = restored(self._job.dense, state.network, self._job.names)
-        self._masks = state.masks
-        if self._cycle is not None:
-            self._cycle.fits = state.bulk_fits()
-        self._blocked, self._best, self._seconds_before = state.blocked, state.best, state.seconds
-        if self._job.training.max_drop is not None:
-            self._limit = state.limit
-        self._wrap(None, {})
-        restore_state(self._network.model, self._optimizer, state.optimizer)
+        with state.taken_up(self._job.state_path):
+            self._network = restored(self._job.dense, state.network, self._job.names)
+            self._masks = state.masks
+            if self._cycle is not None:
+                self._cycle.fits = state.bulk_fits()
+            self._blocked, self._best, self._seconds_before = state.blocked, state.best, state.seconds
+            if self._job.training.max_drop is not None:
+                self._limit = state.limit
+            self._wrap(None, {})
+            restore_state(self._network.model, self._optimizer, state.optimizer)
         if self._workers.leads:
             self._log.take_up(state.events)
         return state.epoch

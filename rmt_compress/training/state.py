@@ -7,6 +7,8 @@ every epoch draws its numbers from the seed and its own number.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,21 @@ class TrainingState:
             # A damaged pickle makes torch's reader stumble in any way.
             raise TrainingError(
                 f"{path}: is no training state, or a damaged one ({one_line(error)[:200]})"
+            ) from error
+
+    @contextmanager
+    def taken_up(self, path: Path | None) -> Iterator[None]:
+        """What goes wrong inside, where a network goes on with the state, is a state that does not suit it.
+
+        Raises:
+            TrainingError: it does not.
+        """
+        try:
+            yield
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            raise TrainingError(
+                f"{path}: does not suit the network, or is damaged ({one_line(error)[:200]}); begin anew without "
+                "--resume"
             ) from error
 
     def bulk_fits(self) -> dict[str, BulkFit]:

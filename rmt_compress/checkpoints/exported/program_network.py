@@ -210,7 +210,7 @@ def _keys(module: Json) -> list[str] | None:
     try:
         spec = json.loads(whole["out_spec"])[1]
         keys = json.loads(spec["context"])
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError):
         return None
     flat = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     return keys if flat and all(not child["children_spec"] for child in spec["children_spec"]) else None

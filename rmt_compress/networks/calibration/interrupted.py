@@ -63,7 +63,7 @@ class Partial:
         try:
             known = json.loads(description.read_text(encoding="utf-8"))
             digest, self.alone = known["digest"], set(map(str, known["alone"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{description}: damaged; delete the folder and begin again") from error
         if digest != self._digest:
             raise DataError(

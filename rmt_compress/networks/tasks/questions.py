@@ -150,7 +150,7 @@ def _remembered(checkpoint: Checkpoint | None) -> DataSettings:
         return DataSettings()
     try:
         stored: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             "what the file remembers of its pixels is no JSON; say it again with --mean and --std"
         ) from error
