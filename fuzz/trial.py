@@ -23,6 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from fuzz.canary import CANARY
 from fuzz.mutating.archives import BOMBS
@@ -31,6 +32,9 @@ from fuzz.mutating.cases import Case, mutated
 from fuzz.readers import PACKAGE, Reader
 from fuzz.seeds import Seed
 from rmt_compress.errors import RmtCompressError
+
+if TYPE_CHECKING:
+    from coverage import Coverage
 
 SECONDS = 10
 """Processor time that one input may take."""
@@ -146,6 +150,9 @@ def _import_readers() -> None:
     """
     for name in _THREADED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it fails
+    with suppress(ModuleNotFoundError):
+        for name in ("Png", "Tiff", "WebP", "Mpo"):
+            importlib.import_module(f"PIL.{name}ImagePlugin")
     for folder in ("checkpoints", "data", "layers", "compression", "saving"):
         package = importlib.import_module(f"rmt_compress.{folder}")
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -276,8 +283,6 @@ def _work(
     measure: bool,
 ) -> None:
     """The child: read these inputs."""
-    import coverage
-
     warnings.simplefilter("ignore")
     sys.stderr = os.fdopen(os.dup(2), "w")
     null = os.open(os.devnull, os.O_RDWR)
@@ -290,7 +295,7 @@ def _work(
     limit = pages * resource.getpagesize() + _ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    tracer = coverage.Coverage(data_file=None, config_file=False, include=reader.files) if measure else None
+    tracer = _tracer(reader) if measure else None
     reached = {file: set(lines) for file, lines in campaign.reached.items()}
     folder = root / f"child-{os.getpid()}"
     for number in numbers:
@@ -321,6 +326,12 @@ def _work(
         if isinstance(problem, tuple):
             told.send(("failed", Failure(*problem, case, entry)))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tracer(reader: Reader) -> Coverage:
+    from coverage import Coverage
+
+    return Coverage(data_file=None, config_file=False, include=reader.files)
 
 
 def _read(reader: Reader, case: Case, entry: str, folder: Path) -> tuple[bool | tuple[str, str], int]:

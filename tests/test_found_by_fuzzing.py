@@ -234,6 +234,13 @@ def test_a_batch_that_says_its_bytes_are_pointers(tmp_path):
     assert (read.images * 255 == ord("1")).all()
 
 
+def test_a_batch_with_a_label_that_is_no_64_bit_number(tmp_path):
+    content = {"data": np.zeros((1, 3072), np.uint8), "labels": [2**63]}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match="must be a list of whole numbers"):
+        read_cifar_split("own", tmp_path, "test")
+
+
 def test_postscript_that_is_called_a_picture_is_not_run(tmp_path):
     """Pillow has Ghostscript run it."""
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
@@ -291,13 +298,14 @@ def weights(tmp_path):
         yield checkpoint
 
 
-@pytest.mark.parametrize("found", [{"is": "other"}, {"is": "array"}, {"is": "BulkFit", "p": 1}, {}])
-def test_a_journal_whose_entries_are_whole_and_no_layers(found, weights, tmp_path):
+@pytest.mark.parametrize("lengths", [[], [1, 1]])
+@pytest.mark.parametrize("found", [{"is": "other"}, [], {"is": "BulkFit", "p": 1}, {}])
+def test_a_journal_whose_entries_are_whole_and_no_layers(found, lengths, weights, tmp_path):
     def opened():
         return FinishedLayers(tmp_path / "kept", weights, AnalysisSettings(min_size=8), "cpu", lambda _: None)
 
     with closing(opened()) as finished:
-        finished._journal.add({"tensor": "w", "found": found, "lengths": []})
+        finished._journal.add({"tensor": "w", "found": found, "lengths": lengths})
     with closing(opened()) as finished, pytest.raises(OutputError, match="holds entries that no run has written"):
         finished.known(weights.layers())
 

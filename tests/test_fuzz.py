@@ -14,7 +14,7 @@ from fuzz.mutating import archives, headers, messages, pickles, trees
 from fuzz.mutating.cases import by_kind
 from fuzz.readers import READERS
 
-EXECUTIONS = 25
+EXECUTIONS = 15
 
 
 @pytest.mark.slow

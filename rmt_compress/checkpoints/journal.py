@@ -160,7 +160,9 @@ class Journal:
         """
         try:
             yield
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            *(ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError),
+        ) as error:
             raise OutputError(
                 f"{self.path}: holds entries that no run has written ({type(error).__name__}); delete it, or name "
                 "another file"

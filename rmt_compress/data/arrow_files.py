@@ -136,8 +136,10 @@ def _table(
     if not count:
         raise DataError(f"{name}: no rows in it")
     columns = chosen(name, asked, schema.names)
-    readers = {each: _reader(name, each, schema.field(each).type, length, size, encoder) for each in columns.inputs}
-    kinds = {each: _kind(schema.field(each).type) for each in columns.inputs}
+    with _reading(name):
+        types = {each: schema.field(each).type for each in columns.inputs}
+        kinds = {each: _kind(kind) for each, kind in types.items()}
+        readers = {each: _reader(name, each, kind, length, size, encoder) for each, kind in types.items()}
     scalars = [each for each, kind in kinds.items() if kind == "number"]
     if scalars and len(scalars) < len(kinds):
         other = next(each for each in kinds if each not in scalars)
@@ -183,7 +185,9 @@ def _labels(name: str, column: str, splits: Sequence[_Rows]) -> tuple[Callable[[
     """What makes targets of the cells of a column, and the number of classes, where that is known."""
     import numpy as np
 
-    if _kind(splits[0].schema.field(column).type) == "ids":
+    with _reading(name):
+        kind = _kind(splits[0].schema.field(column).type)
+    if kind == "ids":
 
         def places(cells: Sequence[Any]) -> Any:
             """Classes of places, as long as the longest, with what is ignored behind the shorter ones."""

@@ -94,7 +94,8 @@ def _read_python(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int6
     pixels = found.bytes() if isinstance(found, _Array) else None
     if pixels is None or pixels.shape[1:] != (_PIXELS,):
         raise DataError(f"{path}: no CIFAR-10 batch, 'data' must be bytes of shape (N, {_PIXELS})")
-    if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
+    # What is outside of the classes is told later, by its name: here it has to be a number that an array holds.
+    if not (isinstance(labels, list) and all(type(label) is int and abs(label) < 2**63 for label in labels)):
         raise DataError(f"{path}: no CIFAR-10 batch, 'labels' must be a list of whole numbers")
     if len(labels) != len(pixels):
         raise DataError(f"{path}: {len(pixels):,} images but {len(labels):,} labels")

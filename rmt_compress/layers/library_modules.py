@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def is_library_model(model: object) -> bool:
     """Whether a network is of one of transformers' classes."""
-    library = sys.modules.get("transformers")
+    # The class is there once this is; asking the package for it would import thousands of files.
+    library = sys.modules.get("transformers.modeling_utils")
     return library is not None and isinstance(model, library.PreTrainedModel)
 
 
