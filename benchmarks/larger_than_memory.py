@@ -1,8 +1,10 @@
 """Peak memory of `analyze` and `prune` of a large sharded checkpoint, killed half-way and gone on with.
 
-    python benchmarks/larger_than_memory.py FOLDER --gigabytes 12 --output benchmarks/results/larger_than_memory.md
+    python benchmarks/larger_than_memory.py FOLDER --output benchmarks/results/larger_than_memory.md
+    python benchmarks/larger_than_memory.py FOLDER --gigabytes 2 --hidden 1024 --words 16384 --experts 0
 
 A checkpoint of the shapes of a Llama in bfloat16 is made in FOLDER, see `make_checkpoint.py`, unless one is there.
+By default it has 12 GB: layers of up to 4096 × 11264, an output head of 128,256 × 4096, stacks of sixteen experts.
 `analyze --resume` is killed (SIGKILL) once half of the layers stand in the journal, and started again; so is
 `prune`, which takes what `analyze` has kept, once half of the cut layers do. Peaks are resident memory of the
 process, in 10⁶ bytes. What was made is deleted in the end, unless --keep says otherwise.
@@ -112,14 +114,14 @@ def largest_weight(folder: Path) -> float:
     return 2 * largest / MEGABYTE
 
 
-def measure(folder: Path, work: Path) -> dict[str, Any]:
-    """All runs; `work` is where journals and the smaller checkpoint go."""
+def measure(folder: Path, work: Path, options: Sequence[str]) -> dict[str, Any]:
+    """All runs with these options; `work` is where journals and the smaller checkpoint go."""
     journal, output = work / "layers", work / "small.safetensors"
     factors = Path(f"{journal}.factors")
-    analyze: list[str | Path] = ["analyze", folder, "--json", "--resume", journal]
-    prune: list[str | Path] = ["prune", folder, "-o", output, "--json", "--force", "--resume", journal]
+    analyze: list[str | Path] = ["analyze", folder, "--json", "--resume", journal, *options]
+    prune: list[str | Path] = ["prune", folder, "-o", output, "--json", "--force", "--resume", journal, *options]
     planned = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
-    layers = sum(name.endswith(("proj.weight", "lm_head.weight")) for name in planned)
+    layers = sum(name.endswith(("proj", "proj.weight", "lm_head.weight")) for name in planned)
     runs = [run("analyze, killed", analyze, journal, until=layers // 2)[0]]
     resumed, printed = run("analyze, gone on", analyze, journal)
     found = json.loads(printed)
@@ -129,6 +131,7 @@ def measure(folder: Path, work: Path) -> dict[str, Any]:
     result = json.loads(printed)
     again = json.loads(run("analyze, all layers kept", analyze, journal)[1])
     return {
+        "options": list(options),
         "gigabytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9,
         "largest_float32_megabytes": largest_weight(folder),
         "layers": found["totals"]["layers_analyzed"],
@@ -153,7 +156,8 @@ def table(record: dict[str, Any]) -> str:
         "Written by `python benchmarks/larger_than_memory.py`: a sharded bfloat16 checkpoint of "
         f"{record['gigabytes']:.3g} GB with the shapes of a Llama, {record['layers']} layers that are analysed; "
         "the largest weight takes "
-        f"{record['largest_float32_megabytes']:.0f} MB in float32.",
+        f"{record['largest_float32_megabytes']:.0f} MB in float32."
+        + (f" Both commands with `{' '.join(record['options'])}`." if record["options"] else ""),
         "\n".join(f"- {line}" for line in machine()),
     )
     report.table(
@@ -195,19 +199,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the checkpoint and all else goes")
     parser.add_argument("--gigabytes", type=float, default=12.0)
-    parser.add_argument("--hidden", type=int, default=2048, help="width of the network")
-    parser.add_argument("--words", type=int, help="of the vocabulary; by default 16 times the width")
+    parser.add_argument("--hidden", type=int, default=4096, help="width of the network")
+    parser.add_argument("--words", type=int, default=128_256, help="of the vocabulary")
+    parser.add_argument("--experts", type=int, default=16, help="in every fourth block")
+    parser.add_argument("--max-memory", help="for both commands; by default what they take by themselves")
+    parser.add_argument("--jobs", type=int, help="layers at once; by default one per core")
     parser.add_argument("--output", type=Path, help="where the table goes, and beside it the numbers (.json)")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoint")
     arguments = parser.parse_args()
     model = arguments.folder / "model"
     if not model.exists():
-        options = ["--gigabytes", arguments.gigabytes, "--hidden", arguments.hidden]
-        options += ["--words", arguments.words] if arguments.words else []
-        made = [sys.executable, HERE / "make_checkpoint.py", model, *options]
+        size = ["--gigabytes", arguments.gigabytes, "--hidden", arguments.hidden, "--words", arguments.words]
+        made = [sys.executable, HERE / "make_checkpoint.py", model, *size, "--experts", arguments.experts]
         subprocess.run(list(map(str, made)), check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
-        record = measure(model, Path(work))
+        given = {"--max-memory": arguments.max_memory, "--jobs": arguments.jobs}
+        options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        record = measure(model, Path(work), options)
     if not arguments.keep:
         shutil.rmtree(model)
     text = table(record)

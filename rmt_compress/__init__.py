@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rmt_compress.networks.calibration.calibrating import calibrate
     from rmt_compress.networks.permuting import permute_for_pattern
     from rmt_compress.networks.repair.repairing import repair_blocks
+    from rmt_compress.networks.streamed.block_by_block import calibrate_stored
     from rmt_compress.plan import Plan, load_plan
     from rmt_compress.planning.making import make_plan
     from rmt_compress.planning.within import plan_within
@@ -44,6 +45,7 @@ _HOMES = {
     "analyze": "analysis",
     "Certificate": "certificates.certificate",
     "calibrate": "networks.calibration.calibrating",
+    "calibrate_stored": "networks.streamed.block_by_block",
     "certify": "pruning.certifying",
     "fold_batchnorm": "networks.batchnorm",
     "load_moments": "decomposition.moments_file",
@@ -95,6 +97,7 @@ __all__ = [
     "RunSettings",
     "analyze",
     "calibrate",
+    "calibrate_stored",
     "certify",
     "compress",
     "divide_sparsity",

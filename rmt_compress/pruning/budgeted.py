@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rmt_compress.planning.searching import Trial
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
+    from rmt_compress.pruning.unasked_calibration import TooLarge
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def plan_within_budget(
     request: Request,
     *,
     device: torch.device | None = None,
+    large: TooLarge | None = None,
     progress: Progress | None = None,
 ) -> Budgeted:
     """The plan that a request asks for.
@@ -114,6 +116,7 @@ def plan_within_budget(
         question: what it is asked about data; None without data.
         request: the budget and the inputs.
         device: where weights are decomposed; None for the CPU.
+        large: that there is no `model` since it does not fit in memory.
         progress: told of every step.
 
     Raises:
@@ -128,7 +131,7 @@ def plan_within_budget(
             "checkpoint from before that"
         )
     if model is None:
-        return _unverified(analysis, checkpoint, request, device, progress)
+        return _unverified(analysis, checkpoint, request, device, large, progress)
     kept = None if request.moments is None else load_inputs(request.moments)
     names = file_names(model, checkpoint)
     names.check(
@@ -269,24 +272,36 @@ def _unverified(
     checkpoint: Checkpoint,
     request: Request,
     device: torch.device | None,
+    large: TooLarge | None,
     progress: Progress | None,
 ) -> Budgeted:
     """One price by the weights, and moments that are at hand: nobody knows what it costs."""
-    if request.max_drop is not None or request.budget.max_drop is not None:
-        raise SettingsError(
-            [f"{checkpoint.path}: max-drop needs a network that runs: add --arch, or ask for a size with --keep"]
-        )
-    if request.budget.latency is not None:
-        raise SettingsError(
-            [f"{checkpoint.path}: latency needs a network that runs: add --arch, or ask for a size with --keep"]
-        )
-    if request.calibration.calibrate is not None or request.save_moments or request.show_calibration:
-        raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])
-    moments = None if request.moments is None else load_moments(request.moments)
+    lacks = "a network that runs: add --arch" if large is None else f"all of it, and {large.why}: give more"
+    asked = {
+        "max-drop": request.max_drop is not None or request.budget.max_drop is not None,
+        "latency": request.budget.latency is not None,
+        "macs": large is not None and request.budget.macs is not None,
+        "show-calibration": large is not None and request.show_calibration is not None,
+    }
+    for option in (name for name, given in asked.items() if given):
+        raise SettingsError([f"{checkpoint.path}: {option} needs {lacks}, or ask for a size with --keep"])
+    if large is None and (request.calibration.calibrate or request.save_moments or request.show_calibration):
+        raise SettingsError([f"{checkpoint.path}: calibrating needs {lacks}"])
+    why = "the network does not run, so that nobody knows what the cut costs; add --arch and --data"
+    if request.moments is not None:
+        moments: Moments | None = load_moments(request.moments)
+    elif large is not None:
+        partial = None if request.save_moments is None else partial_folder(request.save_moments)
+        moments, how = large.moments(checkpoint, request.calibration, partial, _named(progress, "calibrating"))
+        why = f"nobody knows what the cut costs; {how}"
+        if request.save_moments is not None:
+            save_moments(moments, request.save_moments)
+    else:
+        moments = None
     plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, device=device, progress=progress)
     found = dict(plan.settings["budget"])
-    note = "unverified: the network does not run, so that nobody knows what the cut costs; add --arch and --data"
-    return Budgeted(plan, moments, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})
+    record = {"kind": ", ".join(found["asked"]), **found}
+    return Budgeted(plan, moments, "unverified", "", record, (f"unverified: {why}",), {})
 
 
 def in_single(model: nn.Module) -> nn.Module:

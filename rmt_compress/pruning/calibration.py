@@ -139,7 +139,7 @@ def calibration_for(
         seen, asked = _divided(samples, model)
     assert seen.samples is not None
     assert asked.samples is not None
-    note = f"calibrated with {_said(seen.samples)}; candidates were asked {_said(asked.samples)}"
+    note = f"calibrated with {said(seen.samples)}; candidates were asked {said(asked.samples)}"
     verified: Verified = "measured" if has_data else "synthetic"
     record = {"inputs": samples.name, "samples": seen.samples.count, "asked": asked.samples.count}
     return Calibration(Inputs(seen), asked, verified, (note,), record)
@@ -215,7 +215,8 @@ def _divided(samples: Samples, model: nn.Module) -> tuple[Agreement, Agreement]:
     return agreement_of(seen, model), agreement_of(asked, model)
 
 
-def _said(samples: Samples) -> str:
+def said(samples: Samples) -> str:
+    """How many samples of what, in words."""
     what = "window" if samples.targets == "tokens" else "sample"
     count = f"{samples.count:,} {what}s" if samples.count else f"{what}s"
     return f"{count} of {samples.name}" + (f" ({samples.part})" if samples.part != "test" else "")

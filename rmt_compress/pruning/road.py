@@ -43,6 +43,7 @@ from rmt_compress.pruning.output_names import default_target
 from rmt_compress.pruning.result import PruneResult
 from rmt_compress.pruning.shown_inputs import check_shown
 from rmt_compress.pruning.unasked import changed_outputs, fits_beside_its_cut, wrecked
+from rmt_compress.pruning.unasked_calibration import TooLarge, too_large
 from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output
 from rmt_compress.saving.writing import write
 from rmt_compress.wording import listed, printable
@@ -166,8 +167,10 @@ def prune(
             raise SettingsError(["dtype: a budget is met in float32, as gradients need it; leave it out"])
         if dtype is not None and not asks:
             raise SettingsError(["dtype: of the network while it is asked, and nothing is: add --data"])
-        model = None
-        if asks or within is not None:
+        model, large = None, None
+        if within is not None and (large := too_large(opened, arch, max_memory)) is not None:
+            large.refuse(asked=asks, folded=fold_batchnorm)
+        elif asks or within is not None:
             model = network_of(opened, arch, folded=fold_batchnorm, needed=asks, dtype=dtype)
             if place is not None and model is not None and not opened.has_graph:
                 move(model, place)
@@ -185,13 +188,13 @@ def prune(
             )
         analyzed = partial(analyze_with, checkpoint, asked_of_noise, running, progress=progress)
         budgeted = None
-        _log.info("%s", _road(plan, within, model, question))
+        _log.info("%s", _road(plan, within, model or large, question))
         if within is None:
             result = _decided(checkpoint, path, analyzed, plan, layout, moments, place)
         else:
             found = analyzed()
             budgeted = plan_within_budget(
-                found, checkpoint, model, question, within, device=place, progress=progress
+                found, checkpoint, model, question, within, device=place, large=large, progress=progress
             )
             result = _outlined(checkpoint, path, found, budgeted.plan)
             result = replace(
@@ -269,11 +272,14 @@ def prune(
 
 
 def _road(
-    plan: PlanSettings | Plan | None, within: Request | None, model: nn.Module | None, question: Question | None
+    plan: PlanSettings | Plan | None,
+    within: Request | None,
+    network: nn.Module | TooLarge | None,
+    question: Question | None,
 ) -> str:
     """Which way the decisions are made, and how their cost is known, in words."""
     if within is not None:
-        by = "the weights alone: the network does not run" if model is None else "calibrated directions"
+        by = "the weights alone: the network does not run" if network is None else "calibrated directions"
         decided = f"a budget decides the ranks, by {by}"
     elif isinstance(plan, Plan):
         decided = "the plan that was given decides the ranks, and nothing is analysed"

@@ -98,11 +98,11 @@ def calibrate(
     from rmt_compress.networks.calibration.running import runner_of
     from rmt_compress.networks.calibration.watchers import NotShared, Scout
 
-    wanted, left_out = _choose(open_checkpoint(model).layers(), layers)
+    wanted, left_out = chosen_layers(open_checkpoint(model).layers(), layers)
     data = Batches(batches, model, call)
     state = model.state_dict(keep_vars=True)
     runner = runner_of(model, data, Weights(state, wanted.values()), wanted)
-    with undisturbed(model, seed), without_cache(model), _experts_one_by_one(model):
+    with undisturbed(model, seed), without_cache(model), experts_one_by_one(model):
         scout = Scout()
         with torch.no_grad():
             runner.run(data.placed(data.first), scout)
@@ -144,11 +144,11 @@ def calibrate(
     for name, layer in wanted.items():
         if name not in found:
             otherwise = name in scout.otherwise
-            left_out[name] = "applied in another way than its layer is read" if otherwise else _why_not_seen(layer)
+            left_out[name] = "applied in another way than its layer is read" if otherwise else why_not_seen(layer)
     return Moments({name: found[name] for name in wanted if name in found}, left_out, measured.record)
 
 
-def _choose(found: Iterable[Layer], asked: Iterable[str] | None) -> tuple[dict[str, Layer], dict[str, str]]:
+def chosen_layers(found: Iterable[Layer], asked: Iterable[str] | None) -> tuple[dict[str, Layer], dict[str, str]]:
     """The layers to measure by their names, and why others are left out; vectors are not named."""
     names = None if asked is None else set(asked)
     wanted, left_out = {}, {}
@@ -180,7 +180,8 @@ def _why_left_out(layer: Layer) -> str | None:
     return layer.skip_reason()
 
 
-def _why_not_seen(layer: Layer) -> str:
+def why_not_seen(layer: Layer) -> str:
+    """Why a layer that was to be measured has no moments."""
     if layer.by_class:
         return "did not run on the calibration inputs"
     return "did not run on the calibration inputs, or is applied in a way that is not seen"
@@ -217,7 +218,7 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _experts_one_by_one(model: nn.Module) -> Iterator[None]:
+def experts_one_by_one(model: nn.Module) -> Iterator[None]:
     """Mixtures of transformers with a product per expert: in products of all of them no weight can be seen."""
     before: list[tuple[Any, Any]] = []
     for module in model.modules():

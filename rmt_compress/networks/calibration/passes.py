@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -15,20 +15,32 @@ from rmt_compress.networks.calibration.sums import SecondMoment
 from rmt_compress.networks.calibration.watchers import Adder, LayerSums, seed_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rmt_compress.networks.calibration.blocks import Group
     from rmt_compress.networks.calibration.interrupted import Partial
-    from rmt_compress.networks.calibration.repeated_batches import Batches
     from rmt_compress.networks.calibration.running import Runner
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
     from rmt_compress.networks.calibration.watchers import Seen
     from rmt_compress.progress import Progress
 
 
+class Inputs(Protocol):
+    """Inputs of a network, as `Batches`."""
+
+    @property
+    def count(self) -> int | None:
+        """How many batches there are, where that is known."""
+
+    def once_over(self) -> Iterator[Any]:
+        """All of them."""
+
+
 @dataclass(frozen=True)
 class Passes:
     """How inputs are gone over, see `calibrate`; `device` is where sums are kept."""
 
-    data: Batches
+    data: Inputs
     runner: Runner
     scalar: UserScalar | None
     seed: int
@@ -105,20 +117,22 @@ class Passes:
         return Moments(finished(sums, reached["samples"]), {}, {**reached, "uses": uses})
 
     def _gradients(self, adder: Adder, inputs: Any, place: int) -> Scalar | None:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "scalar", place))
         if not self.runner.gradients:
             with torch.no_grad():
                 self.runner.run(inputs, adder)
             return None
         with torch.enable_grad():
             outputs = self.runner.run(inputs, adder)
-            if self.scalar is not None:
-                scalar = of_user(self.scalar, outputs, generator)
-            else:
-                scalar = label_free(outputs, generator, Padding(inputs).of_output())
+            scalar = self._scalar(outputs, inputs, place)
             if scalar is not None:
                 scalar.value.backward()  # type: ignore[no-untyped-call]  # torch's own
         return scalar
+
+    def _scalar(self, outputs: Any, inputs: Any, place: int) -> Scalar | None:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "scalar", place))
+        if self.scalar is not None:
+            return of_user(self.scalar, outputs, generator)
+        return label_free(outputs, generator, Padding(inputs).of_output())
 
 
 def finished(sums: dict[str, LayerSums], samples: int) -> dict[str, LayerMoments]:

@@ -90,6 +90,31 @@ class Relay:
             )
         return Passage(reached, held[0])
 
+    def output(self, at: int, inputs: Any, before: Sequence[Any], begun: Callable[[], None] | None = None) -> Any:
+        """All that block `at` returns, of the last block what the network does, with the gradients that lead there.
+
+        Args:
+            at: which block.
+            inputs: of the network.
+            before: as in `run`.
+            begun: told that the block before has returned, so that what runs from now on counts.
+
+        Raises:
+            DataError: the block is not called.
+        """
+
+        def ended(*arguments: Any, **named: Any) -> Any:
+            raise _Reached(own(*arguments, **named))
+
+        def handing(*_: Any, **__: Any) -> Any:
+            if begun is not None:
+                begun()
+            return _each(before[-1], torch.Tensor.clone)
+
+        own = self._modules[at].forward
+        forwards = {} if at + 1 == len(self._modules) else {at: ended}
+        return self._call(inputs, before, forwards | ({at - 1: handing} if before else {}))
+
     def straight(self, inputs: Any) -> torch.Tensor:
         """What the last block returns when all run, the tensor that counts."""
         last = Relay(self._model, self.blocks[-1:], self._ask)
@@ -112,10 +137,10 @@ class Relay:
                 answer = self._ask(inputs)
             except _Reached as end:
                 return end.value
-        if own:
+        if own and max(own) >= len(before):
             raise DataError(
-                f"{self.blocks[max(own)] or 'the network'} is not called on every calibration input; block-wise "
-                "repair needs inputs that take the same way through the network"
+                f"{self.blocks[max(own)] or 'the network'} is not called on every calibration input; going block "
+                "by block needs inputs that take the same way through the network"
             )
         return answer
 

@@ -1,0 +1,1 @@
+"""Networks that are never in memory as a whole: block after block."""

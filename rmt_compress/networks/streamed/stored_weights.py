@@ -1,0 +1,111 @@
+"""The weights of a blank network, read when its blocks are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from rmt_compress.checkpoints.views import DenseView
+from rmt_compress.errors import CheckpointError
+from rmt_compress.networks.repair.chain import inside
+from rmt_compress.networks.streamed.blank_network import slots
+from rmt_compress.saving.library_loading import fits_by_name
+from rmt_compress.wording import listed, problems_listed, times
+
+if TYPE_CHECKING:
+    from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.networks.streamed.blank_network import Slot
+
+
+class StoredWeights:
+    """The weights of a blank network, read from its files where they are needed and given up behind.
+
+    Args:
+        model: the blank network.
+        checkpoint: its weights.
+
+    Raises:
+        CheckpointError: they are not those of the network, or stand under other names.
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
+        self._model = model
+        self._files = DenseView(checkpoint)
+        self._names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self._names.setdefault(id(parameter), []).append(name)
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._blanks = {slot: slot[0]._parameters[slot[1]] for slot in slots(model)}
+        self._check(checkpoint)
+        buffers = {name for name, _ in model.named_buffers()} & {*model.state_dict()} & {*self._files.tensors}
+        for name in buffers:
+            model.get_buffer(name).copy_(self._files.read(name))
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        tensors = self._files.tensors
+        if hasattr(self._model, "from_pretrained") and not fits_by_name(checkpoint, self._model):
+            raise CheckpointError(
+                f"{checkpoint.path}: its weights have other names in {type(self._model).__name__}, so that it is "
+                "not run block after block; give more memory"
+            )
+        problems = []
+        for parameter in {id(blank): blank for blank in self._blanks.values()}.values():
+            names = self._names[id(parameter)]
+            stored = self._stored(names)
+            assert parameter is not None
+            if stored is None:
+                problems.append(f"the file lacks {names[0]}")
+            elif tensors[stored].shape != tuple(parameter.shape):
+                given, wanted = times(tensors[stored].shape), times(parameter.shape)
+                problems.append(f"{stored} is {given} in the file, {wanted} in the network")
+        own = {*self._model.state_dict(), *(name for name, _ in self._model.named_buffers())}
+        if strange := [name for name in tensors if name not in own]:
+            problems.append(f"the network has no {listed(strange, 3)}")
+        if problems:
+            raise CheckpointError(
+                f"{checkpoint.path}: its weights are not those of {type(self._model).__name__}: "
+                f"{problems_listed(problems, 6)}"
+            )
+
+    def _stored(self, names: list[str]) -> str | None:
+        return next((name for name in names if name in self._files.tensors), None)
+
+    def bytes(self, slots_: list[Slot]) -> int:
+        """What the weights in these places take in memory, a shared one once."""
+        held = {id(blank): blank for slot in slots_ if (blank := self._blanks[slot]) is not None}
+        return sum(blank.numel() * blank.element_size() for blank in held.values())
+
+    def places(self, block: str) -> list[Slot]:
+        """The places of the parameters in a block."""
+        return [slot for slot in self._blanks if inside(self._paths[slot[0]], block)]
+
+    def beside(self, blocks: tuple[str, ...]) -> list[Slot]:
+        """The places of the parameters that are in none of these blocks."""
+        there = {slot for block in blocks for slot in self.places(block)}
+        return [slot for slot in self._blanks if slot not in there]
+
+    def read(self, slots_: list[Slot]) -> None:
+        """Put the weights of the files into these places."""
+        values: dict[int, nn.Parameter] = {}
+        for module, name in slots_:
+            blank = self._blanks[module, name]
+            assert blank is not None
+            if id(blank) not in values:
+                stored = self._stored(self._names[id(blank)])
+                assert stored is not None
+                values[id(blank)] = nn.Parameter(self._files.read(stored).to(blank.dtype), requires_grad=False)
+            module._parameters[name] = values[id(blank)]
+
+    @contextmanager
+    def in_memory(self, block: str) -> Iterator[None]:
+        """The weights of a block are in memory."""
+        held = self.places(block)
+        self.read(held)
+        try:
+            yield
+        finally:
+            for module, name in held:
+                module._parameters[name] = self._blanks[module, name]
