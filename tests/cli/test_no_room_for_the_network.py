@@ -30,7 +30,7 @@ def test_it_is_cut_in_calibrated_directions_and_unverified(run, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["verified"], found["metric"]) == ("unverified", "two-sided")
-    assert found["totals"]["parameters_after"] <= 0.5 * found["totals"]["parameters"]
+    assert found["budget"]["reached"]["keep"] <= 0.5
     (note,) = (note for note in found["notes"] if "block after block" in note)
     assert "of text:text.txt" in note
     assert "since the network has no room twice in max-memory 2 GB" in note
