@@ -20,19 +20,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from measuring import Report, machine
+from numpy.typing import NDArray
 
 import rmt_compress
-from rmt_compress.analysis import AnalyzedLayer, approximating
+from rmt_compress.analysis import AnalysisSettings, AnalyzedLayer, approximating
+from rmt_compress.analysis.noise_models import NOISE_MODELS, Measured, NoiseFit
+from rmt_compress.spectrum import UncertainSpectrumError
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "approximate_spectra.md"
 SHARED = HERE.parents[1] / "shared" / "models"
 SIZES = (4096, 8192)
+# Of what is asked whether the stated errors hold.
+COVERED = (2048, 4096)
 # What is asked of the approximate route: its edge as a share, its fit error, its spikes (one in a hundred, or one),
 # and how many times faster it is.
 EDGE, GOF, SPIKES = 0.005, 0.005, 0.01
@@ -131,7 +138,7 @@ def part_inputs(report: Report, sizes: Sequence[int], runs: int) -> None:
                 large.append(f"{p} {name}")
             walls = [median(pair[side].seconds for pair in both) for side in (0, 1)]
             processors = [median(pair[side].processor for pair in both) for side in (0, 1)]
-            ratio = median(pair[0].seconds / pair[1].seconds for pair in both)
+            ratio = median(pair[0].processor / pair[1].processor for pair in both)
             if ratio < FASTER.get(p, 1.0):
                 slow.append(f"{p} {name} {ratio:.1f}×")
             rows.append(
@@ -145,15 +152,16 @@ def part_inputs(report: Report, sizes: Sequence[int], runs: int) -> None:
                     f"{off.of}",
                     f"{off.spikes}",
                     *(f"{wall:.2f} s ({used:.2f} s)" for wall, used in zip(walls, processors, strict=True)),
+                    f"{median(pair[0].seconds / pair[1].seconds for pair in both):.1f}×",
                     f"{ratio:.1f}×",
-                    f"{median(pair[0].processor / pair[1].processor for pair in both):.1f}×",
                 ]
             )
             print(rows[-1], file=sys.stderr, flush=True)
     report.say(
         "## Made weights",
         "*Route* is the one that was taken in the end; *said* is the error that the approximate route states "
-        "itself (two standard errors and the bias that it sees). Ratios are medians of those of runs side by side.",
+        "itself (2.6 standard errors and the bias that it sees). Ratios are medians of those of runs side by side; "
+        "those of processor time count, as the machine is shared.",
     )
     report.table(header, rows)
     report.target(
@@ -164,8 +172,65 @@ def part_inputs(report: Report, sizes: Sequence[int], runs: int) -> None:
     asked = ", ".join(f"{ratio:g} at {p}" for p, ratio in FASTER.items() if p in sizes)
     if asked:
         report.target(
-            f"times faster by the wall: {asked}" + (f"; below: {', '.join(slow)}" if slow else ""), not slow
+            f"times faster in processor time: {asked}" + (f"; below: {', '.join(slow)}" if slow else ""), not slow
         )
+
+
+def _fitted(values: NDArray[np.float64], n: int) -> NoiseFit:
+    """Marchenko and Pastur's fit to the singular values of a matrix with n columns."""
+    return NOISE_MODELS["mp"].fit(Measured(values, n, lambda: np.empty(0)), AnalysisSettings())
+
+
+def part_coverage(report: Report, sizes: Sequence[int], seeds: int) -> None:
+    """How often the error that the route states is as large as the one it makes, over choices of its directions."""
+    rows, all_within = [], []
+    for p in sizes:
+        for name, make in INPUTS.items():
+            if "bfloat16" in name:
+                continue
+            weight = make(p, torch.Generator().manual_seed(p))
+            exact = run(weight, exact=True).layer
+            within, far = [], [0.0, 0.0, 0.0]
+            for seed in range(seeds):
+                try:
+                    _, found, route = approximating.ApproximateSpectrum(weight, seed).fit(partial(_fitted, n=p))
+                except UncertainSpectrumError:
+                    continue
+                error, fit = route.approximation, found.fit
+                assert error is not None
+                off = (
+                    abs(fit.edge / exact.fit.edge - 1),
+                    abs(fit.gof - exact.fit.gof),
+                    float(abs(fit.spikes - exact.fit.spikes)),
+                )
+                said = (error.edge_error, error.gof_error, max(1.0, error.spikes_error))
+                within.append([each <= most for each, most in zip(off, said, strict=True)])
+                far = [max(pair) for pair in zip(far, off, strict=True)]
+            all_within += within
+            counts = [sum(column) for column in zip(*within, strict=True)] or [0, 0, 0]
+            rows.append(
+                [
+                    f"{p}, {name}",
+                    f"{len(within)} of {seeds}",
+                    *(f"{count} of {len(within)}" for count in counts),
+                    f"{far[0]:.3%}",
+                    f"{far[1]:.4f}",
+                    f"{far[2]:.0f}",
+                ]
+            )
+            print(rows[-1], file=sys.stderr, flush=True)
+    report.say(
+        "## Whether the stated errors hold",
+        f"The same weights, each with {seeds} choices of the random directions: how many answers are believed, "
+        "how many of these are within the error they state (spikes: or within one), and the farthest one is off.",
+    )
+    header = ["p, weight", "believed", "edge within", "fit error within", "spikes within"]
+    report.table([*header, "farthest edge", "fit error", "spikes"], rows)
+    if all_within:
+        shares = [sum(column) / len(all_within) for column in zip(*all_within, strict=True)]
+        named = zip(shares, ("edges", "fit errors", "spikes"), strict=True)
+        said_of = ", ".join(f"{share:.1%} of the {what}" for share, what in named)
+        report.target(f"at least 95 in 100 within what is stated: {said_of}", min(shares) >= 0.95)
 
 
 def part_networks(report: Report, files: Sequence[Path]) -> None:
@@ -216,6 +281,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES, help="p of the made weights; none for none")
     parser.add_argument("--networks", nargs="*", type=Path, help="by default all at hand; none for none")
     parser.add_argument("--runs", type=int, default=3, help="of both routes for each made weight")
+    parser.add_argument("--seeds", type=int, default=20, help="choices of directions, 0 for none")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--output", type=Path, help=f"by default {RESULTS} after a complete run, else none")
     arguments = parser.parse_args()
@@ -233,6 +299,8 @@ def main() -> None:
     run(torch.randn(64, 64), exact=True)  # imports what it imports on first use
     if sizes:
         part_inputs(report, sizes, runs)
+    if arguments.seeds:
+        part_coverage(report, [300] if arguments.quick else COVERED, 2 if arguments.quick else arguments.seeds)
     if files:
         part_networks(report, files)
     complete = not arguments.quick and tuple(sizes) == SIZES and arguments.networks is None

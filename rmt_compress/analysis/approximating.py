@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from rmt_compress.decomposition.block_lanczos import KrylovSpace
 
-# Least min(rows, columns) at which it is tried: there it takes a half to a third of the exact route's time, or
-# as long where it needs both stages (benchmarks/results/approximate_spectra.md).
-SMALLEST = 3000
+# Least min(rows, columns) at which it is tried: there it takes half of the exact route's time, a third from 3000 on
+# (benchmarks/results/approximate_spectra.md). Below that it is given up after two stages, as all take longer.
+SMALLEST = 2000
+_ALL_STAGES = 3000
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ class ApproximateSpectrum:
 
     Args:
         matrix: (rows, columns), on the CPU.
+        seed: of the random directions.
     """
 
-    def __init__(self, matrix: torch.Tensor | NDArray[Any]) -> None:
-        self._matrix = matrix
+    def __init__(self, matrix: torch.Tensor | NDArray[Any], seed: int = 0) -> None:
+        self._matrix, self._seed = matrix, seed
         self._space: KrylovSpace | None = None
 
     def multiply(self) -> None:
@@ -83,7 +85,7 @@ class ApproximateSpectrum:
         """
         from rmt_compress.decomposition.block_lanczos import STAGES, KrylovSpace
 
-        self._space = KrylovSpace(self._matrix)
+        self._space = KrylovSpace(self._matrix, self._seed)
         self._space.grow(STAGES[0])
 
     def fit(
@@ -102,14 +104,15 @@ class ApproximateSpectrum:
         if self._space is None:
             self.multiply()
         assert self._space is not None
-        for steps in STAGES:
-            self._space.grow(steps)
+        stages = STAGES if min(self._matrix.shape) >= _ALL_STAGES else STAGES[:2]
+        for stage in stages:
+            self._space.grow(stage)
             try:
                 values, error = spectrum.approximate_fit(
                     self._space.quadrature(), lambda values: fitted(values).fit
                 )
             except spectrum.UncertainSpectrumError:
-                if steps == STAGES[-1]:
+                if stage == stages[-1]:
                     raise
             else:
                 return values, fitted(values), SpectrumRoute(approximation=error)

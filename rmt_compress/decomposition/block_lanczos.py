@@ -1,13 +1,13 @@
 """The Krylov space of a weight's Gram matrix over a random block, as `spectrum.Quadrature` reads it.
 
 Block Lanczos (Golub and Underwood 1977) in float32, every block made orthogonal to all before it, so that no Ritz
-value comes twice. Directions and steps follow from the size alone and random numbers from a fixed seed: the result
+value comes twice. Directions and steps follow from the size alone and random numbers from a seed: the result
 depends on the matrix and, in its last digits, on the library's threads.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,19 @@ from numpy.typing import NDArray
 from rmt_compress import spectrum
 from rmt_compress.decomposition.kernels import TorchKernels
 
-# What noise and spikes take, and what spectra with long tails do.
-STAGES = (16, 32)
+
+class Stage(NamedTuple):
+    """How far a space is grown: products of the block, and further directions of which four moments are asked."""
+
+    steps: int
+    further: int
+
+
+# What noise and spikes take, and what spectra with longer and longer tails do. Twice as many directions of both
+# kinds make chance smaller by a third, and the products take twice as long.
+STAGES = (Stage(12, 64), Stage(16, 128), Stage(24, 256), Stage(32, 256))
 
 _DIRECTIONS = 32
-# Directions of which four moments are asked, too.
-_FURTHER = 128
 # Of a small matrix the space holds this share of all directions at most.
 _LARGEST_SPACE = 0.75
 # With fewer directions nothing says how much is chance.
@@ -40,13 +47,14 @@ class KrylovSpace:
 
     Args:
         matrix: (rows, columns), of any type.
+        seed: of the random directions.
 
     Raises:
         UncertainSpectrumError: an entry is NaN or Inf, float32 cannot square the largest twice, or the matrix is
             too small.
     """
 
-    def __init__(self, matrix: torch.Tensor | NDArray[Any]) -> None:
+    def __init__(self, matrix: torch.Tensor | NDArray[Any], seed: int = 0) -> None:
         kernels = TorchKernels()
         if not isinstance(matrix, torch.Tensor):  # a small one, perhaps of a file that is not to be written to
             matrix = torch.tensor(matrix)
@@ -54,19 +62,19 @@ class KrylovSpace:
             raise spectrum.UncertainSpectrumError("float32 cannot square its entries twice")
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         p, n = wide.shape
-        self._directions = min(_DIRECTIONS, int(_LARGEST_SPACE * p) // STAGES[-1])
+        self._directions = min(_DIRECTIONS, int(_LARGEST_SPACE * p) // STAGES[-1].steps)
         if self._directions < _FEWEST:
             raise spectrum.UncertainSpectrumError(f"{p} directions are too few")
         # What is multiplied in all, as columns; a Gram matrix takes half as long for each of them.
-        columns = self._directions * STAGES[0] + 2 * _FURTHER
+        columns = self._directions * STAGES[0].steps + 2 * STAGES[0].further
         self._is_gram = p * n / _GRAM_GAIN + 2 * p * columns < 4 * n * columns
         self._a = _whole_gram(wide, kernels) if self._is_gram else wide.float()
         squares = (
             self._a.diagonal() if self._is_gram else torch.linalg.vector_norm(self._a, dim=1).double().square()
         )
         self._trace = float(squares.sum(dtype=torch.float64))
-        self._generator = torch.Generator().manual_seed(0)
-        largest = self._directions * STAGES[-1]
+        self._generator = torch.Generator().manual_seed(seed)
+        largest = self._directions * STAGES[-1].steps
         # Columns that lie together: products with them are the faster ones.
         self._basis = torch.empty(largest, p).T
         self._small = torch.zeros(largest, largest)
@@ -75,12 +83,16 @@ class KrylovSpace:
         self._block = torch.linalg.qr(first)[0]
         self._beside = torch.zeros(self._directions, self._directions)
         self._steps = 0
+        # Further directions and their products with the matrix, once they are known.
+        self._further = [torch.empty(p, 0)] * 3
+        self._wanted = 0
 
-    def grow(self, steps: int) -> None:
-        """Multiply until there are so many blocks, `STAGES[-1]` at most."""
-        for step in range(self._steps, steps):
+    def grow(self, stage: Stage) -> None:
+        """Multiply until there are so many blocks, those of `STAGES[-1]` at most."""
+        for step in range(self._steps, stage.steps):
             self._add(step * self._directions)
-        self._steps = max(self._steps, steps)
+        self._steps = max(self._steps, stage.steps)
+        self._wanted = min(stage.further, len(self._a) // 2)
 
     def _add(self, start: int) -> None:
         v, basis, small, block = self._directions, self._basis, self._small, self._block
@@ -124,16 +136,21 @@ class KrylovSpace:
 
     def _moments(self, exact: torch.Tensor) -> NDArray[np.float64]:
         """zᵀG^j z, j = 0 to 4, of further directions without their part in `exact` (p, t): an array (w, 5)."""
-        p = len(self._a)
-        first = torch.linalg.qr(torch.randn(p, min(_FURTHER, p // 2), generator=self._generator))[0]
 
         def without(block: torch.Tensor) -> torch.Tensor:
-            # After every product: of a large spike it brings back what rounding has left.
             return block - exact @ (exact.T @ block)
 
-        first = without(without(first))
-        once = without(self._gram_of(first))
-        twice = without(self._gram_of(once))
+        # What has converged since these were multiplied is near the bulk, and the rounding of it small.
+        self._further = [without(block) for block in self._further]
+        known = self._further[0].shape[1]
+        if known < self._wanted:
+            first = torch.randn(len(self._a), self._wanted - known, generator=self._generator)
+            first = without(without(torch.linalg.qr(first)[0]))
+            # After every product: of a large spike it brings back what rounding has left.
+            once = without(self._gram_of(first))
+            more = (first, once, without(self._gram_of(once)))
+            self._further = [torch.cat(pair, dim=1) for pair in zip(self._further, more, strict=True)]
+        first, once, twice = self._further
         pairs = (first, first), (first, once), (once, once), (once, twice), (twice, twice)
         return np.stack([_numpy(torch.linalg.vecdot(one, other, dim=0)) for one, other in pairs], axis=1)
 

@@ -337,7 +337,7 @@ def approximation_said(analysis: Analysis) -> str:
         edge, gof = max(each.edge_error for each in found), max(each.gof_error for each in found)
         verb = "spectrum is" if len(found) == 1 else "spectra are"
         said.append(
-            f"{len(found)} {verb} approximate: edges to ±{edge:.2%}, fit errors to ±{gof:.4f}, two standard errors "
+            f"{len(found)} {verb} approximate: edges to ±{edge:.2%}, fit errors to ±{gof:.4f}, 98 times in 100 "
             "(--exact finds every singular value)."
         )
     if fell_back:

@@ -42,9 +42,9 @@ def half_zero(generator):
     return even(generator) * (np.arange(ROWS) < 0.6 * ROWS)[:, None]
 
 
-def space(matrix, steps=STAGES[-1], dtype=torch.float32):
-    found = KrylovSpace(torch.from_numpy(matrix).to(dtype))
-    found.grow(steps)
+def space(matrix, stage=STAGES[-1], dtype=torch.float32, seed=0):
+    found = KrylovSpace(torch.from_numpy(matrix).to(dtype), seed)
+    found.grow(stage)
     return found.quadrature()
 
 
@@ -72,6 +72,17 @@ def test_error_is_no_larger_than_it_says(rng, any_error, make):
     # What is said to be exact is.
     np.testing.assert_allclose(values[: error.exact], exact[: error.exact], rtol=1e-3)
     assert np.all(np.diff(values) <= 0)
+
+
+def test_errors_stay_within_what_is_said_for_95_in_100_choices_of_directions(rng, any_error):
+    matrix = heavy(rng)
+    true, within = fit(scipy.linalg.svdvals(matrix)), []
+    for seed in range(20):
+        values, error = approximate_fit(space(matrix, STAGES[0], seed=seed), fit)
+        found = fit(values)
+        off = abs(found.edge / true.edge - 1), abs(found.gof - true.gof)
+        within.append(np.less_equal(off, (error.edge_error, error.gof_error)))
+    assert np.all(np.sum(within, axis=0) >= 19)
 
 
 @pytest.mark.parametrize("make", (gap, low_rank, half_zero))
@@ -114,7 +125,7 @@ def test_formed_gram_matrix_says_the_same(rng, monkeypatch):
 def test_all_of_a_space_is_exact(rng, monkeypatch):
     """With as many steps as there are directions to find, nothing is left to chance."""
     monkeypatch.setattr("rmt_compress.decomposition.block_lanczos._LARGEST_SPACE", 1.0)
-    matrix = even(rng)[: 4 * STAGES[-1]]
+    matrix = even(rng)[: 4 * STAGES[-1].steps]
     found = space(matrix)
     assert found.values.size == len(matrix)
     np.testing.assert_allclose(found.values, np.sort(scipy.linalg.svdvals(matrix)) ** 2, rtol=1e-4)

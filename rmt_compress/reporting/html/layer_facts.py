@@ -47,7 +47,7 @@ def _approximate_facts(layer: AnalyzedLayer) -> tuple[Fact, ...]:
     error = layer.route.approximation
     if error is None:
         return ()
-    said = f"edge to ±{error.edge_error:.2%}, fit error to ±{error.gof_error:.4f} (two standard errors)"
+    said = f"edge to ±{error.edge_error:.2%}, fit error to ±{error.gof_error:.4f} (98 times in 100)"
     return (Fact("approximate spectrum", said),)
 
 
