@@ -7,8 +7,9 @@
 
 All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
 chosen nothing. The portfolio also asks samples of the training data, other than those that calibrate, which of its
-twelve rules is the best; ASVD asks calibration samples. Where a network has batch norms every cut is asked twice:
-as it is, and with their statistics estimated anew on the calibration inputs. Peers are in budget_peers.py.
+twelve rules is the best, of text a third of them first; ASVD asks calibration samples. Where a network has batch
+norms every cut is asked twice: as it is, and with their statistics estimated anew on the calibration inputs. Peers
+are in budget_peers.py.
 
 Writes budget.json after every measurement, budget.md and budget.png to benchmarks/results (``--out``). Networks,
 texts and images lie under ../shared (``--shared``).
@@ -60,6 +61,7 @@ class Size:
         calibration: how many calibrate.
         batch: so many at a time.
         selection: how many choose among the portfolio.
+        part: the first of them, which every rule is asked; the best four are asked all. 0 for all of every rule.
         sensitive: how many ASVD asks for each layer and share.
         asked: how many of the test samples are asked.
         keeps: shares of the weights of the layers that are cut.
@@ -69,6 +71,7 @@ class Size:
     calibration: int
     batch: int
     selection: int
+    part: int
     sensitive: int
     asked: int
     keeps: tuple[float, ...]
@@ -76,10 +79,10 @@ class Size:
 
 
 SIZES = {
-    "lm": Size(32, 4, 6, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes"),
-    "resnet": Size(256, 64, 256, 64, 1000, (0.25, 0.15, 0.1), "images"),
-    "fashion_mlp": Size(1024, 256, 2000, 256, 10000, (0.1, 0.05, 0.03), "images"),
-    "cifar10_cnn": Size(512, 128, 500, 128, 2000, (0.5, 0.3, 0.15), "images"),
+    "lm": Size(32, 4, 6, 2, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes"),
+    "resnet": Size(256, 64, 256, 0, 64, 1000, (0.25, 0.15, 0.1), "images"),
+    "fashion_mlp": Size(1024, 256, 2000, 0, 256, 10000, (0.1, 0.05, 0.03), "images"),
+    "cifar10_cnn": Size(512, 128, 500, 0, 128, 2000, (0.5, 0.3, 0.15), "images"),
 }
 
 
@@ -145,11 +148,12 @@ class Run:
         missing = self._missing(methods)
         if not missing:
             return
-        looked = Watch()
-        moments = looked.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
+        calibrated = Watch()
+        moments = calibrated.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
         chosen = self.subject.drawn(self.size.selection, self.seed, self.size.calibration)
         whole = Parameters(float(sum(rows * columns for rows, columns in self.shapes.values())))
         score = scored(model, lambda network: self._judged(network, chosen))
+        part = scored(model, lambda network: self._judged(network, chosen.first(self.size.part)))
         for method, keeps in missing.items():
             started = Watch()
             analysis = started.time("plan", lambda: analyze(model, include=layers))
@@ -158,14 +162,17 @@ class Run:
                 settings = BudgetSettings(keep=keeps[0])
                 candidates = Candidates(checkpoint, analysis, moments, settings, {"keep": whole})
                 for keep in keeps:
-                    watch = looked.beside(started if keep == keeps[0] else Watch())
+                    watch = calibrated.beside(started if keep == keeps[0] else Watch())
                     candidates.settings = replace(settings, keep=keep)
                     judge = score if method == OURS else None
-                    found = watch.time("plan", partial(search, candidates, judge))
+                    look = part if method == OURS and self.size.part else None
+                    found = watch.time("plan", partial(search, candidates, judge, rough=look))
                     plan = candidates.plan(found.candidate, found.record)
                     small = watch.time("cut", partial(compress, model, plan, moments))
                     left = found.candidate.sizes["keep"]
+                    looked: Any = found.record.get("on_a_part", {})
                     more = {"rule": str(found.candidate.rule), "evaluations": found.record["evaluations"]}
+                    more |= {"evaluations on a part": len(looked)} if looked else {}
                     self._ask(method, keep, left, small, watch, **more)
 
     def _judged(self, network: nn.Module, chosen: Questions) -> float:
@@ -214,11 +221,7 @@ class Run:
     def _sensitive(self, cuts: Mapping[str, peers.Cut], keep: float) -> dict[str, int | None]:
         """By losses on calibration samples, which are measured once for all sizes."""
         model = self.subject.model
-        samples = replace(
-            self.calibration,
-            inputs=self.calibration.inputs[: self.size.sensitive],
-            answers=self.calibration.answers[: self.size.sensitive],
-        )
+        samples = self.calibration.first(self.size.sensitive)
         for name, cut in cuts.items() if not self._losses else ():
             weight = model.get_parameter(name)
             for share in peers.RATIOS:
@@ -274,7 +277,7 @@ def _tiny(shared: Path) -> Subject:
     return Subject(model, ["0.weight", "3.weight"], drawn, asked, "accuracy")
 
 
-QUICK = {"tiny": Size(64, 32, 64, 32, 200, (0.5, 0.2), "vectors of noise")}
+QUICK = {"tiny": Size(64, 32, 64, 16, 32, 200, (0.5, 0.2), "vectors of noise")}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,10 @@ class Questions:
     def batches(self, size: int) -> list[torch.Tensor]:
         """The inputs, `size` at a time."""
         return list(torch.split(self.inputs, size))
+
+    def first(self, count: int) -> Questions:
+        """The first `count` samples alone."""
+        return replace(self, inputs=self.inputs[:count], answers=self.answers[:count])
 
     def score(self, network: nn.Module) -> float:
         """The loss on text, accuracy on images; of the network as it stands."""

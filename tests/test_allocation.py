@@ -50,16 +50,18 @@ def rough(rng, count, width):
 
 def gain_of(curve, allocation):
     total = 0.0
-    for layer in curve.layers:
+    for layer, gains in zip(curve.layers, curve.gains, strict=True):
         rank = allocation.ranks[layer.tensor]
         place = len(layer.ranks) if rank is None else layer.ranks.tolist().index(rank)
-        total += float(layer.gains(curve.scaling)[place])
+        total += float(gains[place])
     return total
 
 
 def best_gain(curve, budget):
     """By looking at every network there is."""
-    points = [list(zip(layer.points[0], layer.gains(curve.scaling), strict=True)) for layer in curve.layers]
+    points = [
+        list(zip(layer.points[0], gains, strict=True)) for layer, gains in zip(curve.layers, curve.gains, strict=True)
+    ]
     affordable = [each for each in product(*points) if sum(cost for cost, _ in each) <= budget * (1 + 1e-12)]
     return max(sum(gain for _, gain in each) for each in affordable)
 
@@ -161,6 +163,18 @@ def test_scalings_differ_as_they_are_defined(rng):
     shares = {name: [each["loud.weight"] or 20, each["quiet.weight"] or 20] for name, each in ranks.items()}
     assert shares["relative"][0] == shares["relative"][1] == shares["uniform"][0] == shares["uniform"][1] == 10
     assert shares["absolute"][0] > shares["tempered"][0] > shares["relative"][0]
+
+
+def test_balanced_costs_what_lies_between_relative_and_uniform(rng):
+    given = [
+        choices(linear(300, 200, f"fc{n}"), [spectrum(200, rng, decay)], Parameters(1.0), Bounds())
+        for n, decay in enumerate((1.0, 9.0, 60.0))
+    ]
+    for share in (0.2, 0.5, 0.8):
+        curves = [PriceCurve(given, scaling) for scaling in ("relative", "uniform", "balanced")]
+        ranks = [[rank or 120 for rank in c.at_cost(share * 180_000).ranks.values()] for c in curves]
+        assert ranks[2] == pytest.approx(np.mean(ranks[:2], axis=0), abs=2)
+        assert max(abs(a - b) for a, b in zip(*ranks[:2], strict=True)) > 10
 
 
 def test_uniform_keeps_one_share_of_every_layer(rng):

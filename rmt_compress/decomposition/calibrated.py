@@ -12,7 +12,7 @@ Everything is done in float64. Squaring costs digits: a σ below 1e-8 of the lar
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import scipy.linalg
 import torch
@@ -48,8 +48,8 @@ def decompose_in(matrix: torch.Tensor, metric: Metric, rank: int | None = None) 
     # The short side is the first from here on.
     a = (matrix if wide else matrix.T).double()
     short, long = (metric.rows, metric.columns) if wide else (metric.columns, metric.rows)
-    root, inverse = _roots(short.to(a.device))
-    weighted = _times(root, a)
+    root = _Root.of(short.to(a.device))
+    weighted = root.applied(a)
     gram = weighted @ _times(long.to(a.device), weighted.T)
     energy = float(gram.diagonal().sum())
     if not math.isfinite(energy):
@@ -60,7 +60,7 @@ def decompose_in(matrix: torch.Tensor, metric: Metric, rank: int | None = None) 
     gram = (gram + gram.T) / 2
     values, vectors = _eigenvectors(gram, rank)
     kind = torch.float64 if matrix.dtype == torch.float64 else torch.float32
-    near, far = _times(inverse, vectors), vectors.T @ weighted
+    near, far = root.undone(vectors), vectors.T @ weighted
     lengths = torch.linalg.vector_norm(near, dim=0), torch.linalg.vector_norm(far, dim=1)
     near = (near / torch.where(lengths[0] > 0, lengths[0], 1.0)).to(kind)
     far = (far / torch.where(lengths[1] > 0, lengths[1], 1.0)[:, None]).to(kind)
@@ -68,17 +68,39 @@ def decompose_in(matrix: torch.Tensor, metric: Metric, rank: int | None = None) 
     return Decomposition(u, values.clamp(min=0).sqrt(), vt, matrix.dtype, sizes=lengths[0] * lengths[1])
 
 
-def _roots(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The symmetric square root of a second moment and its inverse, both zero in directions that are dropped."""
-    if moment.dim() < 2:
-        root = moment.clamp(min=0).sqrt()
-        inverse = torch.where(moment > _DIGITS * moment.max(), 1 / root, 0.0)
-        return root * (inverse > 0), inverse
-    values, vectors = _eigenvectors(moment, moment.shape[0])
-    kept = values > _DIGITS * values[0].clamp(min=0)
-    root = torch.where(kept, values, 0.0).sqrt()
-    inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0).sqrt(), 0.0)
-    return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
+@dataclass(frozen=True, eq=False)
+class _Root:
+    """A root T of a second moment, TᵀT = R, and its inverse, both zero in directions that are dropped.
+
+    Of a matrix R = VΛVᵀ it is Λ^½Vᵀ: another root than the symmetric one turns the eigenvectors of T W S Wᵀ Tᵀ and
+    nothing else, and need not be formed.
+
+    Attributes:
+        scales: Λ^½, (p,), or 0-d.
+        inverses: of them.
+        vectors: V, (p, p); None where R is a diagonal or a number.
+    """
+
+    scales: torch.Tensor
+    inverses: torch.Tensor
+    vectors: torch.Tensor | None
+
+    @classmethod
+    def of(cls, moment: torch.Tensor) -> _Root:
+        """That of a moment, however it is known."""
+        values, vectors = (moment, None) if moment.dim() < 2 else _eigenvectors(moment, moment.shape[0])
+        kept = values > _DIGITS * values.max().clamp(min=0)
+        scales = torch.where(kept, values, 0.0).sqrt()
+        return cls(scales, torch.where(kept, 1 / torch.where(kept, scales, 1.0), 0.0), vectors)
+
+    def applied(self, matrix: torch.Tensor) -> torch.Tensor:
+        """T times a matrix."""
+        return _times(self.scales, matrix if self.vectors is None else self.vectors.T @ matrix)
+
+    def undone(self, matrix: torch.Tensor) -> torch.Tensor:
+        """T⁻¹ times a matrix."""
+        found = _times(self.inverses, matrix)
+        return found if self.vectors is None else self.vectors @ found
 
 
 def _eigenvectors(gram: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

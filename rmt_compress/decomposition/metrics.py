@@ -136,4 +136,5 @@ def shrunk(moment: torch.Tensor, share: float) -> torch.Tensor:
     diagonal = moment.diagonal() if moment.dim() == 2 else moment
     centre = share * diagonal.mean()
     scaled = moment * (1.0 - share)
-    return scaled + (centre * torch.eye(len(diagonal), dtype=scaled.dtype) if moment.dim() == 2 else centre)
+    (scaled.diagonal() if moment.dim() == 2 else scaled).add_(centre)
+    return scaled

@@ -12,6 +12,8 @@ No scaling of E is right for every network and size:
     tempered   divided by the square root of the layer's total
     relative   divided by the layer's total
     uniform    a function of the kept share of the cost alone, so that every layer keeps the same share
+    balanced   halfway between relative and uniform: of every budget each layer is worth the mean of what the two
+               would give it; right for deep cuts, where E is no longer to be trusted
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ class Choices:
         return int(self.ranks[choice]) if choice < len(self.ranks) else None
 
     def gains(self, scaling: Scaling) -> NDArray[np.float64]:
-        """What each choice is worth, scaled; 0 everywhere in a layer of no loss, or of no cost."""
+        """What each choice is worth, scaled; 0 everywhere in a layer of no loss, or of no cost.
+
+        A scaling that weighs all layers at once, ``balanced``, is no function of one: see `PriceCurve.gains`.
+        """
         costs, losses = self.points
         if self.share <= 0:
             return np.zeros(len(costs))
@@ -115,14 +120,21 @@ class PriceCurve:
     Args:
         layers: the choices of each.
         scaling: how the gains of different layers compare.
+
+    Attributes:
+        gains: of every layer, what each choice is worth, scaled.
     """
 
     def __init__(self, layers: Sequence[Choices], scaling: Scaling) -> None:
         self.layers, self.scaling = tuple(layers), scaling
-        self._gains = [layer.gains(scaling) for layer in self.layers]
+        if scaling == "balanced":
+            halves = PriceCurve(layers, "relative"), PriceCurve(layers, "uniform")
+            self.gains = [_between(layer, n, halves) for n, layer in enumerate(self.layers)]
+        else:
+            self.gains = [layer.gains(scaling) for layer in self.layers]
         self._starts: list[int] = []
         steps: list[_Step] = []
-        for number, (layer, gains) in enumerate(zip(self.layers, self._gains, strict=True)):
+        for number, (layer, gains) in enumerate(zip(self.layers, self.gains, strict=True)):
             start, climbed = _envelope(layer.points[0], gains)
             self._starts.append(start)
             steps += [_Step(slope, number, choice, cost) for slope, choice, cost in climbed]
@@ -166,6 +178,15 @@ class PriceCurve:
         """The costs at which a step is full, ascending: where an allocation is the best there is."""
         return np.asarray(self._spent)
 
+    def spent_on(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Budgets, ascending, and what the layer of this number costs of each; a step is taken little by little."""
+        budgets, costs = [self.least], [float(self.layers[number].points[0][self._starts[number]])]
+        for place, step in enumerate(self._steps):
+            if step.layer == number:
+                budgets += self._spent[place : place + 2]
+                costs += [costs[-1], costs[-1] + step.cost]
+        return np.array(budgets), np.array(costs)
+
     def _climbed(self, full: int) -> list[int]:
         chosen = list(self._starts)
         for step in self._steps[:full]:
@@ -177,7 +198,7 @@ class PriceCurve:
         while True:
             best: tuple[float, int, int] | None = None
             for number in layers:
-                costs, gains = self.layers[number].points[0], self._gains[number]
+                costs, gains = self.layers[number].points[0], self.gains[number]
                 more, worth = costs - costs[chosen[number]], gains - gains[chosen[number]]
                 fits = (more > 0) & (more <= left) & (worth > 0)
                 if fits.any():
@@ -199,7 +220,7 @@ class PriceCurve:
             float(sum(layer.points[0][choice] for layer, choice in pairs)),
             {layer.tensor: float(layer.points[1][choice]) for layer, choice in pairs},
             float(price),
-            float(sum(gains[choice] for gains, choice in zip(self._gains, chosen, strict=True))),
+            float(sum(gains[choice] for gains, choice in zip(self.gains, chosen, strict=True))),
         )
 
 
@@ -221,6 +242,31 @@ def _envelope(costs: NDArray[np.float64], gains: NDArray[np.float64]) -> tuple[i
         for before, after in pairwise(hull)
     ]
     return hull[0], steps
+
+
+def _between(layer: Choices, number: int, curves: Sequence[PriceCurve]) -> NDArray[np.float64]:
+    """Gains by which a layer grows with the budget as the mean of what curves give it.
+
+    A choice is reached at the budget of which that mean is its cost, and a step towards it is worth one over that
+    budget: so steps of all layers come in the order of their budgets.
+    """
+    costs, losses = layer.points
+    gains = np.zeros(len(costs))
+    order = np.lexsort((losses, costs))
+    # A choice that loses no less than a cheaper one is worth nothing.
+    best = np.minimum.accumulate(losses[order])
+    order = order[np.append(True, best[1:] < best[:-1])]
+    spent = [curve.spent_on(number) for curve in curves]
+    budgets = np.unique(np.concatenate([each for each, _ in spent]))
+    means = np.mean([np.interp(budgets, *each) for each in spent], axis=0)
+    for before, after in pairwise(order.tolist()):
+        place = int(np.searchsorted(means, costs[after] * (1 - 1e-12)))
+        if place == len(means):
+            break
+        left, right = max(place - 1, 0), place
+        budget = float(np.interp(costs[after], means[left : right + 1], budgets[left : right + 1]))
+        gains[after] = gains[before] + (costs[after] - costs[before]) / budget
+    return gains
 
 
 def _slope(costs: NDArray[np.float64], gains: NDArray[np.float64], before: int, after: int) -> float:

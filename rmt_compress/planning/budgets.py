@@ -8,7 +8,7 @@ from typing import Literal
 from rmt_compress.settings.declaring import setting
 from rmt_compress.settings.validation import problems_of, refuse
 
-Scaling = Literal["absolute", "tempered", "relative", "uniform"]
+Scaling = Literal["absolute", "tempered", "relative", "uniform", "balanced"]
 Metric = Literal["plain", "input", "two-sided"]
 Search = Literal["portfolio", "one"]
 Edge = Literal["ignore", "floor", "ceiling"]

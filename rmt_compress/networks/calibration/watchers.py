@@ -130,7 +130,7 @@ class _Held:
 
     def feel(self, gradients: torch.Tensor) -> None:
         """Gradients at the outputs of one layer, (…, m), have come."""
-        squares = gradients.detach().double().square().sum(-1)
+        squares = torch.linalg.vector_norm(gradients.detach(), dim=-1, dtype=torch.float64).square()
         self._felt = squares if self._felt is None else self._felt + squares
 
     def weights(self) -> torch.Tensor | None:
