@@ -7,7 +7,7 @@
 
 All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
 chosen nothing. The portfolio also asks samples of the training data, other than those that calibrate, which of its
-twelve rules is the best, of text a third of them first; ASVD asks calibration samples. Where a network has batch
+fifteen rules is the best, of text a third of them first; ASVD asks calibration samples. Where a network has batch
 norms every cut is asked twice: as it is, and with their statistics estimated anew on the calibration inputs. Peers
 are in budget_peers.py.
 
