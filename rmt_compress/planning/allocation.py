@@ -128,8 +128,8 @@ class PriceCurve:
     def __init__(self, layers: Sequence[Choices], scaling: Scaling) -> None:
         self.layers, self.scaling = tuple(layers), scaling
         if scaling == "balanced":
-            halves = PriceCurve(layers, "relative"), PriceCurve(layers, "uniform")
-            self.gains = [_between(layer, n, halves) for n, layer in enumerate(self.layers)]
+            halves = PriceCurve(layers, "relative").spent(), PriceCurve(layers, "uniform").spent()
+            self.gains = [_between(layer, spent) for layer, *spent in zip(self.layers, *halves, strict=True)]
         else:
             self.gains = [layer.gains(scaling) for layer in self.layers]
         self._starts: list[int] = []
@@ -178,14 +178,15 @@ class PriceCurve:
         """The costs at which a step is full, ascending: where an allocation is the best there is."""
         return np.asarray(self._spent)
 
-    def spent_on(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Budgets, ascending, and what the layer of this number costs of each; a step is taken little by little."""
-        budgets, costs = [self.least], [float(self.layers[number].points[0][self._starts[number]])]
-        for place, step in enumerate(self._steps):
-            if step.layer == number:
-                budgets += self._spent[place : place + 2]
-                costs += [costs[-1], costs[-1] + step.cost]
-        return np.array(budgets), np.array(costs)
+    def spent(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Of every layer budgets, ascending, and what of each goes to it; a step is taken little by little."""
+        starts = [float(layer.points[0][start]) for layer, start in zip(self.layers, self._starts, strict=True)]
+        found = [([self.least], [start]) for start in starts]
+        for step, (before, after) in zip(self._steps, pairwise(self._spent), strict=True):
+            budgets, costs = found[step.layer]
+            budgets += before, after
+            costs += costs[-1], costs[-1] + step.cost
+        return [(np.array(budgets), np.array(costs)) for budgets, costs in found]
 
     def _climbed(self, full: int) -> list[int]:
         chosen = list(self._starts)
@@ -244,8 +245,10 @@ def _envelope(costs: NDArray[np.float64], gains: NDArray[np.float64]) -> tuple[i
     return hull[0], steps
 
 
-def _between(layer: Choices, number: int, curves: Sequence[PriceCurve]) -> NDArray[np.float64]:
-    """Gains by which a layer grows with the budget as the mean of what curves give it.
+def _between(
+    layer: Choices, spent: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> NDArray[np.float64]:
+    """Gains by which a layer grows with the budget as the mean of what `spent` says of it, see `PriceCurve.spent`.
 
     A choice is reached at the budget of which that mean is its cost, and a step towards it is worth one over that
     budget: so steps of all layers come in the order of their budgets.
@@ -256,16 +259,15 @@ def _between(layer: Choices, number: int, curves: Sequence[PriceCurve]) -> NDArr
     # A choice that loses no less than a cheaper one is worth nothing.
     best = np.minimum.accumulate(losses[order])
     order = order[np.append(True, best[1:] < best[:-1])]
-    spent = [curve.spent_on(number) for curve in curves]
     budgets = np.unique(np.concatenate([each for each, _ in spent]))
     means = np.mean([np.interp(budgets, *each) for each in spent], axis=0)
-    for before, after in pairwise(order.tolist()):
-        place = int(np.searchsorted(means, costs[after] * (1 - 1e-12)))
-        if place == len(means):
-            break
-        left, right = max(place - 1, 0), place
-        budget = float(np.interp(costs[after], means[left : right + 1], budgets[left : right + 1]))
-        gains[after] = gains[before] + (costs[after] - costs[before]) / budget
+    places = np.searchsorted(means, costs[order] * (1 - 1e-12))
+    order, places = order[places < len(means)], places[places < len(means)]
+    left = np.maximum(places - 1, 0)
+    rise = means[places] - means[left]
+    part = np.where(rise > 0, (costs[order] - means[left]) / np.where(rise > 0, rise, 1.0), 0.0)
+    reached = budgets[left] + part.clip(0, 1) * (budgets[places] - budgets[left])
+    gains[order[1:]] = np.cumsum(np.diff(costs[order]) / reached[1:])
     return gains
 
 
