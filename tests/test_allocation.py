@@ -60,7 +60,8 @@ def gain_of(curve, allocation):
 def best_gain(curve, budget):
     """By looking at every network there is."""
     points = [
-        list(zip(layer.points[0], gains, strict=True)) for layer, gains in zip(curve.layers, curve.gains, strict=True)
+        list(zip(layer.points[0], gains, strict=True))
+        for layer, gains in zip(curve.layers, curve.gains, strict=True)
     ]
     affordable = [each for each in product(*points) if sum(cost for cost, _ in each) <= budget * (1 + 1e-12)]
     return max(sum(gain for _, gain in each) for each in affordable)

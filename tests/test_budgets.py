@@ -200,7 +200,9 @@ def test_a_part_of_the_samples_weeds_out_rules_first(analysis, moments, score):
     assert found["score"] == whole["score"]
     assert found["on_a_part"][every[-1]] == 1.0
     # Few rules are all asked all samples.
-    alone = plan_within_with(analysis, moments, BudgetSettings(keep=0.4, scaling="relative"), score=score, rough=rough)
+    alone = plan_within_with(
+        analysis, moments, BudgetSettings(keep=0.4, scaling="relative"), score=score, rough=rough
+    )
     assert "on_a_part" not in alone.settings["budget"]
 
 

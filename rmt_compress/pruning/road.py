@@ -168,7 +168,7 @@ def prune(
         if dtype is not None and not asks:
             raise SettingsError(["dtype: of the network while it is asked, and nothing is: add --data"])
         model, large = None, None
-        if within is not None and (large := too_large(opened, arch, max_memory)) is not None:
+        if within is not None and (large := too_large(opened, arch, running.max_memory)) is not None:
             large.refuse(asked=asks, folded=fold_batchnorm)
         elif asks or within is not None:
             model = network_of(opened, arch, folded=fold_batchnorm, needed=asks, dtype=dtype)
