@@ -282,6 +282,7 @@ def _unverified(
         "latency": request.budget.latency is not None,
         "macs": large is not None and request.budget.macs is not None,
         "show-calibration": large is not None and request.show_calibration is not None,
+        "repair": large is not None and request.calibration.repair not in (None, "none"),
     }
     for option in (name for name, given in asked.items() if given):
         raise SettingsError([f"{checkpoint.path}: {option} needs {lacks}, or ask for a size with --keep"])

@@ -112,9 +112,9 @@ def prune(
         dry_run: decide, write nothing but the plan.
         force: overwrite outputs.
         running: where the weights are analysed, and within what. The network, unless it is a graph, runs on its
-            `device` too; what is not analysis is done here, whatever the `scheduler`; `max_memory` does not bound a
-            network that is run; beside `resume` stands what has been cut (its name with ``.factors``) until the
-            output is written.
+            `device` too; what is not analysis is done here, whatever the `scheduler`. `max_memory` does not bound a
+            network that is asked; one that a budget calibrates goes block after block where it has no room twice.
+            Beside `resume` stands what has been cut (its name with ``.factors``) until the output is written.
         progress: called with (done, total, name) while analysing and while writing.
 
     Raises:

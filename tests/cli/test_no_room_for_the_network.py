@@ -31,7 +31,7 @@ def test_it_is_cut_in_calibrated_directions_and_unverified(run, tmp_path):
     found = json.loads(done.stdout)
     assert (found["verified"], found["metric"]) == ("unverified", "two-sided")
     assert found["budget"]["reached"]["keep"] <= 0.5
-    (note,) = (note for note in found["notes"] if "block after block" in note)
+    (note,) = (line for line in done.stderr.splitlines() if "block after block" in line)
     assert "of text:text.txt" in note
     assert "since the network has no room twice in max-memory 2 GB" in note
     # What was measured serves once more, and needs no inputs.
@@ -47,6 +47,7 @@ def test_it_is_cut_in_calibrated_directions_and_unverified(run, tmp_path):
         (("--keep", "0.5"), "makes no inputs then: name some, as --calibrate text:FILE"),
         (("--keep", "0.5", "--data", "text:text.txt"), "data: the network has no room twice in max-memory 2 GB"),
         (("--macs", "0.5"), "macs needs all of it, and the network has no room twice"),
+        (("--keep", "0.5", "--repair", "blocks"), "repair needs all of it, and the network has no room twice"),
         (("--max-drop", "1"), "max-drop needs all of it, and the network has no room twice"),
     ],
 )
