@@ -6,6 +6,9 @@ READY  := $(VENV)/.ready
 # Two processes, each with one thread for its matrix products: more would only wait for one another.
 PYTEST := PYTEST_PLUGINS=tests.early OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The oldest transformers that factorized folders are for, beside the newest; tests run it in a process of its own.
+OLDEST := transformers==4.46.3 tokenizers==0.20.3 huggingface-hub==0.26.5
+
 # Strict: a link that leads nowhere is an error (with --quiet it would be none). The variable silences an advertisement.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -42,7 +45,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	# The oldest transformers that factorized folders are for, beside the newest; tests run it in a process of its own.
-	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/transformers-4.46 \
-		transformers==4.46.3 tokenizers==0.20.3 huggingface-hub==0.26.5
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/transformers-4.46 $(OLDEST)
 	touch $@

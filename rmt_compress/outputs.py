@@ -191,7 +191,7 @@ def _remove_leftover_folders(target: Path) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; renamed onto it when the block ends well, removed when it does not."""
     try:
-        _remove_leftovers(target)
+        remove_leftovers(target)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=_hidden(target), suffix=target.suffix)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
@@ -241,7 +241,7 @@ def _hidden(target: Path) -> str:
     return f".{name}."
 
 
-def _remove_leftovers(target: Path) -> None:
+def remove_leftovers(target: Path) -> None:
     """Remove what killed runs of this user have left of `target`."""
     leftover = re.compile(rf"{re.escape(_hidden(target))}[a-z0-9_]{{8}}{re.escape(target.suffix)}")
     for path in target.parent.iterdir():

@@ -115,6 +115,18 @@ def test_partial_results_of_another_calibration_are_refused(tmp_path, monkeypatc
         calibrate(model, data(), partial=tmp_path)
 
 
+def test_a_run_killed_while_it_makes_or_removes_the_folder_does_not_stop_the_next_one(tmp_path, monkeypatch):
+    left = tmp_path / ".calibration.json.0123abc_.json"
+    left.touch()
+    model, inputs = network(), data()
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        found = calibrate(model, inputs, partial=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
+    assert_same(calibrate(model, inputs, partial=tmp_path), found)
+    assert not tmp_path.exists()
+
+
 def sample():
     C = torch.eye(3, dtype=torch.float64)
     mean = torch.ones(3, dtype=torch.float64)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.faults import tracing
 from tests.faults.failing_calls import FAULTS, failing_calls
 from tests.faults.kills import kills
+from tests.faults.resuming import full_disks_resuming
 from tests.faults.signals import signals
 from tests.faults.surroundings import (
     changing_inputs,
@@ -29,16 +30,19 @@ from tests.samples.fork_server import ForkServer, all_modules
 Campaign = Callable[[Bench, int, int], Iterator[Trial]]
 CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "kills": (kills, 200),
-    "signals": (signals, 64),
-    **{kind: ((lambda bench, count, _, kind=kind: failing_calls(bench, kind, count)), 60) for kind in FAULTS},
-    "small disk": (lambda bench, count, _: full_disks(bench, count), 16),
+    "signals": (signals, 32),
+    **{kind: ((lambda bench, count, _, kind=kind: failing_calls(bench, kind, count)), 12) for kind in FAULTS},
+    "full disk, resuming": (lambda bench, count, _: full_disks_resuming(bench, count), 20),
+    "small disk": (lambda bench, count, _: full_disks(bench, count), 10),
     "read-only disk": (lambda bench, _count, _: read_only(bench), 2),
-    "input changes": (lambda bench, count, _: changing_inputs(bench, bench.work.reads, count), 48),
+    "input changes": (lambda bench, count, _: changing_inputs(bench, bench.work.reads, count), 24),
     "two writers": (lambda bench, count, _: two_writers(bench, count), 8),
     "clock jumps": (lambda bench, count, _: clock_jumps(bench, count), 3),
 }
 """Name -> what it does, and how many runs it disturbs unless told otherwise."""
 MOUNTS = ("small disk", "read-only disk")
+ASKING = ("signals",)
+"""Those that works are part of that are `Work.asked_only`."""
 
 
 def main() -> int:
@@ -62,6 +66,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="faults-") as name:
             bench = Bench(server, WORKS[work], Path(name) / work)
             for campaign in campaigns:
+                if WORKS[work].asked_only and campaign not in ASKING:
+                    continue
                 disturb, usual = CAMPAIGNS[campaign]
                 if campaign in MOUNTS and (why := why_not_mounted()) is not None:
                     print(f"{work}: {campaign}: left out: {why}", flush=True)

@@ -18,17 +18,27 @@ FAULTS: dict[str, tuple[str, Sequence[str]]] = {
 """Kind of fault -> the error, and the calls that it befalls."""
 
 
-def concerned(bench: Bench, kind: str) -> list[Call]:
-    """The calls that a fault of a kind can befall: on files in the run's own folder, or naming one."""
+def concerned(bench: Bench, kind: str, calls: Sequence[Call], most: int | None = None) -> list[Call]:
+    """The calls that a fault of a kind can befall: on files in the run's own folder, or naming one.
+
+    Args:
+        bench: what is disturbed.
+        kind: of `FAULTS`.
+        calls: of a run.
+        most: so many of them, evenly chosen; None for all.
+    """
     _, names = FAULTS[kind]
     own = str(bench.folder)
     relative = ('(".', f'("{bench.work.output}', f'("{bench.work.resumes or bench.work.output}')
-    return [
+    found = [
         call
-        for call in bench.calls
+        for call in calls
         if call.name in names
         and (call.place.startswith(own) or f'"{own}' in call.text or any(each in call.text for each in relative))
     ]
+    if most is not None and len(found) > most:
+        found = [found[number * len(found) // most] for number in range(most)]
+    return found
 
 
 def failing_calls(bench: Bench, kind: str, most: int | None = None) -> Iterator[Trial]:
@@ -40,9 +50,6 @@ def failing_calls(bench: Bench, kind: str, most: int | None = None) -> Iterator[
         most: of so many calls, evenly chosen; None for all.
     """
     error, _ = FAULTS[kind]
-    calls = concerned(bench, kind)
-    if most is not None and len(calls) > most:
-        calls = [calls[number * len(calls) // most] for number in range(most)]
-    for number, call in enumerate(calls):
+    for number, call in enumerate(concerned(bench, kind, bench.calls, most)):
         inject = f"{call.name}:error={error}:when={call.count}"
         yield bench.try_with(inject, f"{error} at {call.name}", existed=number % 2 == 0)

@@ -26,6 +26,10 @@ class Row:
         statuses: exit statuses, or minus the signal that ended a run -> how many.
         left: ``before``, ``whole`` or ``half`` -> in how many runs the output was that.
         leftovers: runs that left something for the next one to remove or to go on with.
+        tracebacks: runs that printed one.
+        hangs: runs that took more than ten seconds beside three times those of one that nothing disturbs; None
+            where that was not asked.
+        peak: the most memory that one of them took beside what is imported, in MB; None where it was not measured.
         problems: what should not be -> in how many runs.
         seconds: that it took, those of other work on the machine included.
     """
@@ -36,6 +40,9 @@ class Row:
     statuses: dict[str, int]
     left: dict[str, int]
     leftovers: int
+    tracebacks: int
+    hangs: int | None
+    peak: int | None
     problems: dict[str, int]
     seconds: int
 
@@ -49,6 +56,9 @@ class Row:
             dict(Counter(str(trial.status) for trial in trials)),
             dict(Counter(trial.left for trial in trials)),
             sum(trial.strangers > 0 for trial in trials),
+            sum(any("traceback" in problem for problem in trial.problems) for trial in trials),
+            sum("hangs" in trial.problems for trial in trials),
+            round(max(trial.peak for trial in trials) / 1000),
             dict(Counter(_kind(trial, problem) for trial in trials for problem in trial.problems)),
             round(seconds),
         )
@@ -77,11 +87,36 @@ def record(row: Row) -> None:
     rows = [each for each in rows if (each.campaign, each.work) != (row.campaign, row.work)]
     rows.append(row)
     RESULTS.write_text(json.dumps([asdict(each) for each in rows], indent=1) + "\n")
-    PAGE.write_text(page(rows, json.loads(MENDED.read_text())))
+    PAGE.write_text(page(rows, mended()))
 
 
-def page(rows: Sequence[Row], mended: Sequence[str]) -> str:
+def _known(number: int | None, unit: str = "") -> str:
+    return "not asked" if number is None else f"{number}{unit}"
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What a campaign has found, and what is otherwise now.
+
+    Attributes:
+        campaign: which, as `Row.campaign`.
+        work: in which, as `Row.work`.
+        what: was wrong, and is not.
+    """
+
+    campaign: str
+    work: str
+    what: str
+
+
+def mended() -> list[Mended]:
+    """All that was found and mended."""
+    return [Mended(**each) for each in json.loads(MENDED.read_text())]
+
+
+def page(rows: Sequence[Row], mended: Sequence[Mended]) -> str:
     """The table, from recorded rows and the list of what was found and mended."""
+    found = Counter((each.campaign, each.work) for each in mended)
     lines = [
         "# Faults on purpose: what was disturbed and what came of it",
         "",
@@ -97,19 +132,31 @@ def page(rows: Sequence[Row], mended: Sequence[str]) -> str:
         "ended the process. `before` and `whole` say which output was found; a folder whose card is still",
         "missing counts as whole, since that is written last, when the network has been measured.",
         "",
-        "| campaign | work | runs | exit statuses | output | left something behind | problems |",
-        "|---|---|---|---|---|---|---|",
+        "Found are kinds of failure, mended or left; both are listed below. A run hangs that takes more than ten",
+        "seconds beside three times those of an undisturbed one (other work on the machine makes all slower).",
+        "Memory is the most that a run, or the one after it, took beside what a run that only tells its version",
+        "takes; more than 400 MB and twice the inputs would be a failure. No input here carries code: what a",
+        "file can have run is tried by the fuzzer (`fuzz/results.md`) and `tests/test_isolation.py`.",
+        "",
+        "| campaign | work | runs | found | mended | left | tracebacks | hangs | half outputs | memory "
+        "| exit statuses | output | left something behind |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {row.campaign} | {row.work} | {row.runs} | {_counts(row.statuses)} | {_counts(row.left)} "
-            f"| {row.leftovers} | {sum(row.problems.values())} |"
+            f"| {row.campaign} | {row.work} | {row.runs} | {found[row.campaign, row.work] + len(row.problems)} "
+            f"| {found[row.campaign, row.work]} | {len(row.problems)} | {row.tracebacks} | {_known(row.hangs)} "
+            f"| {row.left.get('half', 0)} | {_known(row.peak, ' MB')} | {_counts(row.statuses)} "
+            f"| {_counts(row.left)} | {row.leftovers} |"
             for row in rows
         ),
         "",
-        f"{sum(row.runs for row in rows):,} runs in all. Where no row says `half`, no output was half.",
+        f"In all {sum(row.runs for row in rows):,} runs, {len(mended)} kinds of failure mended and "
+        f"{sum(len(row.problems) for row in rows)} left: {sum(row.tracebacks for row in rows)} tracebacks, "
+        f"{sum(row.hangs or 0 for row in rows)} hangs, "
+        f"{sum(row.left.get('half', 0) for row in rows)} half outputs, {max((row.peak or 0 for row in rows), default=0)} MB at most.",
         "",
         "## Found and mended",
         "",
-        *(f"- {each}" for each in mended),
+        *(f"- {each.campaign}, {each.work}: {each.what}" for each in mended),
         "",
     ]
     if any(row.problems for row in rows):

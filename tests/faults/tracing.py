@@ -65,11 +65,15 @@ class Ended:
         status: its exit status, or minus the signal that ended it.
         stdout: what it printed.
         stderr: what it said.
+        seconds: that it took, those of other work on the machine included.
+        peak: the most memory that it has had at once, in kB.
     """
 
     status: int
     stdout: str
     stderr: str
+    seconds: float
+    peak: int
 
 
 @cache
@@ -103,6 +107,7 @@ def run(
         stopped: called when the injected signal STOP has stopped the process, which then goes on.
     """
     traced = inject is not None or noted is not None
+    begun = time.monotonic()
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         process = server.start(
             *("-c", _PROGRAM, *arguments),
@@ -117,19 +122,19 @@ def run(
             stopped()
             process.send_signal(signal.SIGCONT)
         status = _waited(process, goes_on=stopped is not None)
+        seconds = time.monotonic() - begun
         if tracer is not None:
             tracer.wait(10)
         for stream in (stdout, stderr):
             stream.seek(0)
-        return Ended(status, stdout.read(), stderr.read())
+        return Ended(status, stdout.read(), stderr.read(), seconds, process.peak)
 
 
 def _attached(process: Process, inject: str | None, noted: Path | None) -> subprocess.Popen[bytes]:
     _until(lambda: _state(process.pid) in "Tt")
     what = inject.partition(":")[0] if inject else NOTED
-    command = ["strace", "-f", "-qq", "-y", "-s", "0", "-e", f"trace={what}", "-e", "signal=none"]
-    if inject is not None:
-        command += ["-e", f"inject={inject}"]
+    command = ["strace", "-f", "-qq", "-s", "0", "-e", f"trace={what}", "-e", "signal=none"]
+    command += ["-y"] if inject is None else ["-e", f"inject={inject}"]
     tracer = subprocess.Popen(
         [*command, "-o", str(noted or "/dev/null"), "-p", str(process.pid)],
         stdin=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,10 @@ from tests.samples.fork_server import ForkServer
 
 STATUSES = (0, 1, 2, 3)
 """What the documents say a run may end with, beside 128 and the number of a signal that was sent to it."""
+HANGS_AFTER = 10.0
+"""Seconds, beside three times those of a run that nothing disturbs: other work on the machine makes all slower."""
+MOST_MEMORY = 400_000
+"""In kB: what a run may take beside twice its inputs, and beside what it has imported."""
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Trial:
         status: its exit status, or minus the signal that ended it.
         left: ``before`` where the output is what it was, ``whole`` where it is the new one, ``half`` otherwise.
         strangers: files that it left, which the next run removes or goes on with.
+        peak: the most memory that it or the next run had at once, in kB, beside what is imported.
         problems: what should not be.
     """
 
@@ -35,6 +40,7 @@ class Trial:
     status: int
     left: str
     strangers: int
+    peak: int
     problems: list[str] = field(default_factory=list)
 
 
@@ -52,14 +58,18 @@ class Bench:
         needs: bytes of the inputs.
         writes: bytes of all that it makes.
         calls: the system calls of a run that replaces an older output.
+        patience: seconds after which a run counts as one that hangs.
+        imported: kB of memory that a run takes that does nothing.
     """
 
     def __init__(self, server: ForkServer, work: Work, folder: Path) -> None:
         self.server, self.work, self.folder = server, work, folder
         self.inputs = work.set_up(folder)
         self.needs = _bytes(folder)
+        self.imported = self.run(("--version",)).peak
         ended = self.run(work.arguments)
         assert ended.status == 0, ended.stderr
+        self.patience = HANGS_AFTER + 3 * ended.seconds
         self.whole = work.found(folder)
         self.writes = _bytes(folder) - self.needs
         noted = folder.parent / f"{work.name}.calls"
@@ -123,6 +133,7 @@ class Bench:
         fault: str,
         *,
         sent: int | None = None,
+        left_before: Set[str] = frozenset(),
         then: Callable[[], None] | None = None,
     ) -> Trial:
         """What is to be said of a run that has ended, and of the one after it.
@@ -132,9 +143,10 @@ class Bench:
             before: the output before it.
             fault: what was done to it.
             sent: the signal that was sent to it, if any.
+            left_before: what a run before it had left.
             then: called before the next run.
         """
-        problems = complaints(ended, sent)
+        problems = complaints(ended, sent) + self.excesses(ended)
         found = self.work.found(self.folder)
         # A card is written when the folder's network has been measured, as the last thing.
         whole = found == self.whole or found == {name: self.whole[name] for name in self.whole if name != CARD}
@@ -144,19 +156,30 @@ class Bench:
         if ended.status == 0 and not whole:
             problems.append("exit status 0 without the output")
         strangers = self.work.strangers(self.folder, self.inputs)
-        hidden = {name for name in strangers if name != self.work.resumes}
+        hidden = {name for name in strangers - left_before if name != self.work.resumes}
         if ended.status >= 0 and hidden and ended.status < 128:
             problems.append(f"leaves {_shown(hidden)}")
         if then is not None:
             then()
         again = self.run(self.work.next_arguments(self.folder))
+        problems += self.excesses(again)
         if again.status != 0:
             problems.append(f"the next run ends with {again.status}: {again.stderr[-300:]}")
         elif self.work.found(self.folder) != self.whole:
             problems.append("the next run makes something else")
         elif still := self.work.strangers(self.folder, self.inputs):
             problems.append(f"the next run leaves {_shown(still)}")
-        return Trial(fault, ended.status, left, len(strangers), problems)
+        peak = max(ended.peak, again.peak) - self.imported
+        return Trial(fault, ended.status, left, len(strangers), peak, problems)
+
+    def excesses(self, ended: Ended) -> list[str]:
+        """What a run has taken too much of."""
+        problems = []
+        if ended.seconds > self.patience:
+            problems.append("hangs")
+        if ended.peak - self.imported > MOST_MEMORY + 2 * self.needs / 1024:
+            problems.append(f"takes {(ended.peak - self.imported) / 1000:.0f} MB")
+        return problems
 
 
 def complaints(ended: Ended, sent: int | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is disturbed: four kinds of work on small networks, each with what it makes and how the next run goes on."""
+"""What is disturbed: works on small networks, each with what it makes and how the next run goes on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.samples.repository import DIGITS
-
 CARD = "README.md"
+_PAGE = b"</html>"
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Work:
         resumes: the state that a next run goes on with, where one may be left.
         patch: Python that the process runs first.
         reads: the input that is changed while it is read.
+        asked_only: whether signals alone are sent to it: it makes nothing that others do not make like it.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Work:
     resumes: str = ""
     patch: str = ""
     reads: str = ""
+    asked_only: bool = False
 
     def next_arguments(self, folder: Path) -> tuple[str, ...]:
         """The run after one that was disturbed: it goes on where there is something to go on with."""
@@ -46,22 +47,29 @@ class Work:
     def found(self, folder: Path) -> dict[str, bytes]:
         """The output, file by file; empty where there is none."""
         place = folder / self.output
+        if not self.output or not place.exists():
+            return {}
         if place.is_dir():
             files = (path for path in place.rglob("[!.]*") if path.is_file())
             return {str(path.relative_to(place)): path.read_bytes() for path in files}
-        return {"": place.read_bytes()} if place.exists() else {}
+        content = place.read_bytes()
+        # A page tells times, which are others in every run.
+        return {"": _PAGE if place.suffix == ".html" and content.rstrip().endswith(_PAGE) else content}
 
     def strangers(self, folder: Path, inputs: frozenset[str]) -> set[str]:
         """What lies in the folder, or in the output, and is neither input nor output."""
         known = inputs | {self.output, *self.beside}
-        return {path.name for path in folder.iterdir()} - known | {
-            path.name for path in (folder / self.output).rglob(".*") if path.is_file()
-        }
+        hidden = (folder / self.output).rglob(".*") if self.output else ()
+        return {path.name for path in folder.iterdir()} - known | {path.name for path in hidden if path.is_file()}
 
     def put_old(self, folder: Path) -> None:
         """An output of an earlier run, of other content."""
         place = folder / self.output
-        if self.name == "folder":
+        if not self.output:
+            return
+        if self.name == "sweep":
+            place.mkdir()
+        elif self.name == "folder":
             place.mkdir()
             (place / "config.json").write_text("{}")
             (place / "old.txt").write_text("old")
@@ -111,7 +119,28 @@ def _folder(folder: Path) -> None:
 
 
 def _digits(folder: Path) -> None:
-    shutil.copy(DIGITS, folder / "digits.safetensors")
+    _perceptron(folder / "digits.safetensors", kept=80)
+
+
+def _cut_digits(folder: Path) -> None:
+    _digits(folder)
+    _perceptron(folder / "cut.safetensors", kept=12)
+
+
+def _perceptron(file: Path, kept: int) -> None:
+    """Three layers that nobody has trained, the middle one of so high a rank."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(20261128)
+    state = {}
+    for number, (columns, rows) in enumerate(((64, 80), (80, 80), (80, 10)), 1):
+        weight = torch.randn(rows, columns) / columns**0.5 + torch.randn(rows, 2) @ torch.randn(2, columns) / 20
+        if number == 2:
+            left, values, right = torch.linalg.svd(weight)
+            weight = (left[:, :kept] * values[:kept]) @ right[:kept]
+        state |= {f"fc{number}.weight": weight, f"fc{number}.bias": torch.zeros(rows)}
+    save_file(state, file, {"architecture": "mlp:64,80,80,10"})
 
 
 ALSO = ("transformers.modeling_utils", "torch.distributed.device_mesh", "sklearn.datasets", "torch.profiler")
@@ -163,13 +192,68 @@ WORKS = {
             "finetune",
             lambda _: None,
             (
-                *("finetune", "--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "4"),
-                *("--batch-size", "16", "--samples", "600", "--prune-every", "2", "--gof", "0.3"),
+                *("finetune", "--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "3"),
+                *("--batch-size", "16", "--samples", "400", "--lr", "0.05", "--prune-every", "2", "--gof", "0.3"),
                 *("--sparsify", "0.001:0.01", "-o", "small.safetensors", "--force"),
             ),
             "small.safetensors",
             beside=("small.log.jsonl",),
             resumes="small.training.pt",
         ),
+        Work(
+            "analyze",
+            _file,
+            ("analyze", "model.safetensors", "--csv", "table.csv", "--report", "page.html", "--force"),
+            "table.csv",
+            beside=("page.html",),
+            asked_only=True,
+        ),
+        Work(
+            "evaluate",
+            _digits,
+            (
+                *("evaluate", "digits.safetensors", "--data", "digits", "--limit", "200"),
+                *("--report", "page.html", "--force"),
+            ),
+            "page.html",
+            asked_only=True,
+        ),
+        Work(
+            "sweep",
+            _digits,
+            (
+                *("sweep", "digits.safetensors", "--data", "digits", "--limit", "100", "--what", "rank"),
+                *("--layer", "fc2", "--points", "3", "-o", "swept", "--force"),
+            ),
+            "swept",
+            asked_only=True,
+        ),
+        Work(
+            "export",
+            _digits,
+            ("export", "digits.safetensors", "-o", "digits.onnx", "--force"),
+            "digits.onnx",
+            asked_only=True,
+        ),
+        Work(
+            "certify",
+            _cut_digits,
+            (
+                *(
+                    "certify",
+                    "digits.safetensors",
+                    "--cut",
+                    "cut.safetensors",
+                    "--data",
+                    "digits",
+                    "--limit",
+                    "100",
+                ),
+                *("--report", "page.html", "--force"),
+            ),
+            "page.html",
+            asked_only=True,
+        ),
+        Work("show", _digits, ("show", "digits.safetensors"), "", asked_only=True),
     )
 }

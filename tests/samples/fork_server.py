@@ -40,13 +40,20 @@ THREADED = ("onnxruntime", "pyarrow")
 
 
 class Process:
-    """A program that the server has started."""
+    """A program that the server has started.
+
+    Attributes:
+        pid: its number.
+        returncode: its exit status, or minus the signal that has ended it; None as long as it runs.
+        peak: the most memory that it has had at once, in kB (Linux), once it has ended.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lines = connection.makefile("r")
         self.pid = int(self._lines.readline())
         self.returncode: int | None = None
+        self.peak = 0
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit status, or minus the signal that has ended it.
@@ -57,7 +64,7 @@ class Process:
         if self.returncode is None:
             if not select.select([self._connection], [], [], timeout)[0]:
                 raise TimeoutError(f"process {self.pid} still runs after {timeout} seconds")
-            self.returncode = int(self._lines.readline())
+            self.returncode, self.peak = map(int, self._lines.readline().split())
             self._lines.close()
             self._connection.close()
         return self.returncode
@@ -232,8 +239,8 @@ def _supervise(connection: int, *streams: int) -> Sequence[str]:
             for stream in streams:
                 os.close(stream)
             told.sendall(b"%d\n" % process)
-            _, status = os.waitpid(process, 0)
-            told.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            _, status, used = os.wait4(process, 0)
+            told.sendall(b"%d %d\n" % (os.waitstatus_to_exitcode(status), used.ru_maxrss))
             os._exit(0)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)

@@ -17,7 +17,7 @@ import torch
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.decomposition.moments_file import load_moments, read_tensors, save_moments, write_tensors
 from rmt_compress.errors import DataError, OutputError
-from rmt_compress.outputs import replacing
+from rmt_compress.outputs import remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from rmt_compress.networks.calibration.watchers import LayerSums
@@ -56,6 +56,7 @@ class Partial:
     def _take_up(self) -> None:
         description = self._folder / _DESCRIPTION
         if not description.exists():
+            remove_leftovers(description)  # of a run that was killed as soon as it had made the folder
             if any(self._folder.iterdir()):
                 raise OutputError(f"{self._folder}: holds no partial calibration; choose an empty or a new folder")
             self._describe()
@@ -121,7 +122,14 @@ class Partial:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the folder; moments that have been read from it stay readable where the system allows."""
+        """Remove the folder; moments that have been read from it stay readable where the system allows.
+
+        By its description a next run knows the folder, so that goes last: a kill may come between.
+        """
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                if path.name != _DESCRIPTION:
+                    path.unlink()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _block(self, number: int) -> Path:
