@@ -152,7 +152,8 @@ def page(rows: Sequence[Row], mended: Sequence[Mended]) -> str:
         f"In all {sum(row.runs for row in rows):,} runs, {len(mended)} kinds of failure mended and "
         f"{sum(len(row.problems) for row in rows)} left: {sum(row.tracebacks for row in rows)} tracebacks, "
         f"{sum(row.hangs or 0 for row in rows)} hangs, "
-        f"{sum(row.left.get('half', 0) for row in rows)} half outputs, {max((row.peak or 0 for row in rows), default=0)} MB at most.",
+        f"{sum(row.left.get('half', 0) for row in rows)} half outputs, "
+        f"{max((row.peak or 0 for row in rows), default=0)} MB at most.",
         "",
         "## Found and mended",
         "",
