@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def parse_object(data: bytes) -> dict[str, object]:
@@ -30,7 +33,7 @@ def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     for text in (*result, *result.values()):
         # \\ud800 alone is valid JSON and no text: it could be neither printed nor written again.
-        if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+        if isinstance(text, str) and _HALF.search(text):
             raise ValueError(f"{text!r} holds half a surrogate pair")
     if len(result) < len(pairs):
         seen: set[str] = set()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from rmt_compress.data import KNOWN_SETS, Dataset, load_data
+from rmt_compress.data import KNOWN_SETS, Dataset, load_data, loading
 from rmt_compress.errors import DataError, MissingDependencyError
 
 
@@ -74,6 +74,7 @@ def test_a_directory_without_data(tmp_path):
 
 
 def test_scikit_learn_missing_is_one_line(monkeypatch):
+    loading._digits.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingDependencyError, match=r"scikit-learn: pip install 'rmt-compress\[train\]'"):
         load_data("digits", split="test")
