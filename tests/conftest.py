@@ -134,6 +134,14 @@ def _times_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(latency, name, value)
 
 
+@pytest.fixture
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a folder is asked of its own accord when it is pruned, in texts of four tokens instead of 64."""
+    from rmt_compress.pruning import unasked
+
+    monkeypatch.setattr(unasked, "TOKENS", 4)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real data sets: $RMT_COMPRESS_DATA, else ../shared/data beside the repository."""

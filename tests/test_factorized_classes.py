@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 modeling_factorized = pytest.importorskip("rmt_compress.layers.modeling_factorized")
 Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
+pytestmark = pytest.mark.usefixtures("few_tokens")
 RANK = PlanSettings(rule="rank:6")
 
 ALONE = """

@@ -19,6 +19,7 @@ from tests.samples.transformers_models import built, logits
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("few_tokens")
 LM = REPOSITORY.parent / "shared" / "models" / "lm"
 
 

@@ -23,6 +23,7 @@ from tests.samples.seeds import repeatable
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("few_tokens")
 DOCS = REPOSITORY / "docs" / "huggingface.md"
 RANK = PlanSettings(rule="rank:12")
 

@@ -20,7 +20,9 @@ def folder(tmp_path):
         save_file({"linear.weight": torch.ones(4, 4)}, path / name / "model.safetensors")
     modules = [{"path": name, "type": "…"} for name in ("", "1_Pooling", "2_Dense", "../elsewhere")]
     (path / "modules.json").write_text(json.dumps(modules))
-    (path / "config.json").write_text('{"model_type": "bert"}')
+    # Small: the network of this configuration is built, to find that it does not fit the weights.
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 64, **sizes}))
     save_file({"a.weight": torch.randn(128, 64)}, path / "model.safetensors")
     return path
 

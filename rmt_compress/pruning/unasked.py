@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import Plan
 
-_TEXTS, _TOKENS = 2, 64
+TEXTS, TOKENS = 2, 64
+"""How many texts the network makes itself where it takes tokens, and how long they are."""
 _MOST = 0.5
 """A cut that changes more than this leaves a wreck: where accuracy was kept, it was a quarter of the answers, or a
 third of the outputs' norm, at most."""
@@ -49,7 +50,7 @@ def changed_outputs(
             return None
         if device is not None:
             move(model, device)
-        made = make_inputs(model, count=_TEXTS, length=_TOKENS)
+        made = make_inputs(model, count=TEXTS, length=TOKENS)
         small = carried_out(model, checkpoint, plan, moments, file_names(model, checkpoint))
         with small.network() as cut:
             score = agreement_of(in_memory(made), model).score(cut)
