@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.networks.loading import load_model
 from tests.samples.arrow_tables import save
 from tests.samples.command_line import one_error_line
 from tests.samples.library_alone import VERSIONS, alone
@@ -143,17 +145,11 @@ def test_code_in_a_folder_runs_where_it_is_trusted_and_nowhere_else(run, own, tm
     done(run("finetune", "tuned", *asked, "--epochs", "1", "--no-prune", "-o", "again"), 0, 1)
     report = json.loads(done(run("evaluate", "small", *asked, "--against", "own", "--json"), 0, 1).stdout)
     assert 0 < report["model"]["agreement"]["relative_error"] < 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("version", VERSIONS)
-def test_what_was_cut_of_it_brings_both_codes(run, own, tmp_path, version):
-    done(run("finetune", "own", *own, "--trust", *QUICK, "-o", "tuned"), 0, 1)
-    from rmt_compress.checkpoints import open_checkpoint
-    from rmt_compress.networks.loading import load_model
-
+    # What was cut of it brings both codes.
     with torch.no_grad():
         wanted = load_model(open_checkpoint(tmp_path / "tuned", trust=True))(torch.arange(12)[None])["logits"]
-    (tmp_path / "home").mkdir()
-    answer = json.loads(alone(ALONE, tmp_path / "tuned", version=version, home=tmp_path / "home"))
-    torch.testing.assert_close(torch.tensor(answer), wanted, atol=1e-5, rtol=1e-5)
+    for version in VERSIONS:
+        home = tmp_path / version
+        home.mkdir()
+        answer = json.loads(alone(ALONE, tmp_path / "tuned", version=version, home=home))
+        torch.testing.assert_close(torch.tensor(answer), wanted, atol=1e-5, rtol=1e-5)

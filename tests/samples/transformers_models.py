@@ -73,12 +73,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, torch.Tensor], str]] = 
 
 
 @repeatable
-def built(family: str) -> Any:
-    """A network of a family, in evaluation mode, the same every time."""
+def built(family: str, **changes: Any) -> Any:
+    """A network of a family, in evaluation mode, the same every time; of other settings where some are given."""
     transformers = importlib.import_module("transformers")
     name, settings, _, _ = FAMILIES[family]
     cls = getattr(transformers, name)
-    return cls(cls.config_class(**settings)).eval()
+    return cls(cls.config_class(**settings | changes)).eval()
 
 
 def logits(model: Any, family: str) -> torch.Tensor:

@@ -145,9 +145,9 @@ def test_the_command_line_asks_text_of_a_decoder(tmp_path, rng, monkeypatch):
 
 @pytest.fixture(scope="module", params=["bert", "gpt2"])
 def family(request, tmp_path_factory):
-    """An encoder and a decoder of transformers in every kind of graph: the module, and the files."""
+    """An encoder and a decoder of transformers, of one block, in every kind of graph: the module, and the files."""
     pytest.importorskip("transformers")
-    module = built(request.param)
+    module = built(request.param, **{"bert": {"num_hidden_layers": 1}, "gpt2": {"n_layer": 1}}[request.param])
     folder = tmp_path_factory.mktemp(request.param)
     given = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
     shapes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in given}
@@ -206,7 +206,7 @@ def test_moments_of_a_decoder_are_those_of_the_module(family, file, rng):
         found = calibrate(checkpoint.own_network(), [named]).layers
         found = {name: own for name, own in found.items() if name not in heads}
     # Products that the exporter turns round have names of its own.
-    assert len(found) >= 8
+    assert len(found) >= 4
     for own in found.values():
         alike = [other.inputs for other in expected.values() if other.inputs.shape == own.inputs.shape]
         assert any(torch.allclose(own.inputs, other, rtol=1e-4, atol=1e-5) for other in alike)
