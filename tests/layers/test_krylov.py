@@ -1,5 +1,7 @@
 """The leading singular vectors of large matrices, against LAPACK's full spectrum."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from rmt_compress.decomposition import svd as factorization
 from rmt_compress.decomposition.krylov import leading_subspace, worth_trying
 from rmt_compress.decomposition.svd import decompose
 from rmt_compress.spectrum import NonFiniteError
+from tests.samples.seeds import repeatable
 
 
 def truncate(matrix, rank):
@@ -27,12 +30,15 @@ def without_gram(monkeypatch):
     monkeypatch.setattr(factorization, "_leading_eigenvectors", refuse)
 
 
+@cache
+@repeatable
 def noise_and_spikes(strength):
     """Noise with its edge near 2, and spikes of `strength` and less."""
     u, v = (torch.linalg.qr(torch.randn(size, SPIKES))[0] for size in (P, N))
     return torch.randn(P, N) / N**0.5 + (u * torch.linspace(strength, 0.6 * strength, SPIKES)) @ v.T
 
 
+@cache
 def squares(matrix):
     return torch.linalg.eigvalsh(matrix.double() @ matrix.double().T).flip(0)
 

@@ -75,12 +75,12 @@ def test_a_role_needs_evidence(shapes, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ((5, 40, 9), (40, 50, 60), (9000, 64), (9000, 64, 9)))
 def test_many_tensors_take_no_hostile_time(shape):
-    names = [f"block{number}.{end}" for number in range(6_000) for end in ("w", "a.weight", "gate.weight")]
+    names = [f"block{number}.{end}" for number in range(3_000) for end in ("w", "a.weight", "gate.weight")]
     infos = {name: TensorInfo(name, shape, "float32", 0) for name in names}
     started = time.process_time()
     assert len(infer_layers(infos)) == len(infos)
     # Where every tensor is held against every other it is minutes.
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 4
 
 
 def test_config_json_is_evidence(tmp_path):
