@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.decomposition.moments import Moments
-from rmt_compress.errors import DataError
+from rmt_compress.errors import DataError, SettingsError
 from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.calling import without_cache
 from rmt_compress.networks.measurement import evaluation_mode, placement
@@ -50,6 +50,7 @@ def calibrate(
     weighted: bool = True,
     layers: Iterable[str] | None = None,
     partial: str | PathLike[str] | None = None,
+    shared: bool = False,
 ) -> Moments:
     """Second moments of the inputs of every layer and of the gradients at its outputs.
 
@@ -77,6 +78,9 @@ def calibrate(
         partial: a folder for partial results, new or of an interrupted calibration of the same, which then goes on
             with the same result bit for bit; removed in the end. Moments that do not all fit `memory` are kept in
             it meanwhile, without it in the system's folder for temporary files.
+        shared: whether every process of torch.distributed's default group calls this, with the same network and
+            inputs. Each then measures its share of the batches, and all get the moments of all of them: those of
+            one process, to the rounding of float64 sums.
 
     Returns:
         Moments by the names of ``open_checkpoint(model).layers()``. `LayerMoments.outputs` is the mean over samples
@@ -88,6 +92,7 @@ def calibrate(
         DataError: no batches, or not such as the network takes.
         CheckpointError: the network is none that can be read.
         OutputError: the folder `partial` cannot be written, or holds something else.
+        SettingsError: `shared` without a process group, or with `partial`.
     """
     import torch
 
@@ -96,8 +101,12 @@ def calibrate(
     from rmt_compress.networks.calibration.passes import Passes
     from rmt_compress.networks.calibration.perturbing import with_numbers
     from rmt_compress.networks.calibration.running import runner_of
+    from rmt_compress.networks.calibration.shares import Shares
     from rmt_compress.networks.calibration.watchers import NotShared, Scout
 
+    if shared and partial is not None:
+        raise SettingsError(["partial: results of one process are kept; leave it out, or shared"])
+    shares = Shares(several=shared)
     wanted, left_out = chosen_layers(open_checkpoint(model).layers(), layers)
     data = Batches(batches, model, call)
     state = model.state_dict(keep_vars=True)
@@ -111,7 +120,16 @@ def calibrate(
             if runner.gradients and name not in scout.seen:
                 scout.expect(layer)
         passes = Passes(
-            data, runner, scalar, seed, positions, weighted, _memory(memory), placement(model)[0], progress
+            data,
+            runner,
+            scalar,
+            seed,
+            positions,
+            weighted,
+            shares.least(_memory(memory, shares.count)),
+            placement(model)[0],
+            shares,
+            progress,
         )
         digest = digest_of(state, data.first, (seed, positions, weighted, *wanted))
         kept = Partial(Path(partial), digest) if partial is not None else None
@@ -187,12 +205,13 @@ def why_not_seen(layer: Layer) -> str:
     return "did not run on the calibration inputs, or is applied in a way that is not seen"
 
 
-def _memory(asked: int | None) -> int:
+def _memory(asked: int | None, processes: int) -> int:
     """Bytes for moments; where the system does not tell what is free, as good as any number."""
     if asked is not None:
         return asked
     free = free_memory()
-    return 2**62 if free is None else free // 2
+    # All of the processes may be on this machine.
+    return 2**62 if free is None else free // (2 * processes)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from rmt_compress.decomposition.moments import Moments
 from rmt_compress.decomposition.moments_file import load_moments, read_tensors, save_moments, write_tensors
 from rmt_compress.errors import DataError, OutputError
+from rmt_compress.networks.calibration.watchers import states
 from rmt_compress.outputs import remove_leftovers, replacing
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Partial:
             known = json.loads(metadata[_KEY])
             if known["block"] != block:
                 return None
-            for key, tensor in _states(sums).items():
+            for key, tensor in states(sums).items():
                 tensor.copy_(tensors[key])
             return dict(known["reached"])
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -116,7 +117,7 @@ class Partial:
         """Write what has been summed up, unless that was done a short time ago."""
         if not self.named or time.monotonic() < self._written + SECONDS:
             return
-        tensors = {key: tensor.cpu() for key, tensor in _states(sums).items()}
+        tensors = {key: tensor.cpu() for key, tensor in states(sums).items()}
         metadata = {_KEY: json.dumps({"block": block, "reached": dict(reached)})}
         write_tensors(tensors, metadata, self._folder / _SUMS)
         self._written = time.monotonic()
@@ -134,15 +135,6 @@ class Partial:
 
     def _block(self, number: int) -> Path:
         return self._folder / f"block-{number}.safetensors"
-
-
-def _states(sums: Mapping[str, LayerSums]) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for name, own in sums.items():
-        if own.leader == name:
-            found |= {f"inputs/{name}/{key}": tensor for key, tensor in own.inputs.state().items()}
-        found |= {f"outputs/{name}/{key}": tensor for key, tensor in own.outputs.state().items()}
-    return found
 
 
 def digest_of(state: Mapping[str, Any], inputs: Any, settings: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ from rmt_compress.networks.calibration.blocks import fitted, in_blocks
 from rmt_compress.networks.calibration.repeated_batches import Padding
 from rmt_compress.networks.calibration.scalars import label_free, of_user
 from rmt_compress.networks.calibration.sums import SecondMoment
-from rmt_compress.networks.calibration.watchers import Adder, LayerSums, seed_of
+from rmt_compress.networks.calibration.watchers import Adder, LayerSums, seed_of, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rmt_compress.networks.calibration.interrupted import Partial
     from rmt_compress.networks.calibration.running import Runner
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
+    from rmt_compress.networks.calibration.shares import Shares
     from rmt_compress.networks.calibration.watchers import Seen
     from rmt_compress.progress import Progress
 
@@ -38,7 +39,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class Passes:
-    """How inputs are gone over, see `calibrate`; `device` is where sums are kept."""
+    """How inputs are gone over, see `calibrate`; `device` is where sums are kept, `shares` whose batch is whose."""
 
     data: Inputs
     runner: Runner
@@ -48,6 +49,7 @@ class Passes:
     weighted: bool
     memory: int
     device: torch.device
+    shares: Shares
     progress: Progress | None
 
     def blocks(self, groups: list[list[Seen]]) -> list[list[Group]]:
@@ -96,19 +98,22 @@ class Passes:
             sums |= group.sums(self.device)
         reached = (partial and partial.resume(number, sums)) or {"batches": 0, "samples": 0, "gradient": None}
         adder = Adder(sums, self.seed, self.positions, weighted=self.weighted)
-        for place, inputs in enumerate(self.data.once_over()):
-            if place >= reached["batches"]:
-                adder.start(place, inputs)
-                scalar = self._gradients(adder, inputs, place)
-                adder.finish()
-                reached["batches"] += 1
-                if scalar is not None:
-                    reached |= {"samples": reached["samples"] + scalar.samples, "gradient": scalar.kind}
-                if partial is not None:
-                    partial.keep(number, sums, reached)
-            if self.progress is not None:
-                count = self.data.count or place + 1
-                self.progress(number * count + place + 1, blocks * count, f"batch {place + 1}")
+        before = reached["batches"]
+        with self.shares.together():
+            for place, inputs in enumerate(self.data.once_over()):
+                if place >= before and self.shares.has(place):
+                    adder.start(place, inputs)
+                    scalar = self._gradients(adder, inputs, place)
+                    adder.finish()
+                    reached["batches"] += 1
+                    if scalar is not None:
+                        reached |= {"samples": reached["samples"] + scalar.samples, "gradient": scalar.kind}
+                    if partial is not None:
+                        partial.keep(number, sums, reached)
+                if self.progress is not None:
+                    count = self.data.count or place + 1
+                    self.progress(number * count + place + 1, blocks * count, f"batch {place + 1}")
+        reached = self.shares.added_up(states(sums), reached)
         uses = {
             name: [round(count) for count in own.inputs.count.tolist()]
             for name, own in sums.items()

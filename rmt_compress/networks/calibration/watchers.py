@@ -120,6 +120,16 @@ class LayerSums:
     outputs: SecondMoment
 
 
+def states(sums: Mapping[str, LayerSums]) -> dict[str, torch.Tensor]:
+    """All that sums go on from, each once, by names."""
+    found: dict[str, torch.Tensor] = {}
+    for name, own in sums.items():
+        if own.leader == name:
+            found |= {f"inputs/{name}/{key}": tensor for key, tensor in own.inputs.state().items()}
+        found |= {f"outputs/{name}/{key}": tensor for key, tensor in own.outputs.state().items()}
+    return found
+
+
 class _Held:
     """Vectors of one use that wait for the gradients at the outputs that they lead to."""
 
