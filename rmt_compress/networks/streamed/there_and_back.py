@@ -14,6 +14,7 @@ from rmt_compress.decomposition.moments_file import load_moments, save_moments
 from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.applied import Weights
 from rmt_compress.networks.calibration.interrupted import Partial
+from rmt_compress.networks.calibration.shares import Shares
 from rmt_compress.networks.calibration.watchers import NotShared
 from rmt_compress.networks.repair.chain import inside
 from rmt_compress.networks.streamed.kept_states import KeptStates
@@ -171,6 +172,7 @@ class ThereAndBack:
             weighted=asked.weighted,
             memory=room,
             device=torch.device("cpu"),
+            shares=Shares(several=False),
             progress=lambda done, total, _: self._tell(step, done, total),
         )
 
