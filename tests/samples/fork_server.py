@@ -1,11 +1,10 @@
 """Python processes without the seconds that importing torch takes.
 
-A server, a process of its own that has imported everything and started no thread, forks for each request. A
-supervisor between the two waits for the program and tells its exit status, so the server itself never waits. The
-program is a process like any other: it has its own memory, streams, folder and environment, takes signals, and ends
-as the interpreter ends. What it cannot show is how it started: its imports have happened, its hashes have the
-server's seed, it has one thread, and variables that only count at the start (PYTHON*, OMP_*) do nothing, except for
-PYTHONIOENCODING. Processes that run tests side by side share one server.
+A server, a process of its own that has imported everything and started no thread, forks for each request, and tells
+the exit status of each program as it ends. The program is a process like any other: it has its own memory, streams,
+folder and environment, takes signals, and ends as the interpreter ends. What it cannot show is how it started: its
+imports have happened, its hashes have the server's seed, it has one thread, and variables that only count at the
+start (PYTHON*, OMP_*) do nothing, except for PYTHONIOENCODING. Tests that run side by side share one server.
 """
 
 import atexit
@@ -24,6 +23,7 @@ import threading
 import types
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -191,10 +191,18 @@ def serve(imports: Sequence[str], control: socket.socket, *entrances: socket.soc
     """Fork for every request; comes back in the forked processes alone, with the arguments of one."""
     _import(imports)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which then close the connection
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are waited for by nobody
-    controls = [control]
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # and `ended` can be read
+    ended, ends = socket.socketpair()
+    for end in (ended, ends):
+        end.setblocking(False)
+    signal.set_wakeup_fd(ends.fileno(), warn_on_full_buffer=False)
+    controls, running = [control], dict[int, socket.socket]()
     while controls:
-        for ready in select.select([*entrances, *controls], [], [])[0]:
+        for ready in select.select([ended, *entrances, *controls], [], [])[0]:
+            if ready is ended:
+                ended.recv(1024)
+                _tell_ended(running)
+                continue
             if ready in entrances:
                 controls.append(ready.accept()[0])
                 controls[-1].sendall(b".")
@@ -203,13 +211,30 @@ def serve(imports: Sequence[str], control: socket.socket, *entrances: socket.soc
             if not request:
                 controls.remove(ready)
                 ready.close()
-            elif os.fork() == 0:
-                for inherited in (*entrances, *controls):
+                continue
+            connection, *streams = descriptors
+            told = socket.socket(fileno=connection)
+            with told.makefile("r") as lines:
+                wanted = json.loads(lines.readline())
+            if (process := os.fork()) == 0:
+                signal.set_wakeup_fd(-1)
+                for inherited in (ended, ends, told, *entrances, *controls, *running.values()):
                     inherited.close()
-                return _supervise(*descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
+                return _prepare(wanted, streams)
+            running[process] = told
+            with suppress(OSError):  # whoever has asked for it may have gone
+                told.sendall(b"%d\n" % process)
+            for stream in streams:
+                os.close(stream)
     sys.exit()
+
+
+def _tell_ended(running: dict[int, socket.socket]) -> None:
+    for process in [*running]:
+        ended, status, used = os.wait4(process, os.WNOHANG)
+        if ended:
+            with running.pop(process) as told, suppress(OSError):
+                told.sendall(b"%d %d\n" % (os.waitstatus_to_exitcode(status), used.ru_maxrss))
 
 
 def _import(wanted: Sequence[str]) -> None:
@@ -229,19 +254,8 @@ def _import(wanted: Sequence[str]) -> None:
     gc.freeze()  # else the first collection in every child would copy all pages
 
 
-def _supervise(connection: int, *streams: int) -> Sequence[str]:
-    """Fork again: one process waits, the other, the only one to come back, becomes the program."""
+def _prepare(request: Mapping[str, Any], streams: Sequence[int]) -> Sequence[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with socket.socket(fileno=connection) as told:
-        request = json.loads(told.makefile("r").readline())
-        process = os.fork()
-        if process:
-            for stream in streams:
-                os.close(stream)
-            told.sendall(b"%d\n" % process)
-            _, status, used = os.wait4(process, 0)
-            told.sendall(b"%d %d\n" % (os.waitstatus_to_exitcode(status), used.ru_maxrss))
-            os._exit(0)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
