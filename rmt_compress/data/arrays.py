@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+# As `idx` has it: what packs better is a trap, once it is larger than memory forgives.
+_USUAL_RATIO, _SMALL = 100, 128 << 20
 _LOCAL_HEADER = (
     30  # bytes, of which the last four are the lengths of the name and of the extra field (APPNOTE 4.3.7)
 )
@@ -101,6 +103,11 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np
         raise ValueError("it holds Python objects")
     if math.prod(shape) * dtype.itemsize > member.file_size - header:
         raise ValueError(f"{member.filename} is shorter than its header says")
+    if member.file_size > max(_SMALL, _USUAL_RATIO * member.compress_size):
+        raise ValueError(
+            f"{member.filename} is to unpack into {member.file_size:,} bytes, over {_USUAL_RATIO} times its size; "
+            "if that is meant, save it with numpy.savez"
+        )
     if member.compress_type != zipfile.ZIP_STORED:
         with archive.open(member) as file:
             array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)

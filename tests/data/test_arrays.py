@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from fuzz.mutating import archives, bombs
 from rmt_compress.data.settings import DataSettings
 from rmt_compress.data.sources import open_samples
 from rmt_compress.errors import DataError
@@ -163,6 +164,16 @@ def test_an_archive_that_promises_more_than_it_holds(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", header.getvalue() + bytes(100))
     with pytest.raises(DataError, match=r"x\.npy is shorter than its header says"):
+        opened(tmp_path / "a.npz")
+
+
+def test_an_archive_of_a_few_bytes_that_unpacks_into_a_hundred_megabytes(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (129 << 20, 1)})
+    stored, checksum = bombs.zeros(129, header.getvalue())
+    packed = archives.Record("x.npy", stored, 8, len(header.getvalue()) + (129 << 20), checksum)
+    (tmp_path / "a.npz").write_bytes(archives.written([packed]))
+    with pytest.raises(DataError, match=r"x\.npy is to unpack into 135,266,\d+ bytes, over 100 times its size"):
         opened(tmp_path / "a.npz")
 
 

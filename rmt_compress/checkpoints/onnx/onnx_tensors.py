@@ -8,6 +8,7 @@ folder is opened, and no memory is taken for a size that nothing in the file bac
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,8 @@ def _why(error: OSError) -> str:
 def _read_external(external: ExternalData, name: str) -> bytearray:
     raw = bytearray(external.length)
     try:
-        with external.file.open("rb") as file:
+        # Its place was followed through all links before: one that has come since leads elsewhere.
+        with open(external.file, "rb", opener=_not_by_a_link) as file:
             file.seek(external.offset)
             count = file.readinto(raw)
     except OSError as error:
@@ -223,6 +225,10 @@ def _read_external(external: ExternalData, name: str) -> bytearray:
     if count != external.length:
         raise CheckpointError(f"{external.file}: ends within {name}; it was changed while it was being read")
     return raw
+
+
+def _not_by_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _from_field(tensor: TensorProto) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """ONNX files: told by their content, read lazily, and refused in one line where they are damaged or lead astray."""
 
-import builtins
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -82,11 +83,21 @@ def test_tensors_outside_the_model_are_read_one_at_a_time(network, outside, tmp_
     assert checkpoint.files == (outside, tmp_path / "weights" / "all.bin")
     assert outside.stat().st_size < 4000
     opened = []
-    real = builtins.open
-    monkeypatch.setattr("pathlib.Path.open", lambda self, *args: opened.append(self.name) or real(self, *args))
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, *args: opened.append(Path(path).name) or real(path, *args))
     expected = onnx.numpy_helper.to_array(network.graph.initializer[1])
     assert np.array_equal(checkpoint.read("b").numpy(), expected)
     assert opened == ["all.bin"]
+
+
+def test_a_file_that_becomes_a_link_after_it_was_looked_at_is_not_followed(outside, tmp_path):
+    checkpoint = open_checkpoint(outside)
+    data = tmp_path / "weights" / "all.bin"
+    secret = tmp_path / "secret.bin"
+    data.rename(secret)
+    data.symlink_to(secret)
+    with pytest.raises(CheckpointError, match=r"all\.bin"):
+        checkpoint.read("b")
 
 
 def test_a_checkpoint_is_the_caller_s_own_copy(network, tmp_path):
