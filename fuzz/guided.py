@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("reader", choices=READERS, help="which reader")
     parser.add_argument("--executions", type=int, default=10_000, help="inputs (default 10,000)")
     parser.add_argument("--seed", type=int, default=1, help="of the random changes (default 1)")
+    parser.add_argument("--record", action="store_true", help="put the figures into fuzz/guided.json")
     asked = parser.parse_args()
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["rmt_compress"]):
@@ -58,6 +60,8 @@ def main() -> int:
             failed[f"{type(error).__name__}: {error}"[:200]] += 1
         done += 1
         if done >= asked.executions:
+            if asked.record:
+                _record(asked.reader, done, accepted, len(failed))
             print(
                 f"{asked.reader}: {done:,} inputs under atheris, {accepted:,} of them read as whole; {dict(failed)}"
             )
@@ -84,6 +88,14 @@ def main() -> int:
         atheris.Setup([sys.argv[0], *limits, str(kept)], one, custom_mutator=changed)
         atheris.Fuzz()
     return 0
+
+
+def _record(reader: str, executions: int, accepted: int, failed: int) -> None:
+    from fuzz.report import GUIDED
+
+    runs = json.loads(GUIDED.read_text()) if GUIDED.exists() else {}
+    runs[reader] = {"executions": executions, "accepted": accepted, "failed": failed}
+    GUIDED.write_text(json.dumps({name: runs[name] for name in READERS if name in runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from fuzz.trial import Campaign
 
 _HERE = Path(__file__).resolve().parent
 RESULTS, PAGE, MENDED = _HERE / "results.json", _HERE / "results.md", _HERE / "mended.json"
+GUIDED = _HERE / "guided.json"
 
 
 def record(campaign: Campaign) -> None:
@@ -52,12 +53,13 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
             continue
         left = {kind for run in own for kind in run["failed"]} - {entry.get("kind") for entry in mended}
         repaired = [entry for entry in mended if entry["reader"] == name]
-        best = max(own, key=lambda run: run["reached"])
+        best = max(own, key=lambda run: run["reached"] / run["lines"])
+        timed = [run for run in own if "longest" in run]
         rows.append(
             f"| {name} | {sum(run['executions'] for run in own):,} | {sum(run['accepted'] for run in own):,} "
             f"| {len(repaired) + len(left)} | {len(repaired)} | {len(left)} "
             f"| {best['reached']} of {best['lines']} ({best['reached'] / best['lines']:.0%}) "
-            f"| {sum(run['seconds'] for run in own)} |"
+            f"| {_most(timed, 'longest')} s | {_most(timed, 'megabytes')} MB |"
         )
     said = [
         "# Fuzzing: what was tried and what came of it",
@@ -68,10 +70,13 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
         "input's size, a process that dies, or anything that the canary hears (an import, a process, a",
         "socket, code, a file written elsewhere). Lines are those inside of functions of the reader's own",
         "files, reached in the run that reached most. Kinds of failures are counted, not inputs. Libraries",
-        "below (torch, safetensors, onnx, numpy) are not measured.",
+        "below (torch, safetensors, onnx, numpy, onnxruntime, Arrow, Pillow) are not measured. The slowest input",
+        "(processor time) and the one that took most memory, beside what was there, are those of runs since",
+        "these are noted.",
         "",
-        "| reader | inputs tried | read as whole | failures found | mended | left | lines reached | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| reader | inputs tried | read as whole | failures found | mended | left | lines reached | slowest "
+        "| most memory |",
+        "|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",
     ]
@@ -84,4 +89,26 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
         if kind not in {entry.get("kind") for entry in mended}
     ]:
         said += ["## Left", "", *(f"- **{reader}**: {kind}" for reader, kind in sorted(set(unmended))), ""]
+    if GUIDED.exists():
+        said += ["## Under atheris", "", *_guided(json.loads(GUIDED.read_text()))]
     return "\n".join(said)
+
+
+def _guided(runs: dict[str, dict[str, int]]) -> list[str]:
+    """What libFuzzer made of the readers that are Python throughout."""
+    rows = [
+        f"| {name} | {run['executions']:,} | {run['accepted']:,} | {run['failed']} |" for name, run in runs.items()
+    ]
+    return [
+        "Readers that are Python throughout, once more by `python -m fuzz.guided READER`: libFuzzer keeps the",
+        "inputs that reach new branches, and the same changes are made to them. Without limits of memory.",
+        "",
+        "| reader | inputs tried | read as whole | failures |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _most(runs: list[dict[str, Any]], what: str) -> Any:
+    return max((run[what] for run in runs), default="–")

@@ -241,6 +241,13 @@ def test_a_batch_with_a_label_that_is_no_64_bit_number(tmp_path):
         read_cifar_split("own", tmp_path, "test")
 
 
+def test_sizes_that_are_no_array_and_nothing_in_it(tmp_path):
+    header = struct.pack(">HBB3I", 0, 8, 3, 0, 2**32 - 1, 2**32 - 1)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(header)
+    with pytest.raises(DataError, match="no array has the shape"):
+        read_idx(tmp_path / "t10k-images-idx3-ubyte")
+
+
 def test_postscript_that_is_called_a_picture_is_not_run(tmp_path):
     """Pillow has Ghostscript run it."""
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")

@@ -71,7 +71,10 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         found = f"{len(content):,}" if len(content) < expected else "more"
         state = "truncated" if len(content) < expected else "longer than its header says"
         raise DataError(f"{path}: {state}, {expected:,} bytes of data expected for shape {shape}, {found} found")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except ValueError as error:
+        raise DataError(f"{path}: no array has the shape {shape} that its header says") from error
 
 
 def read_idx_split(name: str, folder: Path, split: Split, *, classes: int | None = None) -> Dataset:

@@ -119,6 +119,17 @@ def test_functions_that_are_no_operators_are_not_run(target, whole, tmp_path):
         checkpoint.own_network()
 
 
+def test_a_graph_that_uses_what_nothing_gives(whole, tmp_path):
+    def change(program):
+        program["graph_module"]["graph"]["nodes"][0]["inputs"][0]["arg"]["as_tensor"]["name"] = "nowhere"
+
+    model(change)(whole / "whole.pt2", tmp_path / "damaged.pt2", None)
+    with open_checkpoint(tmp_path / "damaged.pt2") as checkpoint:
+        network = checkpoint.own_network()
+    with pytest.raises(CheckpointError, match="nothing gives 'nowhere'"):
+        network(torch.ones(2, 7))
+
+
 def test_a_pickled_weight_is_named_and_not_run(whole, tmp_path):
     def change(entry):
         entry["use_pickle"] = True

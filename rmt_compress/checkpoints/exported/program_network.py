@@ -62,6 +62,7 @@ class ExportedNetwork(GraphNetwork):
     ) -> None:
         super().__init__(checkpoint)
         self._graph = graph
+        self._damaged = damaged
         self._fixed: dict[str, torch.Tensor] = {}
         self._inputs: list[GraphInput] = []
         try:
@@ -106,6 +107,12 @@ class ExportedNetwork(GraphNetwork):
         return None
 
     def _run(self, feeds: Feeds, counts: list[int] | None) -> Any:
+        try:
+            return self._run_through(feeds, counts)
+        except KeyError as error:
+            raise self._damaged(f"its graph: nothing gives {error}") from error
+
+    def _run_through(self, feeds: Feeds, counts: list[int] | None) -> Any:
         values: dict[str, Any] = dict(feeds)
         device = next(iter(feeds.values())).device
         for name, value in self._graph.placeholders.items():

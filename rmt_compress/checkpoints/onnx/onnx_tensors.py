@@ -168,6 +168,8 @@ def read_sparse(tensor: SparseTensorProto, path: Path, name: str) -> torch.Tenso
 def _external(tensor: TensorProto, path: Path, name: str, expected: int) -> ExternalData:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
+    if not isinstance(location, str):  # what is no UTF-8 comes as bytes
+        raise _damaged(path, f"{name} lies where no file is, {location!r}")
     file = _within_folder(path, location, name)
     try:
         offset = int(entries.get("offset", "0"))

@@ -190,6 +190,12 @@ def test_files_out_of_reach(network, tmp_path, refusal, location, more, expected
     assert "\n" not in message
 
 
+def test_a_place_that_is_no_text(network, tmp_path, refusal):
+    path = changed(network, tmp_path, located("weights.bin"))
+    path.write_bytes(path.read_bytes().replace(b"weights.bin", b"w\xa8ights.bin"))
+    assert "lies where no file is" in refusal(path)
+
+
 def test_truncated_anywhere(network, tmp_path, refusal):
     whole = network.SerializeToString()
     for length in sorted({*range(0, len(whole) - 1, 397), *range(12), len(whole) - 1}):
