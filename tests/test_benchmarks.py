@@ -135,13 +135,15 @@ def test_shards_are_filled_in_turn(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import make_checkpoint
 
-    total = make_checkpoint.make(tmp_path, gigabytes=0.002, hidden=64, shard_gigabytes=0.0005)
+    total = make_checkpoint.make(tmp_path, gigabytes=0.002, hidden=64, shard_gigabytes=0.0005, experts=2)
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert len(shards) >= 4
     assert all(shard.stat().st_size <= 0.0005e9 + 20_000 for shard in shards)
     with open_checkpoint(tmp_path) as checkpoint:
         assert 2 * checkpoint.parameters == total
         assert checkpoint.format == f"safetensors, {len(shards)} shards"
+        # Every fourth block is a mixture of experts.
+        assert checkpoint.tensors["model.layers.3.mlp.experts.gate_up_proj"].shape == (2, 176, 64)
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="no peak memory of a process on this system")
@@ -224,7 +226,8 @@ def test_workers_take_what_comes_next_and_the_longest_is_the_least(monkeypatch):
 
 @pytest.mark.slow
 def test_killed_half_way_a_large_checkpoint_is_gone_on_with(tmp_path):
-    arguments = ("--gigabytes", "0.008", "--hidden", "96", "--output", tmp_path / "result.md")
+    size = ("--gigabytes", "0.008", "--hidden", "96", "--words", "1536", "--experts", "2", "--jobs", "1")
+    arguments = (*size, "--output", tmp_path / "result.md")
     done = run("larger_than_memory.py", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "result.json").read_text())
