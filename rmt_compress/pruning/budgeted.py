@@ -130,8 +130,10 @@ def plan_within_budget(
             f"{checkpoint.path}: {layer.tensor}: {layer.reason}, so that nothing can be calibrated; take a "
             "checkpoint from before that"
         )
+    if large is not None:
+        return _block_by_block(analysis, checkpoint, large, request, device, progress)
     if model is None:
-        return _unverified(analysis, checkpoint, request, device, large, progress)
+        return _unverified(analysis, checkpoint, request, device, progress)
     kept = None if request.moments is None else load_inputs(request.moments)
     names = file_names(model, checkpoint)
     names.check(
@@ -272,37 +274,60 @@ def _unverified(
     checkpoint: Checkpoint,
     request: Request,
     device: torch.device | None,
-    large: TooLarge | None,
     progress: Progress | None,
 ) -> Budgeted:
     """One price by the weights, and moments that are at hand: nobody knows what it costs."""
-    lacks = "a network that runs: add --arch" if large is None else f"all of it, and {large.why}: give more"
-    asked = {
-        "max-drop": request.max_drop is not None or request.budget.max_drop is not None,
-        "latency": request.budget.latency is not None,
-        "macs": large is not None and request.budget.macs is not None,
-        "show-calibration": large is not None and request.show_calibration is not None,
-        "repair": large is not None and request.calibration.repair not in (None, "none"),
-    }
-    for option in (name for name, given in asked.items() if given):
-        raise SettingsError([f"{checkpoint.path}: {option} needs {lacks}, or ask for a size with --keep"])
-    if large is None and (request.calibration.calibrate or request.save_moments or request.show_calibration):
-        raise SettingsError([f"{checkpoint.path}: calibrating needs {lacks}"])
-    why = "the network does not run, so that nobody knows what the cut costs; add --arch and --data"
-    if request.moments is not None:
-        moments: Moments | None = load_moments(request.moments)
-    elif large is not None:
-        partial = None if request.save_moments is None else partial_folder(request.save_moments)
-        moments, how = large.moments(checkpoint, request.calibration, partial, _named(progress, "calibrating"))
-        why = f"nobody knows what the cut costs; {how}"
-        if request.save_moments is not None:
-            save_moments(moments, request.save_moments)
-    else:
-        moments = None
+    if request.max_drop is not None or request.budget.max_drop is not None:
+        raise SettingsError(
+            [f"{checkpoint.path}: max-drop needs a network that runs: add --arch, or ask for a size with --keep"]
+        )
+    if request.budget.latency is not None:
+        raise SettingsError(
+            [f"{checkpoint.path}: latency needs a network that runs: add --arch, or ask for a size with --keep"]
+        )
+    if request.calibration.calibrate is not None or request.save_moments or request.show_calibration:
+        raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])
+    moments = None if request.moments is None else load_moments(request.moments)
     plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, device=device, progress=progress)
     found = dict(plan.settings["budget"])
-    record = {"kind": ", ".join(found["asked"]), **found}
-    return Budgeted(plan, moments, "unverified", "", record, (f"unverified: {why}",), {})
+    note = "unverified: the network does not run, so that nobody knows what the cut costs; add --arch and --data"
+    return Budgeted(plan, moments, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})
+
+
+def _block_by_block(
+    analysis: Analysis,
+    checkpoint: Checkpoint,
+    large: TooLarge,
+    request: Request,
+    device: torch.device | None,
+    progress: Progress | None,
+) -> Budgeted:
+    """One price by moments that are measured block after block: the network has no room to be asked."""
+    needing = {
+        "max-drop": request.max_drop is not None or request.budget.max_drop is not None,
+        "latency": request.budget.latency is not None,
+        "macs": request.budget.macs is not None,
+        "show-calibration": request.show_calibration is not None,
+        "repair": request.calibration.repair not in (None, "none"),
+    }
+    for option in (name for name, given in needing.items() if given):
+        raise SettingsError(
+            [
+                f"{checkpoint.path}: {option} needs all of it, and {large.why}: give more, or ask for a size with "
+                "--keep"
+            ]
+        )
+    if request.moments is not None:
+        moments, how = load_moments(request.moments), large.why
+    else:
+        partial = None if request.save_moments is None else partial_folder(request.save_moments)
+        moments, how = large.moments(checkpoint, request.calibration, partial, _named(progress, "calibrating"))
+    if request.save_moments is not None:
+        save_moments(moments, request.save_moments)
+    plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, device=device, progress=progress)
+    found = dict(plan.settings["budget"])
+    note = f"unverified: nobody knows what the cut costs; {how}"
+    return Budgeted(plan, moments, "unverified", "", {"kind": ", ".join(found["asked"]), **found}, (note,), {})
 
 
 def in_single(model: nn.Module) -> nn.Module:
