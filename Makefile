@@ -12,7 +12,7 @@ OLDEST := transformers==4.46.3 tokenizers==0.20.3 huggingface-hub==0.26.5
 # Strict: a link that leads nowhere is an error (with --quiet it would be none). The variable silences an advertisement.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check format docs bench clean
 
 demo: $(READY)  ## what the tool does, on a sample model with an embedded data set
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
@@ -37,6 +37,10 @@ format: $(READY)
 docs: $(READY)  ## the pages made of --help, docstrings and results, and the site in build/site
 	$(BIN)/python docs/generate.py
 	$(MKDOCS)
+
+bench: $(READY)  ## the benchmarks that two cores do in some minutes: table, JSON and one more line of the history
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) demo-output build/site

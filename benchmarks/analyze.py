@@ -4,10 +4,10 @@
     python benchmarks/analyze.py --parts fit help     # some of it
     python benchmarks/analyze.py --quick              # tiny sizes: whether the script still runs
 
-Parts: ``fit`` one layer against quadrature; ``peer`` whole networks against WeightWatcher, which is installed
-into benchmarks/.venv-weightwatcher on first use; ``eigenvalues`` whole networks against their bare eigenvalue
-computations; ``jobs`` one worker against one per core; ``memory`` the peak on a 2 GB checkpoint, which is made
-and deleted; ``help`` the time of --help.
+Parts: ``fit`` one layer against quadrature, ``notebook`` from its entries on; ``peer`` whole networks against
+WeightWatcher, which is installed into benchmarks/.venv-weightwatcher on first use; ``eigenvalues`` whole networks
+against their bare eigenvalue computations; ``jobs`` one worker against one per core; ``memory`` the peak on a 2 GB
+checkpoint, which is made and deleted; ``help`` the time of --help.
 
 The sides of a comparison run in turn and medians are compared. A complete run replaces
 benchmarks/results/analyze.md.
@@ -29,7 +29,19 @@ from types import ModuleType
 import networks
 import numpy as np
 import quadrature_peer
-from measuring import QUICK, Report, Scale, Times, duration, interleaved, machine, ratio, stopwatch
+import torch
+from measuring import (
+    QUICK,
+    Report,
+    Scale,
+    Times,
+    duration,
+    interleaved,
+    machine,
+    processor_seconds,
+    ratio,
+    stopwatch,
+)
 from numpy.typing import NDArray
 from whole_networks import part_eigenvalues, part_jobs, part_peer
 
@@ -74,6 +86,7 @@ def part_fit(report: Report, scale: Scale) -> None:
         rows.append([f"{p:,}", *cells])
     report.table(["p", "quadrature", *ours, *(f"ratio {state}" for state in ours)], rows)
     for state in ours:
+        report.number(f"quadrature, p = {scale.sizes[-1]}, {state}", times["peer"].median / times[state].median)
         median = times[state].median
         report.target(f"{scale.sizes[-1]:,} eigenvalues, {state}, under 20 ms: {duration(median)}", median < 0.02)
 
@@ -102,6 +115,28 @@ def _check_against_peer(spectrum: FloatArray) -> None:
     )
     if not same or ours.spikes != peer.spikes:
         raise AssertionError(f"the fits disagree: ours {ours}, quadrature {peer}")
+
+
+def part_notebook(report: Report, scale: Scale) -> None:
+    """One weight from its entries on, as the published notebook goes about it."""
+    report.say(
+        "## One weight by the published notebook's route",
+        "A p × 2p weight: its whole SVD and the fit by quadrature (`quadrature_peer.py`, our own writing of the "
+        "published formulas), against `rmt_compress.analyze`; processor time.",
+    )
+    rows = []
+    for p in scale.sizes:
+        weight = np.random.default_rng(p).standard_normal((p, 2 * p)).astype(np.float32)
+
+        def notebook(weight: NDArray[np.float32] = weight, n: int = 2 * p) -> None:
+            values = np.linalg.svd(weight, full_matrices=False)[1].astype(np.float64)
+            quadrature_peer.fit(np.sort(values**2 / n), n)
+
+        slow = processor_seconds(notebook, 1)
+        fast = processor_seconds(partial(rmt_compress.analyze, {"fc.weight": torch.from_numpy(weight)}, jobs=1))
+        rows.append([f"{p:,}", duration(slow), duration(fast), f"{slow / fast:.3g}×"])
+        report.number(f"notebook's route, p = {p}", slow / fast)
+    report.table(["p", "notebook's route", "ours", "ratio"], rows)
 
 
 def part_memory(report: Report, scale: Scale) -> None:
@@ -138,6 +173,7 @@ def _run(*command: str | Path) -> str:
 
 PARTS: dict[str, Callable[[Report, Scale], None]] = {
     "fit": part_fit,
+    "notebook": part_notebook,
     "peer": part_peer,
     "eigenvalues": part_eigenvalues,
     "jobs": part_jobs,

@@ -39,7 +39,7 @@ RESULTS = HERE / "results" / "approximate_spectra.md"
 SHARED = HERE.parents[1] / "shared" / "models"
 SIZES = (4096, 8192)
 # Of what is asked whether the stated errors hold.
-COVERED = (2048, 4096)
+COVERED = (2048, 3000)
 # What is asked of the approximate route: its edge as a share, its fit error, its spikes (one in a hundred, or one),
 # and how many times faster it is.
 EDGE, GOF, SPIKES = 0.005, 0.005, 0.01

@@ -239,7 +239,7 @@ def growth(report: Report, file: Path, folder: Path, runs: int, wide: int | None
     from rmt_compress.checkpoints import open_checkpoint
 
     layers = open_checkpoint(file).layers()
-    costs = _costs(file)
+    costs = layer_costs(file)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     own, theirs = [], []
     with ExitStack() as stack:
@@ -308,7 +308,7 @@ def simulated(units: Callable[[int], Sequence[float]], serial: float) -> dict[st
     return {"seconds": seconds, "limit": serial + max(units(WORKERS[-1]))}
 
 
-def _costs(file: Path) -> dict[str, float]:
+def layer_costs(file: Path) -> dict[str, float]:
     """Name of a layer -> processor seconds of reading and analysing it on one thread."""
     from rmt_compress.analysis.settings import AnalysisSettings
     from rmt_compress.analysis.threads import analyze_beside_others
@@ -324,12 +324,12 @@ def _costs(file: Path) -> dict[str, float]:
 
 
 def _costs_of_block(width: int) -> dict[str, float]:
-    """`_costs` of one block, of which only one layer of each shape is measured."""
+    """`layer_costs` of one block, of which only one layer of each shape is measured."""
     first = {shape: name for name, shape in reversed(BLOCK.items())}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "block.safetensors"
         write_checkpoint(file, width, 1, tuple(first.values()))
-        costs = {name.rpartition(".")[2]: seconds for name, seconds in _costs(file).items()}
+        costs = {name.rpartition(".")[2]: seconds for name, seconds in layer_costs(file).items()}
     return {name: costs[first[shape]] for name, shape in BLOCK.items()}
 
 

@@ -40,6 +40,9 @@ class Scale:
         peer_runs: runs of the peers.
         gigabytes: size of the checkpoint whose peak memory is taken.
         hidden: width of the network in it.
+        widths: p of the weights whose analysis grows.
+        layers: how many there are of the layers whose number grows.
+        block: width of the transformer blocks that workers share.
     """
 
     sizes: tuple[int, ...] = (500, 1000, 4096)
@@ -48,9 +51,22 @@ class Scale:
     peer_runs: int = 3
     gigabytes: float = 2.0
     hidden: int = 2048
+    widths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    layers: tuple[int, ...] = (25, 100, 400)
+    block: int = 768
 
 
-QUICK = Scale(sizes=(60,), names=("tiny",), runs=2, peer_runs=1, gigabytes=0.002, hidden=64)
+QUICK = Scale(
+    sizes=(60,),
+    names=("tiny",),
+    runs=2,
+    peer_runs=1,
+    gigabytes=0.002,
+    hidden=64,
+    widths=(64, 128),
+    layers=(8, 16),
+    block=48,
+)
 
 
 def stopwatch(work: Callable[[], object]) -> float:
@@ -58,6 +74,17 @@ def stopwatch(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def processor_seconds(work: Callable[[], object], runs: int = 3) -> float:
+    """Processor time of one call, all threads together; the median of some."""
+
+    def once() -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    return statistics.median(once() for _ in range(runs))
 
 
 def interleaved(
@@ -93,9 +120,14 @@ def ratio(slow: Times, fast: Times) -> str:
 
 @dataclass
 class Report:
-    """Markdown, printed as it grows."""
+    """Markdown, printed as it grows, and the numbers in it that are followed from run to run."""
 
     lines: list[str] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def number(self, name: str, value: float) -> None:
+        """Keep a number, a ratio of times as a rule, under a name that stays."""
+        self.numbers[name] = float(f"{value:.3g}")
 
     def say(self, *paragraphs: str) -> None:
         """Add paragraphs."""

@@ -23,45 +23,58 @@ from rmt_compress.layers.layer import as_matrix
 
 def part_peer(report: Report, scale: Scale) -> None:
     """Whole networks against WeightWatcher."""
-    rows, used_rows, ratios = [], [], {}
+    rows, used_rows = [], []
+    ratios: dict[tuple[str, str], float] = {}
     with WeightWatcherProcess() as peer, tempfile.TemporaryDirectory() as folder:
         report.say(
             f"## Whole networks against WeightWatcher {peer.version}",
             "`rmt_compress.analyze(model)` against `WeightWatcher(model=model).analyze(mp_fit=True)`, both on the "
-            "live module and with their default settings and threads, imports excluded; *from file*: ours on a "
-            "safetensors file of the same weights. WeightWatcher also fits power laws, and takes a convolution "
-            "apart into one matrix per kernel position, where we read it as one matrix. Ours ran three times "
-            "in each turn.",
+            "live module and with their default settings and threads, imports excluded; *exact*: ours with every "
+            "singular value (`exact=True`); *from file*: ours on a safetensors file of the same weights. "
+            "WeightWatcher also fits power laws, and takes a convolution apart into one matrix per kernel "
+            "position, where we read it as one matrix. Ours ran three times in each turn.",
         )
         for name in scale.names:
             model = networks.build(name)
             file = Path(folder) / f"{name}.safetensors"
             save_file(model.state_dict(), file)
-            processor: dict[str, list[float]] = {"peer": [], "module": [], "file": []}
+            processor: dict[str, list[float]] = {"peer": [], "module": [], "exact": [], "file": []}
             sides: dict[str, Callable[[], tuple[float, float]]] = {
                 "peer": partial(peer.run, name),
                 "module": _analysis_run(model),
+                "exact": _analysis_run(model, exact=True),
                 "file": _analysis_run(file),
             }
             times = interleaved(
                 {side: partial(_noting_processor, run, processor[side]) for side, run in sides.items()},
                 scale.peer_runs,
-                short=("module", "file"),
+                short=("module", "exact", "file"),
             )
             used = {side: Times(tuple(seconds)) for side, seconds in processor.items()}
-            ratios[name] = times["peer"].median / times["module"].median
+            for kind, side in (("exact", "exact"), ("default", "module")):
+                ratios[name, kind] = used["peer"].median / used[side].median
+                report.number(f"WeightWatcher, {name}, {kind}", ratios[name, kind])
             cells = [networks.describe(name), *map(str, times.values())]
-            rows.append([*cells, ratio(times["peer"], times["module"]), ratio(times["peer"], times["file"])])
+            rows.append([*cells, *(ratio(times["peer"], times[side]) for side in ("module", "exact", "file"))])
+            seconds = [duration(each.median) for each in used.values()]
             used_rows.append(
-                [cells[0], *(duration(each.median) for each in used.values()), ratio(used["peer"], used["module"])]
+                [cells[0], *seconds, *(ratio(used["peer"], used[side]) for side in ("module", "exact", "file"))]
             )
-    report.table(["network", "WeightWatcher", "ours", "ours, from file", "ratio", "ratio from file"], rows)
-    report.say("Processor time of all threads, which other programs disturb less:")
-    report.table(["network", "WeightWatcher", "ours", "ours, from file", "ratio"], used_rows)
-    for name, target in (("large-mlp", 8), ("200-layers", 15)):
-        if name in ratios:
-            what = f"at least {target} times faster on {networks.describe(name)}: {ratios[name]:.1f}"
-            report.target(what, ratios[name] >= target)
+    header = ["network", "WeightWatcher", "ours", "exact", "from file", "ratio", "exact", "from file"]
+    report.table(header, rows)
+    report.say(
+        "Processor time of all threads, which other programs disturb less, and by which the targets are judged:"
+    )
+    report.table(header, used_rows)
+    for name, kind, target in (
+        ("large-mlp", "exact", 9),
+        ("large-mlp", "default", 20),
+        ("200-layers", "exact", 15),
+    ):
+        if (name, kind) in ratios:
+            found = ratios[name, kind]
+            what = f"at least {target} times faster on {networks.describe(name)}, {kind}: {found:.1f}"
+            report.target(what, found >= target)
 
 
 def _noting_processor(run: Callable[[], tuple[float, float]], noted: list[float]) -> float:
@@ -70,10 +83,10 @@ def _noting_processor(run: Callable[[], tuple[float, float]], noted: list[float]
     return seconds
 
 
-def _analysis_run(source: nn.Module | Path) -> Callable[[], tuple[float, float]]:
+def _analysis_run(source: nn.Module | Path, *, exact: bool = False) -> Callable[[], tuple[float, float]]:
     def run() -> tuple[float, float]:
         before = time.process_time()
-        seconds = stopwatch(partial(rmt_compress.analyze, source))
+        seconds = stopwatch(partial(rmt_compress.analyze, source, exact=exact))
         return seconds, time.process_time() - before
 
     return run

@@ -6,6 +6,7 @@ The command line's of the program's own --help, those of the benchmarks and the 
 from __future__ import annotations
 
 import html
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 BENCHMARKS = REPOSITORY / "benchmarks" / "results"
+# Columns of the table of runs.
+_RUNS = 8
 REPRODUCTION = REPOSITORY / "experiments" / "data" / "reproduction"
 
 
@@ -37,7 +40,29 @@ def benchmarks() -> str:
         "# Benchmarks\n\nMade by `python docs/generate.py` of the reports in `benchmarks/results`, each written by "
         "a script in `benchmarks/`. Machines were shared with other programs: ratios hold better than seconds.\n"
     )
-    return _joined(intro, [*first, *(path for path in sorted(BENCHMARKS.glob("*.md")) if path not in first)])
+    rest = [path for path in sorted(BENCHMARKS.glob("*.md")) if path not in first]
+    return _joined(intro + _history(), [*first, *rest])
+
+
+def _history() -> str:
+    """The numbers of every run of `make bench` that was kept, the newest first."""
+    path = BENCHMARKS / "history.jsonl"
+    if not path.exists():
+        return ""
+    runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][::-1][:_RUNS]
+    names = list(dict.fromkeys(name for run in runs for name in run["numbers"]))
+    head = [f"{run['date']}<br>{run['commit']}<br>load {run['load']:g}" for run in runs]
+    rows = [
+        [name, *(f"{run['numbers'][name]:g}" if name in run["numbers"] else "–" for run in runs)] for name in names
+    ]
+    lines = [["ratio", *head], ["---", *["---:"] * len(runs)], *rows]
+    text = (
+        '\n<a id="history"></a>\n\n## From run to run\n\n`make bench` adds a line to '
+        "[history.jsonl](../benchmarks/results/history.jsonl) each time; the newest come first, + is a commit with "
+        "changes. Numbers are how many times as long the other way takes, in processor time where the report says "
+        "nothing else; scores are ours over the best peer's.\n\n"
+    )
+    return text + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def reproduction_tables() -> str:

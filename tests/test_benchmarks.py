@@ -39,6 +39,24 @@ def test_quick_parts_report_every_comparison(python, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_of_all_in_short_is_a_line_of_the_history(python, tmp_path):
+    parts = ("notebook", "size", "layers", "bytes", "workers")
+    done = python.run(BENCHMARKS / "bench.py", "--quick", "--parts", *parts, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "history.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record == {
+        key: value for key, value in json.loads((tmp_path / "bench.json").read_text()).items() if key in record
+    }
+    assert 1 < record["numbers"]["two workers, simulated"] <= 2
+    assert all(value > 0 for value in record["numbers"].values())
+    assert all(
+        f"| {name} | {value:g} |" in (tmp_path / "bench.md").read_text()
+        for name, value in record["numbers"].items()
+    )
+
+
+@pytest.mark.slow
 def test_quick_prune_reports_every_comparison(python):
     done = python.run(BENCHMARKS / "prune.py", "--quick")
     assert done.returncode == 0, done.stderr
@@ -253,5 +271,5 @@ def test_quick_spectra_are_compared(python, tmp_path):
     done = python.run(BENCHMARKS / "approximate_spectra.py", "--quick", "--output", file)
     assert done.returncode == 0, done.stderr
     report = file.read_text()
-    assert report.count("\n| 300, ") == 5
+    assert report.count("\n| 300, ") == 5 + 4
     assert report.count("**Met:**") == 2

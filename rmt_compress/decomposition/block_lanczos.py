@@ -26,7 +26,7 @@ class Stage(NamedTuple):
 
 # What noise and spikes take, and what spectra with longer and longer tails do. Twice as many directions of both
 # kinds make chance smaller by a third, and the products take twice as long.
-STAGES = (Stage(12, 64), Stage(16, 128), Stage(24, 256), Stage(32, 256))
+STAGES = (Stage(12, 64), Stage(14, 64), Stage(16, 128), Stage(24, 256), Stage(32, 256))
 
 _DIRECTIONS = 32
 # Of a small matrix the space holds this share of all directions at most.
