@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import cache
 from importlib import import_module
 from inspect import cleandoc
 from typing import Annotated, Any
@@ -48,6 +49,7 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
 
 
+@cache
 def program(*names: str) -> typer.Typer:
     """The program with these of its commands; only their modules are imported."""
     made = typer.Typer(

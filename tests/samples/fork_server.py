@@ -8,6 +8,7 @@ start (PYTHON*, OMP_*) do nothing, except for PYTHONIOENCODING. Tests that run s
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -22,6 +23,7 @@ import tempfile
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -252,14 +254,27 @@ def _import(wanted: Sequence[str]) -> None:
     threads = len(list(tasks.iterdir())) if tasks.exists() else 1
     assert threads == 1, f"{threads} threads, of which a fork would copy one"
     gc.freeze()  # else the first collection in every child would copy all pages
+    _leave_for_others()
+
+
+def _leave_for_others() -> None:
+    """Nothing that was registered so far happens at the end of this process.
+
+    torch takes its libraries apart, entry by entry, for as long as a small program runs; and folders of another
+    process are not for this one to remove.
+    """
+    for registered in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        registered.atexit = False
 
 
 def _prepare(request: Mapping[str, Any], streams: Sequence[int]) -> Sequence[str]:
+    """Make this process the one that is asked for, up to its arguments."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
