@@ -107,9 +107,10 @@ def commands(report: Report, runs: int, against: Path | None, asked: Mapping[str
         for place, folder in folders.items()
         if not place or "rmt_compress" in words
     }
-    for once in sides.values():  # the disk's cache, and compiled modules
-        once()
-    cpu.clear()
+    if runs > 1:  # the disk's cache, and compiled modules
+        for once in sides.values():
+            once()
+        cpu.clear()
     clock = interleaved(sides, runs)
     base = median(cpu["python -c 'import numpy'"])
     report.say(f"## Commands, {runs} runs each: median (range)", f"`{MODEL.name}`, {MODEL.stat().st_size:,} bytes.")
@@ -182,7 +183,7 @@ def roads(report: Report, runs: int, sizes: tuple[int, ...]) -> None:
     for p in sizes:
         model = torch.nn.Linear(2 * p, p, bias=False)
         sides = {"numpy": analysis(model, True), "torch": analysis(model, False)}
-        for once in sides.values():  # tables of the law of this size, libraries that are loaded on first use
+        for once in sides.values() if runs > 1 else ():  # tables of the law of this size, libraries not loaded yet
             once()
         times = interleaved(sides, runs)
         loss = times["numpy"].median / times["torch"].median

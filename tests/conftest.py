@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     import hypothesis
 
-    from tests.samples.once import commands_once, operators_once
+    from tests.samples.once import commands_once, operators_once, packages_once
 
     config.pluginmanager.register(Kept())
     # No test may fail because the machine is busy.
@@ -88,6 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("patient")
     commands_once()
     operators_once()
+    packages_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -126,10 +127,13 @@ def _torch_begins_the_same() -> None:
 @pytest.fixture(autouse=True)
 def _times_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency and speed by a single run: enough to have one, and tests judge none."""
-    from rmt_compress.networks import generation_speed, latency
+    from rmt_compress.networks import generation_speed, latency, layer_times
+    from rmt_compress.pruning import sweeping
     from tests.samples.once import ONE_RUN
 
     monkeypatch.setattr(generation_speed, "GENERATION_SECONDS", 0.0)
+    monkeypatch.setattr(layer_times, "_SPENT", 0.0)
+    monkeypatch.setattr(sweeping, "_SPENT", 0.0)
     for name, value in ONE_RUN.items():
         monkeypatch.setattr(latency, name, value)
 

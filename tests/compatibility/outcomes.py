@@ -16,6 +16,7 @@ from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.errors import CheckpointError
 from rmt_compress.networks import architectures, exporting
 from rmt_compress.networks.loading import load_model
+from rmt_compress.reporting import sweep_files
 from tests.compatibility.command_line import Finished, invoke, invoke_as_advised, without_paths
 from tests.compatibility.formats import FORMATS, GRAPHS_AND_NAMES, Format, into
 from tests.compatibility.layer_kinds import KINDS, LayerKind, with_few_directions
@@ -50,7 +51,10 @@ class Outcome:
 
 def commands_by_formats() -> dict[str, dict[str, Outcome]]:
     """Format -> command -> outcome, of a perceptron with two layers to cut, on scikit-learn's digits."""
-    with patch.object(exporting, "_trace", _traced_once(exporting._trace)):
+    with (
+        patch.object(exporting, "_trace", _traced_once(exporting._trace)),
+        patch.object(sweep_files, "write_figure", _drawn_once(sweep_files.write_figure)),
+    ):
         return _commands_by_formats()
 
 
@@ -65,6 +69,19 @@ def _traced_once(trace: Callable[..., None]) -> Callable[..., None]:
             trace(model, example, path, target)
             traced[key] = path.read_bytes()
         path.write_bytes(traced[key])
+
+    return once
+
+
+def _drawn_once(draw: Callable[..., None]) -> Callable[..., None]:
+    """Curves are drawn once: what a picture shows has nothing to do with the format."""
+    drawn: list[bytes] = []
+
+    def once(figure: object, target: Path) -> None:
+        if not drawn:
+            draw(figure, target)
+            drawn.append(target.read_bytes())
+        target.write_bytes(drawn[0])
 
     return once
 

@@ -8,7 +8,6 @@ start (PYTHON*, OMP_*) do nothing, except for PYTHONIOENCODING. Tests that run s
 """
 
 import atexit
-import contextlib
 import gc
 import importlib
 import json
@@ -21,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 import types
 import warnings
 import weakref
@@ -29,6 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from tests.samples.once import packages_once
 from tests.samples.repository import REPOSITORY, modules
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -250,6 +251,10 @@ def _import(wanted: Sequence[str]) -> None:
                 raise
     for name in THREADED:
         del sys.modules[name]
+    packages_once()
+    from rmt_compress.data import load_data
+
+    load_data("digits", split="test")  # read once for all
     tasks = Path("/proc/self/task")
     threads = len(list(tasks.iterdir())) if tasks.exists() else 1
     assert threads == 1, f"{threads} threads, of which a fork would copy one"
@@ -318,6 +323,55 @@ def leave(status: int) -> NoReturn:
     except OSError:
         sys.exit(status)  # the interpreter itself says that nobody reads the streams any more
     os._exit(status)
+
+
+class Forked:
+    """`subprocess.Popen` of a Python program by a fork of this process, which holds what the program imports.
+
+    For scripts that start others and are tested for what comes of it: ``subprocess.Popen = Forked`` in a process
+    that `ForkServer` has forked. What scripts use of the other class is here.
+    """
+
+    def __init__(self, args: Sequence[str], *, stdout: Any = None, stderr: Any = None, **_: Any) -> None:
+        self.args = args
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        _leave_for_others()
+        for number, stream in ((1, stdout), (2, stderr)):
+            if stream is not None:
+                silent = stream == subprocess.DEVNULL
+                os.dup2(os.open(os.devnull, os.O_WRONLY) if silent else stream.fileno(), number)
+        try:
+            become(list(map(str, args[1:])))
+        except SystemExit as stopped:
+            leave(int(stopped.code or 0))
+        except BaseException:
+            traceback.print_exc()
+            leave(1)
+        leave(0)
+
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.poll()
+
+    def communicate(self, *_: object, **__: object) -> tuple[None, None]:
+        """Wait for its end."""
+        self.poll()
+        return None, None
+
+    def poll(self) -> int:
+        """Its exit status, when it has ended."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """A signal."""
+        os.kill(self.pid, number)
 
 
 if __name__ == "__main__":
