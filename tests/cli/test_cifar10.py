@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import rmt_compress as rmt
+from rmt_compress.networks import latency
 from rmt_compress.networks.architectures import build
 from tests.samples.onnx_models import session
 from tests.samples.repository import MODELS
@@ -24,7 +25,8 @@ def images_and_labels(root):
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_prune_evaluate_export(run, tmp_path, real_data):
+def test_prune_evaluate_export(run, tmp_path, real_data, monkeypatch):
+    monkeypatch.setattr(latency, "BATCHES", (1,))  # more at once are timed with smaller networks
     done = run("prune", SAMPLE, "-o", "small.pt", "--gof", "0.2", "--keep-bulk", "0.3")
     assert done.returncode == 0, done.stderr
     done = run("evaluate", "small.pt", "--against", SAMPLE, "--data", "cifar10", "--limit", str(IMAGES), "--json")

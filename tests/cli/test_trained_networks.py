@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from rmt_compress.networks import latency
 from tests.samples.command_line import one_error_line
 from tests.samples.repository import REPOSITORY
 
@@ -17,6 +18,13 @@ LENGTH = 128
 IMAGES = 150
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
+
+
+@pytest.fixture(autouse=True)
+def _times_of_one_sample(monkeypatch):
+    """How long a batch of 128 takes is asked by other tests, of smaller networks."""
+    monkeypatch.setattr(latency, "BATCHES", (1,))
+    monkeypatch.setattr(latency, "TEXT_BATCHES", (1,))
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def test_a_default_cut_wrecks_it_and_that_is_said(run, language_model):
     assert "another answer" in one_error_line(pruned, status=1)
     kept = json.loads(pruned.stdout)["totals"]
     assert kept["parameters_after"] / kept["parameters"] == pytest.approx(0.155, abs=0.002)
-    data = ("--data", f"text:{TEXT}", "--sequence-length", str(LENGTH), "--limit", "24")
+    data = ("--data", f"text:{TEXT}", "--sequence-length", str(LENGTH), "--limit", "8")
     result = run("evaluate", "small", "--against", language_model, *data, "--json")
     report = json.loads(result.stdout)
     assert report["against"]["loss"] < 1.3
