@@ -30,7 +30,7 @@ SMALL = Recipe(
 RECIPES = {
     "small": SMALL,
     "full": replace(SMALL, arch="mlp:784,1000,1000,1000,500,10/init=normal,final=relu", samples=None),
-    "quick": SMALL.on_digits("mlp:64,96,96,10/init=normal,final=relu", seeds=(0, 1)),
+    "quick": SMALL.on_digits("mlp:64,96,96,10/init=normal,final=relu", seeds=(0,)),
 }
 CUTS = {"no cuts": None, "f = 0.5, 0.3": "0.5,0.3", "f = 0": "0"}
 

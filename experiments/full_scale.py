@@ -159,7 +159,8 @@ class Runner:
     def __init__(self, folder: Path, scale: Scale, lanes: int, seconds: float) -> None:
         self._folder, self._scale = folder, scale
         self._deadline = time.monotonic() + seconds
-        self._context = multiprocessing.get_context("spawn")
+        # A GPU wants processes that are new from the start; to see whether it all works, copies of this one do.
+        self._context = multiprocessing.get_context("fork" if scale == "quick" else "spawn")
         self._lanes = [self._lane() for _ in range(lanes)]
         self._pace: list[float] = []
         self._settings: dict[tuple[str, str, int], Any] = {}

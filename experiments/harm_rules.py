@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ class Table:
         logs: feature -> its logarithms, (N,).
         names: of the networks.
         foretold: what `foretold` has answered, since of two networks left out either may be the first.
+        weighed: the `weights` that it asked with, which are the same for every rule.
     """
 
     networks: NDArray[np.str_]
@@ -90,6 +91,7 @@ class Table:
     logs: dict[str, Floats]
     names: tuple[str, ...]
     foretold: dict[tuple[str, float, bytes], NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    weighed: dict[tuple[float, bytes], Floats] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, rows: Sequence[Row], cuts: Sequence[str]) -> Table:
@@ -164,7 +166,10 @@ def foretold(table: Table, rule: str, made_on: NDArray[np.bool_], limit: float) 
 
 def _foretold(table: Table, rule: str, made_on: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:
     harmful = table.harm >= limit
-    weights = table.weights(made_on, harmful)
+    key = limit, made_on.tobytes()
+    if key not in table.weighed:
+        table.weighed[key] = table.weights(made_on, harmful)
+    weights = table.weighed[key]
     columns = np.column_stack([table.logs[name] for name in RULES[rule]])
     if columns.shape[1] == 1:
         values = columns[:, 0]
@@ -194,6 +199,7 @@ def balanced_error(table: Table, said: NDArray[np.bool_], limit: float, which: N
     return float((table.weights(which, harmful) * (said != harmful)).sum() / 2)
 
 
+@cache
 def draws(count: int) -> NDArray[np.int64]:
     """How often each of `count` networks is drawn, (DRAWS, count)."""
     chosen = np.random.default_rng(SEED).integers(count, size=(DRAWS, count))

@@ -49,7 +49,7 @@ RECIPES = {
         seeds=(0, 1, 2),
         samples=None,
     ),
-    "quick": SMALL.on_digits("mlp:64,96,96,10", epochs=4),
+    "quick": SMALL.on_digits("mlp:64,96,96,10", seeds=(0,), epochs=3),
 }
 INITS = ("normal", "he", "xavier", "sparse")
 

@@ -52,6 +52,7 @@ KEEPS = (0.7, 0.5, 0.3, 0.1)
 ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 125, "lm": 4, "digits": 360}
 # Of the quick version.
 QUICK: tuple[MaskBudget, ...] = ("magnitude", "reallocation")
+QUICK_SHARES, QUICK_KEEPS = (0.5, 0.9), (0.5, 0.1)
 TRAINED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "digits": 500}
 RATE = 0.01
 # On the result's axis: accuracy, or nats a byte.
@@ -80,7 +81,7 @@ def masks(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
     whole = {"network": name, "what": "whole", "asked": ASKED[name]}
     if key(whole) not in known:
         yield {**whole, "score": questions.score(subject.model)}
-    for share in SHARES:
+    for share in _shares(name):
         plan = make_plan(analysis, gof=0.0, sparsity=share)
         for budget in BUDGETS:
             record = {"network": name, "what": "mask", "budget": budget, "share": share, "asked": ASKED[name]}
@@ -98,11 +99,15 @@ def masks(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
 def forms(name: str, subject: Subject, known: set[str]) -> Iterator[Record]:
     """Low rank, sparse, their sum and sparse factors at equal size."""
     analysis, questions = analyze(subject.model, include=subject.layers), subject.asked(ASKED[name])
-    for keep in KEEPS:
+    for keep in QUICK_KEEPS if name == "digits" else KEEPS:
         for form in FORMS:
             record = {"network": name, "what": "form", "form": form, "keep": keep, "asked": ASKED[name]}
             if key(record) not in known:
                 yield {**record, "score": questions.score(_changed(subject.model, analysis, form, keep))}
+
+
+def _shares(name: str) -> tuple[float, ...]:
+    return QUICK_SHARES if name == "digits" else SHARES
 
 
 def _changed(model: nn.Module, analysis: Analysis, form: str, keep: float) -> nn.Module:
@@ -142,7 +147,7 @@ def trained(name: str, subject: Subject, seed: int, known: set[str]) -> Iterator
                 **{"network": name, "what": "trained", "budget": budget, "share": share, "seed": seed},
                 **{"asked": ASKED[name], "lesson": TRAINED[name]},
             }
-            for share in SHARES
+            for share in _shares(name)
         ]
         if all(key(record) in known for record in records):
             continue
