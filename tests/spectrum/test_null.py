@@ -19,7 +19,7 @@ from rmt_compress.spectrum import fit_bulk, fit_error_p_value, fit_error_quantil
 )
 def test_coverage(p, n, alpha, rule, rng):
     errors = np.array(
-        [fit_bulk(noise_eigenvalues(p, n, rng), n, alpha=alpha, quantiles=rule).gof for _ in range(1500)]
+        [fit_bulk(noise_eigenvalues(p, n, rng), n, alpha=alpha, quantiles=rule).gof for _ in range(1000)]
     )
     for probability in (0.5, 0.95):
         point = fit_error_quantile(probability, p, n, alpha=alpha, quantiles=rule)

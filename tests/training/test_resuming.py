@@ -53,7 +53,7 @@ def test_a_run_broken_off_after_any_epoch_ends_at_the_same_weights(tmp_path, cyc
     settings = TrainingSettings(epochs=4, batch_size=64)
 
     def train(out, **more):
-        return finetune(None, out, data="digits", arch=arch, training=settings, cycle=cycle, samples=600, **more)
+        return finetune(None, out, data="digits", arch=arch, training=settings, cycle=cycle, samples=320, **more)
 
     whole = train(tmp_path / "whole.safetensors")
     broken = tmp_path / "broken.safetensors"
@@ -78,16 +78,16 @@ COMMAND = ("-m", "rmt_compress", "finetune")
 
 @pytest.mark.slow
 def test_kills_at_random_moments_and_the_same_weights(python, tmp_path):
-    options = ["--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "9", "--batch-size", "16"]
+    options = ["--data", "digits", "--arch", "mlp:64,160,160,10", "--epochs", "6", "--batch-size", "16"]
     options += ["--samples", "600"]
-    options += ["--prune-every", "3", "--gof", "0.3", "--sparsify", "0.001:0.01"]
+    options += ["--prune-every", "2", "--gof", "0.3", "--sparsify", "0.001:0.01"]
     start = time.perf_counter()
     whole = tmp_path / "whole.safetensors"
     python.run(*COMMAND, *options, "-o", whole).check_returncode()
     takes = time.perf_counter() - start
     moments = random.Random(11)
     broken, state = tmp_path / "broken.safetensors", state_path(tmp_path / "broken.safetensors")
-    for _ in range(5):
+    for _ in range(4):
         process = python.start(*COMMAND, *options, "-o", broken, "--resume" if state.exists() else "--force")
         time.sleep(moments.uniform(0.3, 0.6) * takes)
         process.send_signal(signal.SIGKILL)
