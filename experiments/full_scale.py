@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -160,7 +160,9 @@ class Runner:
         self._folder, self._scale = folder, scale
         self._deadline = time.monotonic() + seconds
         # A GPU wants processes that are new from the start; to see whether it all works, copies of this one do.
-        self._context = multiprocessing.get_context("fork" if scale == "quick" else "spawn")
+        quick = scale == "quick"
+        context = multiprocessing.get_context("fork") if quick else multiprocessing.get_context("spawn")
+        self._process: Callable[..., multiprocessing.process.BaseProcess] = context.Process
         self._lanes = [self._lane() for _ in range(lanes)]
         self._pace: list[float] = []
         self._settings: dict[tuple[str, str, int], Any] = {}
@@ -181,8 +183,8 @@ class Runner:
             lane.process.kill()
 
     def _lane(self) -> Lane:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(theirs, self._scale), daemon=True)
+        ours, theirs = multiprocessing.Pipe()
+        process = self._process(target=work, args=(theirs, self._scale), daemon=True)
         process.start()
         theirs.close()
         return Lane(process, ours)
