@@ -17,13 +17,12 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 demo: $(READY)  ## what the tool does, on a sample model with an embedded data set
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
 
-# In both, the types beside the tests: both cores are then busy from the first second to the last.
+# In both, what takes one core is beside the tests: two are then busy from the first second to the last.
 test: $(READY)  ## everything CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python docs/generate.py --check
-	$(MKDOCS)
-	$(BIN)/mypy & types=$$!; $(PYTEST) --cov --cov-report=term; tests=$$?; wait $$types && exit $$tests
+	($(BIN)/python docs/generate.py --check && $(MKDOCS) && $(BIN)/mypy) & rest=$$!; \
+		$(PYTEST) --cov --cov-report=term; tests=$$?; wait $$rest && exit $$tests
 
 check: $(READY)  ## format, lint, types and the fast tests
 	$(BIN)/ruff format .

@@ -164,6 +164,17 @@ def real_data(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits sample as an ONNX file, by torch's exporter, not to be changed."""
+    from rmt_compress.networks.exporting import export
+    from tests.samples.repository import DIGITS
+
+    path = tmp_path_factory.mktemp("exported") / "digits.onnx"
+    export(DIGITS, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def python(testrun_uid: str) -> Iterator[ForkServer]:
     """`python ARGUMENTS` in processes that need not import torch first, see `ForkServer`."""
     server = ForkServer(shared=Path(tempfile.gettempdir(), f"forks-{testrun_uid}"))

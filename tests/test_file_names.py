@@ -25,8 +25,10 @@ QUERY = "vit.encoder.layer.1.attention.attention.query"
 OF_CLASS = "vit.layers.1.attention.q_proj"
 
 
-def request(calibrate=None, **budget):
-    inputs = CalibrationSettings(calibrate=calibrate, calibration_samples=12, repair=budget.pop("repair", None))
+def request(calibrate=None, samples=6, **budget):
+    inputs = CalibrationSettings(
+        calibrate=calibrate, calibration_samples=samples, repair=budget.pop("repair", None)
+    )
     return Request(BudgetSettings(**budget), inputs)
 
 
@@ -122,11 +124,11 @@ def test_encoder_and_decoder_get_tokens_of_their_own(tmp_path, family):
     first = prune(folder, within=asked, dry_run=True)
     assert first.budget["calibration"]["kind"] == "random tokens"
     kept = load_inputs(moments).tensors
-    size = (12, {"t5": 256, "bart": 32}[family])
+    size = (6, {"t5": 256, "bart": 32}[family])
     assert {name: tuple(ids.shape) for name, ids in kept.items()} == dict.fromkeys(BOTH, size)
     again = prune(folder, within=replace(request(keep=0.6, repair="none"), moments=moments), dry_run=True)
     assert again.plan.layers == first.plan.layers
-    drop = Request(BudgetSettings(), CalibrationSettings(calibration_samples=12, repair="none"), max_drop="5")
+    drop = Request(BudgetSettings(), CalibrationSettings(calibration_samples=6, repair="none"), max_drop="5")
     searched = prune(folder, within=drop, dry_run=True)
     assert searched.verified == "synthetic"
     assert not searched.missed
@@ -138,7 +140,7 @@ def test_what_is_tried_is_what_is_written(tmp_path):
     folder, wanted = saved(tmp_path, "vit"), logits(built("vit"), "vit")
     errors = []
     for keep in (0.98, 0.5):
-        prune(folder, tmp_path / f"{keep}", within=request(keep=keep, repair="none"))
+        prune(folder, tmp_path / f"{keep}", within=request(keep=keep, repair="none", samples=12))
         errors.append(float((logits(load_model(tmp_path / f"{keep}"), "vit") - wanted).norm() / wanted.norm()))
     assert errors[0] < 0.05 < errors[1] < 1
 

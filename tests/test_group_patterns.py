@@ -255,15 +255,14 @@ def test_layers_of_two_of_four_are_what_torch_calls_semi_structured():
 
 
 @pytest.mark.slow
-def test_exported_to_onnx_it_answers_as_the_masked_network(tmp_path):
+def test_exported_to_onnx_it_answers_as_the_masked_network(exported_digits, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     settings = PlanSettings(gof=0.0, pattern="2:4")
     rmt.prune(DIGITS, tmp_path / "small.safetensors", plan=settings)
     steps = []
     export(tmp_path / "small.safetensors", tmp_path / "masked.onnx", progress=lambda *step: steps.append(step))
     assert steps == [(1, 3, "network"), (2, 3, "graph"), (3, 3, "onnxruntime")]
-    export(DIGITS, tmp_path / "dense.onnx")
-    rmt.prune(tmp_path / "dense.onnx", tmp_path / "pruned.onnx", plan=settings)
+    rmt.prune(exported_digits, tmp_path / "pruned.onnx", plan=settings)
     network = load_model(open_checkpoint(tmp_path / "small.safetensors"))
     weight = network.get_submodule("fc2").weight
     assert int((weight.reshape(-1, 4) != 0).sum(1).max()) == 2

@@ -179,9 +179,8 @@ def test_nan_in_a_checkpoint_is_said(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.traced
-def test_a_file_with_a_graph_of_its_own_is_not_trained(run):
-    assert run("export", DIGITS, "-o", "x.onnx").returncode == 0
-    done = run("finetune", "x.onnx", *FEW)
+def test_a_file_with_a_graph_of_its_own_is_not_trained(run, exported_digits):
+    done = run("finetune", exported_digits, *FEW)
     assert done.returncode == 2
     assert "own graph" in done.stderr
 

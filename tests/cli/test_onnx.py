@@ -7,25 +7,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rmt_compress.networks.exporting import export
 from tests.samples.command_line import one_error_line
 from tests.samples.onnx_models import model, saved
 from tests.samples.onnx_models import run as run_onnx
 from tests.samples.repository import DIGITS
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """The digits sample as an ONNX file, by torch's exporter."""
-    path = tmp_path_factory.mktemp("exported") / "digits.onnx"
-    export(DIGITS, path)
-    return path
-
-
 @pytest.fixture
-def digits(exported, tmp_path):
+def digits(exported_digits, tmp_path):
     path = tmp_path / "digits.onnx"
-    path.write_bytes(exported.read_bytes())
+    path.write_bytes(exported_digits.read_bytes())
     return path
 
 
