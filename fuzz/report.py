@@ -44,14 +44,14 @@ def recorded(reader: str, seed: int, executions: int) -> bool:
     return any((run["reader"], run["seed"]) == (reader, seed) and run["executions"] >= executions for run in runs)
 
 
-def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
+def page(runs: list[dict[str, Any]], mended: list[dict[str, Any]]) -> str:
     """The table, from recorded runs and the list of what was found and mended."""
     rows = []
     for name in READERS:
         own = [run for run in runs if run["reader"] == name]
         if not own:
             continue
-        left = {kind for run in own for kind in run["failed"]} - {entry.get("kind") for entry in mended}
+        left = {kind for run in own for kind in run["failed"]} - _mended(mended, name)
         repaired = [entry for entry in mended if entry["reader"] == name]
         best = max(own, key=lambda run: run["reached"] / run["lines"])
         timed = [run for run in own if "longest" in run]
@@ -86,12 +86,19 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, str]]) -> str:
         (run["reader"], kind)
         for run in runs
         for kind in run["failed"]
-        if kind not in {entry.get("kind") for entry in mended}
+        if kind not in _mended(mended, run["reader"])
     ]:
         said += ["## Left", "", *(f"- **{reader}**: {kind}" for reader, kind in sorted(set(unmended))), ""]
     if GUIDED.exists():
         said += ["## Under atheris", "", *_guided(json.loads(GUIDED.read_text()))]
     return "\n".join(said)
+
+
+def _mended(mended: list[dict[str, Any]], reader: str) -> set[str]:
+    """The kinds of failures of a reader that are mended."""
+    return {
+        entry["kind"] for entry in mended if "kind" in entry and reader in (entry["reader"], *entry.get("also", ()))
+    }
 
 
 def _guided(runs: dict[str, dict[str, int]]) -> list[str]:

@@ -48,7 +48,7 @@ def mutate(data: bytes, rng: Random, inner: Callable[[str, bytes, Random], bytes
         return octets.mutate(data, rng)
     if what < 0.2:
         return _directory(data, rng)
-    records = _records(data)
+    records = records_of(data)
     if not records:
         return octets.mutate(data, rng)
     # What says how the values are to be read is small beside them, and matters more.
@@ -92,7 +92,7 @@ def written(records: list[Record]) -> bytes:
     return bytes(out + directory + b"PK\x05\x06" + end)
 
 
-def _records(data: bytes) -> list[Record]:
+def records_of(data: bytes) -> list[Record]:
     """The records of an archive; none of what cannot be read as one."""
     found = []
     try:

@@ -10,6 +10,7 @@ import zipfile
 import torch
 from torch import nn
 
+from fuzz.mutating import archives, bombs
 from tests.samples import exported
 from tests.samples.seeds import repeatable
 
@@ -77,10 +78,11 @@ def renamed(name):
 
 
 def compressed_bomb(source, target, proof):
-    exported.rewrite(source, target, lambda _, data: data)
-    root = zipfile.ZipFile(source).namelist()[0].partition("/")[0]
-    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr(f"{root}/code/bomb.py", bytes(300 * 2**20))
+    records = archives.records_of(source.read_bytes())
+    root = records[0].name.partition("/")[0]
+    stored, checksum = bombs.zeros(300)
+    bomb = archives.Record(f"{root}/code/bomb.py", stored, 8, 300 << 20, checksum)
+    target.write_bytes(archives.written([*records, bomb]))
 
 
 def declared_huge(source, target, proof):
