@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib
+import logging
 import os
 import pkgutil
 import resource
@@ -284,6 +285,7 @@ def _work(
 ) -> None:
     """The child: read these inputs."""
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
     sys.stderr = os.fdopen(os.dup(2), "w")
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

@@ -264,6 +264,16 @@ def test_a_picture_of_a_few_bytes_that_unpacks_into_a_hundred_megabytes(tmp_path
         read_image(tmp_path / "a.png", "a.png")
 
 
+def test_a_picture_whose_profile_is_empty(tmp_path):
+    """Pillow stumbles by an IndexError, as over a TIFF file whose offset is no whole number by a TypeError."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("L", (4, 4)).save(tmp_path / "a.png")
+    whole, profile = (tmp_path / "a.png").read_bytes(), b"iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(whole[:-12] + bytes(4) + profile)
+    with pytest.raises(DataError, match=r"a.png: not a readable image \(IndexError"):
+        read_image(tmp_path / "a.png", "a.png")
+
+
 @pytest.fixture
 def saved(tmp_path):
     """Opens a saved data set of one column, text, whose bytes and description are changed."""

@@ -147,7 +147,10 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Any]:
                 )
             _check_unpacked(image, len(source) if isinstance(source, bytes) else source.stat().st_size, name)
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    # A damaged file makes Pillow's decoders stumble in any way.
+    except Exception as error:
         raise DataError(f"{name}: not a readable image ({one_line(error)})") from error
 
 
