@@ -37,9 +37,9 @@ def main() -> int:
 
         chosen = readers.READERS[asked.reader]
         seeds = [(case, entry) for case, entry in chosen.seeds() if len(case) == 1 or not entry]
-        from fuzz.trial import _import_readers, _write
+        from fuzz.forks import import_readers, write
 
-        _import_readers()
+        import_readers()
     from fuzz.mutating.cases import by_kind
 
     # One file changes; what else is in the folder stays.
@@ -50,7 +50,7 @@ def main() -> int:
 
     def one(data: bytes) -> None:
         nonlocal done, accepted
-        _write({**case, name: data}, place)
+        write({**case, name: data}, place)
         try:
             chosen.read(place / entry if entry else place)
             accepted += 1

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib
 import logging
 import os
-import pkgutil
 import resource
 import shutil
 import signal
@@ -16,10 +14,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +23,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from fuzz.canary import CANARY
+from fuzz.forks import BROKEN, ending, import_readers, in_child, take_libraries, warm, write
 from fuzz.mutating.archives import BOMBS
 from fuzz.mutating.bombs import zeros
 from fuzz.mutating.cases import Case, mutated
@@ -45,11 +42,8 @@ MEMORY = 400 << 20
 _ADDRESSES = 2 << 30
 _BATCH = 500
 _LARGEST_SEED = 1 << 18
-_BROKEN = 70
 # Tracing takes as long as reading. Later inputs reach few new lines, and of their batches one in six is traced.
 _ALL_TRACED = 1000
-# These start threads as they are imported, which no fork has: each child imports them itself.
-_THREADED = ("onnxruntime", "pyarrow")
 # By the clock: on a machine that does much else, a process may stand still for minutes.
 _WAIT = 900
 
@@ -120,16 +114,16 @@ def fuzz(
     batches.
     """
     campaign = Campaign(reader.name, seed)
-    _import_readers()
+    import_readers()
     for megabytes in BOMBS:
         zeros(megabytes)
-    seeds = _in_child(reader) if reader.threaded else list(reader.seeds())
+    seeds = in_child(reader) if reader.threaded else list(reader.seeds())
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None) as name:
         root = Path(name)
         (root / "canary.bin").write_bytes(b"canary")
         if not reader.threaded:
-            _warm(reader, seeds, root)
+            warm(reader, seeds, root)
         gc.freeze()
         begun = time.monotonic()
         number = 0
@@ -141,69 +135,6 @@ def fuzz(
     campaign.lines = _counted(reader, campaign.reached) if measure else (0, 0)
     campaign.seconds = time.monotonic() - begun
     return campaign
-
-
-@cache
-def _import_readers() -> None:
-    """The readers' floors, so that what a child imports is what a file has named.
-
-    Libraries that start threads as they are imported are not: a child has none of these threads.
-    """
-    for name in _THREADED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it fails
-    with suppress(ModuleNotFoundError):
-        for name in ("Png", "Tiff", "WebP", "Mpo"):
-            importlib.import_module(f"PIL.{name}ImagePlugin")
-    for folder in ("checkpoints", "data", "layers", "compression", "saving"):
-        package = importlib.import_module(f"rmt_compress.{folder}")
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            with suppress(ModuleNotFoundError):
-                importlib.import_module(found.name)
-
-
-def _take_libraries(reader: Reader) -> None:
-    """Import what the parent must not, with all of the package that had to do without."""
-    for name in reader.threaded:
-        if sys.modules.get(name, reader) is None:
-            del sys.modules[name]
-        importlib.import_module(name)
-
-
-def _in_child(reader: Reader) -> list[Seed]:
-    """The seeds, made in a process of its own."""
-    ours, theirs = Pipe(duplex=False)
-    child = os.fork()
-    if child == 0:
-        with _ending():
-            ours.close()
-            _take_libraries(reader)
-            theirs.send(list(reader.seeds()))
-    theirs.close()
-    seeds: list[Seed] = ours.recv()
-    os.waitpid(child, 0)
-    return seeds
-
-
-@contextmanager
-def _ending() -> Iterator[None]:
-    """What a child does, and nothing after it; what goes wrong here is a fault of the fuzzer's, and said."""
-    status = 0
-    try:
-        yield
-    except BaseException:
-        traceback.print_exc()
-        status = _BROKEN
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _warm(reader: Reader, seeds: list[Seed], root: Path) -> None:
-    """Read the whole files, so that what is imported and remembered on first use is there."""
-    for case, entry in seeds:
-        _write(case, root / "warm")
-        with suppress(RmtCompressError):
-            reader.read(root / "warm" / entry if entry else root / "warm")
 
 
 def changed(seeds: list[Seed], seed: int, number: int) -> Seed:
@@ -220,7 +151,7 @@ def _batch(reader: Reader, campaign: Campaign, seeds: list[Seed], numbers: range
     ours, theirs = Pipe(duplex=False)
     child = os.fork()
     if child == 0:
-        with _ending():
+        with ending():
             ours.close()
             _work(reader, seeds, campaign, numbers, root, theirs, measure)
     theirs.close()
@@ -255,7 +186,7 @@ def _batch(reader: Reader, campaign: Campaign, seeds: list[Seed], numbers: range
         pass
     _, status = os.waitpid(child, 0)
     ours.close()
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _BROKEN:
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == BROKEN:
         raise RuntimeError(f"the fuzzer itself stumbles at input {current} of {reader.name}")
     if not ended and os.WIFSIGNALED(status):
         ended = f"ends the process by signal {os.WTERMSIG(status)}"
@@ -291,8 +222,8 @@ def _work(
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     if reader.threaded:
-        _take_libraries(reader)
-        _warm(reader, [changed(seeds, 0, number) for number in range(min(len(seeds), 8))], root)
+        take_libraries(reader)
+        warm(reader, [changed(seeds, 0, number) for number in range(min(len(seeds), 8))], root)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + _ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -341,7 +272,7 @@ def _read(reader: Reader, case: Case, entry: str, folder: Path) -> tuple[bool | 
 
     And how many bytes became resident.
     """
-    _write(case, folder)
+    write(case, folder)
     _forget_peak()
     before = _resident()
     result: bool | tuple[str, str] = True
@@ -361,15 +292,6 @@ def _read(reader: Reader, case: Case, entry: str, folder: Path) -> tuple[bool | 
     if grown - 2 * sum(map(len, case.values())) > MEMORY:
         return ("takes too much memory", f"{grown >> 20} MB"), grown
     return result, grown
-
-
-def _write(case: Case, folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
-    for name, content in case.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 def _place(error: BaseException) -> str:
