@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.faults import tracing
+from tests.faults.clocks import clock_jumps, why_no_clocks
 from tests.faults.failing_calls import FAULTS, failing_calls
 from tests.faults.kills import kills
 from tests.faults.resuming import full_disks_resuming
 from tests.faults.signals import signals
 from tests.faults.surroundings import (
     changing_inputs,
-    clock_jumps,
     full_disks,
     read_only,
     two_writers,
@@ -37,10 +37,11 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "read-only disk": (lambda bench, _count, _: read_only(bench), 2),
     "input changes": (lambda bench, count, _: changing_inputs(bench, bench.work.reads, count), 24),
     "two writers": (lambda bench, count, _: two_writers(bench, count), 8),
-    "clock jumps": (lambda bench, count, _: clock_jumps(bench, count), 3),
+    "clock jumps": (lambda bench, count, _: clock_jumps(bench, count), 6),
 }
 """Name -> what it does, and how many runs it disturbs unless told otherwise."""
-MOUNTS = ("small disk", "read-only disk")
+NEEDS = {"small disk": why_not_mounted, "read-only disk": why_not_mounted, "clock jumps": why_no_clocks}
+"""What says why a campaign cannot be had here."""
 ASKING = ("signals",)
 """Those that works are part of that are `Work.asked_only`."""
 
@@ -69,7 +70,7 @@ def main() -> int:
                 if WORKS[work].asked_only and campaign not in ASKING:
                     continue
                 disturb, usual = CAMPAIGNS[campaign]
-                if campaign in MOUNTS and (why := why_not_mounted()) is not None:
+                if campaign in NEEDS and (why := NEEDS[campaign]()) is not None:
                     print(f"{work}: {campaign}: left out: {why}", flush=True)
                     continue
                 begun = time.monotonic()

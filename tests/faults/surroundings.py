@@ -1,4 +1,4 @@
-"""What goes on around a run: a small disk, one that takes nothing, inputs that change, a second writer, clocks."""
+"""What goes on around a run: a small disk, one that takes nothing, inputs that change, a second writer."""
 
 from __future__ import annotations
 
@@ -118,26 +118,6 @@ def two_writers(bench: Bench, count: int) -> Iterator[Trial]:
         trial.problems += [problem for problem in complaints(both[1]) if problem not in trial.problems]
         if not any(ended.status == 0 for ended in both):
             trial.problems.append("neither has ended well")
-        yield trial
-
-
-_CLOCKS = {
-    "a clock set back by years": "time.time = lambda: x0 - 1e8 * next(n)",
-    "a clock set forward by years": "time.time = lambda: x0 + 1e8 * next(n)",
-    "a clock that stands": "time.time = lambda: x0",
-}
-
-
-def clock_jumps(bench: Bench, count: int) -> Iterator[Trial]:
-    """Let the clock jump at every look."""
-    for number in range(count):
-        name, code = list(_CLOCKS.items())[number % len(_CLOCKS)]
-        before = bench.prepare(existed=False)
-        patch = f"import itertools, time; n = itertools.count(); x0 = time.time(); {code}; {bench.work.patch}"
-        ended = bench.run(bench.work.arguments, patch=patch)
-        trial = bench.judged(ended, before, name)
-        if ended.status:
-            trial.problems.append(f"ends with {ended.status}: {ended.stderr[-200:]}")
         yield trial
 
 

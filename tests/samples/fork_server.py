@@ -92,9 +92,16 @@ class ForkServer:
         imports: modules that it imports; by default all that programs use.
         shared: a path that is the same for all who are to share one; the first of them starts it, and it ends with
             the last.
+        env: variables set for it, and for all that it starts from here.
     """
 
-    def __init__(self, imports: Sequence[str] | None = None, shared: Path | None = None) -> None:
+    def __init__(
+        self,
+        imports: Sequence[str] | None = None,
+        shared: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._env = {**ONE_THREAD, **(env or {})}
         self._shared, self._server = shared, None
         with socket.socket(socket.AF_UNIX) as entrance:
             if shared is not None:
@@ -121,7 +128,7 @@ class ForkServer:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     cwd=REPOSITORY,
-                    env={**os.environ, **ONE_THREAD},
+                    env={**os.environ, **self._env},
                 )
 
     def start(
@@ -145,7 +152,7 @@ class ForkServer:
         request = {
             "arguments": list(map(str, arguments)),
             "cwd": str(cwd or Path.cwd()),
-            "env": {**os.environ, **ONE_THREAD, **(env or {})},
+            "env": {**os.environ, **self._env, **(env or {})},
         }
         with theirs, Path(os.devnull).open("r+b") as nothing:
             streams = [nothing, stdout or nothing, stderr or nothing]
