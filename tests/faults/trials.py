@@ -164,7 +164,7 @@ class Bench:
         again = self.run(self.work.next_arguments(self.folder))
         problems += self.excesses(again)
         if again.status != 0:
-            problems.append(f"the next run ends with {again.status}: {again.stderr[-300:]}")
+            problems.append(f"the next run ends with {again.status}: {again.stderr[-300:].strip()}")
         elif self.work.found(self.folder) != self.whole:
             problems.append("the next run makes something else")
         elif still := self.work.strangers(self.folder, self.inputs):
