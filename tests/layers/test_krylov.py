@@ -97,7 +97,7 @@ def test_a_slow_decay_is_given_up_early(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "isfinite", lambda tensor: products.append(1) or finite(tensor))
     u, v = (torch.linalg.qr(torch.randn(size, P))[0] for size in (P, N))
     matrix = (u * torch.arange(1, P + 1) ** -0.05) @ v.T
-    assert krylov._grow(matrix, 24) is None
+    assert krylov._grow(matrix, 24, float(matrix.square().sum())) is None
     assert len(products) <= krylov._LEAST_STEPS + 3
 
 
@@ -105,9 +105,10 @@ def test_a_wrong_subspace_is_refused():
     """Whatever the float32 part hands over, the float64 part judges."""
     matrix = noise_and_spikes(3)
     eigenvectors = torch.linalg.eigh(matrix.double() @ matrix.double().T)[1]
-    assert krylov._judged(matrix, eigenvectors[:, -SPIKES:]) is not None
+    energy = float(matrix.double().square().sum())
+    assert krylov._judged(matrix, eigenvectors[:, -SPIKES:], energy) is not None
     mixed = eigenvectors[:, -SPIKES:] + 0.01 * eigenvectors[:, -SPIKES - 50 : -50]
-    assert krylov._judged(matrix, mixed) is None
+    assert krylov._judged(matrix, mixed, energy) is None
 
 
 @pytest.mark.parametrize("bad", (float("nan"), float("inf")))
