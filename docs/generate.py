@@ -1,6 +1,7 @@
 """Write the pages of docs/ that are made of something else; with --check, fail where one is out of date.
 
-The command line's of the program's own --help, those of the benchmarks and the reproduction of committed results.
+The command line's of the program's own --help, those of the benchmarks, the reproduction and the versions of
+committed results.
 """
 
 from __future__ import annotations
@@ -84,6 +85,12 @@ def reproduction_full() -> str:
     return _joined(intro, sorted((REPRODUCTION / "full").glob("*.md")))
 
 
+def versions() -> str:
+    """What came of the tests in the lowest and the newest environments."""
+    command = [sys.executable, str(REPOSITORY / ".ci" / "matrix" / "table.py")]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def _joined(intro: str, reports: Iterable[Path]) -> str:
     """One page of many, each under its own anchor, its headings one level down and its links led out of docs/."""
     parts = [intro]
@@ -100,6 +107,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "benchmarks.md": benchmarks,
     "reproduction-tables.md": reproduction_tables,
     "reproduction-full.md": reproduction_full,
+    "versions.md": versions,
 }
 
 

@@ -143,9 +143,10 @@ def test_a_sparse_tensor_with_entries_outside_of_it(tmp_path):
     state = {"w": torch.eye(2).to_sparse(), "b": torch.ones(2)}
     state["w"]._indices()[1, 0] = 2**42
     torch.save(state, tmp_path / "model.pt")
+    # From torch 2.15 on its own reader looks at the entries.
     with (
+        pytest.raises(CheckpointError, match=r"damaged sparse|damaged.*inconsistent with indices"),
         open_checkpoint(tmp_path / "model.pt") as checkpoint,
-        pytest.raises(CheckpointError, match="damaged sparse"),
     ):
         checkpoint.read("w")
 

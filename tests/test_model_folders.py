@@ -113,7 +113,7 @@ def test_factorized_folders_are_loaded_by_the_lines_in_the_docs(folder, model, i
     again = rmt.load(tmp_path / "small", model=transformers.GPT2LMHeadModel(model.config).eval())
     torch.testing.assert_close(outputs(again, ids), expected(model, ids), atol=1e-5, rtol=1e-5)
     # Never half a model with random layers.
-    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+    with pytest.raises(OSError, match=r"no file named .*model\.safetensors"):
         transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "small")
 
 

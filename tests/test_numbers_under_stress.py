@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
 import rmt_compress as rmt
@@ -157,3 +158,21 @@ def test_several_analyses_at_once_find_what_one_finds_and_leave_the_threads_as_t
                     assert fit.sigma2 == pytest.approx(expected.sigma2, rel=SAME)
         assert blas_counts() == before
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_several_processes_at_once_find_what_one_finds(python, tmp_path):
+    state = {f"fc{number}.weight": low_rank_plus_noise(70, 90, 2, size=4.0) for number in range(2)}
+    save_file(state, tmp_path / "model.safetensors")
+    expected = {each.name: each.fit for each in rmt.analyze(state).analyzed}
+    files = [(tmp_path / name).open("w+") for name in ("first", "second", "third")]
+    command = ("-W", "error", "-m", "rmt_compress", "analyze", "model.safetensors", "--json")
+    started = [python.start(*command, cwd=tmp_path, stdout=file) for file in files]
+    for process, file in zip(started, files, strict=True):
+        assert process.wait(300) == 0
+        with file:
+            file.seek(0)
+            layers = json.load(file)["layers"]
+        assert {layer["name"]: layer["spikes"] for layer in layers} == dict.fromkeys(expected, 2)
+        for layer in layers:
+            assert layer["sigma2"] == pytest.approx(expected[layer["name"]].sigma2, rel=SAME)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 _THEIRS = re.compile(r"lib(cu|nv|nccl)")
 _FUNCTION = re.compile(r"_*(cu|nccl|nvtx|nvrtc|nvJit|nvshmem)\w*$")
-_FAILURE = 999  # cudaErrorUnknown
+_FAILURE = "int {name}(void) {{ return 100; }}"  # cudaErrorNoDevice
+# What is asked for words answers with words.
+_WORDS = re.compile(r".*(String|Name)$")
+_TEXT = 'const char *{name}(void) {{ return "there is no CUDA here"; }}'
 
 
 def stand_in(folder: Path) -> tuple[int, int]:
@@ -41,7 +44,7 @@ def stand_in(folder: Path) -> tuple[int, int]:
     missing = sorted(name for name in needed - {file.name for file in files} if _THEIRS.match(name))
     functions = sorted(name for name in wanted - own if _FUNCTION.match(name))
     source, script = folder / "stand_in.c", folder / "stand_in.map"
-    source.write_text("".join(f"int {name}(void) {{ return {_FAILURE}; }}\n" for name in functions))
+    source.write_text("\n".join(map(_function, functions)) + "\n")
     for name in missing:
         options = []
         if name in versions:
@@ -51,6 +54,10 @@ def stand_in(folder: Path) -> tuple[int, int]:
         command = ["gcc", "-w", "-shared", "-fPIC", "-o", folder / name, f"-Wl,-soname,{name}", *options, source]
         subprocess.run(command, check=True)
     return len(missing), len(functions)
+
+
+def _function(name: str) -> str:
+    return (_TEXT if _WORDS.match(name) else _FAILURE).format(name=name)
 
 
 def _said(*command: str | Path) -> str:

@@ -57,12 +57,9 @@ def may_approximate(matrix: torch.Tensor | NDArray[Any], settings: AnalysisSetti
 
     Its error is known for Marchenko and Pastur's noise alone, and on a GPU exact eigenvalues take no time.
     """
-    return (
-        not settings.exact
-        and settings.noise == "mp"
-        and str(matrix.device) == "cpu"
-        and min(matrix.shape) >= SMALLEST
-    )
+    # Before numpy 2.0 its arrays do not say where they are.
+    place = str(getattr(matrix, "device", "cpu"))
+    return not settings.exact and settings.noise == "mp" and place == "cpu" and min(matrix.shape) >= SMALLEST
 
 
 class ApproximateSpectrum:

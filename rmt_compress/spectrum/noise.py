@@ -24,5 +24,6 @@ def noise_eigenvalues(p: int, n: int, generator: np.random.Generator) -> FloatAr
     below = np.sqrt(generator.chisquare(np.arange(p - 1, 0, -1)))
     main = diagonal**2
     main[1:] += below**2
-    values = eigh_tridiagonal(main, diagonal[:-1] * below, eigvals_only=True, lapack_driver="sterf")
-    return np.asarray(np.maximum(values, 0.0) / n, dtype=np.float64)
+    if p > 1:  # scipy 1.11 takes no matrix of one entry
+        main = eigh_tridiagonal(main, diagonal[:-1] * below, eigvals_only=True, lapack_driver="sterf")
+    return np.asarray(np.maximum(main, 0.0) / n, dtype=np.float64)

@@ -1,15 +1,18 @@
 """Tensors of every type and layout, from a file through pruning, export and description and back."""
 
 import warnings
+from importlib.metadata import version
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import save_file
 from torch import nn
+from torch.torch_version import TorchVersion
 
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.errors import CheckpointError
+from rmt_compress.errors import CheckpointError, UntrustedError
 from rmt_compress.layers.zeroing import count_nonzero
 from rmt_compress.networks.exporting import export
 from rmt_compress.pruning.road import prune
@@ -22,6 +25,7 @@ TYPES = [
     *("float16", "bfloat16", "float64", "complex64"),
     *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
 ]
+FNUZ = Version(version("safetensors")) >= Version("0.8")
 OF_TORCH_ALONE = ["complex32", "complex128", "float4_e2m1fn_x2", "bits8"]
 
 
@@ -78,6 +82,8 @@ def assert_same(left, right):
 
 def walk(tensor, suffix, folder):
     """Through every command that hands it on."""
+    if suffix == ".safetensors" and str(tensor.dtype).endswith("fnuz") and not FNUZ:
+        pytest.skip("this safetensors has no such type")
     source = folder / f"model{suffix}"
     state = {"fc.weight": torch.randn(128, 64), "odd": tensor}
     torch.save(state, source) if suffix == ".pt" else save_file(state, source)
@@ -111,7 +117,11 @@ def test_types_of_torch_alone_come_through(name, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("tensor", [pytest.param(tensor, id=name) for name, tensor in otherwise_stored().items()])
 def test_every_way_to_store_a_tensor_comes_through(tensor, tmp_path):
-    walk(tensor, ".pt", tmp_path)
+    if tensor.is_nested and TorchVersion(torch.__version__) >= "2.15":
+        with pytest.raises(UntrustedError, match=r"asks for torch\._utils\._rebuild_nested_tensor.*--trust"):
+            walk(tensor, ".pt", tmp_path)
+    else:
+        walk(tensor, ".pt", tmp_path)
 
 
 def test_a_tensor_without_values_is_one_line(tmp_path):

@@ -51,6 +51,20 @@ def test_a_bare_state_dict(layout: dict[str, bool], state: dict[str, torch.Tenso
         assert list(checkpoint.tensors) == list(state)
 
 
+def test_a_file_that_fails_leaves_nothing_to_the_next(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """torch remembers the sparse tensors of a file it gives up, and looks at them when it loads another."""
+    torch.save({"w": torch.eye(2).to_sparse(), "odd": _WritesAFile(tmp_path / "proof")}, tmp_path / "bad.pt")
+    bent = torch.eye(2).to_sparse()
+    bent._indices()[1, 0] = 2**42
+    torch.save({"w": bent, "odd": _WritesAFile(tmp_path / "proof")}, tmp_path / "worse.pt")
+    torch.save(state, tmp_path / "sound.pt")
+    for name in ("bad.pt", "worse.pt"):
+        with suppress(CheckpointError):
+            open_checkpoint(tmp_path / name).close()
+        assert_holds(tmp_path / "sound.pt", state)
+    assert not (tmp_path / "proof").exists()
+
+
 def test_tied_tensors_and_views(tmp_path: Path) -> None:
     path = tmp_path / "tied.pt"
     table = torch.randn(6, 6)

@@ -5,9 +5,12 @@ beside it when a schema changes, and none is made anew. `expected.json` says wha
 """
 
 import json
+import math
+import shutil
 import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import torch
 from onnx import helper
@@ -15,18 +18,25 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rmt_compress as rmt
+from rmt_compress.checkpoints.journal import Journal
 from rmt_compress.decomposition.moments import LayerMoments, Moments
 from rmt_compress.decomposition.moments_file import KeptInputs, save_moments
+from rmt_compress.networks.calibration.interrupted import Partial
+from rmt_compress.networks.calibration.sums import SecondMoment
+from rmt_compress.networks.calibration.watchers import LayerSums
 from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.saving.folders import write_folder
 from rmt_compress.spectrum import fit_bulk
 from rmt_compress.training.event_log import EventLog
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
+from tests.golden import outputs
 from tests.golden.reading import held
 from tests.samples.onnx_models import model, saved
 
 SEED = 20261127
 SETTINGS = {"analysis": rmt.AnalysisSettings(min_size=8), "plan": PlanSettings(rule="ratio:0.25", gof=1.0)}
 FILES = ("factorized.safetensors", "factorized.pt", "sparse.safetensors", "pivots.safetensors", "small.onnx")
+LATER = ("pattern.safetensors", "sharded")
 
 
 def network():
@@ -110,14 +120,55 @@ def huggingface(folder):
     (folder / "whole").rmdir()
 
 
+def other_forms(folder):
+    """Zeros in a pattern, and a folder whose weights are in two files."""
+    import transformers
+
+    pattern = {**SETTINGS, "plan": PlanSettings(rule="rank:24", gof=1.0, pattern="2:4")}
+    rmt.prune(folder / "whole.safetensors", folder / "pattern.safetensors", **pattern)
+    torch.manual_seed(SEED)
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=1, n_embd=16, vocab_size=24, n_positions=8, bos_token_id=0, eos_token_id=0
+    )
+    transformers.GPT2LMHeadModel(config).eval().save_pretrained(folder / "whole")
+    with mock.patch.dict(write_folder.__kwdefaults__, max_shard=6000):
+        rmt.prune(folder / "whole", folder / "sharded", **SETTINGS)
+    # As in the other folder.
+    (folder / "sharded" / "modeling_factorized.py").unlink()
+    shutil.rmtree(folder / "whole")
+
+
+def interrupted_work(folder):
+    """What a run that was killed has left: journals of an analysis and of a cut, and half a calibration."""
+    with mock.patch.object(Journal, "remove"):
+        cut = folder / "cut.safetensors"
+        rmt.prune(folder / "whole.safetensors", cut, resume=folder / "layers.journal", **SETTINGS)
+    cut.unlink()
+    shutil.rmtree(folder / "calibration", ignore_errors=True)
+    partial = Partial(folder / "calibration", "digest")
+    small = LayerMoments(torch.eye(3).double(), torch.arange(3.0).double(), None, 5)
+    partial.finish(0, Moments({"0.weight": small}, {}, {"samples": 5}))
+    sums = {"2.weight": layer_sums()}
+    sums["2.weight"].inputs.add(torch.arange(12.0).reshape(3, 4))
+    sums["2.weight"].outputs.add(torch.ones(3, 2))
+    partial._written = -math.inf
+    partial.keep(1, sums, {"batches": 3})
+
+
+def layer_sums():
+    return LayerSums(
+        "2.weight", SecondMoment(4, None, "matrix", mean=True), SecondMoment(2, None, "matrix", mean=False)
+    )
+
+
 def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for make in (checkpoints, moments, training, huggingface):
+        for make in (checkpoints, moments, training, huggingface, other_forms, interrupted_work, outputs.make):
             make(folder)
-    expected = {name: held(folder / name) for name in FILES} | {"gpt2": held(folder / "gpt2")}
+    expected = {name: held(folder / name) for name in (*FILES, "gpt2", *LATER)}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 

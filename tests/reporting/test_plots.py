@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 
 import rmt_compress as rmt
 from rmt_compress.reporting.spectrum_plots import layer_figure, plot_layers, plot_name
@@ -22,7 +23,7 @@ def test_histogram_and_law_are_densities_of_the_same_eigenvalues(analysis):
     eigenvalues = layer.singular_values**2 / 90
     assert sum(areas) == pytest.approx(np.mean(eigenvalues <= left.get_xlim()[1]), abs=1e-9)
     law = next(line for line in left.lines if line.get_label() == "Marchenko–Pastur")
-    assert np.trapezoid(law.get_ydata(), law.get_xdata()) == pytest.approx(1.0, abs=0.01)
+    assert trapezoid(law.get_ydata(), law.get_xdata()) == pytest.approx(1.0, abs=0.01)
     labels = [text.get_text() for text in left.get_legend().get_texts()]
     assert labels[:2] == ["bulk (57)", "spikes (3)"]
     assert left.get_xlim()[1] > layer.fit.lambda_plus
@@ -39,7 +40,7 @@ def test_spikes_left_out_of_the_ranks_are_left_out_of_the_law():
     assert layer.fit.left_out == spikes
     histogram, distribution = layer_figure(layer).axes
     law = next(line for line in histogram.lines if line.get_label() == "Marchenko–Pastur")
-    assert np.trapezoid(law.get_ydata(), law.get_xdata()) == pytest.approx(1 - spikes / p, abs=0.01)
+    assert trapezoid(law.get_ydata(), law.get_xdata()) == pytest.approx(1 - spikes / p, abs=0.01)
     drawn, step = (
         next(line for line in distribution.lines if line.get_label() == label)
         for label in ("Marchenko–Pastur", "this layer")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from rmt_compress.spectrum import marchenko_pastur, silverstein
 
@@ -26,7 +27,7 @@ def test_distribution_runs_from_the_zeros_to_one(ratio: float) -> None:
     assert level[0] == pytest.approx(max(0.0, 1 - ratio), abs=1e-3)
     assert level[-1] == pytest.approx(1.0, abs=1e-3)
     # The mean of the eigenvalues, zeros and all, is c times that of the variances.
-    assert (1 - level[0]) * x[0] + np.trapezoid(1 - level, x) == pytest.approx(1.5 * ratio, rel=3e-3)
+    assert (1 - level[0]) * x[0] + trapezoid(1 - level, x) == pytest.approx(1.5 * ratio, rel=3e-3)
 
 
 def test_bulks_that_lie_apart_hold_the_shares_of_their_variances() -> None:

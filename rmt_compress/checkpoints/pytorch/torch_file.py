@@ -112,7 +112,7 @@ class TorchFile(Checkpoint):
             if tensor.is_meta:
                 raise CheckpointError(f"{self.path}: {name} was saved without values (meta device)")
             self._check_values(name, tensor)
-            # A dense copy of an expanded view could be of any size; of some quantized tensors torch makes none.
+            # A dense copy of an expanded view could be of any size; of some types torch makes none.
             copy = tensor if is_expanded(tensor) or _is_uncopyable(tensor) else tensor.clone()
             self._touched += info.nbytes
             if (self._reader.mapped or self._reader.inert) and self._touched > _MAX_TOUCHED:
@@ -185,6 +185,8 @@ def open_torch_file(
 def _is_uncopyable(tensor: torch.Tensor) -> bool:
     import torch
 
+    if tensor.dtype == getattr(torch, "float4_e2m1fn_x2", None):  # torch 2.9 copies none of these
+        return True
     return tensor.is_quantized and tensor.qscheme() == torch.per_channel_affine_float_qparams
 
 

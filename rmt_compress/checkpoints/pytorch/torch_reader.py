@@ -9,6 +9,7 @@ it holds.
 from __future__ import annotations
 
 import io
+import re
 import sys
 import warnings
 import zipfile
@@ -37,6 +38,8 @@ _DAMAGED = "truncated or damaged; download or save it again"
 
 # What torch's weights-only reader says of an instruction that it does not know.
 _UNKNOWN = "Unsupported operand"
+# And of a function of torch's own that it takes no more, as torch 2.15 takes none that makes nested tensors.
+_FORBIDDEN = re.compile(r"Unsupported global: GLOBAL (torch\._utils\.\w+)")
 
 
 class TorchReader:
@@ -103,7 +106,7 @@ class TorchReader:
             raise CheckpointError(f"{self.path}: its pickle {error}; {_ADVICE}") from error
         except Exception as error:
             # Whatever a damaged or hostile pickle makes the reader stumble over is the file's doing.
-            if not (self._names_asked_for() or _UNKNOWN in str(error)):
+            if not (self._names_asked_for() or _UNKNOWN in str(error) or _FORBIDDEN.search(str(error))):
                 raise self._refusal(error) from error
             if (plain := self._without_classes(weights)) is not None:
                 return plain
@@ -143,11 +146,15 @@ class TorchReader:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(str(self.path), map_location="cpu", weights_only=weights_only, mmap=self.mapped)
+            try:
+                return torch.load(str(self.path), map_location="cpu", weights_only=weights_only, mmap=self.mapped)
+            except BaseException:
+                _forget_sparse_tensors()
+                raise
 
     def _refusal(self, error: Exception) -> CheckpointError:
         """The one line for a file that torch's weights-only reader refused."""
-        names = self._names_asked_for()
+        names = self._names_asked_for() or _FORBIDDEN.findall(str(error))
         if names:
             modules = any(name.startswith("torch.nn.modules.") for name in names)
             what = "holds a whole pickled model" if modules else "holds more than tensors"
@@ -182,6 +189,23 @@ class TorchReader:
                 return look(io.BytesIO(archive.read(record)), 1)
         with self.path.open("rb") as file:
             return look(file, _LEGACY_PICKLES)
+
+
+def _forget_sparse_tensors() -> None:
+    """Empty the list of sparse tensors that torch has yet to look at.
+
+    Those of a file that fails before stay there, and from torch 2.15 on the next file, sound as it may be, is
+    refused for them.
+    """
+    import torch
+
+    for place, name in (
+        (torch._utils, "_sparse_tensors_to_validate"),
+        (getattr(torch.serialization, "_serialization_tls", None), "sparse_tensors_to_validate"),
+    ):
+        waiting = getattr(place, name, None)
+        if isinstance(waiting, list):
+            waiting.clear()
 
 
 @contextmanager

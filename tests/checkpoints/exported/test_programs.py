@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 from typer.testing import CliRunner
 
 from rmt_compress.analysis import AnalysisSettings
@@ -115,6 +116,8 @@ def test_two_open_dimensions_and_two_inputs(folder, tmp_path):
 @pytest.mark.parametrize("file", ["now", "decomposed", "tokens"])
 def test_the_shapes_that_are_recorded_are_those_torch_computes(file, folder, tmp_path):
     """torch propagates shapes anew and finds what the edited file says, symbols and strides included."""
+    if file == "tokens" and TorchVersion(torch.__version__) < "2.10":
+        pytest.skip("torch 2.9 puts the example's sizes in place of symbols here")
     target = tmp_path / "split.pt2"
     exported.split_at(folder / f"{file}.pt2", target, 0.5)
     program = exported.load(target)

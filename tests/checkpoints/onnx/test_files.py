@@ -154,6 +154,10 @@ def located(location, **more):
     return change
 
 
+# Python 3.13 follows such links as far as they lead; the file is then refused when it is opened.
+LOOP = "Too many levels of symbolic links" if sys.version_info >= (3, 13) else "outside the model's folder"
+
+
 @pytest.mark.parametrize(
     ("location", "more", "expected"),
     [
@@ -162,7 +166,7 @@ def located(location, **more):
         ("inner/../../secret.bin", {}, "outside the model's folder"),
         ("link.bin", {}, "outside the model's folder"),
         ("folder_link/secret.bin", {}, "outside the model's folder"),
-        ("loop", {}, "outside the model's folder"),
+        ("loop", {}, LOOP),
         ("C:\\secret.bin", {}, "outside the model's folder"),
         ("", {}, "outside the model's folder"),
         ("nul\0byte", {}, "outside the model's folder"),
