@@ -161,9 +161,9 @@ class KrylovSpace:
 def _product(a: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """`a` times a few columns, in parts and in the order in which the entries of `a` lie: a fifth faster than whole."""
     if a.stride(-1) == 1:
-        return torch.cat([part @ block for part in a.split(_ROWS)])
+        return torch.cat([part @ block for part in torch.split(a, _ROWS)])
     rows = block.T.contiguous()
-    return torch.cat([rows @ part for part in a.T.split(_COLUMNS, dim=1)], dim=1).T
+    return torch.cat([rows @ part for part in torch.split(a.T, _COLUMNS, dim=1)], dim=1).T
 
 
 def _whole_gram(wide: torch.Tensor, kernels: TorchKernels) -> torch.Tensor:
