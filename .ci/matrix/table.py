@@ -24,9 +24,9 @@ The lower ends are where they are because lower ones fail: torch before 2.6 has 
 file can make run code (CVE-2025-32434), 2.6 and 2.8 export and read other `.pt2` files than later ones and lack
 types (2.7 was not tried); safetensors 0.6 refuses complex numbers (0.8 is the first with 8-bit floats of type
 `fnuz`); typer 0.15 cannot print the help of any command with the click of today; onnxscript 0.2, 0.5 and 0.6
-fail with the onnx-ir of today. threadpoolctl before 3.5 does not find the OpenBLAS of numpy 2: one test failed
-with 3.1 for that, and passes with 3.5, which is the lower end now. With torch 2.15 a `.pt` file of nested
-tensors needs `--trust`.
+fail with the onnx-ir of today, and 0.7 wants onnx 1.17, of which 1.18 is the lowest that was tried.
+threadpoolctl before 3.5 does not find the OpenBLAS of numpy 2: one test failed with 3.1 for that, and passes
+with 3.5, which is the lower end now. With torch 2.15 a `.pt` file of nested tensors needs `--trust`.
 """
 
 
