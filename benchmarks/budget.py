@@ -43,7 +43,7 @@ from rmt_compress.outputs import replacing
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import Parameters
-from rmt_compress.planning.searching import search
+from rmt_compress.planning.searching import Asking, search
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from real_networks import SHARED, SUBJECTS, Questions, Subject
@@ -166,7 +166,7 @@ class Run:
                     candidates.settings = replace(settings, keep=keep)
                     judge = score if method == OURS else None
                     look = part if method == OURS and self.size.part else None
-                    found = watch.time("plan", partial(search, candidates, judge, rough=look))
+                    found = watch.time("plan", partial(search, candidates, Asking(judge, look)))
                     plan = candidates.plan(found.candidate, found.record)
                     small = watch.time("cut", partial(compress, model, plan, moments))
                     left = found.candidate.sizes["keep"]

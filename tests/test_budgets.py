@@ -16,7 +16,7 @@ from rmt_compress.networks.replacing import replaced, scored
 from rmt_compress.plan import Plan
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.costs import Seconds
-from rmt_compress.planning.searching import Trial
+from rmt_compress.planning.searching import Asking, Trial
 from rmt_compress.planning.within import plan_at
 from tests.samples.moments import moments_of
 from tests.samples.times import table_of
@@ -184,7 +184,7 @@ def test_a_part_of_the_samples_weeds_out_rules_first(analysis, moments, score):
     from rmt_compress.planning.within import plan_within_with
 
     settings = BudgetSettings(keep=0.4)
-    whole = plan_within_with(analysis, moments, settings, score=score).settings["budget"]
+    whole = plan_within_with(analysis, moments, settings, asking=Asking(score)).settings["budget"]
     every, score.calls[:] = [rule for rule, _ in score.calls], []
     seen = []
 
@@ -193,7 +193,7 @@ def test_a_part_of_the_samples_weeds_out_rules_first(analysis, moments, score):
         seen.append(trial.rule)
         return 1.0 if trial.rule in every[-2:] else score.score(trial)
 
-    found = plan_within_with(analysis, moments, settings, score=score, rough=rough).settings["budget"]
+    found = plan_within_with(analysis, moments, settings, asking=Asking(score, rough)).settings["budget"]
     assert set(seen) == set(every)
     assert found["evaluations"] == len(score.calls) == 4
     assert {rule for rule, _ in score.calls} > set(every[-2:])
@@ -201,7 +201,7 @@ def test_a_part_of_the_samples_weeds_out_rules_first(analysis, moments, score):
     assert found["on_a_part"][every[-1]] == 1.0
     # Few rules are all asked all samples.
     alone = plan_within_with(
-        analysis, moments, BudgetSettings(keep=0.4, scaling="relative"), score=score, rough=rough
+        analysis, moments, BudgetSettings(keep=0.4, scaling="relative"), asking=Asking(score, rough)
     )
     assert "on_a_part" not in alone.settings["budget"]
 
@@ -262,7 +262,7 @@ def test_fewer_evaluations_are_kept_to(analysis, moments, score):
     for limit in (1, 3, 8):
         score.calls.clear()
         settings = BudgetSettings(max_drop=0.05, evaluations=limit)
-        plan = plan_within_with(analysis, moments, settings, score=score)
+        plan = plan_within_with(analysis, moments, settings, asking=Asking(score))
         assert len(score.calls) == plan.settings["budget"]["evaluations"] <= limit
         assert plan.settings["budget"]["met"]
 

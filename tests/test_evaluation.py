@@ -18,7 +18,7 @@ from rmt_compress.data import Dataset, load_data
 from rmt_compress.errors import EvaluationError, SettingsError
 from rmt_compress.networks import latency
 from rmt_compress.networks.architectures import build
-from rmt_compress.networks.evaluation import compare, evaluate, score
+from rmt_compress.networks.evaluation import compare, evaluate, move, score
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.measurement import count_macs
 from rmt_compress.networks.tasks.classification import Classification
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_one_line():
     with pytest.raises(EvaluationError, match=r"^second\.pt returns NaN"):
         compare(build("mlp:64,10"), broken, data, paths=("first.pt", "second.pt"))
     with pytest.raises(SettingsError, match="cannot run on device 'nowhere'"):
-        evaluate(build("mlp:64,10"), data, device="nowhere")
+        move(build("mlp:64,10"), "nowhere")
 
 
 def test_thinned_is_spread_over_the_set():

@@ -1,6 +1,7 @@
 """The house: a module imports only from floors below its own, inside functions and for types too."""
 
 import ast
+import pkgutil
 import re
 from collections import Counter
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import rmt_compress
 from tests.samples.repository import REPOSITORY
 
 # Lowest first; a folder stands for all in it, the longest name that fits decides.
@@ -31,6 +33,7 @@ FLOORS = (
     ("__main__",),
 )
 PACKAGE = REPOSITORY / "rmt_compress"
+MOST_PARAMETERS = 8
 
 
 def name_of(path: Path) -> str:
@@ -54,10 +57,16 @@ def floor_of(module: str) -> tuple[int, str]:
 
 
 @cache
+def parsed(module: str) -> tuple[ast.AST, ...]:
+    """All nodes of a module."""
+    return tuple(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(module: str) -> frozenset[str]:
     """The modules of this package that a module imports, or names as ``module:object``, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in parsed(module):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -101,3 +110,59 @@ def test_no_two_modules_have_the_same_name():
 def test_few_modules_are_loose_at_the_top():
     loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert len(loose) <= 6, sorted(loose)
+
+
+def face() -> set[str]:
+    """What users are told to call, as ``module.name``: what the package exports, and what docs/api.md names."""
+    page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: (\S+)", page, re.MULTILINE)) | {f"rmt_compress.{n}" for n in rmt_compress.__all__}
+    found = [pkgutil.resolve_name(name) for name in named]
+    return {f"{each.__module__}.{each.__qualname__}" for each in found if hasattr(each, "__qualname__")}
+
+
+def test_a_function_has_few_parameters():
+    """But for the face, where each is a keyword of its own, and the commands, where each is an option."""
+    known, wrong = face(), []
+    for module in MODULES:
+        if module.split(".")[0] == "cli":
+            continue
+        # A class of the face is called by its constructor.
+        constructors = {
+            function: node.name
+            for node in parsed(module)
+            if isinstance(node, ast.ClassDef)
+            for function in node.body
+            if getattr(function, "name", "") == "__init__"
+        }
+        for node in parsed(module):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(each.arg not in ("self", "cls") for each in given)
+            called = f"rmt_compress.{module}.{constructors.get(node, node.name)}"
+            if count > MOST_PARAMETERS and called not in known:
+                wrong.append(f"{module}: {node.name} has {count} parameters")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_kind_of_a_checkpoint_is_asked_where_checkpoints_are_made():
+    """Elsewhere a checkpoint says itself what it can: a new kind is then one folder."""
+    kinds = {"Checkpoint"}
+    bases = [
+        (node.name, {getattr(base, "id", "") for base in node.bases})
+        for module in MODULES
+        for node in parsed(module)
+        if isinstance(node, ast.ClassDef)
+    ]
+    while more := {name for name, above in bases if above & kinds} - kinds:
+        kinds |= more
+    assert {"GraphCheckpoint", "OnnxFile", "View"} < kinds
+    wrong = [
+        f"{module}, line {node.lineno}"
+        for module in MODULES
+        if module.split(".")[0] not in ("checkpoints", "compression")
+        for node in parsed(module)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"
+        if {getattr(each, "id", "") for each in ast.walk(node.args[1])} & kinds
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -19,7 +19,7 @@ from rmt_compress.networks.layer_times import measure_times, measured_ranks, vec
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.plan import Plan
 from rmt_compress.planning.budgets import BudgetSettings
-from rmt_compress.planning.costs import Seconds
+from rmt_compress.planning.costs import Seconds, costs_of
 from rmt_compress.planning.times import LatencyTable
 from rmt_compress.planning.within import plan_again, plan_within_with
 from rmt_compress.pruning.budgeted import Request
@@ -220,10 +220,14 @@ def test_another_budget_of_the_same_measure_costs_nothing(model, inputs, layers)
 def test_milliseconds_are_a_share_of_the_whole(model):
     analysis = rmt.analyze(model, min_size=10)
     table = table_of({"first.weight": (4e-3, {8: 1e-3, 16: 2e-3}), "second.weight": (4e-3, {8: 1e-3})}, 10e-3)
-    plan = plan_within_with(analysis, None, BudgetSettings(latency="7.5ms"), seconds=Seconds(table))
+    plan = plan_within_with(
+        analysis, None, BudgetSettings(latency="7.5ms"), costs=costs_of(analysis, seconds=Seconds(table))
+    )
     assert plan.settings["budget"]["asked"] == {"latency": pytest.approx(0.75)}
     assert plan.settings["budget"]["reached"]["latency"] <= 0.75
-    roomy = plan_within_with(analysis, None, BudgetSettings(latency="20ms"), seconds=Seconds(table))
+    roomy = plan_within_with(
+        analysis, None, BudgetSettings(latency="20ms"), costs=costs_of(analysis, seconds=Seconds(table))
+    )
     assert {each.rank for each in roomy.layers} == {None}
     with pytest.raises(SettingsError, match="the budget latency needs measured times"):
         plan_within_with(analysis, None, BudgetSettings(latency="7ms"))

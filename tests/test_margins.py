@@ -7,7 +7,7 @@ from scipy import stats
 import rmt_compress as rmt
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.margins import Judgement, margin
-from rmt_compress.planning.searching import Trial
+from rmt_compress.planning.searching import Asking, Trial
 from rmt_compress.planning.within import plan_within_with
 from tests.samples.moments import moments_of
 
@@ -83,7 +83,7 @@ def test_a_budget_holds_on_fresh_samples_as_often_as_it_should(confidence, netwo
             return judged(right(0, trial.tensors))
 
         settings = BudgetSettings(max_drop=0.3, confidence=confidence, search="one")
-        plan = plan_within_with(analysis, moments, settings, score=score, fresh=3000)
+        plan = plan_within_with(analysis, moments, settings, asking=Asking(score, fresh=3000))
         small = rmt.compress(model, plan, moments, layout="dense").state_dict()
         held += 1 - right(1, small).mean() <= 0.3
     assert held >= 11 if confidence == 0.95 else held <= 9

@@ -78,7 +78,7 @@ def evaluate(
     The test split is asked, or all of data that have none. Milliseconds are medians of one forward pass of 1 and of
     128 samples (of text 1 and 8 windows); with --against the runs of the two networks alternate.
     """
-    from rmt_compress.networks.evaluation import compare
+    from rmt_compress.networks.evaluation import compare, move
     from rmt_compress.networks.evaluation import evaluate as run
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import open_task
@@ -99,13 +99,15 @@ def evaluate(
         warning(f"{model}: {words}")
         notes.append(words)
     with progress_bar("Evaluating") as progress:
+        for network in (first, second):
+            if network is not None:
+                move(network, device)
         if second is None:
             result = run(
                 first,
                 task,
                 path=checkpoint,
                 batch_size=batch_size,
-                device=device,
                 generation=writing,
                 progress=progress,
             )
@@ -117,7 +119,6 @@ def evaluate(
                 task,
                 paths=(checkpoint, original_checkpoint),
                 batch_size=batch_size,
-                device=device,
                 generation=writing,
                 progress=progress,
             )

@@ -255,7 +255,7 @@ def _budget(
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.tasks.questions import Question
     from rmt_compress.pruning.budgeted import in_single
-    from rmt_compress.pruning.sweeping import sweep_within_budgets
+    from rmt_compress.pruning.sweeping import Swept, sweep_within_budgets
 
     with progress_bar("Reading") as progress:
         model = load_model(checkpoint, arch=arch, progress=progress)
@@ -265,10 +265,7 @@ def _budget(
     move(model, device)
     with progress_bar("Sweeping budgets") as progress:
         found, notes = sweep_within_budgets(
-            _analysed(checkpoint, checkpoint, settings, progress, device),
-            checkpoint,
-            model,
-            question,
+            Swept(_analysed(checkpoint, checkpoint, settings, progress, device), checkpoint, model, question),
             calibration,
             points=points,
             moments=moments,

@@ -92,19 +92,17 @@ def evaluate(
     *,
     path: CheckpointPath | None = None,
     batch_size: int | None = None,
-    device: str | torch.device | None = None,
     latency: bool = True,
     generation: GenerationSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure one network; its mode, its weights and their gradients stay as they are.
+    """Measure one network where it is; its mode, its weights and their gradients stay as they are.
 
     Args:
         model: the network.
         task: what it is asked; of data alone the task they are made for.
         path: the file it came from, or that file opened, for `Evaluation.path` and `Evaluation.bytes`.
         batch_size: samples per forward pass while scoring; None for the task's own.
-        device: where to run; the model is moved there and stays. None: where it is.
         latency: whether to measure milliseconds too.
         generation: how many tokens to write, for tokens per second of a causal language model; None for none.
         progress: called with (samples done, samples in all, "").
@@ -113,9 +111,9 @@ def evaluate(
         EvaluationError: the model does not take these inputs, its outputs are not what the task is about, or it
             cannot write.
         DataError: the data end in something that is none.
-        SettingsError: no such device, or the data suit no task.
+        SettingsError: the data suit no task.
     """
-    return _evaluate([model], [path], as_task(task, model), batch_size, device, latency, generation, progress)[0]
+    return _evaluate([model], [path], as_task(task, model), batch_size, latency, generation, progress)[0]
 
 
 def compare(
@@ -125,7 +123,6 @@ def compare(
     *,
     paths: tuple[CheckpointPath | None, CheckpointPath | None] = (None, None),
     batch_size: int | None = None,
-    device: str | torch.device | None = None,
     latency: bool = True,
     generation: GenerationSettings | None = None,
     progress: Progress | None = None,
@@ -137,7 +134,7 @@ def compare(
     """
     asked = as_task(task, against)
     both = [model, against]
-    first, second = _evaluate(both, list(paths), asked, batch_size, device, latency, generation, progress)
+    first, second = _evaluate(both, list(paths), asked, batch_size, latency, generation, progress)
     return first, second
 
 
@@ -164,7 +161,6 @@ def _evaluate(
     paths: Sequence[CheckpointPath | None],
     task: Task,
     batch_size: int | None,
-    device: str | torch.device | None,
     latency: bool,
     generation: GenerationSettings | None,
     progress: Progress | None,
@@ -176,9 +172,6 @@ def _evaluate(
     together = agreement_beside(task, models[1]) if len(models) > 1 else None
     count = (samples.count if samples is not None else None) or 0
     total = count * (len(models) + (together is not None))
-    if device is not None:
-        for model in models:
-            move(model, device)
     # First, since a network that cannot write is to say so before it is asked for minutes.
     speeds = _generation(models, names, generation)
     runs: list[tuple[Task, int]] = [(task, index) for index in range(len(models))]

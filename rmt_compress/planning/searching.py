@@ -56,6 +56,22 @@ Score = Callable[[Trial], float | Judgement]
 
 
 @dataclass(frozen=True, eq=False)
+class Asking:
+    """How networks are asked what they are worth.
+
+    Attributes:
+        score: how good one is; None where none can be run, which leaves one rule and no `max_drop`.
+        rough: the same on a part of the samples: of a size that is asked for it says which rules of the portfolio
+            are worth all of them. These evaluations are not counted. None where samples are few.
+        fresh: of how many other samples a `max_drop` is to hold; None for the population.
+    """
+
+    score: Score | None = None
+    rough: Score | None = None
+    fresh: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
     """What a search has found.
 
@@ -80,8 +96,8 @@ class _Trials:
     score: Score
     limit: int
     progress: Progress | None
-    fresh: int | None = None
-    rough: Score | None = None
+    fresh: int | None
+    rough: Score | None
     roughly: dict[str, float] = field(default_factory=dict)
     seen: dict[object, tuple[Candidate, Judgement]] = field(default_factory=dict)
 
@@ -150,32 +166,27 @@ class _Trials:
 
 def search(
     candidates: Candidates,
-    score: Score | None,
+    asking: Asking,
     *,
-    rough: Score | None = None,
-    fresh: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
     """The network that the settings of `candidates` ask for.
 
     Args:
         candidates: all that there are.
-        score: how good a network is; None where none can be run, which leaves one rule and no `max_drop`.
-        rough: the same on a part of the samples: of a size that is asked for it says which rules of the portfolio
-            are worth all of them. These evaluations are not counted. None where samples are few.
-        fresh: of how many other samples a `max_drop` is to hold; None for the population.
+        asking: how they are asked what they are worth.
         progress: called with (networks tried, the most that are tried, rule).
 
     Raises:
         SettingsError: a budget that no cut reaches, or `max_drop` where nothing can be scored.
     """
-    settings = candidates.settings
+    settings, score = candidates.settings, asking.score
     if settings.max_drop is not None and score is None:
         raise SettingsError(["max-drop needs networks that can be scored: give data, or a size instead"])
     if score is None or (settings.max_drop is None and settings.search == "one"):
         candidate = candidates.at(candidates.rule, settings.shares)
         return Found(candidate, None, True, {"evaluations": 0})
-    trials = _Trials(candidates, score, settings.evaluations, progress, fresh, rough)
+    trials = _Trials(candidates, score, settings.evaluations, progress, asking.fresh, asking.rough)
     if settings.max_drop is None:
         best = _best_rule(trials, settings.shares)
         return Found(best, trials.of(best), True, trials.record())

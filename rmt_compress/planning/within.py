@@ -12,7 +12,7 @@ from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import MultiplyAdds, Parameters, Seconds, costs_of
 from rmt_compress.planning.price_record import curve_of_record
-from rmt_compress.planning.searching import search
+from rmt_compress.planning.searching import Asking, search
 from rmt_compress.progress import phase
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
     from rmt_compress.plan import LayerDecision, Plan
     from rmt_compress.planning.budgets import Edge, Metric, Scaling, Search
+    from rmt_compress.planning.costs import Cost
     from rmt_compress.planning.searching import Score
     from rmt_compress.progress import Progress
 
@@ -96,9 +97,8 @@ def plan_within(
         analysis,
         moments,
         settings,
-        score=score,
-        positions=positions,
-        seconds=seconds,
+        asking=Asking(score),
+        costs=costs_of(analysis, positions, seconds),
         device=device,
         progress=progress,
     )
@@ -111,17 +111,15 @@ def plan_within_with(
     settings: BudgetSettings,
     *,
     source: Source | None = None,
-    score: Score | None = None,
-    rough: Score | None = None,
-    fresh: int | None = None,
-    positions: Mapping[str, float] | None = None,
-    seconds: Seconds | None = None,
+    asking: Asking | None = None,
+    costs: Mapping[str, Cost] | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """`plan_within`, its settings in one object.
 
-    `source` is the network where the analysis does not know it; for `rough` and `fresh` see `searching.search`.
+    `source` is the network where the analysis does not know it; `costs` are those of `costs_of`,
+    without them the parameters alone.
     """
     from rmt_compress.checkpoints import open_checkpoint
     from rmt_compress.checkpoints.moved import moved
@@ -131,7 +129,8 @@ def plan_within_with(
     source = analysis.source if source is None else source
     if source is None:
         raise PlanError("the analysis does not know its network any more; give it as source")
-    costs = costs_of(analysis, positions, seconds)
+    costs = costs_of(analysis) if costs is None else costs
+    seconds = costs.get("latency")
     if seconds is not None and settings.milliseconds is not None:
         settings = replace(settings, latency=min(1.0, settings.milliseconds / 1000 / seconds.whole))
     asked_for = [*settings.shares, *(["latency"] if settings.milliseconds is not None else [])]
@@ -141,13 +140,15 @@ def plan_within_with(
         raise SettingsError([f"the budget {name} needs {needs[name]}" for name in missing])
     with open_checkpoint(source) as checkpoint:
         candidates = Candidates(moved(checkpoint, device), analysis, moments, settings, costs)
-        found = search(candidates, score, rough=rough, fresh=fresh, progress=progress)
+        found = search(candidates, asking or Asking(), progress=progress)
         asked = {**settings.shares} | ({} if settings.max_drop is None else {"max_drop": settings.max_drop})
         record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}
         if found.score is not None and math.isfinite(found.score):
             record["score"] = found.score
         plan = candidates.plan(found.candidate, {"budget": {**record, **found.record}})
-        return plan if seconds is None else plan.model_copy(update={"times": seconds.table.to_record()})
+        if isinstance(seconds, Seconds):
+            plan = plan.model_copy(update={"times": seconds.table.to_record()})
+        return plan
 
 
 _UNITS = {"keep": Parameters.unit, "macs": MultiplyAdds.unit, "latency": Seconds.unit}

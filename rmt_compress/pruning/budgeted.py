@@ -17,7 +17,9 @@ from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
+from rmt_compress.planning.costs import costs_of
 from rmt_compress.planning.margins import Judgement
+from rmt_compress.planning.searching import Asking
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.calibration import Calibration, calibration_for, in_memory
 from rmt_compress.pruning.drop import Drop, judged, lasting
@@ -199,6 +201,7 @@ def plan_within_budget(
     def score(trial: Trial) -> Judgement | float:
         return judged(drop.whole) if drop is not None and not trial.rule else ask(trial)
 
+    fresh = None if drop is None or drop.fresh is None else drop.fresh.samples
     positions: dict[str, float] | None = None
     if budget.macs is not None:
         positions = {names.in_file(name): count for name, count in _positions(model, calibration).items()}
@@ -209,11 +212,8 @@ def plan_within_budget(
             moments,
             budget,
             source=checkpoint,
-            score=score,
-            rough=look,
-            fresh=None if drop is None or drop.fresh is None else drop.fresh.samples,
-            positions=positions,
-            seconds=seconds,
+            asking=Asking(score, look, fresh),
+            costs=costs_of(analysis, positions, seconds),
             device=device,
             progress=_named(progress, "searching"),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from rmt_compress.networks.calibration.affordable import affordable
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.file_names import file_names
-from rmt_compress.networks.latency import Timer, seconds_in_turns
+from rmt_compress.networks.latency import seconds_in_turns
 from rmt_compress.networks.layer_times import device_name
 from rmt_compress.networks.measurement import example_inputs
 from rmt_compress.networks.positions import layer_positions
@@ -45,18 +46,31 @@ _SPENT = 0.2
 """Seconds of timing one."""
 
 
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """A network of which budgets leave less and less.
+
+    Attributes:
+        analysis: of the checkpoint.
+        checkpoint: the network's file, open.
+        model: the network in it.
+        question: the data; its test part is asked.
+    """
+
+    analysis: Analysis
+    checkpoint: Checkpoint
+    model: nn.Module
+    question: Question
+
+
 def sweep_within_budgets(
-    analysis: Analysis,
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    question: Question,
+    swept: Swept,
     settings: CalibrationSettings,
     *,
     points: int,
     moments: Path | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
-    timer: Timer | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> tuple[Sweep, tuple[str, ...]]:
@@ -66,16 +80,12 @@ def sweep_within_budgets(
     `settings` repair nothing. Of a graph, whose layers have no modules, only the size is swept.
 
     Args:
-        analysis: of the checkpoint.
-        checkpoint: the network's file, open.
-        model: the network in it.
-        question: the data; its test part is asked.
+        swept: the network.
         settings: which inputs calibrate.
         points: networks on each curve.
         moments: a file of moments to take instead of measuring them.
         limit: the most samples that each network is asked; None for what takes some seconds.
         batch_size: samples at once, of scores and of times; None for the task's own.
-        timer: what times networks; None for the clock.
         device: where weights are decomposed; None for the CPU. The network runs where it is.
         progress: told of every step.
 
@@ -83,6 +93,7 @@ def sweep_within_budgets(
         SettingsError: nothing can be cut, or fewer than 2 points.
         DataError: no inputs to calibrate with.
     """
+    analysis, checkpoint, model, question = swept.analysis, swept.checkpoint, swept.model, swept.question
     if not question.has_data:
         raise SettingsError(["a budget sweep needs --data: what asks by itself has no inputs to time"])
     task = question.part("test")
@@ -104,10 +115,10 @@ def sweep_within_budgets(
     if isinstance(model, GraphNetwork):
         notes.append("a graph's layers are not timed, nor is it known how often they are applied: size alone")
     else:
-        stopwatch = Stopwatch.of(model, task, batch_size, timer, names)
+        stopwatch = Stopwatch.of(model, task, batch_size, None, names)
         seconds, inputs = _timed(stopwatch, analysis, budget, notes, progress), stopwatch.inputs
     if seconds is not None:
-        clock = timer or partial(seconds_in_turns, spent=_SPENT, faster_half=True)
+        clock = partial(seconds_in_turns, spent=_SPENT, faster_half=True)
         timed = f"{counted(seconds.table.batch, 'sample')} at once, {device_name(model)}"
     candidates = Candidates(
         moved(checkpoint, device), analysis, known, budget, costs_of(analysis, positions, seconds)

@@ -29,7 +29,7 @@ from rmt_compress.training.reallocation import STEPS, FreeEntries, way_at, zeros
 from rmt_compress.training.recent_inputs import RecentInputs
 from rmt_compress.training.starting import restored
 from rmt_compress.training.state import Snapshot, TrainingState, plain_fits
-from rmt_compress.training.steps import StepProgress, first_inputs, train_epoch
+from rmt_compress.training.steps import Course, StepProgress, first_inputs, train_epoch
 from rmt_compress.training.workers import Workers
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Run:
     ) -> None:
         self._job = job
         self._workers = workers
+        self._course = Course(job.train, job.training, workers)
         self._log = log
         self._step_progress = step_progress
         self._seconds_before = 0.0
@@ -127,7 +128,7 @@ class Run:
         if 0 in self._cuts:
             recent = self._recent(0)
             if recent is not None and self._workers.leads:
-                first_inputs(self._job.train, self._job.training, self._workers, 1, recent)
+                first_inputs(self._course, 1, recent)
             self._cut(0, recent)
         self._save(0)
         return 0
@@ -200,11 +201,8 @@ class Run:
 
     def _trained(self, epoch: int, **asked: Any) -> float:
         """`train_epoch` of the network as it is."""
-        job = self._job
         with without_cache(self._network.model):
-            return train_epoch(
-                self._wrapped, self._wrapped_optimizer, job.train, job.training, self._workers, epoch, **asked
-            )
+            return train_epoch(self._wrapped, self._wrapped_optimizer, self._course, epoch, **asked)
 
     def _try(self, epoch: int, free: FreeEntries) -> None:
         """Train what was removed for a short while."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,12 +36,35 @@ StepProgress = Callable[[int, int | None], None]
 _ASKED_EVERY = 100
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What all epochs have in common.
+
+    Attributes:
+        task: the training samples, and what the network is asked of them.
+        settings: how it is trained.
+        workers: the processes.
+    """
+
+    task: Task
+    settings: TrainingSettings
+    workers: Workers
+
+    def epoch(self, number: int) -> tuple[Task, Feed]:
+        """What an epoch asks, and its steps."""
+        task, settings = self.task, self.settings
+        samples = task.samples
+        assert samples is not None
+        text = samples.targets == "tokens"
+        if isinstance(task, MaskedLanguage):
+            task = replace(task, seed=_mix(settings.seed, number))
+        return task, Feed(samples, settings.at_once(text=text), _mix(settings.seed, number), self.workers)
+
+
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    task: Task,
-    settings: TrainingSettings,
-    workers: Workers,
+    course: Course,
     epoch: int,
     *,
     held: HeldMasks | FreeEntries | None = None,
@@ -49,7 +72,7 @@ def train_epoch(
     most: int | None = None,
     progress: StepProgress | None = None,
 ) -> float:
-    """Train `model` on every sample of a task once.
+    """Train `model` on every sample of a course once.
 
     Order, augmentation, dropout and which tokens are masked depend on the seed, the epoch and the process alone;
     see `Feed`.
@@ -57,9 +80,7 @@ def train_epoch(
     Args:
         model: as `Workers.prepare` gave it.
         optimizer: likewise.
-        task: the training samples, and what the network is asked of them.
-        settings: how.
-        workers: the processes.
+        course: what is trained on, and how.
         epoch: from 1.
         held: weights that stay zero, or all that stays as it is.
         recent: is handed the inputs of every step of this process.
@@ -75,9 +96,10 @@ def train_epoch(
         EvaluationError: its outputs are not what the task is about.
         DataError: the data end in something that is none.
     """
+    settings, workers = course.settings, course.workers
     torch.manual_seed(_mix(settings.seed, epoch, workers.rank))
     augmentation = torch.Generator().manual_seed(_mix(settings.seed, epoch, workers.rank))
-    task, feed = _asked(task, settings, workers, epoch)
+    task, feed = course.epoch(epoch)
     rate = settings.rate(epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -94,7 +116,7 @@ def train_epoch(
         inputs = task.inputs(batch)
         if recent is not None:
             recent.add(inputs)
-        loss = _loss(model, task, batch, placed(inputs, workers.device, dtype), settings, workers)
+        loss = _loss(model, task, batch, placed(inputs, workers.device, dtype), course)
         total += loss.detach() * mine
         seen += count
         # A GPU that is asked has to finish first all that it was given: there the sum tells, now and then.
@@ -126,36 +148,22 @@ def train_epoch(
     return mean
 
 
-def first_inputs(
-    task: Task, settings: TrainingSettings, workers: Workers, epoch: int, recent: RecentInputs
-) -> None:
+def first_inputs(course: Course, epoch: int, recent: RecentInputs) -> None:
     """Hand on the inputs of the first steps of an epoch that is to come, as many as are kept.
 
     They are those of this process, as `train_epoch` reads them but for augmentation.
     """
-    task, feed = _asked(task, settings, workers, epoch)
+    task, feed = course.epoch(epoch)
     for step in feed:
         recent.add(task.inputs(step.mine))
         if recent.full:
             return
 
 
-def _asked(task: Task, settings: TrainingSettings, workers: Workers, epoch: int) -> tuple[Task, Feed]:
-    """What an epoch asks, and its steps."""
-    samples = task.samples
-    assert samples is not None
-    text = samples.targets == "tokens"
-    if isinstance(task, MaskedLanguage):
-        task = replace(task, seed=_mix(settings.seed, epoch))
-    return task, Feed(samples, settings.at_once(text=text), _mix(settings.seed, epoch), workers)
-
-
-def _loss(
-    model: nn.Module, task: Task, batch: Batch, inputs: Any, settings: TrainingSettings, workers: Workers
-) -> torch.Tensor:
+def _loss(model: nn.Module, task: Task, batch: Batch, inputs: Any, course: Course) -> torch.Tensor:
     try:
-        outputs = workers.computed(lambda: call(model, inputs))
-        if settings.loss == "mse" and task.kind == "classification":
+        outputs = course.workers.computed(lambda: call(model, inputs))
+        if course.settings.loss == "mse" and task.kind == "classification":
             return _against_one_hot(outputs, batch)
         return task.loss(outputs, batch)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:

@@ -19,7 +19,7 @@ from rmt_compress.training.event_log import of_kind, read_lines
 from rmt_compress.training.feeding import Feed
 from rmt_compress.training.finetuning import Listeners, default_output
 from rmt_compress.training.optimizers import make_optimizer
-from rmt_compress.training.steps import train_epoch
+from rmt_compress.training.steps import Course, train_epoch
 from rmt_compress.training.workers import Workers
 from tests.samples.learners import LEARNERS, stream
 from tests.samples.memory import Memory
@@ -221,7 +221,7 @@ def test_other_tokens_are_masked_in_every_epoch(rng):
     model, settings = Network(), TrainingSettings(batch_size=16, device="cpu")
     with Workers(settings) as workers:
         for epoch in (1, 2, 1):
-            loss = train_epoch(model, make_optimizer(model, settings), task, settings, workers, epoch)
+            loss = train_epoch(model, make_optimizer(model, settings), Course(task, settings, workers), epoch)
     first, second, again = seen
     assert torch.equal(first, again)
     assert not torch.equal(first, second)

@@ -37,6 +37,9 @@ class Partial:
     Args:
         folder: where; None for a temporary folder.
         digest: of all that decides the result.
+
+    Attributes:
+        folder: where they are.
     """
 
     def __init__(self, folder: Path | None, digest: str) -> None:
@@ -46,20 +49,24 @@ class Partial:
         self.alone: set[str] = set()
         try:
             if folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="rmt-compress-"))
+                self.folder = Path(tempfile.mkdtemp(prefix="rmt-compress-"))
             else:
-                self._folder = folder
+                self.folder = folder
                 folder.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder}: no folder for partial results can be made: {error.strerror}") from error
         self._take_up()
 
+    def inside(self, name: str) -> Partial:
+        """Those of a part of the same calibration, in a folder of their own in this one."""
+        return Partial(self.folder / name, self._digest)
+
     def _take_up(self) -> None:
-        description = self._folder / _DESCRIPTION
+        description = self.folder / _DESCRIPTION
         if not description.exists():
             remove_leftovers(description)  # of a run that was killed as soon as it had made the folder
-            if any(self._folder.iterdir()):
-                raise OutputError(f"{self._folder}: holds no partial calibration; choose an empty or a new folder")
+            if any(self.folder.iterdir()):
+                raise OutputError(f"{self.folder}: holds no partial calibration; choose an empty or a new folder")
             self._describe()
             return
         try:
@@ -69,18 +76,18 @@ class Partial:
             raise DataError(f"{description}: damaged; delete the folder and begin again") from error
         if digest != self._digest:
             raise DataError(
-                f"{self._folder}: partial results of another network, other inputs or settings; delete the folder, "
+                f"{self.folder}: partial results of another network, other inputs or settings; delete the folder, "
                 "or choose another"
             )
 
     def _describe(self) -> None:
-        with replacing(self._folder / _DESCRIPTION) as temporary:
+        with replacing(self.folder / _DESCRIPTION) as temporary:
             text = json.dumps({"digest": self._digest, "alone": sorted(self.alone)})
             temporary.write_text(text, encoding="utf-8")
 
     def begin_again(self, alone: set[str]) -> None:
         """Forget what has been measured; the layers called `alone` share nothing."""
-        for path in self._folder.glob("*.safetensors"):
+        for path in self.folder.glob("*.safetensors"):
             path.unlink()
         self.alone = alone
         self._describe()
@@ -94,12 +101,12 @@ class Partial:
         """Keep the moments of a block; what comes back does not take memory of its own."""
         save_moments(moments, self._block(number))
         with suppress(FileNotFoundError):
-            (self._folder / _SUMS).unlink()
+            (self.folder / _SUMS).unlink()
         return load_moments(self._block(number))
 
     def resume(self, block: int, sums: Mapping[str, LayerSums]) -> dict[str, Any] | None:
         """Put what has been summed up of a block into `sums`; how far that was, as `keep` was told, or None."""
-        path = self._folder / _SUMS
+        path = self.folder / _SUMS
         if not path.exists():
             return None
         tensors, metadata = read_tensors(path)
@@ -119,7 +126,7 @@ class Partial:
             return
         tensors = {key: tensor.cpu() for key, tensor in states(sums).items()}
         metadata = {_KEY: json.dumps({"block": block, "reached": dict(reached)})}
-        write_tensors(tensors, metadata, self._folder / _SUMS)
+        write_tensors(tensors, metadata, self.folder / _SUMS)
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -128,13 +135,13 @@ class Partial:
         By its description a next run knows the folder, so that goes last: a kill may come between.
         """
         with suppress(OSError):
-            for path in self._folder.iterdir():
+            for path in self.folder.iterdir():
                 if path.name != _DESCRIPTION:
                     path.unlink()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _block(self, number: int) -> Path:
-        return self._folder / f"block-{number}.safetensors"
+        return self.folder / f"block-{number}.safetensors"
 
 
 def digest_of(state: Mapping[str, Any], inputs: Any, settings: Iterable[object]) -> str:

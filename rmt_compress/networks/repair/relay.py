@@ -55,7 +55,7 @@ class Relay:
 
     def __init__(self, model: nn.Module, blocks: Sequence[str], ask: Ask) -> None:
         self.blocks = tuple(blocks)
-        self._model = model
+        self.model = model
         self._modules = [model.get_submodule(path) for path in blocks]
         self._ask = ask
 
@@ -117,7 +117,7 @@ class Relay:
 
     def straight(self, inputs: Any) -> torch.Tensor:
         """What the last block returns when all run, the tensor that counts."""
-        last = Relay(self._model, self.blocks[-1:], self._ask)
+        last = Relay(self.model, self.blocks[-1:], self._ask)
         with torch.no_grad():
             return last.run(0, inputs, ()).reached.clone()
 

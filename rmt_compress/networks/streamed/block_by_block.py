@@ -175,7 +175,7 @@ def _block_by_block(
         with _folder(partial) as folder:
             top = Partial(folder, digest)
             relay = Relay(model, blocks.paths, data.ask)
-            found = ThereAndBack(model, weights, wanted, relay, data, folder, digest, room, asked).moments()
+            found = ThereAndBack(weights, wanted, relay, data, top, room, asked).moments()
             top.remove()
     otherwise = set(found.record.pop("otherwise"))
     for name, layer in wanted.items():

@@ -22,8 +22,6 @@ from rmt_compress.networks.streamed.stage import Stage, StagePasses, Weigher
 from rmt_compress.settings.sizes import shown_bytes
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from rmt_compress.layers.layer import Layer
     from rmt_compress.networks.calibration.repeated_batches import Batches
     from rmt_compress.networks.calibration.scalars import UserScalar
@@ -50,33 +48,28 @@ class ThereAndBack:
     """One calibration, block after block.
 
     Args:
-        model: the blank network, what lies between its blocks in memory.
         weights: of the blocks.
         wanted: the layers to measure, by their names.
-        relay: the network and its blocks.
+        relay: the blank network, what lies between its blocks in memory, and its blocks.
         data: the inputs.
-        folder: where all is kept that is finished.
-        digest: of all that decides the result.
+        partial: where all is kept that is finished.
         room: bytes for what is measured and for running a block.
         asked: the settings.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         weights: StoredWeights,
         wanted: Mapping[str, Layer],
         relay: Relay,
         data: Batches,
-        folder: Path,
-        digest: str,
+        partial: Partial,
         room: int,
         asked: Asked,
     ) -> None:
-        self._model, self._weights, self._wanted = model, weights, wanted
+        self._weights, self._wanted = weights, wanted
         self._relay, self._data = relay, data
-        self._states = KeptStates(folder)
-        self._folder, self._digest = folder, digest
+        self._partial, self._states = partial, KeptStates(partial.folder)
         self._room, self._asked = room, asked
         self._count = len(relay.blocks)
 
@@ -104,7 +97,7 @@ class ThereAndBack:
         return Moments(layers, {}, _joined([found[at].record for at in range(self._count)]))
 
     def _result(self, at: int) -> Path:
-        return self._folder / f"measured-{at}.safetensors"
+        return self._partial.folder / f"measured-{at}.safetensors"
 
     def _forward(self, at: int) -> None:
         count = self._data.count
@@ -118,7 +111,7 @@ class ThereAndBack:
     def _measure(self, at: int) -> Moments:
         path = self._relay.blocks[at]
         with self._weights.in_memory(path):
-            state = self._model.state_dict(keep_vars=True)
+            state = self._relay.model.state_dict(keep_vars=True)
             own = {name: layer for name, layer in self._wanted.items() if inside(name, path)}
             beside = {
                 name: layer
@@ -131,7 +124,7 @@ class ThereAndBack:
                 # An expert that the first batch does not reach a later one may.
                 if name not in scout.seen:
                     scout.expect(layer)
-            kept = Partial(self._folder / f"block-{at}", self._digest)
+            kept = self._partial.inside(f"block-{at}")
             found = _measured(self._passes(stage, self._room_beside(stage, scout)), scout, kept)
             record = {**found.record, "otherwise": sorted(scout.otherwise)}
             save_moments(Moments(found.layers, {}, record), self._result(at))
