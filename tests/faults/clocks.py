@@ -45,6 +45,7 @@ def clock_jumps(bench: Bench, count: int) -> Iterator[Trial]:
     there = bench.at(bench.folder)
     there.server = ForkServer([*all_modules(), *ALSO], env=env)
     try:
+        there.run(("--version",))  # the server has started then: its imports are not the first trial's
         for number in range(count):
             name, offsets = list(CLOCKS.items())[number % len(CLOCKS)]
             before = bench.prepare(existed=False)
