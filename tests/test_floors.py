@@ -1,12 +1,12 @@
 """The house: a module imports only from floors below its own, inside functions and for types too."""
 
 import ast
-import pkgutil
 import re
 from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -56,17 +56,28 @@ def floor_of(module: str) -> tuple[int, str]:
     raise AssertionError(f"{module} has no floor: give it one")
 
 
-@cache
-def parsed(module: str) -> tuple[ast.AST, ...]:
-    """All nodes of a module."""
-    return tuple(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+class Read(NamedTuple):
+    """What is wanted of a module's source.
+
+    Attributes:
+        imports: the modules of this package that it imports, or names as ``module:object``, anywhere in it.
+        functions: (name, of a constructor its class's; how many parameters without ``self``) of each.
+        classes: (name, names of its bases) of each.
+        asked: (line, names of the classes) of each ``isinstance``.
+    """
+
+    imports: frozenset[str]
+    functions: list[tuple[str, int]]
+    classes: list[tuple[str, set[str]]]
+    asked: list[tuple[int, set[str]]]
 
 
 @cache
-def imports(module: str) -> frozenset[str]:
-    """The modules of this package that a module imports, or names as ``module:object``, anywhere in it."""
-    found = set()
-    for node in parsed(module):
+def read(module: str) -> Read:
+    """A module's source, parsed once; its tree is not kept."""
+    found, functions, classes, asked = set(), [], [], []
+    constructors: dict[ast.AST, str] = {}
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -74,10 +85,25 @@ def imports(module: str) -> frozenset[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.Constant) and re.fullmatch(r"rmt_compress(\.\w+)+:\w+", str(node.value)):
             names = [str(node.value).partition(":")[0]]
+        elif isinstance(node, ast.ClassDef):
+            classes.append((node.name, {getattr(base, "id", "") for base in node.bases}))
+            constructors |= {each: node.name for each in node.body if getattr(each, "name", "") == "__init__"}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(each.arg not in ("self", "cls") for each in given)
+            functions.append((constructors.get(node, node.name), count))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            kinds = {getattr(each, "id", "") for each in ast.walk(node.args[1])}
+            asked.append((node.lineno, kinds))
         for name in names:
             if name.split(".")[0] == "rmt_compress":
                 found.add(_module(name.partition(".")[2]))
-    return frozenset(found)
+    return Read(frozenset(found), functions, classes, asked)
+
+
+def imports(module: str) -> frozenset[str]:
+    """The modules of this package that a module imports."""
+    return read(module).imports
 
 
 def _module(name: str) -> str:
@@ -112,57 +138,39 @@ def test_few_modules_are_loose_at_the_top():
     assert len(loose) <= 6, sorted(loose)
 
 
-def face() -> set[str]:
-    """What users are told to call, as ``module.name``: what the package exports, and what docs/api.md names."""
+def face() -> set[tuple[str, str]]:
+    """(home, name) of all that users are told to call: what the package exports, and what docs/api.md names."""
     page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^::: (\S+)", page, re.MULTILINE)) | {f"rmt_compress.{n}" for n in rmt_compress.__all__}
-    found = [pkgutil.resolve_name(name) for name in named]
-    return {f"{each.__module__}.{each.__qualname__}" for each in found if hasattr(each, "__qualname__")}
+    named = re.findall(r"^::: rmt_compress\.(\S+)\.(\w+)$", page, re.MULTILINE)
+    return {(rmt_compress._HOMES[name], name) for name in rmt_compress.__all__} | set(named)
 
 
 def test_a_function_has_few_parameters():
     """But for the face, where each is a keyword of its own, and the commands, where each is an option."""
-    known, wrong = face(), []
-    for module in MODULES:
-        if module.split(".")[0] == "cli":
-            continue
-        # A class of the face is called by its constructor.
-        constructors = {
-            function: node.name
-            for node in parsed(module)
-            if isinstance(node, ast.ClassDef)
-            for function in node.body
-            if getattr(function, "name", "") == "__init__"
-        }
-        for node in parsed(module):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            count = sum(each.arg not in ("self", "cls") for each in given)
-            called = f"rmt_compress.{module}.{constructors.get(node, node.name)}"
-            if count > MOST_PARAMETERS and called not in known:
-                wrong.append(f"{module}: {node.name} has {count} parameters")
+    known = face()
+    wrong = [
+        f"{module}: {name} has {count} parameters"
+        for module in MODULES
+        if module.split(".")[0] != "cli"
+        for name, count in read(module).functions
+        if count > MOST_PARAMETERS
+        if not any(name == called and f"{module}.".startswith(f"{home}.") for home, called in known)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_the_kind_of_a_checkpoint_is_asked_where_checkpoints_are_made():
     """Elsewhere a checkpoint says itself what it can: a new kind is then one folder."""
     kinds = {"Checkpoint"}
-    bases = [
-        (node.name, {getattr(base, "id", "") for base in node.bases})
-        for module in MODULES
-        for node in parsed(module)
-        if isinstance(node, ast.ClassDef)
-    ]
-    while more := {name for name, above in bases if above & kinds} - kinds:
+    classes = [each for module in MODULES for each in read(module).classes]
+    while more := {name for name, bases in classes if bases & kinds} - kinds:
         kinds |= more
     assert {"GraphCheckpoint", "OnnxFile", "View"} < kinds
     wrong = [
-        f"{module}, line {node.lineno}"
+        f"{module}, line {line}: {', '.join(sorted(names & kinds))}"
         for module in MODULES
         if module.split(".")[0] not in ("checkpoints", "compression")
-        for node in parsed(module)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"
-        if {getattr(each, "id", "") for each in ast.walk(node.args[1])} & kinds
+        for line, names in read(module).asked
+        if names & kinds
     ]
     assert not wrong, "\n".join(wrong)
