@@ -53,7 +53,7 @@ def test_committed_tables_are_those_of_the_committed_numbers(name, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     example = __import__(name).EXAMPLE
     numbers = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    assert numbers["scale"] == "small"
+    assert numbers["scale"] in {"small", "full"}  # what fits a CPU is there at its full size
     assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == example.markdown(numbers)
 
 
