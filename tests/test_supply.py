@@ -25,6 +25,7 @@ def test_requirements_with_hashes_are_of_the_versions_of_the_constraints():
     found = hashed("requirements.txt")
     others = {name: version for name, version in found.items() if constraints.get(name) != version}
     assert others.keys() <= {"setuptools"}, "run `bash .ci/supply --renew`"
+    assert constraints.keys() <= found.keys(), "run `bash .ci/supply --renew`"
 
 
 def test_the_oldest_transformers_are_those_of_the_makefile():
