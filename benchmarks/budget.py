@@ -7,9 +7,10 @@
 
 All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
 chosen nothing. The portfolio also asks samples of the training data, other than those that calibrate, which of its
-fifteen rules is the best, of text a third of them first; ASVD asks calibration samples. Where a network has batch
-norms every cut is asked twice: as it is, and with their statistics estimated anew on the calibration inputs. Peers
-are in budget_peers.py.
+fifteen rules is the best, of text a third of them first; ASVD asks calibration samples. Without data the portfolio
+has only what the network makes itself, as much as `prune` lets it make: three quarters calibrate, every fourth
+chooses. Where a network has batch norms every cut is asked twice: as it is, and with their statistics estimated
+anew on the calibration inputs. Peers are in budget_peers.py.
 
 Writes budget.json after every measurement, budget.md and budget.png to benchmarks/results (``--out``). Networks,
 texts and images lie under ../shared (``--shared``).
@@ -21,15 +22,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import budget_peers as peers
 import torch
-from budget_report import METHODS, OURS, Row, draw, markdown
+from budget_report import ALONE, METHODS, OURS, OWN, Row, draw, markdown
 from measuring import machine
 from torch import nn
 
@@ -38,15 +39,25 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.compression import compress
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
+from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.replacing import replaced, scored
 from rmt_compress.outputs import replacing
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import Parameters
+from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.searching import Asking, search
+from rmt_compress.pruning.calibration import calibration_for
+from rmt_compress.pruning.drop import lasting
+from rmt_compress.pruning.repairs import scored_trials
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from real_networks import SHARED, SUBJECTS, Questions, Subject
+
+if TYPE_CHECKING:
+    from rmt_compress.decomposition.moments import Moments
+    from rmt_compress.networks.calibration.statistics import Seen
+    from rmt_compress.networks.tasks.task import Score
 
 RESULTS = Path(__file__).parent / "results"
 Seconds = dict[str, list[float]]
@@ -66,6 +77,8 @@ class Size:
         asked: how many of the test samples are asked.
         keeps: shares of the weights of the layers that are cut.
         samples: what one of them is.
+        whole: whether the network and what the portfolio makes of it with data are asked all test samples, too.
+        shape: of one input, where the network cannot tell it itself.
     """
 
     calibration: int
@@ -76,13 +89,15 @@ class Size:
     asked: int
     keeps: tuple[float, ...]
     samples: str
+    whole: bool = False
+    shape: str | None = None
 
 
 SIZES = {
-    "lm": Size(32, 4, 6, 2, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes"),
-    "resnet": Size(256, 64, 256, 0, 64, 1000, (0.25, 0.15, 0.1), "images"),
+    "lm": Size(32, 4, 6, 2, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes", whole=True),
+    "resnet": Size(256, 64, 256, 0, 64, 1000, (0.25, 0.15, 0.1), "images", shape="3,32,32"),
     "fashion_mlp": Size(1024, 256, 2000, 0, 256, 10000, (0.1, 0.05, 0.03), "images"),
-    "cifar10_cnn": Size(512, 128, 500, 0, 128, 2000, (0.5, 0.3, 0.15), "images"),
+    "cifar10_cnn": Size(512, 128, 500, 0, 128, 2000, (0.5, 0.3, 0.15), "images", shape="3,32,32"),
 }
 
 
@@ -106,6 +121,23 @@ class Watch:
         new = Watch()
         new.seconds = {**self.seconds, **other.seconds}
         return new
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the portfolio knows of a network, besides its weights.
+
+    Attributes:
+        moments: of the inputs.
+        asking: how candidates are asked.
+        inputs: what batch norms are estimated with.
+        uncut: what the batch norms of the uncut network see of inputs that it has made itself; None of data.
+    """
+
+    moments: Moments
+    asking: Asking
+    inputs: Iterable[Any]
+    uncut: Mapping[str, Seen] | None = None
 
 
 @dataclass(eq=False)
@@ -132,48 +164,68 @@ class Run:
         self.calibration = self.subject.drawn(self.size.calibration, self.seed, 0)
         self.batches = self.calibration.batches(self.size.batch)
         self.questions = self.subject.asked(self.size.asked)
+        self.all_questions = self.subject.asked(None) if self.size.whole else None
         model = self.subject.model
         self.shapes = {name: _matrix(model.get_parameter(name)) for name in self.subject.layers}
 
     def measure(self, methods: tuple[str, ...]) -> None:
         """The uncut network, ours, then the peers."""
         if not self._known("uncut", 1.0):
-            score = self.questions.score(self.subject.model)
-            self._note({"method": "uncut", "keep": 1.0, "score": score})
-        self._ours([method for method in METHODS[:2] if method in methods])
-        self._peers([method for method in METHODS[2:] if method in methods])
+            self._note({"method": "uncut", "keep": 1.0, **self._scores(self.subject.model, True)})
+        self._ours([method for method in (OURS, ALONE) if method in methods], self._with_data)
+        self._ours([method for method in (OWN,) if method in methods], self._without_data)
+        self._peers([method for method in METHODS if method in methods and method not in (OURS, ALONE, OWN)])
 
-    def _ours(self, methods: list[str]) -> None:
+    def _ours(self, methods: list[str], find: Callable[[Watch], Told]) -> None:
         model, layers = self.subject.model, self.subject.layers
         missing = self._missing(methods)
         if not missing:
             return
         calibrated = Watch()
-        moments = calibrated.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
-        chosen = self.subject.drawn(self.size.selection, self.seed, self.size.calibration)
+        told = find(calibrated)
         whole = Parameters(float(sum(rows * columns for rows, columns in self.shapes.values())))
-        score = scored(model, lambda network: self._judged(network, chosen))
-        part = scored(model, lambda network: self._judged(network, chosen.first(self.size.part)))
         for method, keeps in missing.items():
             started = Watch()
             analysis = started.time("plan", lambda: analyze(model, include=layers))
             with open_checkpoint(model) as checkpoint:
                 # Layers are decomposed once for all sizes, in the time of the first.
                 settings = BudgetSettings(keep=keeps[0])
-                candidates = Candidates(checkpoint, analysis, moments, settings, {"keep": whole})
+                candidates = Candidates(checkpoint, analysis, told.moments, settings, {"keep": whole})
                 for keep in keeps:
                     watch = calibrated.beside(started if keep == keeps[0] else Watch())
                     candidates.settings = replace(settings, keep=keep)
-                    judge = score if method == OURS else None
-                    look = part if method == OURS and self.size.part else None
-                    found = watch.time("plan", partial(search, candidates, Asking(judge, look)))
+                    asking = Asking() if method == ALONE else told.asking
+                    found = watch.time("plan", partial(search, candidates, asking))
                     plan = candidates.plan(found.candidate, found.record)
-                    small = watch.time("cut", partial(compress, model, plan, moments))
+                    small = watch.time("cut", partial(compress, model, plan, told.moments))
                     left = found.candidate.sizes["keep"]
                     looked: Any = found.record.get("on_a_part", {})
                     more = {"rule": str(found.candidate.rule), "evaluations": found.record["evaluations"]}
                     more |= {"evaluations on a part": len(looked)} if looked else {}
-                    self._ask(method, keep, left, small, watch, **more)
+                    self._ask(method, keep, left, small, watch, told, **more)
+
+    def _with_data(self, watch: Watch) -> Told:
+        """Calibrated and asked on samples of what the network was trained on."""
+        model, layers = self.subject.model, self.subject.layers
+        moments = watch.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
+        chosen = self.subject.drawn(self.size.selection, self.seed, self.size.calibration)
+        score = scored(model, lambda network: self._judged(network, chosen))
+        part = scored(model, lambda network: self._judged(network, chosen.first(self.size.part)))
+        return Told(moments, Asking(score, part if self.size.part else None), self.batches)
+
+    def _without_data(self, watch: Watch) -> Told:
+        """Calibrated on inputs that the network makes, asked how far a cut goes from it, as `prune` does it."""
+        model, layers = self.subject.model, self.subject.layers
+        settings = CalibrationSettings(calibrate=SELF, seed=self.seed, input_shape=self.size.shape)
+        with open_checkpoint(model) as checkpoint:
+            made = watch.time("moments", lambda: calibration_for(model, None, settings, checkpoint))
+        inputs = made.inputs
+        moments = watch.time("moments", lambda: calibrate(model, inputs, seed=self.seed, layers=layers))
+        uncut = made.seen_uncut(model) if batch_norms(model) else None
+        score = scored_trials(
+            model, inputs, lasting(made.selection), divergence, renews=uncut is not None, uncut=uncut
+        )
+        return Told(moments, Asking(score), inputs, uncut)
 
     def _judged(self, network: nn.Module, chosen: Questions) -> float:
         """Of a candidate, batch norms renewed as `prune` does it."""
@@ -234,12 +286,31 @@ class Run:
     def _weight(self, name: str) -> torch.Tensor:
         return self.subject.model.get_parameter(name).detach().flatten(1)
 
-    def _ask(self, method: str, keep: float, left: float, small: nn.Module, watch: Watch, **more: Any) -> None:
-        row: Row = {"method": method, "keep": keep, "left": left, "score": self.questions.score(small)}
+    def _ask(
+        self,
+        method: str,
+        keep: float,
+        left: float,
+        small: nn.Module,
+        watch: Watch,
+        told: Told | None = None,
+        **more: Any,
+    ) -> None:
+        row: Row = {"method": method, "keep": keep, "left": left, **self._scores(small, method == OURS)}
         if batch_norms(small):
-            renew_statistics(small, self.batches)
+            if told is None:
+                renew_statistics(small, self.batches)
+            else:
+                renew_statistics(small, told.inputs, uncut=told.uncut)
             row["renewed"] = self.questions.score(small)
         self._note({**row, "seconds": watch.seconds, **more})
+
+    def _scores(self, network: nn.Module, whole: bool) -> Row:
+        """Of the test samples, of all of them too where that is asked for."""
+        scores = {"score": self.questions.score(network)}
+        if whole and self.all_questions is not None:
+            scores |= {"whole": self.all_questions.score(network), "samples": len(self.all_questions.inputs)}
+        return scores
 
     def _missing(self, methods: list[str]) -> dict[str, list[float]]:
         """Methods -> sizes that are to be measured."""
@@ -254,6 +325,12 @@ class Run:
         self.rows.append({"network": self.name, "seed": self.seed, **row})
         print(json.dumps(self.rows[-1]), flush=True)
         self.save()
+
+
+def divergence(score: Score) -> Judgement:
+    """What agreement with the uncut network is worth in a search for a size, as in `prune`."""
+    assert score.loss is not None
+    return Judgement(-score.loss)
 
 
 def _matrix(weight: torch.Tensor) -> tuple[int, int]:
@@ -271,13 +348,13 @@ def _tiny(shared: Path) -> Subject:
         with torch.no_grad():
             return Questions(inputs, model(inputs).argmax(1))
 
-    def asked(count: int) -> Questions:
-        return drawn(count, 17, 0)
+    def asked(count: int | None) -> Questions:
+        return drawn(count or 400, 17, 0)
 
     return Subject(model, ["0.weight", "3.weight"], drawn, asked, "accuracy")
 
 
-QUICK = {"tiny": Size(64, 32, 64, 16, 32, 200, (0.5, 0.2), "vectors of noise")}
+QUICK = {"tiny": Size(64, 32, 64, 16, 32, 200, (0.5, 0.2), "vectors of noise", whole=True)}
 
 
 def main() -> None:

@@ -11,8 +11,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = dict[str, Any]
-OURS, ALONE = "rmt-compress, portfolio", "rmt-compress, one rule"
-METHODS = (OURS, ALONE, "SVD-LLM", "ASVD", "ASVD, sensitivity", "BALF", "SVD, energy share", "SVD, equal share")
+OURS, ALONE, OWN = "rmt-compress, portfolio", "rmt-compress, one rule", "rmt-compress, without data"
+METHODS = (
+    OURS,
+    ALONE,
+    OWN,
+    "SVD-LLM",
+    "ASVD",
+    "ASVD, sensitivity",
+    "BALF",
+    "SVD, energy share",
+    "SVD, equal share",
+)
 STEPS = ("moments", "plan", "cut")
 
 
@@ -31,13 +41,16 @@ def _parts(record: Row) -> Iterator[str]:
         rows = [row for row in record["rows"] if row["network"] == name]
         if all(row["method"] == "uncut" for row in rows):
             continue
-        uncut = next(row["score"] for row in rows if row["method"] == "uncut")
+        uncut = next(row for row in rows if row["method"] == "uncut")
         seeds = sorted({row["seed"] for row in rows})
         yield f"## {name}\n"
-        yield f"{about['samples']}; {about['unit']}, uncut {uncut:.3f}. Seeds {', '.join(map(str, seeds))}.\n"
+        asked = f"{about['samples']}; {about['unit']}, uncut {uncut['score']:.3f}."
+        yield f"{asked} Seeds {', '.join(map(str, seeds))}.\n"
         keeps = sorted({row["keep"] for row in rows if row["method"] != "uncut"}, reverse=True)
         columns = [f"keep {keep:g}" for keep in keeps]
-        for kind, title in (("score", "as cut"), ("renewed", "batch-norm statistics renewed")):
+        every = f"all {uncut['samples']:,} test samples, uncut {uncut['whole']:.3f}" if "whole" in uncut else ""
+        titles = (("score", "as cut"), ("renewed", "batch-norm statistics renewed"), ("whole", every))
+        for kind, title in titles:
             if any(kind in row for row in rows if row["method"] != "uncut"):
                 yield _line(title, columns)
                 yield "|---|" + "---:|" * len(columns)
@@ -92,7 +105,7 @@ def draw(record: Row, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-COLORS = ("#1d3557", "#457b9d", "#c8553d", "#d4a24c", "#b08968", "#8d6a9f", "#6c757d", "#adb5bd")
+COLORS = ("#1d3557", "#457b9d", "#2a9d8f", "#c8553d", "#d4a24c", "#b08968", "#8d6a9f", "#6c757d", "#adb5bd")
 
 
 def _best_known(row: Row) -> float:
@@ -105,7 +118,7 @@ def _panel(axes: Axes, name: str, unit: str, rows: list[Row]) -> None:
     for method, color in zip(METHODS, COLORS, strict=True):
         keeps = sorted({row["keep"] for row in rows if _of(rows, method, row["keep"])})
         scores = [statistics.median([_best_known(row) for row in _of(rows, method, keep)]) for keep in keeps]
-        own = method in (OURS, ALONE)
+        own = method in (OURS, ALONE, OWN)
         axes.plot(
             [100 * keep for keep in keeps],
             scores,

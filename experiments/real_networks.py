@@ -83,14 +83,14 @@ class Subject:
         layers: names of the weights that are cut.
         drawn: (count, seed, ahead) -> `count` samples that may calibrate or choose, other ones than the first
             `ahead` of the same seed.
-        asked: count -> that many of the test samples.
+        asked: count -> that many of the test samples; None -> all of them, text in stretches side by side.
         unit: what the score is.
     """
 
     model: nn.Module
     layers: list[str]
     drawn: Callable[[int, int, int], Questions]
-    asked: Callable[[int], Questions]
+    asked: Callable[[int | None], Questions]
     unit: str
 
     @property
@@ -114,7 +114,9 @@ def language_model(shared: Path = SHARED) -> Subject:
         free = [start for start in rest if all(abs(start - other) >= LENGTH for other in first)]
         return stretches(text, free[:count])
 
-    def asked(count: int) -> Questions:
+    def asked(count: int | None) -> Questions:
+        if count is None:
+            return stretches(test, list(range(0, len(test) - LENGTH + 1, LENGTH)))
         return stretches(test, [round(place * (len(test) - LENGTH) / (count - 1)) for place in range(count)])
 
     layers = [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
@@ -182,7 +184,7 @@ def _classifier(
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[ahead : ahead + count]
         return Questions(prepared(train.images[chosen]), train.labels[chosen])
 
-    def asked(count: int) -> Questions:
+    def asked(count: int | None) -> Questions:
         return Questions(prepared(test.images[:count]), test.labels[:count])
 
     return Subject(model, layers, drawn, asked, "accuracy")
