@@ -74,6 +74,44 @@ def test_statistics_are_those_of_the_cut_while_it_is_scored_and_as_they_were_aft
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("loss", ("frobenius", "nuclear"))
+def test_shrunk_sweeps_score_what_prune_with_shrink_makes(digits, loss):
+    target = digits.shrinking(loss)
+    asked = load_data("digits", split="test")
+
+    def scored(**kept):
+        plan = make_plan(digits.analysis, shrink=loss, **kept)
+        return plan, score(compress(digits.model, plan, layout="dense"), asked).accuracy
+
+    shares = sweep_share(target, rules=["bema", "ratio"], amounts={"ratio": [0.3]})
+    (bema,), (ratio,) = (curve.points for curve in shares.curves)
+    plan, accuracy = scored()
+    assert (bema.amount, bema.score) == (0.0, accuracy)
+    assert bema.ranks == {each.name: each.rank for each in plan.layers if each.rank}
+    plan, accuracy = scored(rule="ratio:0.3")
+    assert (ratio.score, ratio.ranks) == (accuracy, {each.name: each.rank for each in plan.layers if each.rank})
+    low_rank = sweep_sparsity(target, thresholds=[0.0]).curves[1].points[-1]
+    assert low_rank.score == bema.score
+    # Beyond what the shrinker keeps anything of there is nothing to try.
+    ranks = sweep_rank(target, layers=["fc1"], points=4).curves[0]
+    layer = next(each for each in digits.analysis.analyzed if each.name == "fc1")
+    most = int(np.count_nonzero(target.decomposition(layer).sizes.numpy()))
+    assert ranks.points[-1].amount == most < layer.fit.p
+    assert target.truncated(layer, 5).norm() < digits.truncated(layer, 5).norm()
+    again = Sweep.from_json(shares.to_json())
+    assert again == shares
+    assert again.shrink == loss
+    assert digits.shrink == "none"
+    assert "shrink" not in digits.result("share", ()).to_json()
+
+
+def test_a_target_of_uneven_noise_is_not_shrunk():
+    model = load_model(MODELS / "digits_mlp.safetensors")
+    target = SweepTarget(model, rmt.analyze(model, noise="equalized"), load_data("digits", split="test"))
+    with pytest.raises(SettingsError, match="noise equalized"):
+        target.shrinking("operator")
+
+
 def nonzeros(model):
     return sum(int((parameter != 0).sum()) for parameter in model.parameters())
 

@@ -42,6 +42,7 @@ from rmt_compress.networks.calibration_settings import PANEL as CALIBRATION
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.settings import TaskSettings
 from rmt_compress.planning.rules import GRIDS
+from rmt_compress.planning.settings import Shrink
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,6 +96,13 @@ def sweep(
     ] = ",".join(GRIDS),
     points: Annotated[int, typer.Option(help="Networks tried per curve, about.", min=2)] = 10,
     gof: Annotated[float, typer.Option(help="Largest fit error of a layer that BEMA cuts.")] = AnalysisSettings.gof,
+    shrink: Annotated[
+        Shrink,
+        typer.Option(
+            help="Shrink the singular values that a cut keeps to what of them is signal, nearest to it in this "
+            "norm; not of a budget sweep."
+        ),
+    ] = "none",
     calibration: CalibrationSettings,
     moments: Annotated[
         Path | None,
@@ -128,6 +136,8 @@ def sweep(
             raise SettingsError([f"{', '.join(useless)} needs the budget sweep: add --what budget"])
         if calibration.calibration_samples is not None and calibration.repair != "statistics":
             raise SettingsError(["calibration-samples are for batch norms here: add --repair statistics"])
+    elif shrink != "none":
+        raise SettingsError(["--shrink cannot be combined with budgets, which find the ranks themselves"])
     _check_outputs(folder, kinds, force=force, source=path)
     check_report(report, force=force, inputs=(path,))
     source = opened(path, trust=trust, weights=weights)
@@ -157,7 +167,7 @@ def sweep(
             limit=limit,
             batch_size=batch_size,
             device=device,
-        )
+        ).shrinking(shrink)
         for kind in kinds:
             with progress_bar(f"Sweeping {kind}") as progress:
                 found = _sweep(kind, target, layer or [], rules.split(","), points, progress)

@@ -121,7 +121,7 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings, known: frozenset[str
     pattern = settings.pattern if sparsify else None
     if pattern is not None and (refusal := pattern_refusal(layer, pattern_called(pattern), rank)) is not None:
         pattern, reason = None, f"{reason}; {refusal}"
-    shrinks = rank is not None and _shrinks(analysis, settings)
+    shrunk = rank is not None and shrinks(analysis, settings.shrink)
     return LayerDecision(
         name=layer.name,
         tensor=layer.tensor,
@@ -133,15 +133,15 @@ def decide(analysis: LayerAnalysis, settings: PlanSettings, known: frozenset[str
         sparsity=settings.sparsity if sparsify else None,
         pattern=pattern,
         pattern_by="inputs" if pattern is not None and layer.tensor in known and layer.groups == 1 else None,
-        shrink=None if settings.shrink == "none" or not shrinks else settings.shrink,
-        sigma=float(analysis.fit.sigma2**0.5) if shrinks and analysis.fit is not None else None,
+        shrink=None if settings.shrink == "none" or not shrunk else settings.shrink,
+        sigma=float(analysis.fit.sigma2**0.5) if shrunk and analysis.fit is not None else None,
         reason=reason,
     )
 
 
-def _shrinks(analysis: LayerAnalysis, settings: PlanSettings) -> bool:
+def shrinks(analysis: LayerAnalysis, shrink: Shrink) -> bool:
     """Whether the kept values of a layer that is cut are shrunk: those of a stack have noise of their own each."""
-    return settings.shrink != "none" and isinstance(analysis, AnalyzedLayer) and len(analysis.matrices) == 1
+    return shrink != "none" and isinstance(analysis, AnalyzedLayer) and len(analysis.matrices) == 1
 
 
 def may_sparsify(layer: Layer) -> bool:
@@ -186,8 +186,8 @@ def _action(analysis: LayerAnalysis, settings: PlanSettings) -> tuple[Action, in
     rank = min(fit.p, -(-rank // settings.rank_multiple) * settings.rank_multiple)
     shrunk = ""
     if settings.shrink != "none":
-        shrunk = f", shrunk ({settings.shrink})" if _shrinks(analysis, settings) else ", not shrunk: a stack"
-    if _shrinks(analysis, settings):
+        shrunk = f", shrunk ({settings.shrink})" if shrinks(analysis, settings.shrink) else ", not shrunk: a stack"
+    if shrinks(analysis, settings.shrink):
         # What nothing is left of need not be kept.
         assert settings.shrink != "none"
         left = spectrum.shrunk(analysis.singular_values, fit.sigma2**0.5, analysis.matrix, settings.shrink)

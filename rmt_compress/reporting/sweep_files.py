@@ -117,7 +117,8 @@ def sweep_cells(sweep: Sweep) -> tuple[list[str], list[str], list[list[str]]]:
 def sweep_words(sweep: Sweep) -> tuple[str, str]:
     """What a sweep's table is of, and what its cells are."""
     as_it_is = f"{sweep.metric.called(sweep.score)} as it is"
-    title = f"{TITLES[sweep.kind]} ({as_it_is}, {sweep.samples:,} samples of {sweep.data})"
+    shrunk = f"; what is kept shrunk ({sweep.shrink})" if sweep.shrink != "none" else ""
+    title = f"{TITLES[sweep.kind]}{shrunk} ({as_it_is}, {sweep.samples:,} samples of {sweep.data})"
     units = {
         "rank": "Singular values kept; predicted: the spikes.",
         "budget": f"Share that is left of what is named; predicted: the spikes alone. {_timed(sweep)}".rstrip(),

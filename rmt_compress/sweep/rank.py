@@ -34,8 +34,9 @@ def sweep_rank(
     Args:
         target: the network.
         layers: names of the layers, a curve each; none for the largest analysed ones, `MOST_LAYERS` at most.
-        ranks: singular values to keep; none for about `points` from 1 to all, evenly spaced in their logarithm. The
-            predicted rank, the number of spikes, is always added.
+        ranks: singular values to keep; none for about `points` from 1 to all, evenly spaced in their logarithm, of
+            a shrunk cut to all that it keeps anything of. The predicted rank, the number of spikes, is always
+            added.
         points: see `ranks`.
         progress: called with (trials done, trials in all, layer).
 
@@ -43,7 +44,7 @@ def sweep_rank(
         SettingsError: no such layer, or it was skipped; a rank it does not have; fewer than 2 points.
     """
     chosen = _chosen_layers(target.analysis, layers)
-    grids = [_rank_grid(layer, ranks, points) for layer in chosen]
+    grids = [_rank_grid(layer, ranks, points, target.most(layer)) for layer in chosen]
     advance = counter(sum(map(len, grids)), progress)
     curves = []
     for layer, grid in zip(chosen, grids, strict=True):
@@ -54,7 +55,7 @@ def sweep_rank(
             left = target.parameters - saving(layer, rank)
             found.append(SweepPoint(rank, left, score, {name: rank}))
             advance(name)
-        predicted = next(point for point in found if point.amount == _predicted_rank(layer))
+        predicted = next(point for point in found if point.amount == _predicted_rank(layer, target.most(layer)))
         curves.append(SweepCurve(name, tuple(found), predicted))
     return target.result("rank", curves)
 
@@ -79,15 +80,15 @@ def _chosen_layers(analysis: Analysis, names: Sequence[str]) -> list[AnalyzedLay
     return list(chosen.values())
 
 
-def _predicted_rank(layer: AnalyzedLayer) -> int:
-    return max(1, layer.fit.spikes)
+def _predicted_rank(layer: AnalyzedLayer, most: int) -> int:
+    return min(most, max(1, layer.fit.spikes))
 
 
-def _rank_grid(layer: AnalyzedLayer, ranks: Sequence[int], points: int) -> list[int]:
+def _rank_grid(layer: AnalyzedLayer, ranks: Sequence[int], points: int, most: int) -> list[int]:
     p = layer.fit.p
     if wrong := [rank for rank in ranks if not 1 <= rank <= p]:
         raise SettingsError([f"{layer.name} has ranks from 1 to {p}, not {rank}" for rank in wrong])
     if not ranks:
         check_points(points)
-        ranks = [round(rank) for rank in np.geomspace(1, p, points)]
-    return sorted({*ranks, _predicted_rank(layer)})
+        ranks = [round(rank) for rank in np.geomspace(1, most, points)]
+    return sorted({*ranks, _predicted_rank(layer, most)})

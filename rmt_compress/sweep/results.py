@@ -92,6 +92,7 @@ class Sweep:
         macs: multiply-adds of the network as it was, as in `SweepPoint`.
         milliseconds: of a forward pass of it.
         timed: on what it was timed, and with how many samples, in words; empty where nothing was.
+        shrink: the loss by which the singular values that were kept were shrunk; ``none`` where they were not.
     """
 
     kind: SweepKind
@@ -105,6 +106,7 @@ class Sweep:
     macs: float | None = None
     milliseconds: float | None = None
     timed: str = ""
+    shrink: str = "none"
 
     def share(self, point: SweepPoint, measure: Measure) -> float | None:
         """What is left of a measure at a point, as a share of the network as it was; None where it is not known."""
@@ -172,6 +174,7 @@ class Sweep:
             "data": self.data,
             "samples": self.samples,
             "parameters": self.parameters,
+            **({"shrink": self.shrink} if self.shrink != "none" else {}),
             **sizes,
             called: self.score,
             "metric": asdict(self.metric),
@@ -197,7 +200,7 @@ class Sweep:
             predicted = curve["predicted"] and _point(curve["predicted"], called)
             curves.append(SweepCurve(curve["name"], points, predicted, curve.get("measure", "keep")))
         plain = {key: data[key] for key in ("kind", "path", "data", "samples", "parameters")}
-        plain |= {key: data[key] for key in ("macs", "milliseconds", "timed") if key in data}
+        plain |= {key: data[key] for key in ("macs", "milliseconds", "timed", "shrink") if key in data}
         return cls(curves=tuple(curves), score=data[called], metric=metric, **plain)
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from rmt_compress.errors import SettingsError
 from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.rules import GRIDS, RULES
-from rmt_compress.planning.settings import PlanSettings
+from rmt_compress.planning.settings import PlanSettings, Shrink
 from rmt_compress.progress import counter, phase
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepPoint
 from rmt_compress.sweep.target import POINTS, SweepTarget, check_points, saving
 
 if TYPE_CHECKING:
-    from rmt_compress.analysis import Analysis
     from rmt_compress.plan import Plan
     from rmt_compress.progress import Progress
 
@@ -31,7 +30,8 @@ def sweep_share(
     """The score of the whole network against the weights left, one curve per rank rule.
 
     ``bema`` keeps the spikes and a share f of the bulk in every layer that fits; the other rules cut every analysed
-    layer. A layer is split only where that shrinks it, as `make_plan` decides.
+    layer. A layer is split only where that shrinks it, as `make_plan` decides. Where the target shrinks what it
+    keeps ``bema`` is one point, since nothing of the bulk is left.
 
     Args:
         target: the network.
@@ -50,8 +50,8 @@ def sweep_share(
     given = amounts or {}
     if not all(given.get(rule) for rule in rules):
         check_points(points)
-    grids = {rule: given.get(rule) or GRIDS[rule](points) for rule in dict.fromkeys(rules)}
-    plans = {rule: [_plan(target.analysis, rule, amount) for amount in grid] for rule, grid in grids.items()}
+    grids = {rule: given.get(rule) or _grid(rule, points, target.shrink) for rule in dict.fromkeys(rules)}
+    plans = {rule: [_plan(target, rule, amount) for amount in grid] for rule, grid in grids.items()}
     advance = counter(sum(map(len, grids.values())), progress)
     layers = {layer.tensor: layer for layer in target.analysis.analyzed}
     tried: dict[tuple[tuple[str, int], ...], float] = {(): target.score}
@@ -76,6 +76,11 @@ def sweep_share(
     return target.result("share", curves)
 
 
-def _plan(analysis: Analysis, name: str, amount: float) -> Plan:
+def _grid(name: str, points: int, shrink: Shrink) -> Sequence[float]:
+    return [0.0] if shrink != "none" and RULES[name].from_spikes else GRIDS[name](points)
+
+
+def _plan(target: SweepTarget, name: str, amount: float) -> Plan:
     rule = RULES[name]
-    return make_plan(analysis, rule=rule.written(amount), keep_bulk=amount if rule.from_spikes else 0.0)
+    bulk = amount if rule.from_spikes else 0.0
+    return make_plan(target.analysis, rule=rule.written(amount), keep_bulk=bulk, shrink=target.shrink)

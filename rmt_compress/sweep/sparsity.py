@@ -62,7 +62,7 @@ def sweep_sparsity(
         check_points(points)
         shares = [float(share) for share in np.geomspace(0.5, 0.01, points)]
     # Which weights may be sparsified is the plan's decision.
-    plan = make_plan(target.analysis, keep_bulk=keep_bulk, sparsify=1.0)
+    plan = make_plan(target.analysis, keep_bulk=keep_bulk, shrink=target.shrink, sparsify=1.0)
     pieces = {MAGNITUDE: _pieces(target, plan, split=False), LOW_RANK_FIRST: _pieces(target, plan, split=True)}
     cuts = {}
     for name, parts in pieces.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -9,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.decomposition.bases import basis_called, directions_of
 from rmt_compress.decomposition.cuts import Cuts
+from rmt_compress.decomposition.svd import Decomposition
 from rmt_compress.errors import CompressionError, SettingsError
+from rmt_compress.layers.layer import as_weight
 from rmt_compress.layers.splitting import split_refusal
 from rmt_compress.networks.calibration.statistics import renew_statistics
 from rmt_compress.networks.evaluation import as_task
 from rmt_compress.networks.replacing import replaced
 from rmt_compress.networks.tasks.task import Task
+from rmt_compress.planning.making import check_shrinkable, shrinks
+from rmt_compress.planning.settings import PlanSettings, Shrink
+from rmt_compress.spectrum import shrunk
 from rmt_compress.sweep.results import Sweep, SweepCurve, SweepKind
 
 if TYPE_CHECKING:
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from rmt_compress.data.samples import Samples
     from rmt_compress.decomposition.metrics import Shrinkage
     from rmt_compress.decomposition.moments import Moments
-    from rmt_compress.decomposition.svd import Decomposition, StackedDecomposition
+    from rmt_compress.decomposition.svd import StackedDecomposition
 
 POINTS = 10
 """Trials per curve, about."""
@@ -71,6 +77,7 @@ class SweepTarget:
         self._batch_size = batch_size
         self._samples = 0
         self._inputs = inputs
+        self.shrink: Shrink = "none"
         self._weights = dict(model.named_parameters(remove_duplicate=False))
         directions = directions_of(
             [layer.layer for layer in analysis.layers],
@@ -87,6 +94,17 @@ class SweepTarget:
                     f"{layer.tensor} is no plain parameter of the model (parametrized?): remove the "
                     "parametrization, or leave the layer out with --exclude"
                 )
+
+    def shrinking(self, loss: Shrink) -> SweepTarget:
+        """The same network, whose cuts shrink what they keep as `make_plan` does with this `shrink`.
+
+        Raises:
+            SettingsError: the analysis is of noise that nothing can be shrunk by, or there is no such loss.
+        """
+        check_shrinkable(PlanSettings(shrink=loss), self.analysis.settings)
+        other = copy.copy(self)
+        other.shrink = loss
+        return other
 
     @cached_property
     def parameters(self) -> int:
@@ -112,12 +130,23 @@ class SweepTarget:
         return everything - sum(int(each.count_nonzero()) for each in inside)
 
     def decomposition(self, layer: AnalyzedLayer) -> Decomposition | StackedDecomposition:
-        """All singular values and vectors of a layer in the target's basis, computed once."""
-        return self._cuts.decomposition(layer.tensor)
+        """All singular values and vectors of a layer in the target's basis, computed once; shrunk where asked."""
+        found = self._cuts.decomposition(layer.tensor)
+        if self.shrink == "none" or not shrinks(layer, self.shrink):
+            return found
+        assert isinstance(found, Decomposition)  # a stack is not shrunk
+        return found.shrunk(layer.fit.sigma2**0.5, self.shrink)
+
+    def most(self, layer: AnalyzedLayer) -> int:
+        """The largest rank that changes anything: directions of which a shrunk cut keeps nothing are no more."""
+        if self.shrink == "none" or not shrinks(layer, self.shrink):
+            return layer.fit.p
+        kept = shrunk(layer.singular_values, layer.fit.sigma2**0.5, layer.matrix, self.shrink)
+        return max(1, int((kept > 0).sum()))
 
     def truncated(self, layer: AnalyzedLayer, rank: int) -> torch.Tensor:
         """The weight with its `rank` largest singular values only, in its own shape."""
-        return self._cuts.truncated(layer.tensor, rank)
+        return as_weight(layer.layer, self.decomposition(layer).truncated(rank))
 
     def score_with(self, weights: Mapping[str, torch.Tensor]) -> float:
         """The score with other weights in the layers of these tensors; biases change as the basis says."""
@@ -150,6 +179,7 @@ class SweepTarget:
             score=full,
             curves=tuple(curves),
             metric=self.task.metric,
+            shrink=self.shrink,
         )
 
 

@@ -102,6 +102,28 @@ def test_bad_input_is_one_line(run, checkpoint, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.traced
+def test_shrunk_cuts(run, checkpoint, tmp_path):
+    result = run(
+        "sweep", checkpoint, "--data", "digits", "--what", "share", "--points", "2", "--shrink", "frobenius"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "what is kept shrunk (frobenius)" in result.stdout
+    report = json.loads((tmp_path / "digits.sweep" / "share.json").read_text())
+    assert report["shrink"] == "frobenius"
+    pruned = run("prune", checkpoint, "--shrink", "frobenius", "-o", "s.safetensors")
+    assert pruned.returncode == 0, pruned.stderr
+    evaluated = run("evaluate", "s.safetensors", "--data", "digits", "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert report["curves"][0]["predicted"]["accuracy"] == pytest.approx(
+        json.loads(evaluated.stdout)["model"]["accuracy"]
+    )
+
+
+def test_budgets_take_no_shrinking(run, checkpoint):
+    result = run("sweep", checkpoint, "--data", "digits", "--what", "budget", "--shrink", "nuclear")
+    assert "--shrink cannot be combined with budgets" in one_error_line(result)
+
+
 def test_budgets_by_metric(run, checkpoint, tmp_path):
     words = ("sweep", checkpoint, "--data", "digits", "--what", "budget", "--points", "2", "--limit", "60")
     result = run(*words, "--calibration-samples", "40", "--json")
