@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from rmt_compress import outputs
 from rmt_compress.errors import OutputError
-from rmt_compress.outputs import check_output, check_output_folder, replacing, replacing_folder
+from rmt_compress.outputs import check_output, check_output_folder, placing, replacing, replacing_folder
 
 
 def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -102,7 +101,7 @@ def test_what_a_killed_run_has_left_goes_with_the_next_one_and_a_living_run_is_l
 @pytest.mark.parametrize("exchanges", (True, False))
 def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchanges):
     if not exchanges:
-        monkeypatch.setattr(outputs, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(placing, "_exchange", lambda one, other: False)
     target = tmp_path / "net"
     for content in ("first", "second"):
         with replacing_folder(target) as folder:

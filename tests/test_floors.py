@@ -16,7 +16,7 @@ from tests.samples.repository import REPOSITORY
 # Lowest first; a folder stands for all in it, the longest name that fits decides.
 FLOORS = (
     ("wording",),
-    ("errors", "object_reference", "progress"),
+    ("errors", "object_reference", "progress", "undisturbed"),
     ("outputs", "settings", "spectrum", "notebooks"),
     ("layers",),
     ("decomposition", "plan", "data"),

@@ -18,6 +18,7 @@ from rmt_compress.layers import Layer
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.networks.evaluation import evaluate
 from rmt_compress.networks.loading import load_model
+from rmt_compress.outputs import replacing
 from rmt_compress.planning.making import make_plan
 from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.pruning.road import prune
@@ -72,8 +73,8 @@ class Editor:
         self.tensors[layer.tensor] = weight
 
     def write(self, path, *, target, metadata, sparse):
-        beside = target.with_name("beside")
-        beside.touch()
+        with replacing(target.with_name("beside")) as beside:
+            beside.touch()
         save_file(self.tensors, path, metadata=metadata)
         return WrittenGraph(beside=(beside,))
 

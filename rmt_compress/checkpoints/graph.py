@@ -34,7 +34,7 @@ class WrittenGraph(NamedTuple):
 
     Attributes:
         sparse: names of the tensors in a sparse encoding.
-        beside: further files, complete under their final names.
+        beside: further files, which get their names together with the graph's.
         outdated: those of an older graph of this name, of no use once it is replaced.
         notes: what the user should know, one sentence each.
     """
@@ -60,7 +60,7 @@ class GraphEditor(Protocol):
         """Write the graph to exactly `path`.
 
         Args:
-            path: a temporary file in the folder of `target`; the caller renames it in one step.
+            path: a temporary file of `outputs.replacing`, within a block of `outputs.together`.
             target: the name it is going to get. Files beside it must not replace older ones of that name.
             metadata: text entries for the file.
             sparse: whether tensors with many zeros may be stored in a sparse encoding.

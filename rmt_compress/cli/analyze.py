@@ -84,7 +84,7 @@ def analyze(
     Several states of one network (analyze epoch*.pt) are set side by side: what training did to each layer.
     """
     from rmt_compress.analysis.analyzing import analyze_with
-    from rmt_compress.outputs import check_output, check_output_folder
+    from rmt_compress.outputs import check_output, check_output_folder, together
 
     paths = _states(checkpoint, against)
     if csv is not None:
@@ -98,12 +98,14 @@ def analyze(
                 ["--sort and --group are for one checkpoint, and these are several: leave them out"]
             )
         sources = [opened(path, trust=trust, weights=weights, tells=False) for path in paths]
-        trend = _side_by_side(paths, sources, settings, running, csv=csv, plots=plots)
+        trend = _side_by_side(paths, sources, settings, running)
         states = zip(trend.names, trend.analyses, strict=True)
         notes = [f"{name}: {text}" for name, analysis in states for text in analysis.notes]
         for text in notes:
             note(text)
-        write_report(report, context, lambda: _trend_page(trend), notes)
+        with together():
+            _write_trend(trend, csv, plots)
+            write_report(report, context, lambda: _trend_page(trend), notes)
         _report_trend(paths, trend, as_json=as_json)
         return
     path = paths[0]
@@ -116,14 +118,15 @@ def analyze(
         analysis = analyze_with(source, settings, replace(running, say=note), progress=progress)
     for text in analysis.notes:
         note(text)
-    if csv is not None:
-        write_csv(analysis, csv)
-    if plots is not None:
-        from rmt_compress.reporting.spectrum_plots import plot_layers
+    with together():
+        if csv is not None:
+            write_csv(analysis, csv)
+        if plots is not None:
+            from rmt_compress.reporting.spectrum_plots import plot_layers
 
-        with progress_bar("Drawing") as progress:
-            plot_layers(analysis, plots, progress=progress)
-    write_report(report, context, lambda: _page(analysis), analysis.notes)
+            with progress_bar("Drawing") as progress:
+                plot_layers(analysis, plots, progress=progress)
+        write_report(report, context, lambda: _page(analysis), analysis.notes)
     if as_json:
         print_json(analysis.to_json())
     else:
@@ -161,23 +164,23 @@ def _side_by_side(
     sources: list[Checkpoint],
     settings: AnalysisSettings,
     running: RunSettings,
-    *,
-    csv: Path | None,
-    plots: Path | None,
 ) -> Trend:
     from rmt_compress.analysis.trend import analyze_states, short_names
-    from rmt_compress.reporting.trend_table import write_trend_csv
 
     names = short_names([str(path) for path in paths])
     with progress_bar("Analysing") as progress:
-        trend = analyze_states(sources, settings, names=names, running=running, progress=progress)
+        return analyze_states(sources, settings, names=names, running=running, progress=progress)
+
+
+def _write_trend(trend: Trend, csv: Path | None, plots: Path | None) -> None:
+    from rmt_compress.reporting.trend_table import write_trend_csv
+
     if csv is not None:
         write_trend_csv(trend, csv)
     if plots is not None:
         from rmt_compress.reporting.trend_plots import write_trend_plot
 
         write_trend_plot(trend, plots)
-    return trend
 
 
 def _trend_page(trend: Trend) -> Page:

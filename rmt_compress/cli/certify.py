@@ -81,7 +81,7 @@ def certify(
     from rmt_compress.networks.loading import load_model
     from rmt_compress.networks.pixel_statistics import unnormalized_samples
     from rmt_compress.networks.tasks.questions import open_task
-    from rmt_compress.outputs import check_output
+    from rmt_compress.outputs import check_output, together
     from rmt_compress.pruning.certifying import certify as run
     from rmt_compress.reporting.certificate_plots import write_certificate_plot
     from rmt_compress.reporting.certificate_table import certificate_table
@@ -122,9 +122,10 @@ def certify(
             name=str(model),
             progress=progress,
         )
-    if plot is not None:
-        write_certificate_plot(found, plot)
-    write_report(report, context, lambda: certificate_page(model, found), notes)
+    with together():
+        if plot is not None:
+            write_certificate_plot(found, plot)
+        write_report(report, context, lambda: certificate_page(model, found), notes)
     if as_json:
         said: dict[str, Any] = {
             "schema": SCHEMA,

@@ -104,6 +104,7 @@ def finetune(
     split in two where that is smaller, and training goes on. With a budget (--keep, --macs) all layers are cut to
     it at one price, by what the last steps tell of them. A run that is broken off goes on with --resume.
     """
+    from rmt_compress.outputs import together
     from rmt_compress.reporting.html.training_report import training_page
     from rmt_compress.reporting.training_table import finetune_table
     from rmt_compress.training import finetune as run
@@ -145,11 +146,15 @@ def finetune(
         return
     for text in result.notes:
         note(text)
-    if plots is not None:
-        from rmt_compress.reporting.training_plots import write_training_plots
+    with together():
+        drawn = None
+        if plots is not None:
+            from rmt_compress.reporting.training_plots import write_training_plots
 
-        note(f"drew {write_training_plots(result.runs, plots)}")
-    write_report(report, context, lambda: training_page(result), result.notes)
+            drawn = write_training_plots(result.runs, plots)
+        write_report(report, context, lambda: training_page(result), result.notes)
+    if drawn is not None:
+        note(f"drew {drawn}")
     if as_json:
         print_json(result.to_json(), written=result.output)
     else:

@@ -13,8 +13,7 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 from rmt_compress.cli.shortened_files import noticing_shortened_files, within_handler
-
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+from rmt_compress.undisturbed import STOPPING
 
 
 class _Asked:
@@ -35,7 +34,7 @@ def stopping() -> Iterator[None]:
     _Asked.number, _Asked.file = 0, ""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
+        for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, _stop)
     try:

@@ -122,6 +122,7 @@ def sweep(
     Nothing is retrained and the checkpoint is not changed. Each picture marks the score of the network as it is,
     and what `prune` would choose by default.
     """
+    from rmt_compress.outputs import make_folder, together
     from rmt_compress.reporting.html.sweep_report import sweep_page
     from rmt_compress.reporting.sweep_files import sweep_table, write_sweep
 
@@ -145,8 +146,9 @@ def sweep(
     sweeps: list[Sweep] = []
 
     def finished(found: Sweep) -> None:
-        folder.mkdir(exist_ok=True)
-        write_sweep(found, folder / found.kind)
+        with together():
+            make_folder(folder)
+            write_sweep(found, folder / found.kind)
         sweeps.append(found)
         if not as_json:
             print_result(sweep_table(found), written=folder / f"{found.kind}.csv")

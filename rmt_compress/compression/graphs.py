@@ -12,7 +12,7 @@ from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, compare, digest
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.layers.zeroing import count_nonzero
-from rmt_compress.outputs import replacing
+from rmt_compress.outputs import replacing, together
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
@@ -63,17 +63,10 @@ def write_graph(view: Compressed, target: Path, *, progress: Progress | None = N
         factorized=tuple(factorized),
     )
     metadata[MANIFEST_KEY] = manifest.to_json()
-    beside: tuple[Path, ...] = ()
-    try:
-        with replacing(target) as temporary:
-            written = editor.write(temporary, target=target, metadata=metadata, sparse=view.layout == "factorized")
-            beside = written.beside
-            compare(target, temporary, digests)
-            size = sum(file.stat().st_size for file in (temporary, *beside))
-    except BaseException:
-        for file in beside:
-            file.unlink(missing_ok=True)
-        raise
+    with together(), replacing(target) as temporary:
+        written = editor.write(temporary, target=target, metadata=metadata, sparse=view.layout == "factorized")
+        compare(target, temporary, digests)
+        size = sum(file.stat().st_size for file in (temporary, *written.beside))
     for file in written.outdated:
         file.unlink(missing_ok=True)
     return WrittenFile(target, size, nonzeros, written.sparse, written.notes)

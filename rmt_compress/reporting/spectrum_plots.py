@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmt_compress.errors import OutputError, SettingsError
+from rmt_compress.errors import SettingsError
 from rmt_compress.layers.treating import matches
+from rmt_compress.outputs import make_folder, together
 from rmt_compress.reporting.blanks import blank_figure, said_in_figure, write_figure
 from rmt_compress.reporting.layer_names import network_order
 from rmt_compress.reporting.spectrum_series import SpectrumSeries, spectrum_series
@@ -47,18 +48,16 @@ def plot_layers(analysis: Analysis, folder: Path, *, progress: Progress | None =
         OutputError: the folder cannot be made.
     """
     check_drawable(analysis.settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
     written = []
-    for done, layer in enumerate(analysis.analyzed, start=1):
-        path = folder / plot_name(layer)
-        figure = layer_figure(layer)
-        write_figure(figure, path)
-        written.append(path)
-        if progress is not None:
-            progress(done, len(analysis.analyzed), layer.name)
+    with together():
+        make_folder(folder)
+        for done, layer in enumerate(analysis.analyzed, start=1):
+            path = folder / plot_name(layer)
+            figure = layer_figure(layer)
+            write_figure(figure, path)
+            written.append(path)
+            if progress is not None:
+                progress(done, len(analysis.analyzed), layer.name)
     return written
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.outputs import check_output, replacing
+from rmt_compress.outputs import check_output, replacing, together
 from rmt_compress.reporting.blanks import write_figure
 from rmt_compress.reporting.layer_table import Column, LayerTable
 from rmt_compress.wording import printable
@@ -39,17 +39,18 @@ def check_sweep_outputs(stems: Sequence[Path], *, force: bool, inputs: tuple[Pat
 
 
 def write_sweep(sweep: Sweep, stem: Path) -> list[Path]:
-    """Write ``STEM.csv``, ``STEM.json`` and ``STEM.png``, each in one piece, and return their paths."""
+    """Write ``STEM.csv``, ``STEM.json`` and ``STEM.png``, all or none, and return their paths."""
     from rmt_compress.reporting.sweep_plots import sweep_figure
 
     # The picture first: it is what may be impossible.
     targets = [_beside(stem, suffix) for suffix in SUFFIXES]
     figure = sweep_figure(sweep)
-    write_figure(figure, targets[2])
-    write_sweep_csv(sweep, targets[0])
-    with replacing(targets[1]) as path:
-        text = json.dumps(sweep.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+    with together():
+        write_figure(figure, targets[2])
+        write_sweep_csv(sweep, targets[0])
+        with replacing(targets[1]) as path:
+            text = json.dumps(sweep.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+            path.write_text(text + "\n", encoding="utf-8")
     return targets
 
 

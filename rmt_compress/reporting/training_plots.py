@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.outputs import make_folder
 from rmt_compress.reporting.blanks import blank_figure, write_figure
 from rmt_compress.training.event_log import Event, of_kind
 
@@ -62,7 +63,7 @@ def finetuned_figure(result: Finetuned) -> Figure:
 def write_training_plots(runs: Sequence[RunResult], folder: Path) -> Path:
     """Draw all runs into ``training.png`` in `folder`, made if absent."""
     figure = training_figure(runs)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / "training.png"
     write_figure(figure, path)
     return path

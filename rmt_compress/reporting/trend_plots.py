@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmt_compress.errors import OutputError
+from rmt_compress.outputs import make_folder
 from rmt_compress.reporting.blanks import blank_figure, said_in_figure, write_figure
 from rmt_compress.reporting.layer_names import common_prefix, network_order
 
@@ -120,10 +120,7 @@ def write_trend_plot(trend: Trend, folder: Path) -> Path:
         OutputError: the folder cannot be made.
     """
     figure = trend_figure(trend)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
+    make_folder(folder)
     path = folder / "trend.png"
     write_figure(figure, path)
     return path

@@ -67,7 +67,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="faults-") as name:
             bench = Bench(server, WORKS[work], Path(name) / work)
             for campaign in campaigns:
-                if WORKS[work].asked_only and campaign not in ASKING:
+                if asked.work == "all" and WORKS[work].asked_only and campaign not in ASKING:
                     continue
                 disturb, usual = CAMPAIGNS[campaign]
                 if campaign in NEEDS and (why := NEEDS[campaign]()) is not None:

@@ -1,6 +1,7 @@
 """A few runs disturbed at the calls that matter most; the long campaigns are `python -m tests.faults`."""
 
 import json
+from signal import Signals
 
 import pytest
 
@@ -50,11 +51,45 @@ def test_a_folder_that_is_replaced_is_old_or_whole_and_leftovers_go_with_the_nex
     assert (trial.left, trial.strangers) == ("whole", 1)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+def test_of_files_that_belong_together_there_are_all_or_none_wherever_a_signal_comes(python, tmp_path):
+    bench = Bench(python, WORKS["sweep"], tmp_path / "sweep")
+    writing = [call for call in bench.calls if call.name == "write" and "/swept/" in call.place]
+    exchanging = [call for call in bench.calls if call.name == "renameat2" and "rank." in call.text]
+    assert len(exchanging) == 3
+    for number, call in enumerate((writing[0], writing[-1], *exchanging)):
+        name = ("INT", "TERM", "HUP")[number % 3]
+        sent = {"INT": 2, "TERM": 15, "HUP": 1}[name]
+        inject = f"{call.name}:signal={name}:when={call.count}"
+        trial = bench.try_with(inject, inject, existed=True, sent=sent)
+        assert not trial.problems, trial
+        assert (trial.status, trial.left) == (128 + sent, "whole" if call in exchanging else "before")
+    # Nothing is there that they could change places with.
+    trial = bench.try_with("rename:signal=INT:when=2", "INT", existed=False, sent=2)
+    assert not trial.problems, trial
+    assert (trial.status, trial.left) == (130, "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+def test_a_graph_keeps_the_file_beside_it_wherever_a_signal_or_a_kill_comes(python, tmp_path):
+    bench = Bench(python, WORKS["graph"], tmp_path / "graph")
+    (exchanging,) = [call for call in bench.calls if call.name == "renameat2"]
+    (data,) = [call for call in bench.calls if call.name == "rename" and ".data" in call.text]
+    for call, name in ((exchanging, "INT"), (data, "TERM"), (data, "KILL"), (exchanging, "KILL")):
+        sent = Signals[f"SIG{name}"]
+        inject = f"{call.name}:signal={name}:when={call.count}"
+        trial = bench.try_with(inject, inject, existed=True, sent=sent)
+        assert not trial.problems, trial
+        assert trial.status == (-sent if name == "KILL" else 128 + sent)
+        assert trial.left == ("before" if name == "KILL" else "whole")
+
+
 def test_the_page_is_made_of_the_recorded_figures():
     rows = [Row(**each) for each in json.loads(RESULTS.read_text())]
     assert PAGE.read_text() == page(rows, mended())
-    # Left to mend: a sweep that is stopped between its three files leaves those that are whole.
-    assert {(row.campaign, row.work) for row in rows if "half" in row.left} <= {("signals", "sweep")}
+    assert not [(row.campaign, row.work) for row in rows if "half" in row.left or row.problems]
     assert {(each.campaign, each.work) for each in mended()} <= {(row.campaign, row.work) for row in rows}
 
 

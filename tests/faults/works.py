@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 CARD = "README.md"
 _PAGE = b"</html>"
+_DATA = re.compile(rb"small\.onnx\.[0-9a-f]{8}\.data")
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,20 @@ class Work:
         prepare: puts the inputs into a folder.
         arguments: of the program, run in that folder.
         output: what it makes: a file or a folder.
+        together: further files that belong to it: there are all of them, or none.
         beside: what else it may leave: names in the folder.
         resumes: the state that a next run goes on with, where one may be left.
         patch: Python that the process runs first.
         reads: the input that is changed while it is read.
-        asked_only: whether signals alone are sent to it: it makes nothing that others do not make like it.
+        asked_only: whether signals alone are sent to it unless it is named: it makes nothing that others do not
+            make like it.
     """
 
     name: str
     prepare: Callable[[Path], None]
     arguments: tuple[str, ...]
     output: str
+    together: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     resumes: str = ""
     patch: str = ""
@@ -47,33 +52,39 @@ class Work:
     def found(self, folder: Path) -> dict[str, bytes]:
         """The output, file by file; empty where there is none."""
         place = folder / self.output
-        if not self.output or not place.exists():
-            return {}
-        if place.is_dir():
+        if self.output and place.is_dir():
             files = (path for path in place.rglob("[!.]*") if path.is_file())
             return {str(path.relative_to(place)): path.read_bytes() for path in files}
-        content = place.read_bytes()
+        places = (folder / name for name in (self.output, *self.together) if name)
+        content = {path.name: path.read_bytes() for path in places if path.exists()}
+        for name in [name for name in content if name.endswith(".onnx")]:
+            for data in (folder / each for each in _data(content[name])):
+                content["data"] = data.read_bytes() if data.exists() else b"missing"
+            content[name] = _DATA.sub(b"the file beside it", content[name])
         # A page tells times, which are others in every run.
-        return {"": _PAGE if place.suffix == ".html" and content.rstrip().endswith(_PAGE) else content}
+        whole = {name for name, text in content.items() if name.endswith(".html") and text.rstrip().endswith(_PAGE)}
+        return content | dict.fromkeys(whole, _PAGE)
 
     def strangers(self, folder: Path, inputs: frozenset[str]) -> set[str]:
         """What lies in the folder, or in the output, and is neither input nor output."""
-        known = inputs | {self.output, *self.beside}
-        hidden = (folder / self.output).rglob(".*") if self.output else ()
-        return {path.name for path in folder.iterdir()} - known | {path.name for path in hidden if path.is_file()}
+        places = [Path(name) for name in (self.output, *self.together) if name]
+        known = inputs | {place.parts[0] for place in places} | {*self.beside}
+        for place in places:
+            if place.suffix == ".onnx" and (folder / place).exists():
+                known |= {*_data((folder / place).read_bytes())}
+        found = {path.name for path in folder.iterdir()} - known
+        within = {folder / place.parts[0] for place in places} - {folder / name for name in found}
+        return found | {path.name for one in within if one.is_dir() for path in one.rglob(".*")}
 
     def put_old(self, folder: Path) -> None:
         """An output of an earlier run, of other content."""
-        place = folder / self.output
-        if not self.output:
+        if self.name == "folder":
+            (folder / self.output).mkdir()
+            (folder / self.output / "config.json").write_text("{}")
+            (folder / self.output / "old.txt").write_text("old")
             return
-        if self.name == "sweep":
-            place.mkdir()
-        elif self.name == "folder":
-            place.mkdir()
-            (place / "config.json").write_text("{}")
-            (place / "old.txt").write_text("old")
-        else:
+        for place in (folder / name for name in (self.output, *self.together) if name):
+            place.parent.mkdir(exist_ok=True)
             place.write_bytes(b"old")
 
     def set_up(self, folder: Path) -> frozenset[str]:
@@ -82,6 +93,11 @@ class Work:
         folder.mkdir(parents=True, exist_ok=True)
         self.prepare(folder)
         return frozenset(path.name for path in folder.iterdir())
+
+
+def _data(model: bytes) -> list[str]:
+    """The file beside an ONNX model that its tensors are in, whose name is another in every run."""
+    return sorted({name.decode() for name in _DATA.findall(model)})
 
 
 def layers(rows: int = 100, columns: int = 140) -> dict[str, object]:
@@ -125,6 +141,28 @@ def _digits(folder: Path) -> None:
 def _cut_digits(folder: Path) -> None:
     _digits(folder)
     _perceptron(folder / "cut.safetensors", kept=12)
+
+
+def _graph(folder: Path) -> None:
+    """A model with its tensors in a file beside it."""
+    import onnx
+    import torch
+    from onnx import helper, numpy_helper
+
+    weights = {name.replace(".", "_"): value for name, value in layers(100, 100).items()}
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    names = ["x", *(f"h{number}" for number in range(1, len(weights))), "y"]
+    nodes = [
+        helper.make_node("MatMul", [taken, weight], [given])
+        for taken, weight, given in zip(names, weights, names[1:], strict=False)
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("n", 100)) for name in "xy"]
+    tensors = [numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], tensors)
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    # onnx appends to data that are there.
+    (folder / "model.weights").unlink(missing_ok=True)
+    onnx.save(built, folder / "model.onnx", save_as_external_data=True, location="model.weights", size_threshold=0)
 
 
 def _perceptron(file: Path, kept: int) -> None:
@@ -201,11 +239,33 @@ WORKS = {
             resumes="small.training.pt",
         ),
         Work(
+            "graph",
+            _graph,
+            ("prune", "model.onnx", "-o", "small.onnx", "--force", "--jobs", "1", "--exclude", "fc0*"),
+            "small.onnx",
+            reads="model.onnx",
+        ),
+        Work(
+            "measured",
+            _digits,
+            (
+                *("prune", "digits.safetensors", "-o", "small.safetensors", "--force", "--jobs", "1"),
+                *("--data", "digits", "--rule", "energy:0.7", "--report", "page.html"),
+            ),
+            "small.sweep.csv",
+            together=("small.sweep.json", "small.sweep.png"),
+            beside=("small.safetensors", "page.html"),
+            asked_only=True,
+        ),
+        Work(
             "analyze",
             _file,
-            ("analyze", "model.safetensors", "--csv", "table.csv", "--report", "page.html", "--force"),
+            (
+                *("analyze", "model.safetensors", "--csv", "table.csv", "--report", "page.html"),
+                *("--plots", "drawn", "--force"),
+            ),
             "table.csv",
-            beside=("page.html",),
+            together=("page.html", "drawn/fc0.png", "drawn/fc1.png"),
             asked_only=True,
         ),
         Work(
@@ -225,7 +285,8 @@ WORKS = {
                 *("sweep", "digits.safetensors", "--data", "digits", "--limit", "100", "--what", "rank"),
                 *("--layer", "fc2", "--points", "3", "-o", "swept", "--force"),
             ),
-            "swept",
+            "swept/rank.csv",
+            together=("swept/rank.json", "swept/rank.png"),
             asked_only=True,
         ),
         Work(
@@ -239,19 +300,11 @@ WORKS = {
             "certify",
             _cut_digits,
             (
-                *(
-                    "certify",
-                    "digits.safetensors",
-                    "--cut",
-                    "cut.safetensors",
-                    "--data",
-                    "digits",
-                    "--limit",
-                    "100",
-                ),
-                *("--report", "page.html", "--force"),
+                *("certify", "digits.safetensors", "--cut", "cut.safetensors", "--data", "digits"),
+                *("--limit", "100", "--plot", "bounds.png", "--report", "page.html", "--force"),
             ),
             "page.html",
+            together=("bounds.png",),
             asked_only=True,
         ),
         Work("show", _digits, ("show", "digits.safetensors"), "", asked_only=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Collection, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from rmt_compress.checkpoints.graph import WrittenGraph
 from rmt_compress.checkpoints.onnx.onnx_tensors import DTYPES, check_tensor, read_tensor
 from rmt_compress.errors import OutputError
+from rmt_compress.outputs import replacing
 from rmt_compress.wording import one_line
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ def write_model(
     """Write a model to `path`.
 
     Where its tensors were in files beside the original, or do not fit into one file, they go into one file beside
-    `target` whose name nothing has had before, so that an older model keeps its own.
+    `target` whose name nothing has had before, so that an older model keeps its own. Both get their names with what
+    else is written in the block of `together` that is open, which puts them into one folder until then.
 
     Args:
         model: it is changed on the way.
         source: the original, in whose folder the tensors beside it are.
-        path: a temporary file in the folder of `target`.
+        path: a temporary file.
         target: the name it is going to get.
         metadata: all text entries.
         may_be_sparse: initializers of the main graph that may be stored sparse where that is smaller.
@@ -62,20 +63,15 @@ def write_model(
         model.ByteSize() > _LARGEST_MESSAGE
     ):
         data = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
-        beside = (data,)
+        with replacing(data) as temporary:
+            _move_out(model, source, temporary, location=data.name)
+        beside = (temporary,)
         if may_be_sparse:
             notes.append("Tensors beside the model are stored dense, zeros included.")
     elif may_be_sparse:
         sparse = _make_sparse(model, may_be_sparse, notes)
-    try:
-        if beside:
-            _move_out(model, source, beside[0])
-        path.write_bytes(model.SerializeToString())
-        _check(path, source, target, notes)
-    except BaseException:
-        for file in beside:
-            file.unlink(missing_ok=True)
-        raise
+    path.write_bytes(model.SerializeToString())
+    _check(path, source, target, notes)
     return WrittenGraph(sparse, beside, outdated, tuple(notes))
 
 
@@ -93,9 +89,9 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
                 yield from _tensors(inner)
 
 
-def _move_out(model: ModelProto, source: Path, data: Path) -> None:
-    """Move every large tensor of `model` into the file `data`."""
-    with data.open("xb") as file:
+def _move_out(model: ModelProto, source: Path, data: Path, *, location: str) -> None:
+    """Move every large tensor of `model` into the file `data`, which is going to be at `location`."""
+    with data.open("wb") as file:
         for tensor in _tensors(model.graph):
             if tensor.data_location == tensor.EXTERNAL:
                 where = check_tensor(tensor, source, tensor.name)
@@ -112,10 +108,8 @@ def _move_out(model: ModelProto, source: Path, data: Path) -> None:
             tensor.ClearField("raw_data")
             del tensor.external_data[:]
             tensor.data_location = tensor.EXTERNAL
-            for key, value in (("location", data.name), ("offset", str(offset)), ("length", str(length))):
+            for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
                 tensor.external_data.add(key=key, value=value)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _aligned(file: BinaryIO) -> int:

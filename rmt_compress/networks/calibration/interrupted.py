@@ -18,7 +18,8 @@ from rmt_compress.decomposition.moments import Moments
 from rmt_compress.decomposition.moments_file import load_moments, read_tensors, save_moments, write_tensors
 from rmt_compress.errors import DataError, OutputError
 from rmt_compress.networks.calibration.watchers import states
-from rmt_compress.outputs import remove_leftovers, replacing
+from rmt_compress.outputs import replacing
+from rmt_compress.outputs.leftovers import remove_leftovers
 
 if TYPE_CHECKING:
     from rmt_compress.networks.calibration.watchers import LayerSums

@@ -13,6 +13,7 @@ from rmt_compress.compression import Compressed
 from rmt_compress.errors import OutputError
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.networks.exporting import export
+from rmt_compress.outputs import replacing, together
 from rmt_compress.planning.making import make_plan
 from rmt_compress.saving.reloading import load_dense
 from rmt_compress.saving.writing import write
@@ -220,7 +221,8 @@ def test_more_than_two_gigabytes(tmp_path):
         layer = checkpoint.layers()[3]
         editor = checkpoint.editor()
         editor.replace(layer, Factors(torch.ones(2, size), torch.ones(size, 2)))
-        editor.write(tmp_path / "out.onnx", target=tmp_path / "out.onnx", metadata={}, sparse=False)
+        with together(), replacing(tmp_path / "out.onnx") as temporary:
+            editor.write(temporary, target=tmp_path / "out.onnx", metadata={}, sparse=False)
     with open_checkpoint(tmp_path / "out.onnx") as again:
         assert again.parameters == (count - 1) * size * size + 4 * size
         assert again.read("w3.down").eq(1).all()
