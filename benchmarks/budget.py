@@ -10,7 +10,7 @@ chosen nothing. The portfolio also asks samples of the training data, other than
 fifteen rules is the best, of text a third of them first; ASVD asks calibration samples. Without data the portfolio
 has only what the network makes itself, as much as `prune` lets it make: three quarters calibrate, every fourth
 chooses. Where a network has batch norms every cut is asked twice: as it is, and with their statistics estimated
-anew on the calibration inputs. Peers are in budget_peers.py.
+anew, of the ResNet on 768 images as in method.md §14, else on the calibration inputs. Peers are in budget_peers.py.
 
 Writes budget.json after every measurement, budget.md and budget.png to benchmarks/results (``--out``). Networks,
 texts and images lie under ../shared (``--shared``).
@@ -79,6 +79,8 @@ class Size:
         samples: what one of them is.
         whole: whether the network and what the portfolio makes of it with data are asked all test samples, too.
         shape: of one input, where the network cannot tell it itself.
+        renewing: how many samples the statistics of batch norms are renewed with once a cut is chosen, those that
+            calibrate among them; 0 for these alone.
     """
 
     calibration: int
@@ -91,11 +93,12 @@ class Size:
     samples: str
     whole: bool = False
     shape: str | None = None
+    renewing: int = 0
 
 
 SIZES = {
     "lm": Size(32, 4, 6, 2, 1, 24, (0.8, 0.6, 0.4), "stretches of 512 bytes", whole=True),
-    "resnet": Size(256, 64, 256, 0, 64, 1000, (0.25, 0.15, 0.1), "images", shape="3,32,32"),
+    "resnet": Size(256, 64, 256, 0, 64, 1000, (0.25, 0.15, 0.1), "images", shape="3,32,32", renewing=768),
     "fashion_mlp": Size(1024, 256, 2000, 0, 256, 10000, (0.1, 0.05, 0.03), "images"),
     "cifar10_cnn": Size(512, 128, 500, 0, 128, 2000, (0.5, 0.3, 0.15), "images", shape="3,32,32"),
 }
@@ -130,7 +133,7 @@ class Told:
     Attributes:
         moments: of the inputs.
         asking: how candidates are asked.
-        inputs: what batch norms are estimated with.
+        inputs: what has calibrated.
         uncut: what the batch norms of the uncut network see of inputs that it has made itself; None of data.
     """
 
@@ -163,6 +166,8 @@ class Run:
     def __post_init__(self) -> None:
         self.calibration = self.subject.drawn(self.size.calibration, self.seed, 0)
         self.batches = self.calibration.batches(self.size.batch)
+        renewing = max(self.size.renewing, self.size.calibration)
+        self.renewing = self.subject.drawn(renewing, self.seed, 0).batches(self.size.batch)
         self.questions = self.subject.asked(self.size.asked)
         self.all_questions = self.subject.asked(None) if self.size.whole else None
         model = self.subject.model
@@ -208,7 +213,8 @@ class Run:
         """Calibrated and asked on samples of what the network was trained on."""
         model, layers = self.subject.model, self.subject.layers
         moments = watch.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
-        chosen = self.subject.drawn(self.size.selection, self.seed, self.size.calibration)
+        ahead = max(self.size.renewing, self.size.calibration)
+        chosen = self.subject.drawn(self.size.selection, self.seed, ahead)
         score = scored(model, lambda network: self._judged(network, chosen))
         part = scored(model, lambda network: self._judged(network, chosen.first(self.size.part)))
         return Told(moments, Asking(score, part if self.size.part else None), self.batches)
@@ -298,8 +304,8 @@ class Run:
     ) -> None:
         row: Row = {"method": method, "keep": keep, "left": left, **self._scores(small, method == OURS)}
         if batch_norms(small):
-            if told is None:
-                renew_statistics(small, self.batches)
+            if told is None or told.uncut is None:
+                renew_statistics(small, self.renewing)
             else:
                 renew_statistics(small, told.inputs, uncut=told.uncut)
             row["renewed"] = self.questions.score(small)
@@ -383,6 +389,7 @@ def main() -> None:
     for name in () if asked.draw else (asked.networks or list(sizes)):
         size, subject = sizes[name], subjects[name](asked.shared)
         samples = f"{size.calibration} {size.samples} calibrate, {size.selection} choose, {size.asked} are asked"
+        samples += f", {size.renewing} renew the statistics of batch norms" if size.renewing else ""
         record["networks"][name] = {"unit": subject.unit, "samples": samples}
         for seed in asked.seeds:
             Run(name, subject, size, seed, record["rows"], save).measure(tuple(asked.methods))
