@@ -36,13 +36,12 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     then. Elsewhere it is set aside first, put back if the renaming fails, and removed in the end; where a kill came
     between the two, the next run puts it back.
     """
-    try:
-        remove_leftover_folders(target)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=hidden(target)))
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
-    aside = temporary.with_name(temporary.name + ASIDE)
-    with locked_folder(temporary):
+    with _tidying() as stack:
+        temporary = _hidden_folder(target, stack)
+        aside = temporary.with_name(temporary.name + ASIDE)
+        stack.callback(
+            lambda: target.exists() and remove(aside)
+        )  # else it is all there is: the next run puts it back
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
@@ -51,10 +50,34 @@ def replacing_folder(target: Path) -> Iterator[Path]:
                     _put_in_place(temporary, target, aside)
         except OSError as error:
             raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
-        finally:
-            remove(temporary)
-            if target.exists():  # else it is all there is: the next run puts it back
-                remove(aside)
+
+
+@contextmanager
+def _tidying() -> Iterator[ExitStack]:
+    """What to do in the end: all of it, whatever has gone wrong, and without a signal between."""
+    stack = ExitStack()
+    try:
+        yield stack
+    finally:
+        with undisturbed():
+            stack.close()
+
+
+def _hidden_folder(target: Path, stack: ExitStack) -> Path:
+    """Make a locked folder beside `target`, to be removed in the end.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        remove_leftover_folders(target)
+        with undisturbed():
+            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=hidden(target)))
+            stack.callback(remove, folder)
+            stack.enter_context(locked_folder(folder))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    return folder
 
 
 def _put_in_place(temporary: Path, target: Path, aside: Path) -> None:
@@ -93,27 +116,26 @@ def replacing(target: Path) -> Iterator[Path]:
         with group.written(target) as temporary:
             yield temporary
         return
-    try:
-        remove_leftovers(target)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=hidden(target), suffix=target.suffix)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
-    temporary = Path(name)
-    locked = os.fdopen(handle)
-    try:
-        if not lock(handle):
-            locked.close()  # where there are no locks, an open file may be one that cannot be renamed
-        yield temporary
-        # mkstemp makes files for their owner alone; an output gets what the umask grants any new file.
-        temporary.chmod(0o666 & ~_umask())
-        _sync(temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        locked.close()
-        with suppress(OSError):  # renamed, or on a disk that fails: the next run removes it
-            temporary.unlink()
+    with _tidying() as stack:
+        try:
+            remove_leftovers(target)
+            with undisturbed():
+                handle, name = tempfile.mkstemp(dir=target.parent, prefix=hidden(target), suffix=target.suffix)
+                temporary = Path(name)
+                stack.callback(_unlink, temporary)
+                locked = stack.enter_context(os.fdopen(handle))
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+        try:
+            if not lock(handle):
+                locked.close()  # where there are no locks, an open file may be one that cannot be renamed
+            yield temporary
+            # mkstemp makes files for their owner alone; an output gets what the umask grants any new file.
+            temporary.chmod(0o666 & ~_umask())
+            _sync(temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -127,7 +149,7 @@ def together() -> Iterator[None]:
     if _GROUP.get() is not None:
         yield
         return
-    with ExitStack() as stack:
+    with _tidying() as stack:
         group = _Group(stack)
         token = _GROUP.set(group)
         try:
@@ -144,12 +166,13 @@ def make_folder(folder: Path) -> None:
         OutputError: it cannot be made.
     """
     new = not folder.is_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
-    if new and (group := _GROUP.get()) is not None:
-        group.made(folder)
+    with undisturbed():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
+        if new and (group := _GROUP.get()) is not None:
+            group.made(folder)
 
 
 class _Group:
@@ -166,12 +189,7 @@ class _Group:
 
     def made(self, folder: Path) -> None:
         """A folder was made for some of them."""
-
-        def remove_if_empty() -> None:
-            with suppress(OSError):
-                folder.rmdir()
-
-        self._stack.callback(remove_if_empty)
+        self._stack.callback(_remove_if_empty, folder)
 
     @contextmanager
     def written(self, target: Path) -> Iterator[Path]:
@@ -179,11 +197,7 @@ class _Group:
         try:
             remove_leftovers(target)
             if target.parent not in self._folders:
-                remove_leftover_folders(target)
-                folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=hidden(target)))
-                self._stack.callback(remove, folder)
-                self._stack.enter_context(locked_folder(folder))
-                self._folders[target.parent] = folder
+                self._folders[target.parent] = _hidden_folder(target, self._stack)
             temporary = self._folders[target.parent] / target.name
             temporary.touch()
             yield temporary
@@ -227,6 +241,17 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file, unless it was renamed; one that stays on a disk that fails goes with the next run."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _sync(path: Path) -> None:

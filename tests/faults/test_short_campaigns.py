@@ -58,13 +58,19 @@ def test_of_files_that_belong_together_there_are_all_or_none_wherever_a_signal_c
     writing = [call for call in bench.calls if call.name == "write" and "/swept/" in call.place]
     exchanging = [call for call in bench.calls if call.name == "renameat2" and "rank." in call.text]
     assert len(exchanging) == 3
-    for number, call in enumerate((writing[0], writing[-1], *exchanging)):
+    making, removing = (
+        [call for call in bench.calls if call.name == name and ".rank." in call.text]
+        for name in ("mkdir", "unlinkat")
+    )
+    done = {*exchanging, *removing}
+    for number, call in enumerate((*making, writing[0], writing[-1], *exchanging, removing[0])):
         name = ("INT", "TERM", "HUP")[number % 3]
         sent = {"INT": 2, "TERM": 15, "HUP": 1}[name]
         inject = f"{call.name}:signal={name}:when={call.count}"
         trial = bench.try_with(inject, inject, existed=True, sent=sent)
         assert not trial.problems, trial
-        assert (trial.status, trial.left) == (128 + sent, "whole" if call in exchanging else "before")
+        assert (trial.status, trial.left) == (128 + sent, "whole" if call in done else "before")
+        assert not trial.strangers, trial
     # Nothing is there that they could change places with.
     trial = bench.try_with("rename:signal=INT:when=2", "INT", existed=False, sent=2)
     assert not trial.problems, trial

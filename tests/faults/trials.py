@@ -157,7 +157,7 @@ class Bench:
             problems.append("exit status 0 without the output")
         strangers = self.work.strangers(self.folder, self.inputs)
         hidden = {name for name in strangers - left_before if name != self.work.resumes}
-        if ended.status >= 0 and hidden and ended.status < 128:
+        if ended.status >= 0 and hidden:
             problems.append(f"leaves {_shown(hidden)}")
         if then is not None:
             then()
