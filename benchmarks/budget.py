@@ -176,7 +176,11 @@ class Run:
     def measure(self, methods: tuple[str, ...]) -> None:
         """The uncut network, ours, then the peers."""
         if not self._known("uncut", 1.0):
-            self._note({"method": "uncut", "keep": 1.0, **self._scores(self.subject.model, True)})
+            # All seeds ask the same samples.
+            asked = [row for row in self.rows if row["network"] == self.name and row["method"] == "uncut"]
+            self._note(
+                asked[0] if asked else {"method": "uncut", "keep": 1.0, **self._scores(self.subject.model, True)}
+            )
         self._ours([method for method in (OURS, ALONE) if method in methods], self._with_data)
         self._ours([method for method in (OWN,) if method in methods], self._without_data)
         self._peers([method for method in METHODS if method in methods and method not in (OURS, ALONE, OWN)])
@@ -328,7 +332,7 @@ class Run:
         return any((row["network"], row["seed"], row["method"], row["keep"]) == which for row in self.rows)
 
     def _note(self, row: Row) -> None:
-        self.rows.append({"network": self.name, "seed": self.seed, **row})
+        self.rows.append({**row, "network": self.name, "seed": self.seed})
         print(json.dumps(self.rows[-1]), flush=True)
         self.save()
 
