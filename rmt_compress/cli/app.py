@@ -114,11 +114,7 @@ def main() -> None:
 def _run(*, debug: bool) -> None:
     degrade_text()
     try:
-        status = _asked()(prog_name="rmt-compress", standalone_mode=False)
-        if stopped():
-            error_line(stopped_because())
-            status = stopped_status()
-        sys.exit(status)
+        sys.exit(_status(debug=debug))
     except _Refusal as error:
         # Without any argument it has printed the help, and its message is empty.
         if said := _refused(error):
@@ -157,6 +153,22 @@ def _run(*, debug: bool) -> None:
         sys.exit(4)
     finally:
         speak(Loudness.USUAL)
+
+
+def _status(*, debug: bool) -> Any:
+    """Run the command that is typed; its exit status, or that of a run that was stopped."""
+    status = None
+    try:
+        status = _asked()(prog_name="rmt-compress", standalone_mode=False)
+    except Exception:
+        # What is asked to stop may say so in words of its own: a library whose import Ctrl-C breaks off is called
+        # one that cannot be imported.
+        if debug or not stopped():
+            raise
+    if stopped():
+        error_line(stopped_because())
+        status = stopped_status()
+    return status
 
 
 def _refused(error: Any) -> str:

@@ -6,10 +6,12 @@ signal's number, as a shell has it; 2 where a file is to blame.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 from rmt_compress.cli.shortened_files import noticing_shortened_files, within_handler
@@ -58,6 +60,26 @@ def _lost(path: str) -> None:
     _Asked.file = _Asked.file or path
     if not _Asked.number:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+def leaving() -> None:
+    """Let what asks to stop end the process at once from now on: all is done but for what Python tidies up.
+
+    For the end of the program alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        sys.stdout.flush()
+    for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, f"error: stopped by {signal.Signals(number).name} at the end, when all was done\n".encode())
+    os._exit(128 + number)
 
 
 def stopped() -> bool:

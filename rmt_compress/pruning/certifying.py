@@ -62,7 +62,8 @@ def certify(
         progress: called with (samples done, samples in all, "").
 
     Raises:
-        CertificateError: a module is not known to keep differences within bounds, or the network has no graph.
+        CertificateError: a module is not known to keep differences within bounds, the network has no graph, or one
+            of the two holds NaN or Inf.
         SettingsError: the task is no classification of whole samples.
         PlanError: the plan does not suit the network, or changes nothing of it.
         EvaluationError: the network does not take these inputs.
@@ -73,6 +74,8 @@ def certify(
     whole = _in_double(model, device)
     example, samples = _example(whole, question, name)
     smaller = compress(whole, cut, moments) if isinstance(cut, Plan) else _in_double(cut, device)
+    _check_finite(whole, name or type(model).__name__)
+    _check_finite(smaller, "the cut network")
     graph = NetworkGraph(whole, smaller, example, name)
     if not graph.cuts:
         raise PlanError("the cut changes no layer of this network: there is nothing to certify")
@@ -128,6 +131,15 @@ def _in_double(model: nn.Module, device: str | torch.device | None) -> nn.Module
             raise SettingsError(["device: mps knows no float64, which certificates are computed in; take cpu"])
         move(found, device)
     return found
+
+
+def _check_finite(model: nn.Module, called: str) -> None:
+    """Refuse numbers that no bound holds of; what comes of them need not show in an answer."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CertificateError(
+                f"{called}: NaN or Inf in {name}, so no bound holds; rmt-compress analyze shows its weights"
+            )
 
 
 def _labels(batch: Batch, samples: Samples) -> torch.Tensor:

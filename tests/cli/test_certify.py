@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rmt_compress.plan import load_plan
 from tests.samples.command_line import one_error_line
@@ -84,6 +86,27 @@ def test_mistakes_are_one_line(run, plan):
     for words, message in cases:
         assert message in one_error_line(run("certify", DIGITS, *ASKED, *words))
     assert "add --data" in one_error_line(run("certify", DIGITS, "--plan", plan))
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+def test_a_weight_that_is_no_number_in_the_network_or_in_its_cut(run, tmp_path, value):
+    for name in ("whole", "broken"):
+        torch.manual_seed(0)
+        state = {f"fc{number}.weight": torch.randn(*shape) for number, shape in ((1, (30, 64)), (2, (10, 30)))}
+        state |= {f"fc{number}.bias": torch.zeros(rows) for number, rows in ((1, 30), (2, 10))}
+        if name == "broken":
+            state["fc1.weight"][3, 4] = value
+        save_file(state, tmp_path / f"{name}.safetensors", {"architecture": "mlp:64,30,10"})
+    outputs = ("--plot", "bound.png", "--report", "page.html")
+    result = run("certify", "whole.safetensors", "--cut", "broken.safetensors", *ASKED, *outputs)
+    said = one_error_line(result)
+    assert said == (
+        "error: the cut network: NaN or Inf in fc1.weight, so no bound holds; rmt-compress analyze shows its weights"
+    )
+    assert "broken.safetensors" in one_error_line(
+        run("certify", "broken.safetensors", "--cut", "whole.safetensors", *ASKED, *outputs)
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.safetensors", "whole.safetensors"]
 
 
 def test_what_is_no_classifier_of_whole_samples(run, tmp_path):

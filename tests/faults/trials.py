@@ -21,6 +21,8 @@ HANGS_AFTER = 10.0
 """Seconds, beside three times those of a run that nothing disturbs: other work on the machine makes all slower."""
 MOST_MEMORY = 400_000
 """In kB: what a run may take beside twice its inputs, and beside what it has imported."""
+_BEGINS = "rmt_compress/__main__.py"
+"""The file whose first line is the program's."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Bench:
         whole: the output, file by file.
         needs: bytes of the inputs.
         writes: bytes of all that it makes.
-        calls: the system calls of a run that replaces an older output.
+        calls: the system calls of a run that replaces an older output, from its first line on.
         patience: seconds after which a run counts as one that hangs.
         imported: kB of memory that a run takes that does nothing.
     """
@@ -75,7 +77,10 @@ class Bench:
         noted = folder.parent / f"{work.name}.calls"
         self.prepare(existed=True)
         self.run(work.arguments, noted=noted)
-        self.calls: list[Call] = tracing.calls(noted)
+        calls = tracing.calls(noted)
+        # Until its first line runs, it is Python that answers.
+        first = max((number for number, call in enumerate(calls) if _BEGINS in call.text), default=-1)
+        self.calls: list[Call] = calls[first + 1 :]
 
     def at(self, folder: Path) -> Bench:
         """The same in another folder."""
