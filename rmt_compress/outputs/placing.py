@@ -39,9 +39,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     with _tidying() as stack:
         temporary = _hidden_folder(target, stack)
         aside = temporary.with_name(temporary.name + ASIDE)
-        stack.callback(
-            lambda: target.exists() and remove(aside)
-        )  # else it is all there is: the next run puts it back
+        stack.callback(_forget, aside, target)
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
@@ -78,6 +76,12 @@ def _hidden_folder(target: Path, stack: ExitStack) -> Path:
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
     return folder
+
+
+def _forget(aside: Path, target: Path) -> None:
+    """Remove a folder that was set aside, unless it is all there is: then the next run puts it back."""
+    if target.exists():
+        remove(aside)
 
 
 def _put_in_place(temporary: Path, target: Path, aside: Path) -> None:
