@@ -79,6 +79,10 @@ def page(runs: list[dict[str, Any]], mended: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",
+        f"In all {sum(run['executions'] for run in runs):,} inputs in "
+        f"{sum(run['seconds'] for run in runs) / 3600:.1f} hours by the clock, one process at a time,",
+        "on a machine that did other work beside it.",
+        "",
     ]
     if mended:
         said += ["## Mended", "", *(f"- **{entry['reader']}**: {entry['failure']}" for entry in mended), ""]

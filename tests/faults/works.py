@@ -45,7 +45,7 @@ class Work:
 
     def next_arguments(self, folder: Path) -> tuple[str, ...]:
         """The run after one that was disturbed: it goes on where there is something to go on with."""
-        if self.name == "finetune" and (folder / self.resumes).exists():
+        if self.arguments[0] == "finetune" and (folder / self.resumes).exists():
             return *(each for each in self.arguments if each != "--force"), "--resume"
         return self.arguments
 
@@ -237,6 +237,19 @@ WORKS = {
             "small.safetensors",
             beside=("small.log.jsonl",),
             resumes="small.training.pt",
+        ),
+        Work(
+            "tuned",
+            _digits,
+            (
+                *("finetune", "digits.safetensors", "--data", "digits", "--epochs", "3", "--batch-size", "16"),
+                *("--samples", "400", "--lr", "0.05", "--no-prune", "-o", "small.safetensors", "--force"),
+            ),
+            "small.safetensors",
+            beside=("small.log.jsonl",),
+            resumes="small.training.pt",
+            reads="digits.safetensors",
+            asked_only=True,
         ),
         Work(
             "graph",
