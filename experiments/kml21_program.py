@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmt_compress.spectrum import fit_gamma_noise
+from rmt_compress.spectrum import fit_gamma_noise, uneven_side
 
 DATA = Path(__file__).parent / "data"
 ALPHA, BETA = 0.2, 0.1
@@ -46,8 +46,9 @@ def ours(row: dict[str, Any]) -> dict[str, float]:
     """What we say of the matrix of one row, in the units of theirs."""
     p, n = row["p"], row["n"]
     longer = max(p, n)
-    values = np.linalg.svd(drawn(p, n, row["spread"], row["seed"]), compute_uv=False)
-    found = fit_gamma_noise(values**2 / longer, longer, alpha=ALPHA, beta=BETA)
+    matrix = drawn(p, n, row["spread"], row["seed"])
+    values = np.linalg.svd(matrix, compute_uv=False)
+    found = fit_gamma_noise(values**2 / longer, longer, alpha=ALPHA, beta=BETA, side=uneven_side(matrix))
     return {
         "spread": found.spread,
         "sigma2": found.fit.sigma2,

@@ -89,9 +89,13 @@ def _sign_flips(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
 
 def _general(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
     noise = spectrum.fit_gamma_noise(
-        measured.values**2 / measured.n, measured.n, alpha=asked.alpha, beta=asked.beta
+        measured.values**2 / measured.n,
+        measured.n,
+        alpha=asked.alpha,
+        beta=asked.beta,
+        side=spectrum.uneven_side(measured.matrix()),
     )
-    return NoiseFit(noise.fit, {"spread": noise.spread, "side": "long" if noise.long_side else "short"})
+    return NoiseFit(noise.fit, {"spread": noise.spread, "side": noise.side})
 
 
 def _bulk(

@@ -9,7 +9,7 @@ from rmt_compress.spectrum.bulk import (
 )
 from rmt_compress.spectrum.effective_rank import effective_rank
 from rmt_compress.spectrum.equalizer import Equalized, equalize
-from rmt_compress.spectrum.gamma_noise import GammaNoise, fit_gamma_noise
+from rmt_compress.spectrum.gamma_noise import GammaNoise, fit_gamma_noise, uneven_side
 from rmt_compress.spectrum.heavy_tail import HeavyTail, fit_heavy_tail
 from rmt_compress.spectrum.noise import noise_eigenvalues
 from rmt_compress.spectrum.null import fit_error_p_value, fit_error_quantile
@@ -63,4 +63,5 @@ __all__ = [
     "sign_flips",
     "singular_values",
     "spikes_behind",
+    "uneven_side",
 ]

@@ -25,6 +25,7 @@ x in (0, 1/max t) the solution of c·avg (t_j x/(1 − t_j x))² = 1. A variance
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmt_compress.spectrum.marchenko_pastur import FloatArray
 
@@ -43,6 +44,18 @@ def distribution(variances: FloatArray, ratio: float, *, points: int = 192) -> t
     Returns:
         Rising points of the spectrum above 0, and the share of the eigenvalues up to each.
     """
+    x, level, _ = curve(variances, ratio, points=points)
+    return x, level
+
+
+def curve(
+    variances: FloatArray, ratio: float, *, points: int = 192
+) -> tuple[FloatArray, FloatArray, NDArray[np.complex128]]:
+    """`distribution`, and u = −1/m just above each of its points.
+
+    Returns:
+        Rising points of the spectrum above 0, the share of the eigenvalues up to each, and u there.
+    """
     t = np.unique(variances)
     weight = ratio * np.bincount(np.searchsorted(t, variances)) / variances.size
     low, high = _ends(t, weight)
@@ -59,7 +72,7 @@ def distribution(variances: FloatArray, ratio: float, *, points: int = 192) -> t
     angle = np.arctan2(y, xi)
     # arg m = π − arg u and arg(1 + t·m) = arg(u − t) − arg u.
     level = 1 + (x * y / (xi**2 + y2) - angle - (np.arctan2(y[:, None], gap) - angle[:, None]) @ weight) / np.pi
-    return x, level
+    return x, level, xi + 1j * y
 
 
 def _ends(t: FloatArray, weight: FloatArray) -> tuple[float, float]:
@@ -125,6 +138,12 @@ def largest_eigenvalue(variances: FloatArray, samples: float) -> tuple[FloatArra
     Returns:
         Centre and scale, each (…).
     """
+    centre, scale, _ = edge(variances, samples)
+    return centre, scale
+
+
+def edge(variances: FloatArray, samples: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`largest_eigenvalue`, and the x = −m at the edge that both follow from, each (…)."""
     shorter = samples - 0.5
     ratio = (variances.shape[-1] - 0.5) / shorter
     low, high = np.zeros(variances.shape[:-1]), (1 - 1e-13) / variances.max(-1)
@@ -137,4 +156,4 @@ def largest_eigenvalue(variances: FloatArray, samples: float) -> tuple[FloatArra
     filtered = filtered / (1 - filtered)
     centre = (1 + ratio * filtered.mean(-1)) / x * shorter / samples
     scale = np.cbrt(1 + ratio * (filtered**3).mean(-1)) / x * np.cbrt(shorter) / samples
-    return centre, scale
+    return centre, scale, x

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from rmt_compress.spectrum import DegenerateSpectrumError, fit_bulk, fit_gamma_noise, gamma_noise, noise_eigenvalues
+from rmt_compress.spectrum import (
+    DegenerateSpectrumError,
+    fit_bulk,
+    fit_gamma_noise,
+    noise_eigenvalues,
+    uneven_side,
+)
 
 
 def eigenvalues(matrix: np.ndarray) -> np.ndarray:
@@ -22,17 +28,18 @@ def test_equal_variances_have_no_spread_and_the_usual_edge(rng: np.random.Genera
 @pytest.mark.parametrize("long_side", [False, True])
 def test_spread_and_variance_come_back(rng: np.random.Generator, *, long_side: bool) -> None:
     p, n, spread = 100, 400, 0.5
+    side = "long" if long_side else "short"
     spreads, means = [], []
     for _ in range(12):
         count = n if long_side else p
         scales = np.sqrt(2.0 * rng.gamma(1 / spread, spread, count))
         noise = rng.standard_normal((p, n)) * (scales if long_side else scales[:, None])
-        found = fit_gamma_noise(eigenvalues(noise), n)
+        # Of one spectrum of this size the side cannot always be told; of the entries it can.
+        assert uneven_side(noise) == side
+        found = fit_gamma_noise(eigenvalues(noise), n, side=side)
         means.append(found.fit.sigma2)
-        # Of one spectrum of this size the side that it is cannot always be told.
-        if found.long_side == long_side:
-            spreads.append(found.spread)
-    assert len(spreads) >= 5
+        spreads.append(found.spread)
+        assert found.long_side == long_side
     assert np.mean(spreads) == pytest.approx(spread, rel=0.25)
     assert np.mean(means) == pytest.approx(2.0, rel=0.1)
 
@@ -55,16 +62,27 @@ def test_scale_and_transposition_change_nothing_else(rng: np.random.Generator) -
     assert (other.fit.spikes, other.long_side) == (one.fit.spikes, one.long_side)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_known_variances_pass_the_edge_as_often_as_they_should(rng: np.random.Generator, beta: float) -> None:
-    p, n, spread, draws = 50, 200, 0.3, 1500
-    edge = gamma_noise.gamma_edge(spread, p, n, beta)
-    above = 0
-    for _ in range(draws):
-        noise = rng.standard_normal((p, n)) * np.sqrt(rng.gamma(1 / spread, spread, p))[:, None]
-        above += np.linalg.norm(noise, 2) ** 2 / n > edge
-    assert above / draws == pytest.approx(beta, abs=0.03 if beta < 0.3 else 0.06)
+def test_a_matrix_tells_whose_variances_differ(rng: np.random.Generator) -> None:
+    even = rng.standard_normal((100, 400))
+    rows, columns = (np.sqrt(rng.gamma(10.0, 0.1, side)) for side in even.shape)
+    for scale in (1e-200, 1.0, 1e200):
+        assert uneven_side(even * scale) == "none"
+        assert uneven_side(even * rows[:, None] * scale) == uneven_side((even * rows[:, None]).T * scale) == "short"
+        assert uneven_side(even * columns * scale) == uneven_side((even * columns).T * scale) == "long"
+    # Heavy entries make lengths uneven too, though all have one law.
+    assert uneven_side(rng.standard_t(5, (100, 400))) == "none"
+    assert uneven_side(np.ones((5, 9))) == "none"
+
+
+def test_chance_finds_even_noise_uneven_as_rarely_as_it_should(rng: np.random.Generator) -> None:
+    found = sum(uneven_side(rng.standard_normal((40, 70))) != "none" for _ in range(2000))
+    assert 6 <= found <= 40
+
+
+def test_even_noise_is_marchenko_and_pasturs(rng: np.random.Generator) -> None:
+    spectrum = noise_eigenvalues(60, 100, rng)
+    found = fit_gamma_noise(spectrum, 100, side="none")
+    assert (found.fit, found.spread) == (fit_bulk(spectrum, 100), 0.0)
 
 
 def test_a_matrix_of_low_rank_has_no_noise() -> None:
