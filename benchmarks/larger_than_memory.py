@@ -7,7 +7,8 @@ A checkpoint of the shapes of a Llama in bfloat16 is made in FOLDER, see `make_c
 By default it has 12 GB: layers of up to 4096 × 11264, an output head of 128,256 × 4096, stacks of sixteen experts.
 `analyze --resume` is killed (SIGKILL) once half of the layers stand in the journal, and started again; so is
 `prune`, which takes what `analyze` has kept, once half of the cut layers do. Peaks are resident memory of the
-process, in 10⁶ bytes. What was made is deleted in the end, unless --keep says otherwise.
+process, in 10⁶ bytes. With --others prune runs a second time, from the beginning and undisturbed, with other
+options, and its output must be the same file. What was made is deleted in the end, unless --keep says otherwise.
 
 Deliberately free of heavy imports: on Linux the peak of a new process starts at the size of the one that made it.
 """
@@ -15,8 +16,10 @@ Deliberately free of heavy imports: on Linux the peak of a new process starts at
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -114,8 +117,14 @@ def largest_weight(folder: Path) -> float:
     return 2 * largest / MEGABYTE
 
 
-def measure(folder: Path, work: Path, options: Sequence[str]) -> dict[str, Any]:
-    """All runs with these options; `work` is where journals and the smaller checkpoint go."""
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def measure(folder: Path, work: Path, options: Sequence[str], others: Sequence[str] | None) -> dict[str, Any]:
+    """All runs with these options, and a prune with `others`; `work` is where all goes that is written."""
     journal, output = work / "layers", work / "small.safetensors"
     factors = Path(f"{journal}.factors")
     analyze: list[str | Path] = ["analyze", folder, "--json", "--resume", journal, *options]
@@ -129,17 +138,26 @@ def measure(folder: Path, work: Path, options: Sequence[str]) -> dict[str, Any]:
     half = entries(factors)
     resumed, printed = run("prune, gone on", prune, factors)
     result = json.loads(printed)
+    runs.append(resumed)
     again = json.loads(run("analyze, all layers kept", analyze, journal)[1])
+    bytes_out, same = output.stat().st_size, None
+    if others is not None:
+        first = digest(output)
+        undisturbed = ["prune", folder, "-o", output, "--json", "--force", *others]
+        runs.append(run("prune undisturbed, its own analysis in it", undisturbed, work / "none")[0])
+        same = digest(output) == first
     return {
         "options": list(options),
+        "others": None if others is None else list(others),
+        "same_bytes_with_others": same,
         "gigabytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9,
         "largest_float32_megabytes": largest_weight(folder),
         "layers": found["totals"]["layers_analyzed"],
-        "runs": [asdict(each) for each in (*runs, resumed)],
+        "runs": [asdict(each) for each in runs],
         "factors_kept_at_the_kill": half,
         "layers_in_journal": entries(journal),
         "same_analysis_again": again == found,
-        "bytes_out": output.stat().st_size,
+        "bytes_out": bytes_out,
         "layers_cut": sum(each["action"] == "factorized" for each in result["layers"]),
     }
 
@@ -157,7 +175,8 @@ def table(record: dict[str, Any]) -> str:
         f"{record['gigabytes']:.3g} GB with the shapes of a Llama, {record['layers']} layers that are analysed; "
         "the largest weight takes "
         f"{record['largest_float32_megabytes']:.0f} MB in float32."
-        + (f" Both commands with `{' '.join(record['options'])}`." if record["options"] else ""),
+        + (f" Both commands with `{' '.join(record['options'])}`." if record["options"] else "")
+        + (f" The last run with `{' '.join(record['others'])}` instead." if record["others"] else ""),
         "\n".join(f"- {line}" for line in machine()),
     )
     report.table(
@@ -191,6 +210,12 @@ def table(record: dict[str, Any]) -> str:
         runs[1].taken == runs[0].kept and runs[3].taken == record["factors_kept_at_the_kill"],
     )
     report.target("the analysis is the same once more, from the journal", bool(record["same_analysis_again"]))
+    if record["others"] is not None:
+        report.target(
+            f"`prune` undisturbed with `{' '.join(record['others'])}` writes the same {record['bytes_out'] / 1e6:.0f} "
+            "MB, byte for byte",
+            bool(record["same_bytes_with_others"]),
+        )
     return report.text
 
 
@@ -204,6 +229,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=16, help="in every fourth block")
     parser.add_argument("--max-memory", help="for both commands; by default what they take by themselves")
     parser.add_argument("--jobs", type=int, help="layers at once; by default one per core")
+    parser.add_argument("--others", help="options of one more prune, whose output must be the same, in one word")
     parser.add_argument("--output", type=Path, help="where the table goes, and beside it the numbers (.json)")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoint")
     arguments = parser.parse_args()
@@ -215,7 +241,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         given = {"--max-memory": arguments.max_memory, "--jobs": arguments.jobs}
         options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-        record = measure(model, Path(work), options)
+        others = None if arguments.others is None else shlex.split(arguments.others)
+        record = measure(model, Path(work), options, others)
     if not arguments.keep:
         shutil.rmtree(model)
     text = table(record)

@@ -246,15 +246,17 @@ def test_workers_take_what_comes_next_and_the_longest_is_the_least(monkeypatch):
 def test_killed_half_way_a_large_checkpoint_is_gone_on_with(python, tmp_path):
     script = BENCHMARKS / "larger_than_memory.py"
     size = ("--gigabytes", "0.008", "--hidden", "96", "--words", "1536", "--experts", "2", "--jobs", "1")
-    arguments = (*size, "--output", tmp_path / "result.md")
-    # The six programs that it starts need not load torch: their memory is judged by nobody here.
+    arguments = (*size, "--others", "--max-memory 800MB --jobs 2", "--output", tmp_path / "result.md")
+    # The seven programs that it starts need not load torch: their memory is judged by nobody here.
     forking = "import subprocess, sys; from tests.samples.fork_server import Forked, become; "
     forking += "subprocess.Popen = Forked; become(sys.argv[1:])"
     done = python.run("-c", forking, script, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "result.json").read_text())
     assert (tmp_path / "result.md").read_text().strip() == done.stdout.strip()
-    analyze_killed, analyzed, prune_killed, pruned = record["runs"]
+    analyze_killed, analyzed, prune_killed, pruned, undisturbed = record["runs"]
+    assert record["same_bytes_with_others"]
+    assert undisturbed["taken"] == 0
     assert (
         record["layers"] // 2
         <= analyze_killed["kept"]

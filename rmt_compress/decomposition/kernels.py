@@ -17,6 +17,8 @@ _BLOCK = 2**21
 # Columns of the long side of a weight that are converted at a time.
 SLICE = 4096
 _STRIP = 256
+# Entries that are squared at a time: in float64 they stay in a core's cache.
+_SQUARED = 2**17
 # How far the squares of eigenvalues may be from their sum, as a share: half of what the analysis allows each. Of p
 # up to 512 a GPU's in float32 were up to 2.4e-4 off (benchmarks/results/gpu.md); rounding moves them by some 1e-6.
 _SAME_SIZE = 5e-5
@@ -140,8 +142,40 @@ def _to_numpy(values: torch.Tensor) -> NDArray[np.float64]:
     return values.to(device="cpu", dtype=torch.float64).numpy()
 
 
-def double_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The columns of `matrix` in float64, some at a time, where they are worked on: a GPU, else the CPU."""
-    device = matrix.device if matrix.device.type == "cuda" else torch.device("cpu")
-    for block in torch.split(matrix, max(1, _BLOCK // matrix.shape[0]), dim=1):
-        yield block.to(device=device, dtype=torch.float64)
+def double_blocks(matrix: torch.Tensor, entries: int = _BLOCK) -> Iterator[torch.Tensor]:
+    """The columns of `matrix` in float64, some `entries` at a time, where they are worked on: a GPU, else the CPU.
+
+    A block is good until the next one is asked for, see `column_blocks`.
+    """
+    if matrix.device.type != "cuda":
+        yield from column_blocks(matrix, torch.float64, entries)
+        return
+    for block in torch.split(matrix, max(1, entries // matrix.shape[0]), dim=1):
+        yield block.to(dtype=torch.float64)
+
+
+def column_blocks(matrix: torch.Tensor, dtype: torch.dtype, entries: int) -> Iterator[torch.Tensor]:
+    """The columns of `matrix` in a type, some `entries` at a time, on the CPU.
+
+    What is converted stands in one piece of memory that the next block takes over: a new one for each is had of the
+    system and given back to it, page by page, which took as long as the work.
+    """
+    rows, columns = matrix.shape
+    width = min(columns, max(1, entries // rows))
+    buffer = None
+    if matrix.dtype != dtype or matrix.device.type != "cpu":
+        along = matrix.stride(-1) == 1  # entries stay neighbours
+        buffer = torch.empty(rows, width, dtype=dtype) if along else torch.empty(width, rows, dtype=dtype).T
+    for block in torch.split(matrix, width, dim=1):
+        yield block if buffer is None else buffer[:, : block.shape[1]].copy_(block)
+
+
+def squared_norm(matrix: torch.Tensor) -> float:
+    """The sum of the squares of all entries, added up in float64, on the CPU."""
+    rows = matrix if matrix.stride(-1) == 1 else matrix.T
+    if not rows.is_contiguous():
+        return float(sum(torch.linalg.vector_norm(row, dtype=torch.float64) ** 2 for row in rows))
+    found = 0.0
+    for part in column_blocks(rows.reshape(1, -1), torch.float64, _SQUARED):
+        found += float(torch.dot(part[0], part[0]))
+    return found

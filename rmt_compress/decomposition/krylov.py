@@ -17,7 +17,7 @@ import math
 
 import torch
 
-from rmt_compress.decomposition.kernels import double_blocks
+from rmt_compress.decomposition.kernels import column_blocks, double_blocks, squared_norm
 
 # Largest Σρᵢ as a share of the energy that is cut off.
 _TOLERANCE = 1e-5
@@ -28,8 +28,9 @@ _ROUNDING = 4 * 2.0**-24
 # The space may grow to this share of p: beyond, all eigenvectors of the Gram matrix are had for the same time.
 _LARGEST_SPACE = 1 / 4
 _LEAST_STEPS = 4
-# Entries of a shorter type that are converted at once.
-_SLICE = 2**22
+# Entries that are converted at once, of a shorter type and for float64: few, so that they are still in a core's cache
+# when they are multiplied.
+_SLICE = 2**19
 # Below, the eigenvectors of the Gram matrix come at once.
 _SMALLEST = 1000
 
@@ -46,7 +47,7 @@ def leading_subspace(a: torch.Tensor, rank: int) -> torch.Tensor | None:
 
     `a` is (p, n), p ≤ n, float32 or shorter, on the CPU.
     """
-    energy = sum(float(block.square().sum()) for block in double_blocks(a))
+    energy = squared_norm(a)
     found = _grow(a, rank, energy)
     return None if found is None else _judged(a, found.double(), energy)
 
@@ -97,11 +98,12 @@ def _times_gram(a: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """A·Aᵀ·block in float32; of a shorter type no more than a slice is converted at once."""
     if a.dtype == torch.float32:
         return a @ (a.T @ block)
-    image = torch.zeros_like(block)
-    for part in torch.split(a, max(1, _SLICE // a.shape[0]), dim=1):
-        columns = part.float()
-        image.addmm_(columns, columns.T @ block)
-    return image
+    # As rows, which BLAS multiplies faster than columns, of a weight stored row by row by far.
+    rows = block.T.contiguous()
+    image = torch.zeros_like(rows)
+    for columns in column_blocks(a, torch.float32, _SLICE):
+        image.addmm_(rows @ columns, columns.T)
+    return image.T
 
 
 def _judged(a: torch.Tensor, u: torch.Tensor, energy: float) -> torch.Tensor | None:
@@ -111,7 +113,7 @@ def _judged(a: torch.Tensor, u: torch.Tensor, energy: float) -> torch.Tensor | N
         u = torch.linalg.qr(image)[0]
         # As rows: of the few columns that QR leaves one behind another BLAS takes five times as long.
         rows = torch.zeros_like(u.T)
-        for block in double_blocks(a):
+        for block in double_blocks(a, _SLICE):
             rows.addmm_(u.T @ block, block.T)
         image = rows.T
     values, rotation = torch.linalg.eigh(u.T @ image)

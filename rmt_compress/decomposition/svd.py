@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # Entries of a float64 weight within this range can be squared and summed.
 _SAFE_TO_SQUARE = (1e-140, 1e140)
 _DIGITS = 1e-9
+# Entries in float64 that are projected at a time: of more none is in a core's cache any more.
+_PROJECTED = 2**19
 # Up to this p the eigenvectors are found on one thread. The threads of OpenBLAS meet several times for each of the
 # p columns of a tridiagonal reduction, spinning as they wait: with two threads on two busy cores, 20 vectors of a
 # matrix of p = 2000 took 74 s and 15 s of processor time; with one, 7 s and 0.8 s.
@@ -176,8 +178,9 @@ def _decompose_wide(a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Ten
     vt = torch.empty((rank, a.shape[1]), dtype=torch.float64 if double else torch.float32, device=u.device)
     squares = torch.zeros(rank, dtype=torch.float64, device=u.device)
     start = 0
-    for block in double_blocks(a):
-        projected = u.T @ block
+    short = u.T.contiguous()
+    for block in double_blocks(a, _PROJECTED):
+        projected = short @ block
         squares += projected.square().sum(1)
         vt[:, start : start + block.shape[1]] = projected
         start += block.shape[1]

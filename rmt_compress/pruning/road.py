@@ -236,9 +236,6 @@ def prune(
                 room=view.bytes_changed,
             )
             stack.callback(view.finished.close)
-        changed = None
-        if within is None and not asks and fits_beside_its_cut(checkpoint, running.most_bytes):
-            changed = changed_outputs(checkpoint, result.plan, known, place)
         file = write(
             view,
             target,
@@ -249,6 +246,9 @@ def prune(
         )
         if view.finished is not None:
             view.finished.remove()
+        changed = None
+        if within is None and not asks and fits_beside_its_cut(checkpoint, running.most_bytes):
+            changed = changed_outputs(checkpoint, target, place)
     result = replace(
         result,
         output=str(target),

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.checkpoints.free_memory import free_memory
 from rmt_compress.errors import RmtCompressError
 from rmt_compress.networks.calibration.made_up import make_inputs
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.evaluation import move
-from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.huggingface import model_folder
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.tasks.agreement import SAME_ANSWER
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.pruning.calibration import in_memory
-from rmt_compress.pruning.repairs import carried_out
+from rmt_compress.saving.reloading import load
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.decomposition.moments import Moments
-    from rmt_compress.plan import Plan
 
 TEXTS, TOKENS = 2, 64
 """How many texts the network makes itself where it takes tokens, and how long they are."""
@@ -32,11 +32,12 @@ third of the outputs' norm, at most."""
 
 
 def changed_outputs(
-    checkpoint: Checkpoint, plan: Plan, moments: Moments | None, device: str | torch.device | None = None
+    checkpoint: Checkpoint, written: Path, device: str | torch.device | None = None
 ) -> tuple[float, str] | None:
     """What a cut changes of the outputs of a Hugging Face folder's network, as a share and in words; None: unknown.
 
-    Of logits it is the share of other answers, of embeddings the distance in units of their norm.
+    Of logits it is the share of other answers, of embeddings the distance in units of their norm. The cut is read
+    from what was `written` of the checkpoint, so that no layer is decomposed for it once more.
 
     Unknown it is of other files, whose network must be named; of networks with batch norms, whose inputs take
     minutes to make; and of those that do not run, or that hold layers otherwise than the file does. It runs on
@@ -51,9 +52,10 @@ def changed_outputs(
         if device is not None:
             move(model, device)
         made = make_inputs(model, count=TEXTS, length=TOKENS)
-        small = carried_out(model, checkpoint, plan, moments, file_names(model, checkpoint))
-        with small.network() as cut:
-            score = agreement_of(in_memory(made), model).score(cut)
+        cut = load(open_checkpoint(written, trust=checkpoint.trusted), load_model(checkpoint)).eval()
+        if device is not None:
+            move(cut, device)
+        score = agreement_of(in_memory(made), model).score(cut)
     # A prune that is done is not undone because the network could not be asked as well.
     except RmtCompressError:
         return None
