@@ -212,8 +212,8 @@ def table(record: dict[str, Any]) -> str:
     report.target("the analysis is the same once more, from the journal", bool(record["same_analysis_again"]))
     if record["others"] is not None:
         report.target(
-            f"`prune` undisturbed with `{' '.join(record['others'])}` writes the same {record['bytes_out'] / 1e6:.0f} "
-            "MB, byte for byte",
+            f"`prune` undisturbed with `{' '.join(record['others'])}` writes the same "
+            f"{record['bytes_out'] / 1e6:.0f} MB, byte for byte",
             bool(record["same_bytes_with_others"]),
         )
     return report.text

@@ -25,8 +25,8 @@ class Stage(NamedTuple):
 
 
 # What noise and spikes take, and what spectra with longer and longer tails do: more steps first, until what stands
-# above the edge has converged, which is where most of the chance in the number of spikes is. Twice as many directions
-# of both kinds make chance smaller by a third, and the products take twice as long.
+# above the edge has converged, which is where most of the chance in the number of spikes is. Twice as many
+# directions of both kinds make chance smaller by a third, and the products take twice as long.
 STAGES = (Stage(12, 64), Stage(14, 64), Stage(18, 64), Stage(24, 128), Stage(32, 256))
 
 _DIRECTIONS = 32

@@ -28,8 +28,8 @@ _ROUNDING = 4 * 2.0**-24
 # The space may grow to this share of p: beyond, all eigenvectors of the Gram matrix are had for the same time.
 _LARGEST_SPACE = 1 / 4
 _LEAST_STEPS = 4
-# Entries that are converted at once, of a shorter type and for float64: few, so that they are still in a core's cache
-# when they are multiplied.
+# Entries that are converted at once, of a shorter type and for float64: few, so that they are still in a core's
+# cache when they are multiplied.
 _SLICE = 2**19
 # Below, the eigenvectors of the Gram matrix come at once.
 _SMALLEST = 1000
