@@ -143,7 +143,7 @@ def measure(folder: Path, work: Path, options: Sequence[str], others: Sequence[s
     bytes_out, same = output.stat().st_size, None
     if others is not None:
         first = digest(output)
-        undisturbed = ["prune", folder, "-o", output, "--json", "--force", *others]
+        undisturbed: list[str | Path] = ["prune", folder, "-o", output, "--json", "--force", *others]
         runs.append(run("prune undisturbed, its own analysis in it", undisturbed, work / "none")[0])
         same = digest(output) == first
     return {

@@ -26,6 +26,18 @@ def folder_of(path, directions):
     return path
 
 
+def test_no_layer_is_decomposed_once_more_to_ask_the_network(tmp_path, few_tokens, monkeypatch):
+    import rmt_compress as rmt
+    from rmt_compress.decomposition import svd
+
+    ranks = []
+    found = svd._decompose_wide
+    monkeypatch.setattr(svd, "_decompose_wide", lambda a, rank: [ranks.append(rank), found(a, rank)][1])
+    result = rmt.prune(folder_of(tmp_path / "signal", 3), tmp_path / "cut")
+    assert result.verified == "synthetic"
+    assert len(ranks) == sum(each.rank is not None for each in result.outcomes) > 0
+
+
 @pytest.mark.slow
 def test_a_wreck_is_told_without_data(run, tmp_path):
     result = run("prune", folder_of(tmp_path / "noise", 0))
