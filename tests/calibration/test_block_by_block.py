@@ -178,7 +178,22 @@ def test_what_does_not_fit_is_said_in_a_line(tmp_path, family, memory, says):
         calibrate_stored(folder, batches, max_memory=memory)
 
 
+@pytest.mark.usefixtures("no_room")
+def test_weights_that_the_library_has_renamed_keep_the_names_of_the_file(tmp_path):
+    folder = folder_of("vit", tmp_path)
+    images = list(torch.randn(4, 3, 16, 16).chunk(2))
+    found = calibrate_stored(folder, images, max_memory="2GB")
+    assert len(found.record["blocks"]) > 1
+    # In the class they have others.
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in found.layers
+    one = calibrate_stored(folder, images, max_memory="2GB", layers=list(found.layers)[:2])
+    assert list(one.layers) == list(found.layers)[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_by_block, "fits_whole", lambda checkpoint, max_memory: True)
+        assert_same(found, calibrate_stored(folder, images))
+
+
 @pytest.mark.usefixtures("tiny_program")
-def test_weights_under_other_names(tmp_path):
-    with pytest.raises(CheckpointError, match=r"other names in ViTForImageClassification.* give more memory"):
-        calibrate_stored(folder_of("vit", tmp_path), [torch.zeros(1, 3, 16, 16)], max_memory=60_000)
+def test_weights_that_the_library_joins(tmp_path):
+    with pytest.raises(CheckpointError, match=r"joined or turned in MixtralForCausalLM.* give more memory"):
+        calibrate_stored(folder_of("mixtral", tmp_path), BATCHES, max_memory=20_000)

@@ -159,7 +159,8 @@ def _block_by_block(
 
     model, its_layers = blank_network(checkpoint, arch)
     weights = StoredWeights(model, checkpoint)
-    wanted, left_out = chosen_layers(its_layers, layers)
+    asked_for = None if layers is None else [weights.names.in_network(name) for name in layers]
+    wanted, left_out = chosen_layers(its_layers, asked_for)
     data = Batches(batches, model, call)
     with undisturbed(model, asked.seed), without_cache(model), experts_one_by_one(model):
         blocks = choose_blocks(model, weights, data.ask, data.first)
@@ -184,7 +185,8 @@ def _block_by_block(
                 "applied in another way than its layer is read" if name in otherwise else why_not_seen(layer)
             )
     ordered = {name: found.layers[name] for name in wanted if name in found.layers}
-    return Moments(ordered, left_out, {**found.record, "blocks": list(blocks.paths)})
+    moments = Moments(ordered, left_out, {**found.record, "blocks": list(blocks.paths)})
+    return weights.names.moments_in_file(moments, checkpoint.layers())
 
 
 @contextmanager

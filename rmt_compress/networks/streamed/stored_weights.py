@@ -10,9 +10,10 @@ from torch import nn
 
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.errors import CheckpointError
+from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.repair.chain import inside
 from rmt_compress.networks.streamed.blank_network import slots
-from rmt_compress.saving.library_loading import fits_by_name
+from rmt_compress.saving.library_loading import fits_by_name, renamed_alone
 from rmt_compress.wording import listed, problems_listed, times
 
 if TYPE_CHECKING:
@@ -27,30 +28,40 @@ class StoredWeights:
         model: the blank network.
         checkpoint: its weights.
 
+    Attributes:
+        names: what the tensors of the file are called in the network.
+
     Raises:
-        CheckpointError: they are not those of the network, or stand under other names.
+        CheckpointError: they are not those of the network, or the library that built it joins or turns some of them.
     """
 
     def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
         self._model = model
         self._files = DenseView(checkpoint)
+        self.names = self._named(checkpoint)
         self._names: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self._names.setdefault(id(parameter), []).append(name)
         self._paths = {module: path for path, module in model.named_modules()}
         self._blanks = {slot: slot[0]._parameters[slot[1]] for slot in slots(model)}
         self._check(checkpoint)
-        buffers = {name for name, _ in model.named_buffers()} & {*model.state_dict()} & {*self._files.tensors}
-        for name in buffers:
-            model.get_buffer(name).copy_(self._files.read(name))
+        buffers = {name for name, _ in model.named_buffers()} & {*model.state_dict()}
+        for name in self._files.tensors:
+            if (own := self.names.in_network(name)) in buffers:
+                model.get_buffer(own).copy_(self._files.read(name))
+
+    def _named(self, checkpoint: Checkpoint) -> FileNames:
+        if not hasattr(self._model, "from_pretrained") or fits_by_name(checkpoint, self._model):
+            return SAME_NAMES
+        if (renamed := renamed_alone(checkpoint, self._model)) is None:
+            raise CheckpointError(
+                f"{checkpoint.path}: its weights are joined or turned in {type(self._model).__name__}, so that it is "
+                "not run block after block; give more memory"
+            )
+        return FileNames({old: new for old, new in renamed.items() if old != new})
 
     def _check(self, checkpoint: Checkpoint) -> None:
         tensors = self._files.tensors
-        if hasattr(self._model, "from_pretrained") and not fits_by_name(checkpoint, self._model):
-            raise CheckpointError(
-                f"{checkpoint.path}: its weights have other names in {type(self._model).__name__}, so that it is "
-                "not run block after block; give more memory"
-            )
         problems = []
         for parameter in {id(blank): blank for blank in self._blanks.values()}.values():
             names = self._names[id(parameter)]
@@ -62,7 +73,7 @@ class StoredWeights:
                 given, wanted = times(tensors[stored].shape), times(parameter.shape)
                 problems.append(f"{stored} is {given} in the file, {wanted} in the network")
         own = {*self._model.state_dict(), *(name for name, _ in self._model.named_buffers())}
-        if strange := [name for name in tensors if name not in own]:
+        if strange := [name for name in tensors if self.names.in_network(name) not in own]:
             problems.append(f"the network has no {listed(strange, 3)}")
         if problems:
             raise CheckpointError(
@@ -71,7 +82,8 @@ class StoredWeights:
             )
 
     def _stored(self, names: list[str]) -> str | None:
-        return next((name for name in names if name in self._files.tensors), None)
+        stored = map(self.names.in_file, names)
+        return next((name for name in stored if name in self._files.tensors), None)
 
     def bytes(self, slots_: list[Slot]) -> int:
         """What the weights in these places take in memory, a shared one once."""
