@@ -32,7 +32,7 @@ class StoredWeights:
         names: what the tensors of the file are called in the network.
 
     Raises:
-        CheckpointError: they are not those of the network, or the library that built it joins or turns some of them.
+        CheckpointError: they are not those of the network, or the library that built it joins or turns some.
     """
 
     def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -55,8 +55,8 @@ class StoredWeights:
             return SAME_NAMES
         if (renamed := renamed_alone(checkpoint, self._model)) is None:
             raise CheckpointError(
-                f"{checkpoint.path}: its weights are joined or turned in {type(self._model).__name__}, so that it is "
-                "not run block after block; give more memory"
+                f"{checkpoint.path}: its weights are joined or turned in {type(self._model).__name__}, so that it "
+                "is not run block after block; give more memory"
             )
         return FileNames({old: new for old, new in renamed.items() if old != new})
 
