@@ -232,9 +232,8 @@ class Run:
         inputs = made.inputs
         moments = watch.time("moments", lambda: calibrate(model, inputs, seed=self.seed, layers=layers))
         uncut = made.seen_uncut(model) if batch_norms(model) else None
-        score = scored_trials(
-            model, inputs, lasting(made.selection), divergence, renews=uncut is not None, uncut=uncut
-        )
+        chosen = lasting(made.of_one_size(model).selection)
+        score = scored_trials(model, inputs, chosen, divergence, renews=uncut is not None, uncut=uncut)
         return Told(moments, Asking(score), inputs, uncut)
 
     def _judged(self, network: nn.Module, chosen: Questions) -> float:

@@ -68,7 +68,7 @@ def digits(_shared: Path = SHARED) -> Subject:
         del seed, ahead
         return Questions(parts["train"].images[:count], parts["train"].labels[:count])
 
-    def asked(count: int) -> Questions:
+    def asked(count: int | None) -> Questions:
         return Questions(parts["test"].images[:count], parts["test"].labels[:count])
 
     model = load_model(SAMPLES / "digits_mlp.safetensors").eval()

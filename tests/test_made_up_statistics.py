@@ -7,9 +7,11 @@ from torch import nn
 import rmt_compress as rmt
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.data.in_memory import InMemory
+from rmt_compress.networks.calibration.made_up import MadeUp
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.planning.budgets import BudgetSettings
+from rmt_compress.pruning import budgeted
 from rmt_compress.pruning.budgeted import Request, plan_within_budget
 from rmt_compress.pruning.calibration import Calibration, Inputs
 
@@ -61,3 +63,38 @@ def test_a_quarter_of_many_samples_looks_first(asked, part):
     found = Calibration(Inputs(tasks[0]), tasks[1], "measured", (), {}).part()
     assert (found and found.selection.samples.count) == part
     assert found is None or found.inputs.task.samples.count == 25
+
+
+@pytest.mark.parametrize(
+    ("inputs", "verified", "asked"),
+    (
+        (torch.zeros(256, 5), "synthetic", 256),
+        (torch.zeros(257, 5), "synthetic", 3),
+        (torch.zeros(40, 5, dtype=torch.long), "synthetic", 3),
+        (torch.zeros(40, 5), "measured", 3),
+    ),
+    ids=("few", "many", "text", "data choose"),
+)
+def test_few_inputs_that_a_network_made_all_choose_among_cuts_of_one_size(inputs, verified, asked):
+    network = nn.Embedding(5, 3) if inputs.dtype == torch.long else nn.Linear(5, 3)
+    task = agreement_of(vectors(3), network)
+    made = MadeUp((inputs[:30], inputs[30:]), "noise", {})
+    calibration = Calibration(Inputs(task), task, verified, (), {}, made)
+    assert calibration.of_one_size(network).selection.samples.count == asked
+
+
+@pytest.mark.parametrize(("budget", "all_choose"), (({"keep": 0.6}, True), ({"max_drop": 0.5}, False)))
+def test_a_drop_is_asked_of_inputs_that_calibrated_nothing(budget, all_choose, model, monkeypatch):
+    asked = []
+    scored = budgeted.scored_trials
+
+    def watched(network, inputs, task, judge, **more):
+        asked.append(task.samples.count)
+        return scored(network, inputs, task, judge, **more)
+
+    monkeypatch.setattr(budgeted, "scored_trials", watched)
+    settings = CalibrationSettings(calibration_samples=8, input_shape="3,9,9")
+    request = Request(BudgetSettings(**budget), settings)
+    checkpoint = open_checkpoint(model)
+    plan_within_budget(rmt.analyze(model, min_size=10), checkpoint, model, None, request)
+    assert asked == [8 if all_choose else 2]

@@ -195,7 +195,8 @@ def plan_within_budget(
             model, calibration.inputs, calibration.selection, judge, renews=renews, uncut=uncut, names=names
         )
 
-    ask, part = asking(calibration), calibration.part() if drop is None else None
+    choosing = calibration.of_one_size(model) if drop is None else calibration
+    ask, part = asking(choosing), choosing.part() if drop is None else None
     look = None if part is None else asking(replace(part, selection=lasting(part.selection)))
 
     def score(trial: Trial) -> Judgement | float:

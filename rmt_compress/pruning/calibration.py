@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _HELD_BACK = 4
 """Every so many of the inputs that a network has made choose among its cuts; the others calibrate."""
+_FEW = 256
+"""Images and vectors that a network has made all choose among cuts of one size where they are no more: 24 took the
+third best of fifteen rules for the ResNet, all 96 the best (docs/calibration.md)."""
 _MANY, _MANY_WINDOWS = 2048, 32
 """Of so many samples that choose, a quarter says which cuts are worth asking all."""
 
@@ -84,6 +87,19 @@ class Calibration:
             assert seen is not None
             inputs = Inputs(inputs.task.of(seen.thinned(max(1, (seen.count or 0) // 4)))) if seen.count else inputs
         return replace(self, inputs=inputs, selection=self.selection.of(samples.thinned(count // 4)))
+
+    def of_one_size(self, model: nn.Module) -> Calibration:
+        """The same, to choose among cuts of one size, where nothing but their order matters; asked while uncut.
+
+        Those that calibrate choose too where the network has made few inputs: that it has been fitted to them makes
+        every cut look better, and hardly changes which is best.
+        """
+        if self.made is None or self.verified != "synthetic":
+            return self
+        samples = in_memory(self.made)
+        if samples.targets == "tokens" or samples.count > _FEW:
+            return self
+        return replace(self, selection=agreement_of(samples, model).remembered())
 
     def seen_uncut(self, model: nn.Module) -> dict[str, Seen] | None:
         """What the batch norms of the uncut network see of inputs that it made itself; None of data."""
