@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from rmt_compress.errors import OutputError
-from rmt_compress.outputs import make_folder, placing, replacing, replacing_folder, together
+from rmt_compress.outputs import afterwards, leftovers, make_folder, placing, replacing, replacing_folder, together
 from rmt_compress.undisturbed import undisturbed
 
 NAMES = ("table.csv", "picture.png", "drawn/one.png")
@@ -184,6 +184,54 @@ def test_a_folder_that_cannot_be_put_back_is_kept_for_the_next_run(tmp_path, mon
     with pytest.raises(ZeroDivisionError):
         look()
     assert found(tmp_path) == {"net/weights": "old"}
+
+
+def test_what_comes_afterwards_comes_when_all_have_their_names(tmp_path, monkeypatch):
+    seen = []
+
+    def once_more():
+        with together():
+            afterwards(lambda: seen.append(found(tmp_path)))
+            write(tmp_path, "new")
+
+    once_more()
+    assert {name: text for name, text in seen[0].items() if name in NAMES} == dict.fromkeys(NAMES, "new")
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(placing, "_exchange", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        once_more()
+    assert len(seen) == 1
+
+
+RENAMING = """
+import sys
+from pathlib import Path
+from rmt_compress.outputs.leftovers import alone_in
+with alone_in([Path(sys.argv[1])]):
+    print("alone", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_two_runs_do_not_rename_in_one_folder_at_once(tmp_path, monkeypatch):
+    command = [sys.executable, "-c", RENAMING, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        waited = []
+
+        def sleep(seconds):
+            waited.append(seconds)
+            if len(waited) == 3:
+                other.communicate()
+
+        monkeypatch.setattr(leftovers.time, "sleep", sleep)
+        write(tmp_path, "new")
+        assert len(waited) == 3
+        assert found(tmp_path) == dict.fromkeys(NAMES, "new")
 
 
 KILLED = """

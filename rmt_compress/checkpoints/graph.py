@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -35,13 +36,13 @@ class WrittenGraph(NamedTuple):
     Attributes:
         sparse: names of the tensors in a sparse encoding.
         beside: further files, which get their names together with the graph's.
-        outdated: those of an older graph of this name, of no use once it is replaced.
+        outdated: what the names of such files match that an older graph has left, of no use once it is replaced.
         notes: what the user should know, one sentence each.
     """
 
     sparse: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
-    outdated: tuple[Path, ...] = ()
+    outdated: re.Pattern[str] | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,13 @@ from rmt_compress.checkpoints.provenance import make_manifest
 from rmt_compress.checkpoints.writers import WrittenFile, check_room, compare, digest
 from rmt_compress.layers.splitting import Factors
 from rmt_compress.layers.zeroing import count_nonzero
-from rmt_compress.outputs import replacing, together
+from rmt_compress.outputs import afterwards, replacing, together
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
     import torch
 
-    from rmt_compress.checkpoints.graph import GraphEditor
+    from rmt_compress.checkpoints.graph import GraphEditor, WrittenGraph
     from rmt_compress.compression.compressed import Compressed
     from rmt_compress.layers.layer import Layer
     from rmt_compress.progress import Progress
@@ -67,9 +68,18 @@ def write_graph(view: Compressed, target: Path, *, progress: Progress | None = N
         written = editor.write(temporary, target=target, metadata=metadata, sparse=view.layout == "factorized")
         compare(target, temporary, digests)
         size = sum(file.stat().st_size for file in (temporary, *written.beside))
-    for file in written.outdated:
-        file.unlink(missing_ok=True)
+        afterwards(partial(_remove_outdated, target, written))
     return WrittenFile(target, size, nonzeros, written.sparse, written.notes)
+
+
+def _remove_outdated(target: Path, written: WrittenGraph) -> None:
+    """Remove the further files of a graph that was replaced."""
+    if written.outdated is None:
+        return
+    new = {file.name for file in written.beside}
+    for file in target.parent.iterdir():
+        if written.outdated.fullmatch(file.name) and file.name not in new:
+            file.unlink(missing_ok=True)
 
 
 def _enter_factors(

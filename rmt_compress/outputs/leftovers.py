@@ -11,13 +11,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 # Bytes; file systems take 255, and to the hidden file's name a suffix and a dozen letters are added.
 _LONG_NAME = 200
 _SHORT_NAME = 120
+
+# Others rename in milliseconds; who holds a folder for longer holds it for something else.
+_TRIES, _PAUSE = 400, 0.005
 
 ASIDE = ".old"
 """What the name of a folder ends with that is set aside for another."""
@@ -90,6 +94,33 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone_in(folders: Iterable[Path]) -> Iterator[None]:
+    """Wait until no other process is in such a block with one of these folders, if not for longer than a moment."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with ExitStack() as stack:
+        for folder in sorted(folders):
+            try:
+                handle = os.open(folder, os.O_RDONLY)
+            except OSError:  # it may be written to, and not be read
+                continue
+            stack.callback(os.close, handle)
+            for _ in range(_TRIES):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    time.sleep(_PAUSE)
+                except OSError:  # there are no locks
+                    break
+                else:
+                    break
+        yield
 
 
 def lock(handle: int) -> bool:

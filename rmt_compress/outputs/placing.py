@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from rmt_compress.errors import OutputError
 from rmt_compress.outputs.leftovers import (
     ASIDE,
+    alone_in,
     hidden,
     lock,
     locked_folder,
@@ -163,6 +164,16 @@ def together() -> Iterator[None]:
         group.put_in_place()
 
 
+def afterwards(step: Callable[[], None]) -> None:
+    """Have a quick step done when all files of the block of `together` have their names.
+
+    No other run renames such files in the same folders meanwhile (where the system has locks), and no signal comes.
+    """
+    group = _GROUP.get()
+    assert group is not None, "there is no block of together"
+    group.afterwards.append(step)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for outputs if it is not there; within `together` it goes again where nothing comes into it.
 
@@ -184,12 +195,16 @@ class _Group:
 
     Args:
         stack: what is to be removed in the end.
+
+    Attributes:
+        afterwards: what is done when all have their names, before any other run renames in their folders.
     """
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._folders: dict[Path, Path] = {}
         self._ready: list[tuple[Path, Path]] = []
+        self.afterwards: list[Callable[[], None]] = []
 
     def made(self, folder: Path) -> None:
         """A folder was made for some of them."""
@@ -218,7 +233,7 @@ class _Group:
             OutputError: one cannot be renamed.
         """
         undo: list[tuple[Path, Path, bool]] = []
-        with undisturbed():
+        with undisturbed(), alone_in(self._folders):
             for temporary, target in self._ready:
                 try:
                     existed = target.is_symlink() or target.is_file()
@@ -235,6 +250,8 @@ class _Group:
                             else:
                                 place.rename(placed)
                     raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+            for step in self.afterwards:
+                step()
 
 
 _GROUP: ContextVar[_Group | None] = ContextVar("_GROUP", default=None)

@@ -54,8 +54,7 @@ def write_model(
     del model.metadata_props[:]
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
-    old = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.data")
-    outdated = tuple(file for file in target.parent.iterdir() if old.fullmatch(file.name))
+    outdated = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.data")
     notes: list[str] = []
     sparse: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
