@@ -1,15 +1,17 @@
 """Sparse masks by four budgets, and low rank, sparse and their sum at equal size, on four networks.
 
     python experiments/masks.py fashion_mlp cifar10_cnn resnet lm   # without retraining
-    python experiments/masks.py --train fashion_mlp cifar10_cnn --seeds 0 1 2
+    python experiments/masks.py resnet lm --what masks
+    python experiments/masks.py --train fashion_mlp cifar10_cnn resnet lm --seeds 0 1 2
     python experiments/masks.py --quick --out FOLDER      # seconds, on the embedded digits
     python experiments/masks.py --draw                    # table and picture again from the numbers
 
 Masks: an exact share of the entries of all layers that may be pruned, by `rmt_compress.divide_sparsity`. Training:
-a tenth more zeros before every epoch, by the weights as they are, held while the epoch lasts; so many training
-images as `TRAINED` says, other ones a seed. Equal size: the same share of every layer's numbers, as factors (rank),
-as entries (sparse), half of each in a sum, or as factors twice as large, half of whose entries are zero; places are
-not counted. One JSON line per result in masks.jsonl: what is there already is not measured again.
+a tenth more zeros before every epoch, by the weights as they are, held while the epoch lasts; an epoch has so many
+training images, or stretches of text, as `TRAINED` says, other ones a seed. Equal size: the same share of every
+layer's numbers, as factors (rank), as entries (sparse), half of each in a sum, or as factors twice as large, half
+of whose entries are zero; places are not counted. One JSON line per result in masks.jsonl: what is there already is
+not measured again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import argparse
 import copy
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -49,12 +51,14 @@ PATTERNS = {0.5: "2:4", 0.75: "1:4"}
 SHARES = (0.3, 0.5, 0.7, 0.9)
 FORMS = ("sparse", "rank", "sum", "sparse factors")
 KEEPS = (0.7, 0.5, 0.3, 0.1)
-ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 125, "lm": 4, "digits": 360}
+ASKED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 1000, "lm": 16, "digits": 360}
 # Of the quick version.
 QUICK: tuple[MaskBudget, ...] = ("magnitude", "reallocation")
 QUICK_SHARES, QUICK_KEEPS = (0.5, 0.9), (0.5, 0.1)
-TRAINED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "digits": 500}
+TRAINED = {"fashion_mlp": 10_000, "cifar10_cnn": 1000, "resnet": 500, "lm": 16, "digits": 500}
 RATE = 0.01
+# Images, or stretches of text, of a step.
+TOGETHER, STRETCHES_TOGETHER = 128, 4
 # On the result's axis: accuracy, or nats a byte.
 UNITS = {"lm": "nats a byte"}
 Record = dict[str, Any]
@@ -138,10 +142,12 @@ def _formed(layer: Layer, weight: torch.Tensor, form: str, keep: float) -> torch
     return as_weight(layer, low_rank_and_sparse(matrix, rank, entries, turns=turns).joined())
 
 
-def trained(name: str, subject: Subject, seed: int, known: set[str]) -> Iterator[Record]:
-    """Every budget, a tenth more zeros an epoch, from the network as it is."""
+def trained(
+    name: str, subject: Subject, seed: int, known: set[str], budgets: Sequence[MaskBudget]
+) -> Iterator[Record]:
+    """Budgets, each with a tenth more zeros an epoch, from the network as it is."""
     questions, lesson = subject.asked(ASKED[name]), subject.drawn(TRAINED[name], seed, 0)
-    for budget in QUICK if name == "digits" else TRAINED_BUDGETS:
+    for budget in QUICK if name == "digits" else budgets:
         records = [
             {
                 **{"network": name, "what": "trained", "budget": budget, "share": share, "seed": seed},
@@ -179,9 +185,14 @@ def _epoch(
     most: int | None = None,
 ) -> None:
     model.train()
-    for chosen in torch.split(torch.randperm(len(lesson.inputs), generator=generator), 128)[:most]:
+    size = STRETCHES_TOGETHER if lesson.text else TOGETHER
+    for chosen in torch.split(torch.randperm(len(lesson.inputs), generator=generator), size)[:most]:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(model(lesson.inputs[chosen]), lesson.answers[chosen])
+        inputs, answers = lesson.inputs[chosen], lesson.answers[chosen].flatten()
+        outputs = (
+            model(input_ids=inputs, use_cache=False).logits[:, :-1].flatten(0, 1) if lesson.text else model(inputs)
+        )
+        loss = functional.cross_entropy(outputs, answers)
         loss.backward()  # type: ignore[no-untyped-call]  # its stubs do not say
         optimizer.step()
         held.enforce()
@@ -206,7 +217,10 @@ def markdown(records: list[Record]) -> str:
                 continue
             columns = sorted({record[column] for record in own}, reverse=column == "keep")
             whole, unit = _whole(records, own[0]), f"{' ' * (name in UNITS)}{UNITS.get(name, '')}"
-            parts.append(f"{name}, {TITLES[what]}; {own[0]['asked']:,} samples asked, whole {whole:.3f}{unit}\n")
+            lesson = f", an epoch of {own[0]['lesson']:,}" if what == "trained" else ""
+            parts.append(
+                f"{name}, {TITLES[what]}{lesson}; {own[0]['asked']:,} samples asked, whole {whole:.3f}{unit}\n"
+            )
             parts.append(f"| {row} | " + " | ".join(f"{value:g}" for value in columns) + " |")
             parts.append("|---" * (len(columns) + 1) + "|")
             for each in (one for one in rows if any(record[row] == one for record in own)):
@@ -283,6 +297,8 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", choices=[*SUBJECTS, []], help="which networks")
     parser.add_argument("--train", nargs="+", default=[], choices=list(TRAINED), help="train these under masks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--budgets", nargs="+", choices=TRAINED_BUDGETS, default=TRAINED_BUDGETS)
+    parser.add_argument("--what", nargs="+", choices=("masks", "forms"), default=["masks", "forms"])
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--quick", action="store_true", help="the digits alone")
@@ -305,11 +321,13 @@ def main() -> None:
     if not asked.draw:
         for name in ["digits"] if asked.quick else asked.networks:
             subject = subjects[name](asked.shared)
-            keep(masks(name, subject, known))
-            keep(forms(name, subject, known))
+            if "masks" in asked.what:
+                keep(masks(name, subject, known))
+            if "forms" in asked.what:
+                keep(forms(name, subject, known))
         for name in ["digits"] if asked.quick else asked.train:
             for seed in asked.seeds:
-                keep(trained(name, subjects[name](asked.shared), seed, known))
+                keep(trained(name, subjects[name](asked.shared), seed, known, asked.budgets))
     (asked.out / "masks.md").write_text(markdown(records), encoding="utf-8")
     draw(records, asked.out / "masks.png")
 

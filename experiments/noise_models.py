@@ -1,25 +1,32 @@
 """How often pure noise of several kinds passes the edge of each noise model, and whether planted spikes are found.
 
-    python experiments/noise_models.py            # about half an hour on one core
-    python experiments/noise_models.py --quick
+    python experiments/noise_models.py                    # about an hour on one core
+    python experiments/noise_models.py --rows rates --sizes 50x50
+    python experiments/noise_models.py --quick --out FOLDER
+    python experiments/noise_models.py --table            # the tables again from the numbers
 
 Kinds of noise: independent normal entries (iid); those times scales of rows and of columns, log-normal of deviation
 1 (scaled); those with rows of gamma-distributed variances, 1/θ = 0.3 (gamma); those with columns that follow one
 another with correlation 0.5 (correlated). A model should show a spike with probability β = 0.1 on noise of its own
-kind.
-Power: three spikes at 1.5, 2 and 3 times the limit above which one shows, in units of the model's own noise: how
-often exactly those are found, on draws where the same noise alone shows none.
+kind. `spreads` asks the same of `general` for other 1/θ, and for columns of such variances.
+Power: three spikes at 1, 1.25 and 1.5 times a strength, which is given in units of the largest singular value that
+the very noise they are planted in has; how often exactly three are found, on draws where the noise alone shows
+none. In `equalized` they lie in the scales of the noise, and the strength is in units of the largest singular value
+of the noise without them: there it sees them. Half of that unit is the limit below which spikes of even square
+noise do not show.
 
-Writes one line of JSON per row to experiments/data/noise_models.jsonl and the table to
-experiments/data/noise_models.md.
+Writes one line of JSON per row to experiments/data/noise_models.jsonl (what is there is not measured again) and the
+tables to experiments/data/noise_models.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +37,20 @@ from rmt_compress.spectrum import NumpyKernels, singular_values
 
 DATA = Path(__file__).parent / "data"
 SIZES = ((50, 50), (100, 1000), (384, 1536))
-DRAWS = {(50, 50): 3000, (100, 1000): 1000, (384, 1536): 100}
+# Draws of noise that a model is made for, and of other noise; of each size.
+DRAWS = {(50, 50): (20_000, 1000), (100, 1000): (4000, 200), (384, 1536): (1000, 50)}
+POWER_DRAWS = {(50, 50): 400, (100, 1000): 200, (384, 1536): 40}
+SPREADS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+SPREAD_DRAWS = {(50, 50): 2000, (100, 1000): 500}
 BETA = 0.1
 SPREAD = 0.3
 CORRELATION = 0.5
-SPIKES = (1.5, 2.0, 3.0)
-SEED = 11
+STRENGTHS = (0.7, 1.0, 1.5, 2.0, 3.0)
+TOGETHER = (1.0, 1.25, 1.5)
+SEED = 12
 
 Matrix = NDArray[np.float64]
+Row = dict[str, Any]
 
 
 def _scaled(noise: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
@@ -48,7 +61,7 @@ def _scaled(noise: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matr
 
 def _gamma(noise: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
     scales = np.sqrt(generator.gamma(1 / SPREAD, SPREAD, noise.shape[0]))[:, None]
-    return noise * scales, np.ones((1, 1))
+    return noise * scales, scales
 
 
 def _correlated(noise: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
@@ -74,84 +87,148 @@ OWN = {
 }
 
 
-def ask(name: str, matrix: Matrix, settings: AnalysisSettings) -> NoiseFit:
+def ask(name: str, matrix: Matrix) -> NoiseFit:
     """What a model says of a matrix."""
+    # Through the Gram matrix: a third of the time of a decomposition, and no difference above the window.
     values = singular_values(matrix, NumpyKernels())
-    return NOISE_MODELS[name].fit(Measured(values, max(matrix.shape), lambda: matrix), settings)
+    return NOISE_MODELS[name].fit(Measured(values, max(matrix.shape), lambda: matrix), AnalysisSettings(beta=BETA))
 
 
-def measure(size: tuple[int, int], kind: str, draws: int) -> list[dict[str, object]]:
-    """A row for each model: shares of draws with a false spike, and with exactly the planted ones found."""
-    settings = AnalysisSettings(beta=BETA)
+def rates(size: tuple[int, int], kind: str, draws: tuple[int, int]) -> Iterator[Row]:
+    """A row for each model: the share of draws of noise with a spike."""
     p, n = size
+    wanted = {name: draws[0] if kind in OWN[name] else draws[1] for name in NOISE_MODELS}
     generator = np.random.default_rng([SEED, p, n, list(KINDS).index(kind)])
     false = dict.fromkeys(NOISE_MODELS, 0)
-    quiet, exact = dict.fromkeys(NOISE_MODELS, 0), dict.fromkeys(NOISE_MODELS, 0)
-    planted_draws = max(1, draws // 10)
-    strengths = np.array(SPIKES) * np.sqrt(n) * (p / n) ** 0.25
-    for draw in range(draws):
+    for draw in range(max(wanted.values())):
+        noise, _ = KINDS[kind](generator.standard_normal((p, n)), generator)
+        for name in NOISE_MODELS:
+            if draw < wanted[name]:
+                false[name] += ask(name, noise).fit.spikes > 0
+    for name in NOISE_MODELS:
+        yield {
+            **{"row": "rate", "p": p, "n": n, "noise": kind, "model": name, "own": kind in OWN[name]},
+            **{"draws": wanted[name], "false": false[name] / wanted[name]},
+        }
+
+
+def spreads(size: tuple[int, int], draws: int) -> Iterator[Row]:
+    """Rates of `general` on noise of other spreads, of rows and of columns."""
+    p, n = size
+    for side in ("short", "long") if p < n else ("short",):
+        for spread in SPREADS:
+            generator = np.random.default_rng([SEED, p, n, round(1000 * spread), side == "long"])
+            false = 0
+            for _ in range(draws):
+                scales = np.sqrt(generator.gamma(1 / spread, spread, n if side == "long" else p))
+                noise = generator.standard_normal((p, n)) * (scales if side == "long" else scales[:, None])
+                false += ask("general", noise).fit.spikes > 0
+            yield {"row": "spread", "p": p, "n": n, "side": side, "spread": spread, "draws": draws} | {
+                "false": false / draws
+            }
+
+
+def power(size: tuple[int, int], kind: str, draws: int) -> Iterator[Row]:
+    """A row for each model and strength: the share of draws in which exactly the planted spikes are found."""
+    p, n = size
+    generator = np.random.default_rng([SEED, 1, p, n, list(KINDS).index(kind)])
+    quiet = dict.fromkeys(NOISE_MODELS, 0)
+    exact = {(name, strength): 0 for name in NOISE_MODELS for strength in STRENGTHS}
+    for _ in range(draws):
         plain = generator.standard_normal((p, n))
         noise, scales = KINDS[kind](plain, generator)
-        alone = {name: ask(name, noise, settings).fit.spikes for name in NOISE_MODELS}
-        for name, spikes in alone.items():
-            false[name] += spikes > 0
-        if draw >= planted_draws:
-            continue
-        left, right = (np.linalg.qr(generator.standard_normal((side, len(SPIKES))))[0] for side in size)
-        # In the scales of the noise, where it has them, so that the strengths mean the same.
-        planted = noise + scales * ((left * strengths) @ right.T)
-        for name, spikes in alone.items():
-            if spikes == 0:
-                quiet[name] += 1
-                exact[name] += ask(name, planted, settings).fit.spikes == len(SPIKES)
-    return [
-        {
-            "p": p,
-            "n": n,
-            "noise": kind,
-            "model": name,
-            "own": kind in OWN[name],
-            "draws": draws,
-            "false": false[name] / draws,
-            "planted": quiet[name],
-            "exact": exact[name] / quiet[name] if quiet[name] else None,
-        }
-        for name in NOISE_MODELS
-    ]
+        left, right = (np.linalg.qr(generator.standard_normal((side, len(TOGETHER))))[0] for side in size)
+        spikes = (left * np.array(TOGETHER)) @ right.T
+        for name in (each for each in NOISE_MODELS if kind in OWN[each]):
+            if ask(name, noise).fit.spikes:
+                continue
+            quiet[name] += 1
+            unit = np.linalg.norm(plain if name == "equalized" else noise, 2)
+            shape = scales * spikes if name == "equalized" else spikes
+            for strength in STRENGTHS:
+                exact[name, strength] += ask(name, noise + strength * unit * shape).fit.spikes == len(TOGETHER)
+    for (name, strength), found in exact.items():
+        if quiet[name]:
+            yield {
+                **{"row": "power", "p": p, "n": n, "noise": kind, "model": name, "strength": strength},
+                **{"draws": quiet[name], "exact": found / quiet[name]},
+            }
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """The rows as Markdown, a model a column; what a model is made for in bold."""
-    lines = ["| p × n | noise | draws | " + " | ".join(NOISE_MODELS) + " |", "|---" * (3 + len(NOISE_MODELS)) + "|"]
-    places = {(row["p"], row["n"], row["noise"]): row["draws"] for row in rows}
-    for (p, n, kind), draws in places.items():
+def tables(rows: list[Row]) -> str:
+    """The rows as Markdown: rates with a model a column, spreads, and power."""
+    lines = ["| p × n | noise | " + " | ".join(NOISE_MODELS) + " |", "|---" * (2 + len(NOISE_MODELS)) + "|"]
+    rate = {(row["p"], row["n"], row["noise"], row["model"]): row for row in rows if row["row"] == "rate"}
+    for p, n, kind in dict.fromkeys(place[:3] for place in rate):
         cells = []
         for name in NOISE_MODELS:
-            row = next(r for r in rows if (r["p"], r["n"], r["noise"], r["model"]) == (p, n, kind, name))
-            found = "–" if row["exact"] is None else f"{row['exact']:.2f}"
-            cell = f"{row['false']:.3f} / {found}"
+            row = rate[p, n, kind, name]
+            cell = f"{row['false']:.3f} ({row['draws']:,})"
             cells.append(f"**{cell}**" if row["own"] else cell)
-        lines.append(f"| {p} × {n} | {kind} | {draws:,} | " + " | ".join(cells) + " |")
+        lines.append(f"| {p} × {n} | {kind} | " + " | ".join(cells) + " |")
+    spread = [row for row in rows if row["row"] == "spread"]
+    lines += ["", "| p × n | variances of | draws | " + " | ".join(f"1/θ = {each:g}" for each in SPREADS) + " |"]
+    lines.append("|---" * (3 + len(SPREADS)) + "|")
+    for p, n, side, draws in dict.fromkeys((row["p"], row["n"], row["side"], row["draws"]) for row in spread):
+        own = {row["spread"]: row["false"] for row in spread if (row["p"], row["n"], row["side"]) == (p, n, side)}
+        of = "rows" if side == "short" else "columns"
+        lines.append(
+            f"| {p} × {n} | {of} | {draws:,} | " + " | ".join(f"{own[each]:.3f}" for each in SPREADS) + " |"
+        )
+    found = [row for row in rows if row["row"] == "power"]
+    lines += ["", "| p × n | noise | model | draws | " + " | ".join(f"× {each:g}" for each in STRENGTHS) + " |"]
+    lines.append("|---" * (4 + len(STRENGTHS)) + "|")
+    for place in dict.fromkeys((row["p"], row["n"], row["noise"], row["model"], row["draws"]) for row in found):
+        own = {
+            row["strength"]: row["exact"]
+            for row in found
+            if (row["p"], row["n"], row["noise"], row["model"]) == place[:4]
+        }
+        p, n, kind, name, draws = place
+        curve = " | ".join(f"{own[each]:.2f}" for each in STRENGTHS)
+        lines.append(f"| {p} × {n} | {kind} | {name} | {draws} | {curve} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rows", nargs="+", choices=("rates", "spreads", "power"), default=["rates", "spreads", "power"]
+    )
+    parser.add_argument("--sizes", nargs="+", default=[f"{p}x{n}" for p, n in SIZES])
     parser.add_argument("--quick", action="store_true", help="forty draws of the smallest size")
+    parser.add_argument("--table", action="store_true", help="only the tables")
     parser.add_argument("--out", type=Path, default=DATA, help="folder of the two files")
     asked = parser.parse_args()
-    sizes = {SIZES[0]: 40} if asked.quick else DRAWS
-    rows: list[dict[str, object]] = []
-    with (asked.out / "noise_models.jsonl").open("w", encoding="utf-8") as file:
-        for size, draws in sizes.items():
+    if asked.quick and asked.out == DATA:
+        parser.error("--quick writes what is no result: add --out")
+    path = asked.out / "noise_models.jsonl"
+    rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(row["row"], row["p"], row["n"], row.get("noise")) for row in rows}
+
+    def keep(what: str, size: tuple[int, int], kind: str | None, found: Callable[[], Iterator[Row]]) -> None:
+        if (what, *size, kind) in done:
+            return
+        measured = list(found())
+        rows.extend(measured)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in measured)
+        for row in measured:
+            print(json.dumps(row), flush=True)
+
+    sizes = [(int(p), int(n)) for p, n in (size.split("x") for size in asked.sizes)]
+    for size in [] if asked.table else SIZES[:1] if asked.quick else sizes:
+        if "rates" in asked.rows:
             for kind in KINDS:
-                found = measure(size, kind, draws)
-                rows += found
-                file.writelines(json.dumps(row) + "\n" for row in found)
-                file.flush()
-    (asked.out / "noise_models.md").write_text(table(rows), encoding="utf-8")
-    print(table(rows), end="")
+                keep("rate", size, kind, partial(rates, size, kind, (40, 40) if asked.quick else DRAWS[size]))
+        if "spreads" in asked.rows and size in SPREAD_DRAWS:
+            keep("spread", size, None, partial(spreads, size, 10 if asked.quick else SPREAD_DRAWS[size]))
+        if "power" in asked.rows:
+            for kind in list(KINDS)[:3]:
+                keep("power", size, kind, partial(power, size, kind, 10 if asked.quick else POWER_DRAWS[size]))
+    (asked.out / "noise_models.md").write_text(tables(rows), encoding="utf-8")
+    print(tables(rows), end="")
 
 
 if __name__ == "__main__":
