@@ -272,6 +272,25 @@ def test_killed_half_way_a_large_checkpoint_is_gone_on_with(python, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no memory of a process is told here")
+def test_streamed_calibration_is_killed_and_gone_on_with(python, tmp_path):
+    pytest.importorskip("transformers")
+    script = BENCHMARKS / "streamed_calibration.py"
+    size = ("--gigabytes", "0.006", "--hidden", "128", "--max-memory", "335MB", "--inputs", "8", "64")
+    done = python.run(script, tmp_path, *size, "--output", tmp_path / "result.md")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "result.md").read_text().strip() == done.stdout.strip()
+    record = json.loads((tmp_path / "result.json").read_text())
+    whole, blocks = record["runs"]
+    assert 0 < record["measured_when_killed"] < blocks["blocks"] == 17
+    assert whole["layers"] == blocks["layers"]
+    # What was measured before the kill counts: a pass for each block but the one that measures nothing.
+    assert blocks["passes"] == 16
+    assert record["difference"] < 1e-5
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
 def test_quick_spectra_are_compared(python, tmp_path):
     file = tmp_path / "report.md"
     done = python.run(BENCHMARKS / "approximate_spectra.py", "--quick", "--output", file)
