@@ -6,8 +6,8 @@
     python benchmarks/approximate_spectra.py --quick               # tiny sizes: whether the script still runs
 
 Made weights of p × p: even noise, spikes planted in it, the same rounded to bfloat16, entries of heavy tails
-(Student's t of 3 degrees of freedom), and rows and columns of uneven variance. They are not those that the stages of
-the approximate route were chosen with, whose seed was p. Both routes run in turn, as often as --runs says, and
+(Student's t of 3 degrees of freedom), and rows and columns of uneven variance. They are not those that the stages
+of the approximate route were chosen with, whose seed was p. Both routes run in turn, as often as --runs says, and
 medians are compared. Of networks every layer is forced through the approximate route, however small.
 
 A complete run replaces benchmarks/results/approximate_spectra.md.
@@ -163,8 +163,9 @@ def part_inputs(report: Report, sizes: Sequence[int], runs: int) -> None:
         "## Made weights",
         "*Route* is the one that was taken in the end; *said* is the error that the approximate route states "
         "itself (2.6 standard errors and the bias that it sees). Ratios are medians of those of runs side by side; "
-        "those of processor time count, as the machine is shared. Where a tail takes more stages than are worth it, "
-        "or an error stays beyond its tolerance, `analyze` takes the exact route by itself, and its table says why.",
+        "those of processor time count, as the machine is shared. Where a tail takes more stages than are worth "
+        "it, or an error stays beyond its tolerance, `analyze` takes the exact route by itself, and its table says "
+        "why.",
     )
     report.table(header, rows)
     report.target(
