@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def make_manifest(
-    source: Checkpoint | None,
+    source: Checkpoint | SourceRecord | None,
     plan: Plan | None,
     tensors: Mapping[str, TensorInfo],
     *,
@@ -34,17 +34,19 @@ def make_manifest(
     """The manifest of a file that is about to be written.
 
     Args:
-        source: what was compressed; a file is read once more for its SHA-256.
+        source: what was compressed, whose file is read once more for its SHA-256, or what is known of it.
         plan: what was done to it.
         tensors: what will be in the file, before sparse encoding.
         layout: see `Manifest`.
         ties: first name of a shared tensor -> its other names.
-        metadata: text entries to carry; None for those of `source`.
+        metadata: text entries to carry; None for those of a checkpoint.
         architecture: None for the one in the metadata, where there is one.
         factorized: the weights that are stored as two; None for those of the plan, under the names they have in a
             state dict.
     """
-    texts = dict(metadata if metadata is not None else source.metadata if source is not None else {})
+    known = source if source is None or isinstance(source, SourceRecord) else source_record(source)
+    own = {} if source is None or isinstance(source, SourceRecord) else source.metadata
+    texts = dict(metadata if metadata is not None else own)
     texts.pop(MANIFEST_KEY, None)
     other_names = {other: first for first, others in (ties or {}).items() for other in others}
     if factorized is None:
@@ -53,7 +55,7 @@ def make_manifest(
             factorized = tuple(_factorized(plan, tensors, ties or {}))
     return Manifest(
         tool_version=tool_version(),
-        source=source_record(source) if source is not None else None,
+        source=known,
         # What other budgets would have given is no part of what was done.
         plan=None if plan is None else plan.model_copy(update={"curve": None, "times": None}),
         layout=layout,

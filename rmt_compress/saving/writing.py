@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_compress.checkpoints.manifest import SourceRecord
 from rmt_compress.checkpoints.opening import open_checkpoint
 from rmt_compress.checkpoints.pivot_factors import PivotFactors
 from rmt_compress.checkpoints.provenance import make_manifest
@@ -31,7 +32,7 @@ def save(
     path: str | PathLike[str],
     *,
     plan: Plan | None = None,
-    source: Source | None = None,
+    source: Source | SourceRecord | None = None,
     metadata: Mapping[str, str] | None = None,
     pack: Pack = "none",
 ) -> WrittenFile:
@@ -42,7 +43,8 @@ def save(
         path: ``.safetensors``, or ``.pt``, ``.pth``, ``.bin``, ``.ckpt`` for `torch.save`.
         plan: what `model` was compressed by. Without it every tensor is taken as it is: the file then loads into
             such a model only, and `load_dense` multiplies nothing.
-        source: the checkpoint that was compressed, remembered with its SHA-256; its metadata are carried over.
+        source: the checkpoint that was compressed, remembered with its SHA-256; its metadata are carried over. What
+            is known of one already has none.
         metadata: text entries for the file beside those of `source`, such as ``architecture``
             (``mlp:784,1000,10``).
         pack: ``pivots`` stores a product of rank r as r of its rows and what the others are made of,
@@ -57,13 +59,14 @@ def save(
     target = Path(path)
     check_suffix(target)
     opened = open_checkpoint(model)
-    origin = None if source is None else open_checkpoint(source)
+    origin = source if source is None or isinstance(source, SourceRecord) else open_checkpoint(source)
+    carried = {} if origin is None or isinstance(origin, SourceRecord) else origin.metadata
     opened.manifest = make_manifest(
         origin,
         plan,
         opened.tensors,
         ties=opened.ties,
-        metadata={**(origin.metadata if origin else {}), **(metadata or {})},
+        metadata={**carried, **(metadata or {})},
     )
     if pack == "none":
         return write_checkpoint(opened, target)
@@ -80,6 +83,7 @@ def save_folder(
     metadata: Mapping[str, str] | None = None,
     in_file: Callable[[str], str] | None = None,
     pack: Pack = "none",
+    known: SourceRecord | None = None,
 ) -> WrittenFile:
     """Write a compressed network into a folder like the one it came from, see `write_folder`.
 
@@ -93,6 +97,7 @@ def save_folder(
         metadata: text entries beside those of `source`.
         in_file: a tensor's name in `model` -> in the folder; None where they are the same.
         pack: see `save`.
+        known: what is remembered of the source; None for what it is now.
 
     Raises:
         OutputError: too little room, or a write that fails; nothing is left behind.
@@ -109,7 +114,7 @@ def save_folder(
         layers = (each.model_copy(update={"tensor": in_file(each.tensor)}) for each in plan.layers)
         plan = plan.model_copy(update={"layers": tuple(layers)})
     texts = {**origin.metadata, **(metadata or {})}
-    manifest = make_manifest(origin, plan, opened.tensors, ties=opened.ties, metadata=texts)
+    manifest = make_manifest(known or origin, plan, opened.tensors, ties=opened.ties, metadata=texts)
     return write_folder(Made(opened, plan, manifest), Path(path), source=source, pack=pack)
 
 

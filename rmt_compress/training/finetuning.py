@@ -341,9 +341,10 @@ def _write(
         **_measured(result),
         "seed": str(result.seed),
     }
-    plan, source = network.plan(), asked.start.source
+    plan, known = network.plan(), asked.start.record
     if asked.folder is None:
-        return save(model, asked.target, plan=plan, source=source, metadata=metadata, pack=asked.pack).bytes
+        metadata = {**asked.start.metadata, **metadata}
+        return save(model, asked.target, plan=plan, source=known, metadata=metadata, pack=asked.pack).bytes
     names = asked.start.names
     # What the class holds otherwise than the file has no name there: then all are called as in the class.
     in_file = None if names.placeless else names.in_file
@@ -355,6 +356,7 @@ def _write(
         metadata=metadata,
         in_file=in_file,
         pack=asked.pack,
+        known=known,
     ).bytes
     write_trained_card(asked.target, asked.folder, result, asked.data)
     return written

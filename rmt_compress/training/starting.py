@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.provenance import file_digest
+from rmt_compress.checkpoints.provenance import source_record
+from rmt_compress.checkpoints.recognition import unreadable
 from rmt_compress.errors import CheckpointError, SettingsError, UntrustedError
 from rmt_compress.networks import architectures, huggingface
 from rmt_compress.networks.file_names import SAME_NAMES, FileNames, file_names
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.checkpoints import Checkpoint
+    from rmt_compress.checkpoints.manifest import SourceRecord
 
 DEFAULT_ARCHITECTURES = {
     "mnist": "mlp:784,1000,1000,1000,500,10",
@@ -35,6 +37,9 @@ DEFAULT_ARCHITECTURES = {
 @dataclass(frozen=True)
 class Start:
     """Where runs begin; `digest` is the SHA-256 of the files of the checkpoint `source`.
+
+    `record` is what is remembered of it and `metadata` are its text entries, as it was read: when the run has
+    ended, the files may be others.
 
     `dense` builds the network without any split; its weights do not matter. `weights` are those of a checkpoint,
     None where every seed has weights of its own. `folder` is a Hugging Face folder whose class the network is: then
@@ -50,6 +55,8 @@ class Start:
     folder: Path | None = None
     names: FileNames = SAME_NAMES
     trusted: bool = False
+    record: SourceRecord | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def snapshot(self, seed: int) -> Snapshot:
         """The weights that a run of this seed begins with."""
@@ -92,6 +99,7 @@ def starting_point(source: Path | None, data: str, arch: str | None, *, trust: b
                 f"{source}: carries its own graph, which is not trained here; give the PyTorch checkpoint that it "
                 "was made from"
             )
+        before = _identities(checkpoint)
         model = load_model(checkpoint, arch=arch)
         folder, names = huggingface.model_folder(checkpoint) if arch is None else None, SAME_NAMES
         if folder is not None:
@@ -103,7 +111,9 @@ def starting_point(source: Path | None, data: str, arch: str | None, *, trust: b
             named, dense = str(architecture), architecture.build
             factorized = checkpoint.manifest.factorized if checkpoint.manifest is not None else ()
             splits = [(layer.weight, layer.rank) for layer in factorized]
-        digest = file_digest(checkpoint.files)
+        record = source_record(checkpoint)
+        if _identities(checkpoint) != before:
+            raise CheckpointError(f"{source}: changed while it was being read; start again")
     weights = dict(model.state_dict())
     damaged = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if damaged:
@@ -112,7 +122,27 @@ def starting_point(source: Path | None, data: str, arch: str | None, *, trust: b
             "checkpoint"
         )
     snapshot = Snapshot(splits, weights)
-    return Start(named, dense, snapshot, source, digest, folder, names, trusted)
+    return Start(
+        named,
+        dense,
+        snapshot,
+        source,
+        record.sha256,
+        folder,
+        names,
+        trusted,
+        record=record,
+        metadata=dict(checkpoint.metadata),
+    )
+
+
+def _identities(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """What is another where a file of the checkpoint is."""
+    try:
+        stats = [path.stat() for path in checkpoint.files]
+    except OSError as error:
+        raise unreadable(checkpoint.path or checkpoint.files[0], error) from error
+    return [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _class_in(folder: Path, *, trust: bool) -> Callable[[], nn.Module]:

@@ -79,7 +79,8 @@ class Bench:
         self.run(work.arguments, noted=noted)
         calls = tracing.calls(noted)
         # Until its first line runs, it is Python that answers.
-        first = max((number for number, call in enumerate(calls) if _BEGINS in call.text), default=-1)
+        closing = (number for number, call in enumerate(calls) if call.name == "close" and _BEGINS in call.place)
+        first = next(closing, -1)
         self.calls: list[Call] = calls[first + 1 :]
 
     def at(self, folder: Path) -> Bench:

@@ -84,9 +84,10 @@ def test_tensors_outside_the_model_are_read_one_at_a_time(network, outside, tmp_
     assert outside.stat().st_size < 4000
     opened = []
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *args: opened.append(Path(path).name) or real(path, *args))
     expected = onnx.numpy_helper.to_array(network.graph.initializer[1])
-    assert np.array_equal(checkpoint.read("b").numpy(), expected)
+    with monkeypatch.context() as watching:
+        watching.setattr(os, "open", lambda path, *args: opened.append(Path(path).name) or real(path, *args))
+        assert np.array_equal(checkpoint.read("b").numpy(), expected)
     assert opened == ["all.bin"]
 
 
