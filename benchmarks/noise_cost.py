@@ -4,7 +4,8 @@
     python benchmarks/noise_cost.py --quick    # a tiny network: whether the script still runs
 
 Processor time of all threads, which other programs disturb least; the plain analysis three times, as it comes (with
-large spectra approximated, which is for `mp` alone) and with exact spectra, as the others have them; the others once.
+large spectra approximated, which is for `mp` alone) and with exact spectra, as the others have them; the others
+once.
 A complete run replaces benchmarks/results/noise_cost.md.
 """
 
