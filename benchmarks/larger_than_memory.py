@@ -170,7 +170,7 @@ def table(record: dict[str, Any]) -> str:
     bound = 3 * record["largest_float32_megabytes"] + ROOM
     runs = [Run(**each) for each in record["runs"]]
     report.say(
-        "# Larger than memory",
+        f"# Larger than memory, {record['gigabytes']:.3g} GB",
         "Written by `python benchmarks/larger_than_memory.py`: a sharded bfloat16 checkpoint of "
         f"{record['gigabytes']:.3g} GB with the shapes of a Llama, {record['layers']} layers that are analysed; "
         "the largest weight takes "
