@@ -163,9 +163,8 @@ def part_inputs(report: Report, sizes: Sequence[int], runs: int) -> None:
         "## Made weights",
         "*Route* is the one that was taken in the end; *said* is the error that the approximate route states "
         "itself (2.6 standard errors and the bias that it sees). Ratios are medians of those of runs side by side; "
-        "those of processor time count, as the machine is shared. Where a tail takes more stages than are worth "
-        "it, or an error stays beyond its tolerance, `analyze` takes the exact route by itself, and its table says "
-        "why.",
+        "those of processor time count, as the machine is shared. Where an error stays beyond its tolerance, "
+        "`analyze` takes the exact route by itself, and its table says why.",
     )
     report.table(header, rows)
     report.target(
