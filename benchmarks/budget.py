@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/budget.py --seeds 0 1 2   # goes on where it was broken off
     python benchmarks/budget.py lm --seeds 0
     python benchmarks/budget.py --draw                            # table and picture again from the numbers
+    python benchmarks/budget.py --join DIR/budget.json            # and with those of a run that had --out DIR
     python benchmarks/budget.py --quick --out DIR                 # a tiny network on noise: does it run at all?
 
 All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import budget_peers as peers
 import torch
-from budget_report import ALONE, METHODS, OURS, OWN, Row, draw, markdown
+from budget_report import ALONE, METHODS, OURS, OWN, Row, draw, joined, markdown, which
 from measuring import machine
 from torch import nn
 
@@ -327,8 +328,7 @@ class Run:
         return {method: keeps for method, keeps in sizes.items() if keeps}
 
     def _known(self, method: str, keep: float) -> bool:
-        which = (self.name, self.seed, method, keep)
-        return any((row["network"], row["seed"], row["method"], row["keep"]) == which for row in self.rows)
+        return any(which(row) == (self.name, self.seed, method, keep) for row in self.rows)
 
     def _note(self, row: Row) -> None:
         self.rows.append({**row, "network": self.name, "seed": self.seed})
@@ -376,6 +376,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="a tiny network, to see that it runs")
     parser.add_argument("--draw", action="store_true", help="only table and picture")
+    parser.add_argument("--join", type=Path, nargs="+", default=[], help="only those, of these budget.json as well")
     asked = parser.parse_args()
     if asked.quick and asked.out == RESULTS:
         parser.error("--quick would stand beside the results; add --out")
@@ -389,7 +390,10 @@ def main() -> None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
-    for name in () if asked.draw else (asked.networks or list(sizes)):
+    if asked.join:
+        record = joined(record, [json.loads(other.read_text(encoding="utf-8")) for other in asked.join])
+        save()
+    for name in () if asked.draw or asked.join else (asked.networks or list(sizes)):
         size, subject = sizes[name], subjects[name](asked.shared)
         samples = f"{size.calibration} {size.samples} calibrate, {size.selection} choose, {size.asked} are asked"
         samples += f", {size.renewing} renew the statistics of batch norms" if size.renewing else ""

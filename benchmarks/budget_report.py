@@ -26,6 +26,31 @@ METHODS = (
 STEPS = ("moments", "plan", "cut")
 
 
+def joined(record: Row, others: list[Row]) -> Row:
+    """The rows of other runs, in the place of the same ones of `record`, and when those were made."""
+    for other in others:
+        taken = {which(row) for row in other["rows"]}
+        rows = [row for row in record["rows"] if which(row) not in taken] + other["rows"]
+        about = "; ".join(line for line in other["machine"] if line.startswith(("date", "load")))
+        methods: dict[tuple[str, str], list[int]] = {}
+        for row in other["rows"]:
+            if row["method"] != "uncut":
+                seeds = methods.setdefault((row["network"], row["method"]), [])
+                seeds += [row["seed"]] * (row["seed"] not in seeds)
+        what = "; ".join(f"{name}, {method}, seeds {seeds}" for (name, method), seeds in methods.items())
+        record = {
+            "machine": [*record["machine"], f"another run: {about}: {what}".replace("[", "").replace("]", "")],
+            "networks": record["networks"] | other["networks"],
+            "rows": sorted(rows, key=lambda row: int(row["seed"])),
+        }
+    return record
+
+
+def which(row: Row) -> tuple[str, int, str, float]:
+    """What a row is of: network, seed, method and size."""
+    return row["network"], row["seed"], row["method"], row["keep"]
+
+
 def markdown(record: Row) -> str:
     """The tables: medians over the seeds, and how far they lie apart."""
     return "\n".join(_parts(record))

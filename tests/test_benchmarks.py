@@ -79,7 +79,8 @@ def test_quick_budget_compares_every_method(python, tmp_path):
     rows = json.loads((tmp_path / "budget.json").read_text())["rows"]
     assert [row["method"] for row in rows].count("uncut") == 1
     cut = [row for row in rows if row["method"] != "uncut"]
-    assert len(cut) == 8 * 2
+    assert len(cut) == 9 * 2
+    assert all(("whole" in row) is (row["method"] == "rmt-compress, portfolio") for row in cut)
     # No method takes more than the others may, and all are asked twice where there are batch norms.
     assert all(0.8 * row["keep"] < row["left"] <= row["keep"] + 1e-9 and "renewed" in row for row in cut)
     assert {row["evaluations"] for row in cut if row["method"] == "rmt-compress, one rule"} == {0}
@@ -114,6 +115,24 @@ def test_the_table_of_budgets_is_that_of_its_numbers(monkeypatch):
     table = (BENCHMARKS / "results" / "budget.md").read_text(encoding="utf-8")
     assert table == __import__("budget_report").markdown(record)
     assert set(record["networks"]) == {"lm", "resnet", "fashion_mlp", "cifar10_cnn"}
+
+
+def test_joined_rows_of_another_run_take_the_place_of_the_same_ones(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def row(seed, score, method="BALF"):
+        return {"network": "lm", "seed": seed, "method": method, "keep": 0.5, "score": score}
+
+    first = {"machine": ["date: 1"], "networks": {"lm": "old"}, "rows": [row(0, 0.1), row(2, 0.2)]}
+    other = {
+        "machine": ["date: 2", "load average: 3", "versions: 4"],
+        "networks": {"lm": "new"},
+        "rows": [row(1, 0.3), row(0, 0.4), row(0, 0.9, "uncut")],
+    }
+    found = __import__("budget_report").joined(first, [other])
+    assert [(each["seed"], each["score"]) for each in found["rows"]] == [(0, 0.4), (0, 0.9), (1, 0.3), (2, 0.2)]
+    assert found["networks"] == {"lm": "new"}
+    assert found["machine"] == ["date: 1", "another run: date: 2; load average: 3: lm, BALF, seeds 1, 0"]
 
 
 def test_quadrature_agrees_with_our_fit_or_the_benchmark_stops(monkeypatch, rng):
