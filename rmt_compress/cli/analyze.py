@@ -230,4 +230,4 @@ def _advise(path: Path, analysis: Analysis) -> None:
     elif any(layer.parameters_after < layer.parameters for layer in analysis.analyzed):
         next_step("prune", path)
     else:
-        next_step("sweep", path, "--data DATA", because="no layer is noise; what a cut would cost")
+        next_step("sweep", path, "--data DATA", because="a cut at the edge saves nothing; what others cost")
