@@ -4,7 +4,7 @@
     python experiments/calibrated_cuts.py resnet --seeds 0 1 2
     python experiments/calibrated_cuts.py resnet --rules "input relative 0.15" "plain absolute 0.25"
     python experiments/calibrated_cuts.py lm --seeds 1 2 3 --calibration 64 --out experiments/data/more_text
-    python experiments/calibrated_cuts.py lm --seeds 1 --calibration 64 --made-up --out experiments/data/own_text
+    python experiments/calibrated_cuts.py lm --seeds 1 --calibration 64 --made-up --out DIR
     python experiments/calibrated_cuts.py --draw              # the tables again from the numbers
 
 Networks, texts and images lie under ../shared (``--shared``). Seeds choose the calibration inputs and the labels

@@ -276,14 +276,10 @@ def test_killed_half_way_a_large_checkpoint_is_gone_on_with(python, tmp_path):
     analyze_killed, analyzed, prune_killed, pruned, undisturbed = record["runs"]
     assert record["same_bytes_with_others"]
     assert undisturbed["taken"] == 0
-    assert (
-        record["layers"] // 2
-        <= analyze_killed["kept"]
-        == analyzed["taken"]
-        < record["layers"]
-        == prune_killed["taken"]
-    )
-    assert 0 < record["factors_kept_at_the_kill"] == pruned["taken"] < record["layers_cut"]
+    # On a busy machine a kill may come when the last of such small layers is done.
+    assert record["layers"] // 2 <= analyze_killed["kept"] == analyzed["taken"] <= record["layers"]
+    assert prune_killed["taken"] == record["layers"]
+    assert 0 < record["factors_kept_at_the_kill"] == pruned["taken"] <= record["layers_cut"]
     assert record["same_analysis_again"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     # The others are memory, which 4 MB of weights say nothing of.

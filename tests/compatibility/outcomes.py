@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from rmt_compress.checkpoints import open_checkpoint
@@ -16,6 +17,7 @@ from rmt_compress.checkpoints.graph import GraphCheckpoint
 from rmt_compress.errors import CheckpointError
 from rmt_compress.networks import architectures, exporting
 from rmt_compress.networks.loading import load_model
+from rmt_compress.outputs import replacing
 from rmt_compress.reporting import sweep_files
 from tests.compatibility.command_line import Finished, invoke, invoke_as_advised, without_paths
 from tests.compatibility.formats import FORMATS, GRAPHS_AND_NAMES, Format, into
@@ -53,7 +55,7 @@ def commands_by_formats() -> dict[str, dict[str, Outcome]]:
     """Format -> command -> outcome, of a perceptron with two layers to cut, on scikit-learn's digits."""
     with (
         patch.object(exporting, "_trace", _traced_once(exporting._trace)),
-        patch.object(sweep_files, "write_figure", _drawn_once(sweep_files.write_figure)),
+        patch.object(sweep_files, "write_figure", _drawn_once()),
     ):
         return _commands_by_formats()
 
@@ -73,15 +75,16 @@ def _traced_once(trace: Callable[..., None]) -> Callable[..., None]:
     return once
 
 
-def _drawn_once(draw: Callable[..., None]) -> Callable[..., None]:
+def _drawn_once() -> Callable[[Figure, Path], None]:
     """Curves are drawn once: what a picture shows has nothing to do with the format."""
     drawn: list[bytes] = []
 
-    def once(figure: object, target: Path) -> None:
-        if not drawn:
-            draw(figure, target)
-            drawn.append(target.read_bytes())
-        target.write_bytes(drawn[0])
+    def once(figure: Figure, target: Path) -> None:
+        with replacing(target) as path:
+            if not drawn:
+                figure.savefig(path)
+                drawn.append(path.read_bytes())
+            path.write_bytes(drawn[0])
 
     return once
 
