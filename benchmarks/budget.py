@@ -8,9 +8,9 @@
 
 All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
 chosen nothing. The portfolio also asks samples of the training data, other than those that calibrate, which of its
-fifteen rules is the best, of text a third of them first; ASVD asks calibration samples. Without data the portfolio
-has only what the network makes itself, as much as `prune` lets it make: three quarters calibrate, every fourth
-chooses. Where a network has batch norms every cut is asked twice: as it is, and with their statistics estimated
+fifteen rules is the best (of accuracies that these samples cannot tell apart the least loss), of text a third of them
+first; ASVD asks calibration samples. Without data the portfolio has only what the network makes itself, as much as
+`prune` lets it make: three quarters calibrate, every fourth chooses, of few images and vectors all. Where a network has batch norms every cut is asked twice: as it is, and with their statistics estimated
 anew, of the ResNet on 768 images as in method.md §14, else on the calibration inputs. Peers are in budget_peers.py.
 
 Writes budget.json after every measurement, budget.md and budget.png to benchmarks/results (``--out``). Networks,
@@ -41,24 +41,20 @@ from rmt_compress.compression import compress
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
-from rmt_compress.networks.replacing import replaced, scored
+from rmt_compress.networks.replacing import replaced
 from rmt_compress.outputs import replacing
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import Parameters
-from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.searching import Asking, search
-from rmt_compress.pruning.calibration import calibration_for
-from rmt_compress.pruning.drop import lasting
-from rmt_compress.pruning.repairs import scored_trials
+from rmt_compress.pruning.asking import Renewal, asking_for
+from rmt_compress.pruning.calibration import Calibration, Inputs, calibration_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from real_networks import SHARED, SUBJECTS, Questions, Subject
 
 if TYPE_CHECKING:
     from rmt_compress.decomposition.moments import Moments
-    from rmt_compress.networks.calibration.statistics import Seen
-    from rmt_compress.networks.tasks.task import Score
 
 RESULTS = Path(__file__).parent / "results"
 Seconds = dict[str, list[float]]
@@ -135,13 +131,13 @@ class Told:
         moments: of the inputs.
         asking: how candidates are asked.
         inputs: what has calibrated.
-        uncut: what the batch norms of the uncut network see of inputs that it has made itself; None of data.
+        renewal: of batch-norm statistics.
     """
 
     moments: Moments
     asking: Asking
     inputs: Iterable[Any]
-    uncut: Mapping[str, Seen] | None = None
+    renewal: Renewal
 
 
 @dataclass(eq=False)
@@ -216,35 +212,30 @@ class Run:
 
     def _with_data(self, watch: Watch) -> Told:
         """Calibrated and asked on samples of what the network was trained on."""
-        model, layers = self.subject.model, self.subject.layers
-        moments = watch.time("moments", lambda: calibrate(model, self.batches, seed=self.seed, layers=layers))
         ahead = max(self.size.renewing, self.size.calibration)
         chosen = self.subject.drawn(self.size.selection, self.seed, ahead)
-        score = scored(model, lambda network: self._judged(network, chosen))
-        part = scored(model, lambda network: self._judged(network, chosen.first(self.size.part)))
-        return Told(moments, Asking(score, part if self.size.part else None), self.batches)
+        inputs = Inputs(self.calibration.task, self.size.batch)
+        told = self._told(Calibration(inputs, chosen.task, "measured", (), {}), watch)
+        if not self.size.part:
+            return told
+        part = Calibration(inputs, chosen.first(self.size.part).task, "measured", (), {})
+        rough = asking_for(self.subject.model, part, told.renewal).score
+        return replace(told, asking=replace(told.asking, rough=rough))
 
     def _without_data(self, watch: Watch) -> Told:
-        """Calibrated on inputs that the network makes, asked how far a cut goes from it, as `prune` does it."""
-        model, layers = self.subject.model, self.subject.layers
+        """Calibrated on inputs that the network makes, asked how far a cut goes from it."""
+        model = self.subject.model
         settings = CalibrationSettings(calibrate=SELF, seed=self.seed, input_shape=self.size.shape)
         with open_checkpoint(model) as checkpoint:
             made = watch.time("moments", lambda: calibration_for(model, None, settings, checkpoint))
-        inputs = made.inputs
-        moments = watch.time("moments", lambda: calibrate(model, inputs, seed=self.seed, layers=layers))
-        uncut = made.seen_uncut(model) if batch_norms(model) else None
-        chosen = lasting(made.of_one_size(model).selection)
-        score = scored_trials(model, inputs, chosen, divergence, renews=uncut is not None, uncut=uncut)
-        return Told(moments, Asking(score), inputs, uncut)
+        return self._told(made, watch)
 
-    def _judged(self, network: nn.Module, chosen: Questions) -> float:
-        """Of a candidate, batch norms renewed as `prune` does it."""
-        renewed = renew_statistics(network, self.batches)
-        try:
-            score = chosen.score(network)
-        finally:
-            renewed.undo()
-        return score if self.subject.higher_is_better else -score
+    def _told(self, calibration: Calibration, watch: Watch) -> Told:
+        """As `prune` does it."""
+        model, layers = self.subject.model, self.subject.layers
+        moments = watch.time("moments", lambda: calibrate(model, calibration.inputs, seed=self.seed, layers=layers))
+        renewal = Renewal.of(model, calibration)
+        return Told(moments, asking_for(model, calibration, renewal), calibration.inputs, renewal)
 
     def _peers(self, methods: list[str]) -> None:
         model, shapes, missing = self.subject.model, self.shapes, self._missing(methods)
@@ -308,10 +299,10 @@ class Run:
     ) -> None:
         row: Row = {"method": method, "keep": keep, "left": left, **self._scores(small, method == OURS)}
         if batch_norms(small):
-            if told is None or told.uncut is None:
+            if told is None or told.renewal.uncut is None:
                 renew_statistics(small, self.renewing)
             else:
-                renew_statistics(small, told.inputs, uncut=told.uncut)
+                renew_statistics(small, told.inputs, uncut=told.renewal.uncut)
             row["renewed"] = self.questions.score(small)
         self._note({**row, "seconds": watch.seconds, **more})
 
@@ -334,12 +325,6 @@ class Run:
         self.rows.append({**row, "network": self.name, "seed": self.seed})
         print(json.dumps(self.rows[-1]), flush=True)
         self.save()
-
-
-def divergence(score: Score) -> Judgement:
-    """What agreement with the uncut network is worth in a search for a size, as in `prune`."""
-    assert score.loss is not None
-    return Judgement(-score.loss)
 
 
 def _matrix(weight: torch.Tensor) -> tuple[int, int]:

@@ -18,7 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from rmt_compress.data import load_data
+from rmt_compress.data.in_memory import InMemory
 from rmt_compress.networks.loading import load_model
+from rmt_compress.networks.tasks.classification import Classification
+from rmt_compress.networks.tasks.language import CausalLanguage
+from rmt_compress.networks.tasks.task import Task
 
 SHARED = Path(__file__).parents[2] / "shared"
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -47,6 +51,13 @@ class Questions:
     def first(self, count: int) -> Questions:
         """The first `count` samples alone."""
         return replace(self, inputs=self.inputs[:count], answers=self.answers[:count])
+
+    @property
+    def task(self) -> Task:
+        """The same as the tool asks it."""
+        if self.text:
+            return CausalLanguage(InMemory(self.inputs, targets="tokens"))
+        return Classification(InMemory(self.inputs, self.answers, targets="classes"))
 
     def score(self, network: nn.Module) -> float:
         """The loss on text, accuracy on images; of the network as it stands."""

@@ -143,6 +143,7 @@ def plan_within_with(
         found = search(candidates, asking or Asking(), progress=progress)
         asked = {**settings.shares} | ({} if settings.max_drop is None else {"max_drop": settings.max_drop})
         record = {"asked": asked, "reached": dict(found.candidate.sizes), "met": found.met}
+        record["rule"] = str(found.candidate.rule)
         if found.score is not None and math.isfinite(found.score):
             record["score"] = found.score
         plan = candidates.plan(found.candidate, {"budget": {**record, **found.record}})

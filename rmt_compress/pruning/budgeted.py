@@ -12,19 +12,17 @@ from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.layers.treating import matches
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.kept_inputs import kept_inputs, made_from
-from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.planning.costs import costs_of
-from rmt_compress.planning.margins import Judgement
-from rmt_compress.planning.searching import Asking
 from rmt_compress.planning.within import plan_within_with
+from rmt_compress.pruning.asking import Renewal, asking_for
 from rmt_compress.pruning.calibration import Calibration, calibration_for, in_memory
-from rmt_compress.pruning.drop import Drop, judged, lasting
+from rmt_compress.pruning.drop import Drop, lasting
 from rmt_compress.pruning.prediction import predicted
-from rmt_compress.pruning.repairs import carried_out, repair, scored_trials
+from rmt_compress.pruning.repairs import carried_out, repair
 from rmt_compress.pruning.shown_inputs import show
 from rmt_compress.pruning.timing import Stopwatch, Timed, within_time
 
@@ -38,12 +36,9 @@ if TYPE_CHECKING:
     from rmt_compress.networks.calibration_settings import CalibrationSettings
     from rmt_compress.networks.latency import Timer
     from rmt_compress.networks.tasks.questions import Question
-    from rmt_compress.networks.tasks.task import Score
     from rmt_compress.plan import Plan
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.planning.costs import Seconds
-    from rmt_compress.planning.searching import Score as Ask
-    from rmt_compress.planning.searching import Trial
     from rmt_compress.progress import Progress
     from rmt_compress.pruning.result import Verified
     from rmt_compress.pruning.unasked_calibration import TooLarge
@@ -177,32 +172,13 @@ def plan_within_budget(
     if request.save_moments is not None:
         made = calibration.made
         save_moments(moments, request.save_moments, inputs=None if made is None else kept_inputs(made))
-    renews = request.calibration.mends != "none" and bool(batch_norms(model))
-    uncut = calibration.seen_uncut(model) if renews else None
+    renewal = Renewal() if request.calibration.mends == "none" else Renewal.of(model, calibration)
     budget, drop = request.budget, None
     if request.max_drop is not None or budget.max_drop is not None:
         drop = Drop.of(request.max_drop, budget, request.calibration.calibrate, model, question, calibration)
         budget = replace(budget, max_drop=drop.allowed, confidence=drop.confidence)
 
-    def judge(score: Score) -> Judgement:
-        """Of agreement at a given size its divergence, which is less noisy than equal answers."""
-        if drop is None and score.task == "agreement" and score.loss is not None:
-            return Judgement(-score.loss)
-        return judged(score)
-
-    def asking(calibration: Calibration) -> Ask:
-        return scored_trials(
-            model, calibration.inputs, calibration.selection, judge, renews=renews, uncut=uncut, names=names
-        )
-
-    choosing = calibration.of_one_size(model) if drop is None else calibration
-    ask, part = asking(choosing), choosing.part() if drop is None else None
-    look = None if part is None else asking(replace(part, selection=lasting(part.selection)))
-
-    def score(trial: Trial) -> Judgement | float:
-        return judged(drop.whole) if drop is not None and not trial.rule else ask(trial)
-
-    fresh = None if drop is None or drop.fresh is None else drop.fresh.samples
+    asking = asking_for(model, calibration, renewal, drop=drop, names=names)
     positions: dict[str, float] | None = None
     if budget.macs is not None:
         positions = {names.in_file(name): count for name, count in _positions(model, calibration).items()}
@@ -213,7 +189,7 @@ def plan_within_budget(
             moments,
             budget,
             source=checkpoint,
-            asking=Asking(score, look, fresh),
+            asking=asking,
             costs=costs_of(analysis, positions, seconds),
             device=device,
             progress=_named(progress, "searching"),
@@ -235,7 +211,12 @@ def plan_within_budget(
         plan, result = timed.plan, timed.result
         notes += timed.notes
     repairs = repair(
-        result, model, calibration.inputs, request.calibration, uncut=uncut, progress=_named(progress, "repairing")
+        result,
+        model,
+        calibration.inputs,
+        request.calibration,
+        uncut=renewal.uncut,
+        progress=_named(progress, "repairing"),
     )
     notes += repairs.notes
     repaired = {names.in_file(name): value for name, value in repairs.values.items()}

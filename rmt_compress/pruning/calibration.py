@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -39,20 +40,26 @@ _MANY, _MANY_WINDOWS = 2048, 32
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Inputs as the network is called with them, to be gone through as often as wanted."""
+    """Inputs as the network is called with them, to be gone through as often as wanted.
+
+    Attributes:
+        task: whose samples they are.
+        batch_size: so many at a time; None for the task's own number.
+    """
 
     task: Task
+    batch_size: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         samples = self.task.samples
         assert samples is not None
-        for batch in samples.batches(self.task.batch_size):
+        for batch in samples.batches(self.batch_size or self.task.batch_size):
             yield self.task.inputs(batch)
 
     def __len__(self) -> int:
         samples = self.task.samples
         assert samples is not None
-        return (samples.count or 0) // self.task.batch_size + bool((samples.count or 0) % self.task.batch_size)
+        return math.ceil((samples.count or 0) / (self.batch_size or self.task.batch_size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,10 +110,10 @@ class Drop:
 
 def lasting(task: Task) -> Task:
     """A task that knows what the network answers as it is, also while a cut stands in its place."""
-    return task.remembered() if isinstance(task, Agreement) else task
+    return task.remembered() if isinstance(task, Agreement) and task.answers is None else task
 
 
 def judged(score: Score) -> Judgement:
     """A score as a search compares it: higher is better."""
     sign = 1.0 if score.metric.higher_is_better else -1.0
-    return Judgement(sign * score.value, None if score.each is None else sign * score.each)
+    return Judgement(sign * score.value, None if score.each is None else sign * score.each, score.loss)

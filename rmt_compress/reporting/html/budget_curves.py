@@ -36,8 +36,10 @@ def tried_networks(budget: Mapping[str, Any] | None) -> Chart | Grid | None:
         return None
     asked = budget["asked"]
     measure: Measure = next((name for name in _SIZES if name in asked), "keep")
-    reached, score = budget["reached"][measure], budget.get("score")
-    chosen = next((each for each in cut if each[measure] == reached and each["score"] == score), None)
+    answer = budget["reached"][measure], budget.get("score"), budget.get("rule")
+    chosen = next(
+        (each for each in cut if (each[measure], each["score"], answer[2] and each["rule"]) == answer), None
+    )
     sizes = [each[measure] for each in cut]
     if max(sizes) - min(sizes) < _ONE_SIZE * max(sizes):
         return _by_rule(cut, chosen, measure)
@@ -45,19 +47,26 @@ def tried_networks(budget: Mapping[str, Any] | None) -> Chart | Grid | None:
 
 
 def _by_rule(cut: list[dict[str, Any]], chosen: dict[str, Any] | None, measure: Measure) -> Grid:
+    losses = [each.get("loss") for each in cut]
+    # Of text the score is the loss.
+    both = None not in losses and losses != [-each["score"] for each in cut]
     rows = [
         (
             GridCell(each["rule"]),
             GridCell(f"{each[measure]:.1%}"),
             GridCell(f"{each['score']:.4f}"),
+            *([GridCell(f"{each['loss']:.4f}")] if both else []),
             GridCell("chosen", "good") if each is chosen else GridCell(""),
         )
-        for each in sorted(cut, key=lambda each: -each["score"])
+        for each in sorted(cut, key=lambda each: (-each["score"], each["loss"] if both else 0.0))
     ]
+    how = "by the score on the samples that choose; higher is better"
+    if both:
+        how += ", and of scores that these samples cannot tell apart the least loss is chosen"
     return Grid(
-        ("rule", f"{_SIZES[measure]} left", "score", ""),
+        ("rule", f"{_SIZES[measure]} left", "score", *(["loss"] if both else []), ""),
         tuple(rows),
-        "Rules that were tried at this size, by the score on the samples that choose; higher is better",
+        f"Rules that were tried at this size, {how}",
     )
 
 
