@@ -332,7 +332,7 @@ def _matrix(weight: torch.Tensor) -> tuple[int, int]:
     return weight.shape[0], weight[0].numel()
 
 
-def _tiny(shared: Path) -> Subject:
+def tiny(shared: Path) -> Subject:
     """An MLP with a batch norm, as it was initialised, on noise: to see that all runs."""
     torch.manual_seed(0)
     layers = (nn.Linear(40, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 4))
@@ -366,7 +366,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick and asked.out == RESULTS:
         parser.error("--quick would stand beside the results; add --out")
-    subjects, sizes = ({"tiny": _tiny}, QUICK) if asked.quick else (SUBJECTS, SIZES)
+    subjects, sizes = ({"tiny": tiny}, QUICK) if asked.quick else (SUBJECTS, SIZES)
     path = asked.out / "budget.json"
     record: Row = {"machine": machine(), "networks": {}, "rows": []}
     if path.exists():
