@@ -8,11 +8,11 @@
 
 All methods see the same calibration inputs, correct biases alike and are asked the same test samples, which have
 chosen nothing. The portfolio also asks samples of the training data, other than those that calibrate, which of its
-fifteen rules is the best (of accuracies that these samples cannot tell apart the least loss), of text a third of
-them first; ASVD asks calibration samples. Without data the portfolio has only what the network makes itself, as
-much as `prune` lets it make: three quarters calibrate, every fourth chooses, of few images and vectors all. Where a
-network has batch norms every cut is asked twice: as it is, and with their statistics estimated anew, of the ResNet
-on 768 images as in method.md §14, else on the calibration inputs. Peers are in budget_peers.py.
+fifteen rules is the best, of text a third of them first; ASVD asks calibration samples. Without data the portfolio
+has only what the network makes itself, as much as `prune` lets it make: three quarters calibrate, every fourth
+chooses, of few images and vectors all. Where a network has batch norms every cut is asked twice: as it is, and with
+their statistics estimated anew, of the ResNet on 768 images as in method.md §14, else on the calibration inputs.
+Peers are in budget_peers.py.
 
 Writes budget.json after every measurement, budget.md and budget.png to benchmarks/results (``--out``). Networks,
 texts and images lie under ../shared (``--shared``).

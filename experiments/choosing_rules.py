@@ -33,12 +33,11 @@ from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.statistics import batch_norms, renew_statistics
 from rmt_compress.networks.replacing import tried
+from rmt_compress.networks.tasks.task import Score
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidate, Candidates
 from rmt_compress.planning.costs import Parameters
-from rmt_compress.planning.margins import Judgement, best
 from rmt_compress.planning.searching import Trial
-from rmt_compress.pruning.drop import judged
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from budget import QUICK, SIZES, Size, tiny
@@ -48,18 +47,41 @@ ASKED = 1000
 Record = dict[str, Any]
 
 
-def _highest(found: Sequence[Judgement]) -> int:
+def _highest(found: Sequence[Score]) -> int:
     return max(range(len(found)), key=lambda place: found[place].value)
 
 
-def _least_loss(found: Sequence[Judgement]) -> int:
-    return min(range(len(found)), key=lambda place: found[place].loss or 0.0)
+def _highest_least_loss(found: Sequence[Score]) -> int:
+    return max(range(len(found)), key=lambda place: (found[place].value, -_loss(found[place])))
 
 
-WAYS: dict[str, Callable[[Sequence[Judgement]], int]] = {
-    "the highest score": _highest,
+def _least_loss(found: Sequence[Score]) -> int:
+    return min(range(len(found)), key=lambda place: _loss(found[place]))
+
+
+def _least_loss_of_equals(found: Sequence[Score]) -> int:
+    """Of all that are no more than two standard errors of the paired difference behind the highest score."""
+    highest = found[_highest(found)].each
+    assert highest is not None
+    equals = []
+    for place, other in enumerate(found):
+        assert other.each is not None
+        behind = highest - other.each
+        if behind.mean() <= 2 * behind.std(ddof=1) / len(behind) ** 0.5:
+            equals.append(place)
+    return min(equals, key=lambda place: _loss(found[place]))
+
+
+def _loss(score: Score) -> float:
+    assert score.loss is not None
+    return score.loss
+
+
+WAYS: dict[str, Callable[[Sequence[Score]], int]] = {
+    "the highest score (as built)": _highest,
+    "of equal scores the least loss": _highest_least_loss,
     "the least loss": _least_loss,
-    "the least loss of scores that cannot be told apart": best,
+    "the least loss of scores within two standard errors": _least_loss_of_equals,
 }
 
 
@@ -96,13 +118,13 @@ def _part(questions: Questions, which: slice) -> Questions:
 
 def _asked(
     model: nn.Module, candidates: Candidates, cut: Candidate, questions: Questions, batches: list[torch.Tensor]
-) -> Judgement:
-    """What is said of a candidate, batch norms renewed."""
+) -> Score:
+    """Of a candidate, batch norms renewed."""
     trial = Trial(candidates.tensors(cut), str(cut.rule), candidates.factors(cut))
     with tried(model, trial) as network:
         renewed = renew_statistics(network, batches) if batch_norms(network) else None
         try:
-            return judged(questions.task.score(network))
+            return questions.task.score(network)
         finally:
             if renewed is not None:
                 renewed.undo()

@@ -6,14 +6,10 @@ fifty changes, of .45 (McNemar 1947). The bound is the upper end of a one-sided 
 `fresh` further samples from the mean of n (Hahn and Meeker 1991, ch. 4): mean + t·s·√(1/n + 1/fresh). It is exact
 for normal differences and right for many samples of others; of few samples, where no answer has changed, it is too
 narrow. That several networks are asked the same samples, and the best is taken, is not accounted for.
-
-Which of several networks is the best is told by the same differences: scores that so few samples cannot tell apart
-are equal, and among those the loss says more, since it hears more of each sample than right or wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,10 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_APART = 2.0
-"""Scores whose paired difference is more standard errors than this are told apart."""
-
-
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """How good a network is.
@@ -34,12 +26,10 @@ class Judgement:
     Attributes:
         value: higher is better.
         each: (n,), what each sample says, higher is better, with the mean `value`; None where that is not known.
-        loss: the mean loss, lower is better; None where only `value` is known.
     """
 
     value: float
     each: NDArray[np.float64] | None = None
-    loss: float | None = None
 
 
 def margin(before: Judgement, after: Judgement, confidence: float, fresh: int | None) -> float:
@@ -61,30 +51,3 @@ def margin(before: Judgement, after: Judgement, confidence: float, fresh: int | 
         return 0.0
     further = 0.0 if fresh is None else 1 / fresh
     return float(t.ppf(confidence, n - 1) * lost.std(ddof=1) * np.sqrt(1 / n + further))
-
-
-def best(judgements: Sequence[Judgement]) -> int:
-    """Which of networks that were asked the same samples is the best, the earlier of equals.
-
-    Of all that cannot be told apart from the highest score, the least loss; without losses the highest score.
-    """
-    highest = max(range(len(judgements)), key=lambda place: judgements[place].value)
-    equals = [
-        place for place, each in enumerate(judgements) if place == highest or _as_good(judgements[highest], each)
-    ]
-    return min(equals, key=lambda place: (_loss(judgements[place]), -judgements[place].value))
-
-
-def _as_good(highest: Judgement, other: Judgement) -> bool:
-    if highest.loss is None or other.loss is None:
-        return False
-    behind = highest.value - other.value
-    if highest.each is None or other.each is None or len(highest.each) != len(other.each):
-        return behind == 0
-    difference = highest.each - other.each
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return bool(behind <= _APART * error)
-
-
-def _loss(judgement: Judgement) -> float:
-    return judgement.loss if judgement.loss is not None and np.isfinite(judgement.loss) else np.inf

@@ -1,12 +1,11 @@
 """Which of the networks that a budget allows is the best one, or the smallest that is good enough, by trying few.
 
 No metric and no scaling wins everywhere (method.md §14), so at the wanted size each is tried: where samples are
-many, on a part of them, and only the best of these on all. Of scores that the samples cannot tell apart the least
-loss is the best. The smallest network that loses no more than it may is found by halving the sizes along one rule,
-the portfolio at the size that this rule just missed, sizes between what was met and what was missed along the
-winner, by the law of powers that losses nearly follow, and at last by giving its most harmful layers back. What it
-has lost is counted with a margin for the noise of the samples that were asked (`margins`). What is returned was
-measured on all samples, and no network is measured twice on the same.
+many, on a part of them, and only the best of these on all. The smallest network that loses no more than it may is
+found by halving the sizes along one rule, the portfolio at the size that this rule just missed, sizes between what
+was met and what was missed along the winner, by the law of powers that losses nearly follow, and at last by giving
+its most harmful layers back. What it has lost is counted with a margin for the noise of the samples that were asked
+(`margins`). What is returned was measured on all samples, and no network is measured twice on the same.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.errors import SettingsError
 from rmt_compress.planning.candidates import Candidate, Candidates, Rule
-from rmt_compress.planning.margins import Judgement, best, margin
+from rmt_compress.planning.margins import Judgement, margin
 
 if TYPE_CHECKING:
     import torch
@@ -108,33 +107,26 @@ class _Trials:
 
     def of(self, candidate: Candidate) -> float:
         """The score of a network, from memory where it has been asked before."""
-        return self.asked(candidate).value
-
-    def asked(self, candidate: Candidate) -> Judgement:
-        """The same, with all that was said of it."""
         if candidate.key not in self.seen:
             self.seen[candidate.key] = candidate, self._judged(candidate, self.score)
             if self.progress is not None:
                 self.progress(len(self.seen), self.limit, str(candidate.rule))
-        return self.seen[candidate.key][1]
+        return self.seen[candidate.key][1].value
 
     def promising(self, rules: Sequence[Rule], shares: Mapping[str, float]) -> Sequence[Rule]:
         """The rules that are best on a part of the samples, in their order; all where no part can be asked."""
         if self.rough is None or len(rules) <= _FINALISTS:
             return rules
-        found: dict[object, tuple[Rule, Judgement]] = {}
+        found: dict[object, tuple[Rule, float]] = {}
         for rule in rules:
             candidate = self.candidates.at(rule, shares)
             if candidate.key not in found:
-                found[candidate.key] = rule, self._judged(candidate, self.rough)
+                found[candidate.key] = rule, self._judged(candidate, self.rough).value
                 if self.progress is not None:
                     self.progress(len(found), len(rules), f"{rule}, on a part of the samples")
-        self.roughly = {str(rule): judgement.value for rule, judgement in found.values()}
-        rest = list(found.values())
-        finalists = [
-            rest.pop(best([judgement for _, judgement in rest]))[0] for _ in range(min(_FINALISTS, len(rest)))
-        ]
-        return [rule for rule, _ in found.values() if rule in finalists]
+        self.roughly = {str(rule): score for rule, score in found.values()}
+        best = sorted(found.values(), key=lambda each: -each[1])[:_FINALISTS]
+        return [rule for rule, _ in found.values() if rule in [one for one, _ in best]]
 
     def _judged(self, candidate: Candidate, score: Score) -> Judgement:
         rule = str(candidate.rule) if candidate.key[1] else ""
@@ -164,8 +156,6 @@ class _Trials:
         for each, found in self.seen.values():
             score = found.value if math.isfinite(found.value) else None
             tried.append({"rule": str(each.rule) if each.key[1] else "uncut", **each.sizes, "score": score})
-            if found.loss is not None:
-                tried[-1]["loss"] = found.loss if math.isfinite(found.loss) else None
             if found.each is not None and "goal" in more:
                 tried[-1]["margin"] = self.margin(each)
         if self.roughly:
@@ -198,37 +188,27 @@ def search(
         return Found(candidate, None, True, {"evaluations": 0})
     trials = _Trials(candidates, score, settings.evaluations, progress, asking.fresh, asking.rough)
     if settings.max_drop is None:
-        answer = _best_rule(trials, settings.shares)
-        return Found(answer, trials.of(answer), True, trials.record())
+        best = _best_rule(trials, settings.shares)
+        return Found(best, trials.of(best), True, trials.record())
     return _smallest(trials, settings.max_drop)
 
 
 def _best_rule(trials: _Trials, shares: Mapping[str, float]) -> Candidate:
     """The best of the portfolio at one size; the earlier of equals."""
-    tried = _tried(trials, trials.promising(trials.candidates.portfolio, shares), shares)
-    return tried[best([trials.asked(each) for each in tried])]
+    return _best_of(trials, trials.promising(trials.candidates.portfolio, shares), shares)
 
 
-def _tried(trials: _Trials, rules: Sequence[Rule], shares: Mapping[str, float]) -> list[Candidate]:
-    """What rules make of a size, as many as may be asked; the first rule's, unasked, where none may."""
-    candidates = [trials.candidates.at(rule, shares) for rule in rules]
-    return [each for each in candidates if trials.may_ask(each) and trials.asked(each)] or candidates[:1]
+def _best_of(trials: _Trials, rules: Sequence[Rule], shares: Mapping[str, float]) -> Candidate:
+    all_of_them = [trials.candidates.at(rule, shares) for rule in rules]
+    tried = [each for each in all_of_them if trials.may_ask(each) and trials.of(each) is not None]
+    return max(tried, key=trials.of) if tried else all_of_them[0]
 
 
 def _good_rule(trials: _Trials, shares: Mapping[str, float]) -> Candidate:
-    """A good one of the portfolio for half the evaluations: the best scaling, then the best metric with it.
-
-    By the score, which is what may fall: a size that was just missed can be one of ruins, whose losses say how sure
-    they are of what is wrong.
-    """
-
-    def highest(rules: Sequence[Rule]) -> Candidate:
-        tried = _tried(trials, rules, shares)
-        return max(tried, key=trials.of) if len(tried) > 1 else tried[0]
-
+    """A good one of the portfolio for half the evaluations: the best scaling, then the best metric with it."""
     portfolio = trials.candidates.portfolio
-    first = highest([rule for rule in portfolio if rule.metric == portfolio[0].metric]).rule
-    return highest([first, *(r for r in portfolio if r.scaling == first.scaling and r != first)])
+    first = _best_of(trials, [rule for rule in portfolio if rule.metric == portfolio[0].metric], shares).rule
+    return _best_of(trials, [first, *(r for r in portfolio if r.scaling == first.scaling and r != first)], shares)
 
 
 def _smallest(trials: _Trials, drop: float) -> Found:
@@ -260,11 +240,11 @@ def _smallest(trials: _Trials, drop: float) -> Found:
     alone = settings.search == "one" or len(candidates.portfolio) == 1
     low, high = narrowed(rule, low, high, _ALONE_STEPS if alone else _FIRST_STEPS)
     if not alone:
-        good = _good_rule(trials, {**settings.shares, name: low.share})
-        if trials.may_ask(good):
-            end = _End(low.share, trials.lost(good))
-            low, high = (_End(candidates.smallest(name)), end) if trials.lost(good) <= drop else (end, high)
-        rule = good.rule
+        best = _good_rule(trials, {**settings.shares, name: low.share})
+        if trials.may_ask(best):
+            end = _End(low.share, trials.lost(best))
+            low, high = (_End(candidates.smallest(name)), end) if trials.lost(best) <= drop else (end, high)
+        rule = best.rule
         low, high = narrowed(rule, low, high, _LAST_STEPS)
     _give_back(trials, name, drop)
     within = [
@@ -272,10 +252,10 @@ def _smallest(trials: _Trials, drop: float) -> Found:
         for each, score in trials.seen.values()
         if all(each.sizes[size] <= share * (1 + 1e-9) for size, share in settings.shares.items())
     ]
-    kept = [each for each, _ in within if trials.lost(each) <= drop]
+    good = [each for each, _ in within if trials.lost(each) <= drop]
     record = trials.record(goal=uncut - drop)
-    if kept:
-        answer = min(kept, key=lambda each: each.sizes[name])
+    if good:
+        answer = min(good, key=lambda each: each.sizes[name])
         return Found(answer, trials.of(answer), True, record)
     nearest = min((each for each, _ in within or trials.seen.values()), key=trials.lost)
     return Found(nearest, trials.of(nearest), False, record)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.file_names import SAME_NAMES, FileNames
+from rmt_compress.networks.tasks.agreement import Agreement
+from rmt_compress.planning.margins import Judgement
 from rmt_compress.planning.searching import Asking, Trial
 from rmt_compress.pruning.drop import Drop, judged, lasting
 from rmt_compress.pruning.repairs import scored_trials
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rmt_compress.networks.calibration.statistics import Seen
-    from rmt_compress.planning.margins import Judgement
+    from rmt_compress.networks.tasks.task import Score as TaskScore
+    from rmt_compress.networks.tasks.task import Task
     from rmt_compress.planning.searching import Score
     from rmt_compress.pruning.calibration import Calibration
 
@@ -65,7 +68,7 @@ def asking_for(
             model,
             calibration.inputs,
             selection,
-            judged,
+            judged if drop is not None else of_one_size,
             renews=renewal.renews,
             uncut=renewal.uncut,
             names=names,
@@ -82,3 +85,17 @@ def asking_for(
         return judged(drop.whole) if not trial.rule else ask(trial)
 
     return Asking(score, None, None if drop.fresh is None else drop.fresh.samples)
+
+
+def of_one_size(score: TaskScore) -> Judgement:
+    """What is compared among cuts of one size: of agreement its divergence, less noisy than equal answers are."""
+    if score.task == "agreement" and score.loss is not None:
+        return Judgement(-score.loss)
+    return judged(score)
+
+
+def compared(task: Task, drop: Drop | None) -> str:
+    """What the scores of candidates are, in words."""
+    if drop is None and isinstance(task, Agreement) and not task.embeddings:
+        return "negative divergence"
+    return task.metric.name

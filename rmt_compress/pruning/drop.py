@@ -116,4 +116,4 @@ def lasting(task: Task) -> Task:
 def judged(score: Score) -> Judgement:
     """A score as a search compares it: higher is better."""
     sign = 1.0 if score.metric.higher_is_better else -1.0
-    return Judgement(sign * score.value, None if score.each is None else sign * score.each, score.loss)
+    return Judgement(sign * score.value, None if score.each is None else sign * score.each)

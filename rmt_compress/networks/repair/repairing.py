@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PASSES = 5
 """How often a block is trained on all calibration inputs."""
-RATE = 2e-4
+RATE = 5e-4
 """The highest learning rate of Adam."""
 
 

@@ -47,26 +47,19 @@ def tried_networks(budget: Mapping[str, Any] | None) -> Chart | Grid | None:
 
 
 def _by_rule(cut: list[dict[str, Any]], chosen: dict[str, Any] | None, measure: Measure) -> Grid:
-    losses = [each.get("loss") for each in cut]
-    # Of text the score is the loss.
-    both = None not in losses and losses != [-each["score"] for each in cut]
     rows = [
         (
             GridCell(each["rule"]),
             GridCell(f"{each[measure]:.1%}"),
             GridCell(f"{each['score']:.4f}"),
-            *([GridCell(f"{each['loss']:.4f}")] if both else []),
             GridCell("chosen", "good") if each is chosen else GridCell(""),
         )
-        for each in sorted(cut, key=lambda each: (-each["score"], each["loss"] if both else 0.0))
+        for each in sorted(cut, key=lambda each: -each["score"])
     ]
-    how = "by the score on the samples that choose; higher is better"
-    if both:
-        how += ", and of scores that these samples cannot tell apart the least loss is chosen"
     return Grid(
-        ("rule", f"{_SIZES[measure]} left", "score", *(["loss"] if both else []), ""),
+        ("rule", f"{_SIZES[measure]} left", "score", ""),
         tuple(rows),
-        f"Rules that were tried at this size, {how}",
+        "Rules that were tried at this size, by the score on the samples that choose; higher is better",
     )
 
 
