@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 import rmt_compress as rmt
+from rmt_compress.data.in_memory import InMemory
+from rmt_compress.networks.tasks.classification import Classification
+from rmt_compress.networks.tasks.task import ACCURACY, Score
 from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.margins import Judgement, margin
 from rmt_compress.planning.searching import Asking, Trial
 from rmt_compress.planning.within import plan_within_with
+from rmt_compress.pruning.drop import Drop
 from tests.samples.moments import moments_of
 
 
@@ -87,3 +92,27 @@ def test_a_budget_holds_on_fresh_samples_as_often_as_it_should(confidence, netwo
         small = rmt.compress(model, plan, moments, layout="dense").state_dict()
         held += 1 - right(1, small).mean() <= 0.3
     assert held >= 11 if confidence == 0.95 else held <= 9
+
+
+@pytest.mark.parametrize(
+    ("margins", "fresh", "said"),
+    (
+        (
+            (0.0074, 0.0081),
+            True,
+            "of 1,029 samples a drop is uncertain by 0.74 points, more than the 0.50 points it may have",
+        ),
+        ((0.0074, 0.0049), True, None),
+        ((0.0074, 0.0081), False, None),
+        ((), True, None),
+    ),
+    ids=("uncertain", "one is certain", "no other samples", "none tried"),
+)
+def test_a_drop_below_the_noise_of_the_samples_is_said(margins, fresh, said):
+    whole = Score("classification", ACCURACY, 0.9, 0.3, 1029)
+    task = Classification(InMemory(torch.zeros(1, 2)))
+    drop = Drop(0.005, 0.95, whole, task, whole if fresh else None, 0.005, "chose nothing")
+    tried = [{"rule": "uncut", "margin": 0.0}, *({"rule": "plain uniform", "margin": each} for each in margins)]
+    notes = drop.uncertain(tried)
+    assert len(notes) == (said is not None)
+    assert all(said in note and "--selection-samples" in note for note in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,21 @@ class Drop:
         return [
             f"the {metric.name} is {metric.shown(left.value)} where it was {metric.shown(full)}: "
             f"{metric.change(left.value, full)} on {left.samples:,} samples that {self.chose}"
+        ]
+
+    def uncertain(self, tried: Sequence[Mapping[str, Any]]) -> list[str]:
+        """That the samples that choose cannot tell so small a drop, a sentence; none where they can.
+
+        Args:
+            tried: the record of the networks that were asked, `margin` being what is added to the drop of each.
+        """
+        margins = [each["margin"] for each in tried if each["rule"] != "uncut" and "margin" in each]
+        if self.fresh is None or not margins or min(margins) <= self.allowed:
+            return []
+        noise, allowed = (self.task.metric.change(each, 0.0).lstrip("+") for each in (min(margins), self.allowed))
+        return [
+            f"of {self.whole.samples:,} samples a drop is uncertain by {noise}, more than the {allowed} it may "
+            "have: a smaller network may keep it; ask more (--selection-samples) or be less sure (--confidence)"
         ]
 
     @property

@@ -12,6 +12,7 @@ import torch
 import rmt_compress as rmt
 from rmt_compress.analysis import Analysis, AnalysisSettings
 from rmt_compress.reporting.html.analysis_report import analysis_page
+from rmt_compress.reporting.html.budget_curves import tried_networks
 from rmt_compress.reporting.html.layer_list import Cell, LayerList, LayerRow
 from rmt_compress.reporting.html.layer_picture import in_words, picture
 from rmt_compress.reporting.html.page import Run
@@ -142,3 +143,15 @@ def test_a_report_of_200_layers_can_be_mailed():
         vars(each)["measures"] = layer.measures
     page = analysis_page(Analysis(None, "state dict", (), AnalysisSettings(), tuple(layers)))
     assert len(page_text(page, RUN).encode()) < 3_000_000
+
+
+def test_of_rules_with_one_score_the_page_marks_the_one_that_was_chosen():
+    rules = ("input tempered", "plain tempered", "plain uniform")
+    tried = [
+        {"rule": rule, "keep": 0.4, "score": score} for rule, score in zip(rules, (0.9, 0.9, 0.8), strict=True)
+    ]
+    budget = {"asked": {"keep": 0.4}, "reached": {"keep": 0.4}, "score": 0.9, "tried": tried}
+    grid = tried_networks({**budget, "rule": "plain tempered"})
+    assert [row[-1].text for row in grid.rows] == ["", "chosen", ""]
+    # A plan from before that was recorded: the first with the score.
+    assert [row[-1].text for row in tried_networks(budget).rows] == ["chosen", "", ""]
