@@ -97,6 +97,32 @@ def test_quick_run_of_budgets(name, python, tmp_path):
     assert "add --out" in done.stderr
 
 
+@pytest.mark.slow
+def test_quick_run_of_choosing_rules(python, tmp_path):
+    words = (EXPERIMENTS / "choosing_rules.py", "--quick", "--seeds", "1", "--out", tmp_path)
+    done = python.run(*words)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "choosing_rules.jsonl"
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(each["keep"], len(each["rules"]), len(each["left"])) for each in records] == [
+        (0.5, 15, 15),
+        (0.2, 15, 15),
+    ]
+    chosen = [each["chosen"].values() for each in records]
+    assert all(0 <= place < 15 for ways in chosen for places in ways for place in places)
+    # What is known is not asked again.
+    assert python.run(*words).returncode == 0
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_the_table_of_choosing_rules_is_that_of_its_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    lines = (EXPERIMENTS / "data" / "choosing_rules.jsonl").read_text(encoding="utf-8").splitlines()
+    table = (EXPERIMENTS / "data" / "choosing_rules.md").read_text(encoding="utf-8")
+    assert table == __import__("choosing_rules").markdown([json.loads(line) for line in lines])
+
+
 @pytest.mark.parametrize("name", ("graph_chain", "max_drop", "self_calibration"))
 def test_the_tables_of_budgets_are_those_of_their_numbers(name, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
