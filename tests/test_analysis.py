@@ -255,6 +255,16 @@ def test_the_model_that_is_asked_decides(uneven: dict[str, torch.Tensor], noise:
     assert not alone.models
 
 
+def test_scaled_spectra_of_large_layers_come_by_torch_and_are_those_of_numpy(rng: np.random.Generator) -> None:
+    scales = np.exp(0.3 * rng.standard_normal(1100))
+    weight = (scales[:, None] * rng.standard_normal((1100, 1200))).astype(np.float32)
+    layer = rmt.analyze({"fc.weight": torch.from_numpy(weight)}, noise="equalized").analyzed[0]
+    assert layer.scaled is not None
+    exact = np.linalg.svd(equalize(weight).matrix.astype(np.float64), compute_uv=False)
+    first = layer.fit.window[0]  # from which on the fit looks at them
+    np.testing.assert_allclose(layer.scaled[: 1101 - first], exact[: 1101 - first], rtol=1e-4)
+
+
 def test_a_cut_by_equalized_noise_is_one_in_its_scales(uneven: dict[str, torch.Tensor]) -> None:
     analysis = rmt.analyze(uneven, noise="equalized")
     plan = rmt.make_plan(analysis)

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rmt_compress.analysis.settings import AnalysisSettings
+    from rmt_compress.spectrum.marchenko_pastur import FloatArray
+    from rmt_compress.spectrum.singular_values import Entries
 
 ALL = "all"
+
+
+def _by_numpy(matrix: Entries, alpha: float) -> FloatArray:
+    return spectrum.singular_values(matrix, spectrum.NumpyKernels(), alpha=alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +31,13 @@ class Measured:
         values: singular values, descending.
         n: max(rows, columns).
         matrix: gives the matrix itself, (rows, columns), float32 or float64, for models that look at its entries.
+        values_of: gives the singular values of a matrix that a model made of it, descending, and takes BEMA's α.
     """
 
     values: NDArray[np.float64]
     n: int
-    matrix: Callable[[], NDArray[np.float32] | NDArray[np.float64]]
+    matrix: Callable[[], Entries]
+    values_of: Callable[[Entries, float], FloatArray] = _by_numpy
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def _marchenko_pastur(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
 
 def _equalized(measured: Measured, asked: AnalysisSettings) -> NoiseFit:
     equalized = spectrum.equalize(measured.matrix(), measured.values)
-    values = spectrum.singular_values(equalized.matrix, spectrum.NumpyKernels(), alpha=asked.alpha)
+    values = measured.values_of(equalized.matrix, asked.alpha)
     rows, columns = equalized.rows[equalized.used_rows], equalized.columns[equalized.used_columns]
     return NoiseFit(
         _bulk(values, max(equalized.matrix.shape), asked, equalized=True),

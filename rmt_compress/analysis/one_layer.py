@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rmt_compress.spectrum.marchenko_pastur import FloatArray
-    from rmt_compress.spectrum.singular_values import Entries, Kernels
+    from rmt_compress.spectrum.singular_values import ArrayKernels, Entries
 
 MASK = "a mask: it holds −inf where something is hidden, and is no weight"
 # The bulk may be many orders of magnitude below the largest singular value.
@@ -32,7 +32,7 @@ _SQUARED = (1e-140, 1e140)
 
 
 def analyze_layer(
-    layer: Layer, weight: WeightT, settings: AnalysisSettings, kernels: Kernels[WeightT] | None = None
+    layer: Layer, weight: WeightT, settings: AnalysisSettings, kernels: ArrayKernels[WeightT] | None = None
 ) -> LayerAnalysis:
     """Analyse one weight that is already in memory, of the layer's shape, on any device.
 
@@ -53,7 +53,7 @@ def expert_of(layer: Layer, number: int) -> Layer:
 
 
 def analyze_stack(
-    layer: Layer, matrices: Iterable[WeightT], settings: AnalysisSettings, kernels: Kernels[WeightT] | None
+    layer: Layer, matrices: Iterable[WeightT], settings: AnalysisSettings, kernels: ArrayKernels[WeightT] | None
 ) -> LayerAnalysis:
     """Every matrix of a stack by itself, and what they say together."""
     experts = []
@@ -74,10 +74,14 @@ class LayerTask(Generic[WeightT]):
     """The analysis of a weight of `layer`, on any device, in two steps; see `spectrum.SingularValues`."""
 
     def __init__(
-        self, layer: Layer, weight: WeightT, settings: AnalysisSettings, kernels: Kernels[WeightT] | None = None
+        self,
+        layer: Layer,
+        weight: WeightT,
+        settings: AnalysisSettings,
+        kernels: ArrayKernels[WeightT] | None = None,
     ) -> None:
         self._layer, self._settings = layer, settings
-        self._kernels: Kernels[WeightT] = _torch_kernels() if kernels is None else kernels
+        self._kernels: ArrayKernels[WeightT] = _torch_kernels() if kernels is None else kernels
         self._matrix: WeightT = as_matrix(layer, weight)
         self._spectrum: spectrum.SingularValues[WeightT] = spectrum.SingularValues(self._matrix, self._kernels)
         self._approximate = ApproximateSpectrum(self._matrix) if may_approximate(self._matrix, settings) else None
@@ -133,7 +137,7 @@ class LayerTask(Generic[WeightT]):
 
     def _measured(self, values: NDArray[np.float64]) -> Measured:
         rows, columns = self._layer.matrix or (0, 0)
-        return Measured(values, max(rows, columns), self._entries)
+        return Measured(values, max(rows, columns), self._entries, self._values_of)
 
     def _fitted(self, values: NDArray[np.float64]) -> NoiseFit:
         return noise_model(self._settings).fit(self._measured(values), self._settings)
@@ -142,8 +146,12 @@ class LayerTask(Generic[WeightT]):
         """The matrix for models that look at its entries, which work on the CPU."""
         return self._kernels.entries(self._matrix)
 
+    def _values_of(self, entries: Entries, alpha: float) -> FloatArray:
+        """The singular values of what a model made of the matrix, by the route that the matrix' own came."""
+        return spectrum.singular_values(self._kernels.taken(entries), self._kernels, alpha=alpha)
 
-def _torch_kernels() -> Kernels[Any]:
+
+def _torch_kernels() -> ArrayKernels[Any]:
     from rmt_compress.decomposition.kernels import TorchKernels
 
     return TorchKernels()

@@ -107,6 +107,10 @@ class TorchKernels:
         entries: Entries = (here.float() if single else here).numpy()
         return entries
 
+    def taken(self, entries: Entries) -> torch.Tensor:
+        """A matrix that numpy made, in the memory that it has."""
+        return torch.from_numpy(entries)
+
 
 def _precision(double: bool) -> torch.dtype:
     return torch.float64 if double else torch.float32

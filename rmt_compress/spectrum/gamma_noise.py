@@ -39,6 +39,8 @@ LARGEST_SPREAD = 1.5
 _SPREADS = LARGEST_SPREAD * np.linspace(0.0, 1.0, 13) ** 2
 # Lengths of rows or columns that chance makes as uneven once in so many matrices do not count.
 _BY_CHANCE = 0.01
+# Entries that are squared at a time.
+_ENTRIES_TOGETHER = 2**15
 # Ranks of the window that stand for all of them where the chance in the fit is computed.
 _RANKS = 96
 
@@ -106,18 +108,43 @@ def uneven_side(matrix: NDArray[Any]) -> Side:
     """
     from scipy.special import chdtrc
 
-    squares = np.square(matrix / (np.abs(matrix).max() or 1.0), dtype=np.float64)
-    variance = float(squares.var())
+    rows, columns, variance = _squares(matrix)
     found: list[Side] = []
-    for axis in (0, 1):
-        lengths = squares.mean(axis=axis)
+    for lengths in (columns, rows):
         if lengths.size > 1 and variance > 0:
-            total = float(np.square(lengths - lengths.mean()).sum()) * squares.shape[axis] / variance
+            entries = matrix.size // lengths.size
+            total = float(np.square(lengths - lengths.mean()).sum()) / (entries * variance)
             if chdtrc(lengths.size - 1, total) < _BY_CHANCE / 2:
                 found.append("long" if lengths.size > min(matrix.shape) else "short")
     if len(found) == 2:
         return "either"
     return found[0] if found else "none"
+
+
+def _squares(matrix: NDArray[Any]) -> tuple[FloatArray, FloatArray, float]:
+    """Sums of the squared entries in each row and column, up to one number for all, and their variance.
+
+    In units of the largest entry, and as differences from the first square, so that no digit is lost to their mean;
+    some rows at a time, which stay in the cache.
+    """
+    if matrix.strides[0] < matrix.strides[1]:
+        columns, rows, variance = _squares(matrix.T)
+        return rows, columns, variance
+    m, n = matrix.shape
+    largest = max(float(matrix.max()), -float(matrix.min())) or 1.0
+    first = (float(matrix[0, 0]) / largest) ** 2
+    together = max(1, _ENTRIES_TOGETHER // n)
+    buffer, ones = np.empty((together, n)), np.ones(max(n, together))
+    rows, columns, squared = np.empty(m), np.zeros(n), 0.0
+    for start in range(0, m, together):
+        some = buffer[: min(together, m - start)]
+        np.divide(matrix[start : start + together], largest, out=some, dtype=np.float64)
+        np.square(some, out=some)
+        some -= first
+        rows[start : start + together] = some @ ones[:n]
+        columns += ones[: len(some)] @ some
+        squared += float(np.vdot(some, some))
+    return rows, columns, max(0.0, squared / matrix.size - (rows.sum() / matrix.size) ** 2)
 
 
 def fit_gamma_noise(

@@ -77,6 +77,14 @@ class Kernels(Protocol[MatrixT]):
         ...
 
 
+class ArrayKernels(Kernels[MatrixT], Protocol[MatrixT]):
+    """The dense operations of a library whose matrices are in memory, and may come from numpy."""
+
+    def taken(self, entries: Entries) -> MatrixT:
+        """A matrix of numpy's in this library, on the CPU."""
+        ...
+
+
 class NumpyKernels:
     """The operations on numpy arrays, of float16 too.
 
@@ -119,6 +127,10 @@ class NumpyKernels:
         if self.is_double(matrix):
             return matrix
         return matrix.astype(np.float32, copy=False)
+
+    def taken(self, entries: Entries) -> NDArray[Any]:
+        """What it is."""
+        return entries
 
 
 class SingularValues(Generic[MatrixT]):

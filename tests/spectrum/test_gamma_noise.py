@@ -1,5 +1,7 @@
 """General BEMA on noise that it is made for, and on noise that it is not."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from rmt_compress.spectrum import (
     noise_eigenvalues,
     uneven_side,
 )
+from rmt_compress.spectrum.gamma_noise import _squares
 
 
 def eigenvalues(matrix: np.ndarray) -> np.ndarray:
@@ -72,6 +75,20 @@ def test_a_matrix_tells_whose_variances_differ(rng: np.random.Generator) -> None
     # Heavy entries make lengths uneven too, though all have one law.
     assert uneven_side(rng.standard_t(5, (100, 400))) == "none"
     assert uneven_side(np.ones((5, 9))) == "none"
+
+
+@pytest.mark.parametrize("shape", ((700, 90), (90, 700), (3, 50_000), (1, 1)))
+@pytest.mark.parametrize("order", "CF")
+def test_sums_of_squares_are_those_of_the_whole_matrix_at_once(
+    rng: np.random.Generator, shape: tuple[int, int], order: Literal["C", "F"]
+) -> None:
+    matrix = np.array(rng.standard_t(5, shape) + 3.0, dtype=np.float32, order=order)
+    squares = np.square(matrix.astype(np.float64) / np.abs(matrix).max())
+    *sums, variance = _squares(matrix)
+    first = squares[0, 0]
+    for axis, found in zip((1, 0), sums, strict=True):
+        np.testing.assert_allclose(found, (squares - first).sum(axis=axis), rtol=1e-9, atol=1e-9)
+    assert variance == pytest.approx(squares.var(), rel=1e-9)
 
 
 def test_chance_finds_even_noise_uneven_as_rarely_as_it_should(rng: np.random.Generator) -> None:
