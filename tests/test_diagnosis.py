@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.analysis.diagnosis import WORDS, as_json, diagnose, measure
+from rmt_compress.analysis.diagnosis import WORDS, BulkError, as_json, diagnose, measure
 from rmt_compress.analysis.records import AnalyzedLayer
 from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.reporting.analysis_table import write_csv
@@ -76,6 +77,27 @@ def test_without_scales_tried_it_is_said():
     found = diagnose(asked(KINDS["scaled noise"](np.random.default_rng(2)), scales=False))
     assert found.word in ("heavy-tailed", "structured")
     assert "scales of rows and columns not tried" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("raw", "spikes", "word"),
+    [
+        (2.02, 76, "structured"),  # as layers of a language model, which owe it to nothing
+        (2.9, 76, "structured"),
+        (3.1, 76, "scaled noise plus spikes"),
+        (2.02, 160, "scaled noise plus spikes"),
+        (1.5, 100, "structured"),
+    ],
+)
+def test_scales_are_named_where_they_explain_what_misses(raw, spikes, word):
+    found = asked(KINDS["structured"](np.random.default_rng(2)))
+    without = BulkError(gof=1.98 * 0.01, null=0.01, spikes=76, of=384, spike_energy=0.5)
+    layer = replace(
+        found, raw=replace(without, gof=raw * 0.01, spikes=spikes), equalized=without, shape=(384, 1024), rank=384
+    )
+    said = diagnose(layer)
+    assert said.word == word
+    assert ("scales taken out hardly better" in said.reason) == (word == "structured")
 
 
 @pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float32"))

@@ -6,14 +6,18 @@ The first that holds is the layer's word:
     noise                      the bulk fits Marchenko and Pastur's law about as noise of its size does, and next to
                                nothing sticks out
     noise plus spikes          the same, with spikes
-    scaled noise (plus spikes) the same, once the scales of rows and columns are taken out
+    scaled noise (plus spikes) the same, once the scales of rows and columns are taken out, if that is their doing
     heavy-tailed               a quarter of the eigenvalues or more follow a power law better than an exponential
     structured                 none of these
 
 *About as noise does*: the fit error is at most `NEAR` times the 95 % point of noise of its size, and spikes are a
 quarter of the directions at most. Both are of the fit that leaves the spikes out of the ranks (`--quantiles
-spiked`): otherwise every layer with many spikes would be called structured for being full of them. A word says what
-a bulk looks like, not what it is worth: see docs/when-the-edge-lies.md.
+spiked`): otherwise every layer with many spikes would be called structured for being full of them.
+
+*Their doing*: without the scales the fit error is less by the 95 % point or more, or spikes are half as many. A
+layer that passes by a hair what it missed by a hair owes that to no scales.
+
+A word says what a bulk looks like, not what it is worth: see docs/when-the-edge-lies.md.
 """
 
 from __future__ import annotations
@@ -173,7 +177,7 @@ def diagnose(found: Measures) -> Diagnosis:
         return Diagnosis("low rank", f"{found.rank} of {p} directions are more than rounding")
     if raw is not None and raw.near_noise:
         return Diagnosis(*_noise(raw))
-    if equalized is not None and equalized.near_noise:
+    if equalized is not None and equalized.near_noise and _explains(equalized, raw):
         word, why = _noise(equalized)
         return Diagnosis(
             "scaled noise" if word == "noise" else "scaled noise plus spikes",
@@ -183,7 +187,7 @@ def diagnose(found: Measures) -> Diagnosis:
     if tail is None:
         return Diagnosis("structured", f"{missed}; its directions are all alike")
     if equalized is not None:
-        missed += f", scales taken out {_misses(equalized)}"
+        missed += f", scales taken out {_hardly_better(equalized) if equalized.near_noise else _misses(equalized)}"
     law = f"α {tail.alpha:.2f} ± {tail.error:.2f} of {tail.size} eigenvalues"
     missed += "" if equalized is not None else ", scales of rows and columns not tried"
     if against := _against_heavy_tail(tail, p):
@@ -206,6 +210,13 @@ def as_json(found: Measures) -> dict[str, float | str | None]:
     return dict(zip(KEYS, (found.effective_rank, *said), strict=True))
 
 
+def _explains(equalized: BulkError, raw: BulkError | None) -> bool:
+    """Whether it is for the scales that a matrix is not near noise."""
+    if raw is None or 2 * equalized.spikes <= raw.spikes:
+        return True
+    return raw.gof / raw.null - equalized.gof / equalized.null >= 1
+
+
 def _noise(error: BulkError) -> tuple[Word, str]:
     word: Word = "noise" if error.spike_energy <= NOTHING else "noise plus spikes"
     spikes = f"{error.spikes} of {error.of} are spikes with {error.spike_energy:.0%} of the energy"
@@ -214,6 +225,10 @@ def _noise(error: BulkError) -> tuple[Word, str]:
 
 def _times_noise(error: BulkError) -> str:
     return f"fit error {error.gof / error.null:.1f} times that of noise"
+
+
+def _hardly_better(error: BulkError) -> str:
+    return f"hardly better ({_times_noise(error)}, {error.spikes} of {error.of} spikes)"
 
 
 def _misses(error: BulkError | None) -> str:
