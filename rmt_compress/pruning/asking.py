@@ -68,7 +68,7 @@ def asking_for(
             model,
             calibration.inputs,
             selection,
-            judged if drop is not None else of_one_size,
+            judged if drop is not None else _of_one_size,
             renews=renewal.renews,
             uncut=renewal.uncut,
             names=names,
@@ -87,7 +87,7 @@ def asking_for(
     return Asking(score, None, None if drop.fresh is None else drop.fresh.samples)
 
 
-def of_one_size(score: TaskScore) -> Judgement:
+def _of_one_size(score: TaskScore) -> Judgement:
     """What is compared among cuts of one size: of agreement its divergence, less noisy than equal answers are."""
     if score.task == "agreement" and score.loss is not None:
         return Judgement(-score.loss)
