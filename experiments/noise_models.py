@@ -8,7 +8,8 @@
 Kinds of noise: independent normal entries (iid); those times scales of rows and of columns, log-normal of deviation
 1 (scaled); those with rows of gamma-distributed variances, 1/θ = 0.3 (gamma); those with columns that follow one
 another with correlation 0.5 (correlated). A model should show a spike with probability β = 0.1 on noise of its own
-kind. `spreads` asks the same of `general` for other 1/θ, and for columns of such variances.
+kind; where the first draws left that open, `further` asks more of them. `spreads` asks the same of `general` for
+other 1/θ, and for columns of such variances.
 Power: three spikes at 1, 1.25 and 1.5 times a strength, which is given in units of the largest singular value that
 the very noise they are planted in has; how often exactly three are found, on draws where the noise alone shows
 none. In `equalized` they lie in the scales of the noise, and the strength is in units of the largest singular value
@@ -39,9 +40,12 @@ DATA = Path(__file__).parent / "data"
 SIZES = ((50, 50), (100, 1000), (384, 1536))
 # Draws of noise that a model is made for, and of other noise; of each size.
 DRAWS = {(50, 50): (20_000, 1000), (100, 1000): (4000, 200), (384, 1536): (1000, 50)}
+# Of that noise by that model so many more than the first, behind them in the same stream.
+FURTHER = {(384, 1536): ("gamma", "general", 3000)}
 POWER_DRAWS = {(50, 50): 400, (100, 1000): 200, (384, 1536): 40}
 SPREADS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SPREAD_DRAWS = {(50, 50): 2000, (100, 1000): 500}
+ROWS = ("rates", "further", "spreads", "power")
 BETA = 0.1
 SPREAD = 0.3
 CORRELATION = 0.5
@@ -112,6 +116,21 @@ def rates(size: tuple[int, int], kind: str, draws: tuple[int, int]) -> Iterator[
         }
 
 
+def further(size: tuple[int, int], kind: str, model: str, draws: int) -> Iterator[Row]:
+    """The share with a spike of more draws, which follow on those of `rates`."""
+    p, n = size
+    generator = np.random.default_rng([SEED, p, n, list(KINDS).index(kind)])
+    false = 0
+    for draw in range(DRAWS[size][0] + draws):
+        noise, _ = KINDS[kind](generator.standard_normal((p, n)), generator)
+        if draw >= DRAWS[size][0]:
+            false += ask(model, noise).fit.spikes > 0
+    yield {
+        **{"row": "further", "p": p, "n": n, "noise": kind, "model": model, "own": True},
+        **{"draws": draws, "false": false / draws},
+    }
+
+
 def spreads(size: tuple[int, int], draws: int) -> Iterator[Row]:
     """Rates of `general` on noise of other spreads, of rows and of columns."""
     p, n = size
@@ -159,11 +178,14 @@ def tables(rows: list[Row]) -> str:
     """The rows as Markdown: rates with a model a column, spreads, and power."""
     lines = ["| p × n | noise | " + " | ".join(NOISE_MODELS) + " |", "|---" * (2 + len(NOISE_MODELS)) + "|"]
     rate = {(row["p"], row["n"], row["noise"], row["model"]): row for row in rows if row["row"] == "rate"}
+    more_of = {(row["p"], row["n"], row["noise"], row["model"]): row for row in rows if row["row"] == "further"}
     for p, n, kind in dict.fromkeys(place[:3] for place in rate):
         cells = []
         for name in NOISE_MODELS:
             row = rate[p, n, kind, name]
             cell = f"{row['false']:.3f} ({row['draws']:,})"
+            if (more := more_of.get((p, n, kind, name))) is not None:
+                cell += f"; {more['false']:.3f} ({more['draws']:,} more)"
             cells.append(f"**{cell}**" if row["own"] else cell)
         lines.append(f"| {p} × {n} | {kind} | " + " | ".join(cells) + " |")
     spread = [row for row in rows if row["row"] == "spread"]
@@ -193,9 +215,7 @@ def tables(rows: list[Row]) -> str:
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows", nargs="+", choices=("rates", "spreads", "power"), default=["rates", "spreads", "power"]
-    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--sizes", nargs="+", default=[f"{p}x{n}" for p, n in SIZES])
     parser.add_argument("--quick", action="store_true", help="forty draws of the smallest size")
     parser.add_argument("--table", action="store_true", help="only the tables")
@@ -222,6 +242,9 @@ def main() -> None:
         if "rates" in asked.rows:
             for kind in KINDS:
                 keep("rate", size, kind, partial(rates, size, kind, (40, 40) if asked.quick else DRAWS[size]))
+        if "further" in asked.rows and size in FURTHER:
+            kind, model, draws = FURTHER[size]
+            keep("further", size, kind, partial(further, size, kind, model, draws))
         if "spreads" in asked.rows and size in SPREAD_DRAWS:
             keep("spread", size, None, partial(spreads, size, 10 if asked.quick else SPREAD_DRAWS[size]))
         if "power" in asked.rows:
