@@ -50,7 +50,11 @@ class Questions:
 
     def first(self, count: int) -> Questions:
         """The first `count` samples alone."""
-        return replace(self, inputs=self.inputs[:count], answers=self.answers[:count])
+        return self.between(0, count)
+
+    def between(self, start: int, stop: int) -> Questions:
+        """Those from one place to another."""
+        return replace(self, inputs=self.inputs[start:stop], answers=self.answers[start:stop])
 
     @property
     def task(self) -> Task:
