@@ -105,19 +105,19 @@ def analyze_all(
     one_by_one = [layer for layer in (*large, *work[:alone]) if layer.tensor not in done]
     together = [layer for layer in work[alone:] if layer.tensor not in done]
     following = dict(pairwise([*one_by_one, *together]))
+    # With one thread for numpy's BLAS: OpenBLAS runs no two calls with several threads side by side.
+    kernels = TorchKernels(numpy_from=0)
     try:
         with blas_threads(threads):
             for layer in one_by_one:
                 if layer in following:
                     checkpoint.expect(following[layer].stored)
-                yield layer, run(layer)
+                yield layer, run(layer, kernels if threads == 1 else None)
             first = [
                 (layer, _gram_ahead(layer, checkpoint, settings))
                 for layer in together[:1]
                 if ahead and layer is work[alone] and layer.tensor not in budget.in_blocks
             ]
-        # One thread for numpy's BLAS: OpenBLAS runs no two calls with several threads side by side.
-        kernels = TorchKernels(numpy_from=0)
         rest = [(layer, partial(run, layer, kernels)) for layer in together[len(first) :]]
         if first or rest:
             with blas_threads(1):

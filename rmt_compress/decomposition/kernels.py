@@ -17,6 +17,8 @@ _BLOCK = 2**21
 # Columns of the long side of a weight that are converted at a time.
 SLICE = 4096
 _STRIP = 256
+# Up to this p scipy finds the eigenvalues faster than torch on one thread; at 3000 both take as long.
+_CACHED = 2500
 # Entries that are squared at a time: in float64 they stay in a core's cache.
 _SQUARED = 2**17
 # How far the squares of eigenvalues may be from their sum, as a share: half of what the analysis allows each. Of p
@@ -31,13 +33,15 @@ _AWAKE: set[torch.device] = set()
 class TorchKernels:
     """Gram eigenvalues and singular values where the tensor lives; the results come back as numpy float64.
 
-    On this project's machines `torch.linalg.eigvalsh` is the fastest eigenvalue routine at hand, and numpy the
-    fastest for Gram matrices: of the two only numpy sees that W·Wᵀ is symmetric and has a routine for that (syrk).
-    But its threads still spin while torch's are at the eigenvalues, which at p = 768 made both together three times
-    as slow as torch alone. So on the CPU numpy takes large matrices, and small ones where it has one thread.
+    Numpy is the fastest for Gram matrices on this project's machines: unlike torch it sees that W·Wᵀ is symmetric
+    and has a routine for that (syrk). On one thread scipy is the fastest for eigenvalues up to p = 2500: 178 ms
+    where torch takes 230 at p = 2000, 14 where it takes 23 at 784. On several threads torch is, and while it works
+    numpy's still spin, which at p = 768 made both together three times as slow as torch alone. So on the CPU numpy
+    takes large matrices, and small ones where it has one thread.
 
     Args:
-        numpy_from: the least p of a Gram matrix that numpy forms; 0 where numpy's BLAS is kept to one thread.
+        numpy_from: the least p of a Gram matrix that numpy forms; 0 where numpy's and scipy's BLAS are kept to one
+            thread.
         doubted: whether eigenvalues are checked by the sum of their squares, as those of a GPU always are.
     """
 
@@ -83,9 +87,9 @@ class TorchKernels:
         """Ascending eigenvalues of a Gram matrix, in its own precision; NaN where a GPU's are wrong, or none."""
         _wake_solver(gram.device)
         if not (self._doubted or gram.is_cuda):
-            return _to_numpy(torch.linalg.eigvalsh(gram, UPLO="L"))
+            return _on_one_thread(gram) if self._numpy_from == 0 else _with_all_threads(gram)
         try:
-            values = _to_numpy(torch.linalg.eigvalsh(gram, UPLO="L"))
+            values = _to_numpy(torch.linalg.eigvalsh(gram)) if gram.is_cuda else _with_all_threads(gram)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return np.full(len(gram), np.nan)
         # Wrong numbers of cuSOLVER's come without a word (cupy issue 4847, where the diagonal was given for them).
@@ -140,6 +144,26 @@ def _numpy_product(wide: torch.Tensor) -> torch.Tensor:
     # numpy hands rows or columns to BLAS that lie together, and is slow with others.
     a = (wide if 1 in wide.stride() else wide.contiguous()).numpy()
     return torch.from_numpy(a @ a.T)
+
+
+def _with_all_threads(gram: torch.Tensor) -> NDArray[np.float64]:
+    """Eigenvalues by torch: as LAPACK sees it, column by column, the upper triangle is the faster one."""
+    return _to_numpy(torch.linalg.eigvalsh(gram.mT, UPLO="U"))
+
+
+def _on_one_thread(gram: torch.Tensor) -> NDArray[np.float64]:
+    """Eigenvalues by scipy, or by torch where the matrix is no longer in a core's cache; `gram` is overwritten."""
+    from scipy.linalg import LinAlgError, eigh
+
+    if len(gram) > _CACHED:
+        return _with_all_threads(gram)
+    try:
+        values = eigh(
+            gram.numpy().T, lower=False, eigvals_only=True, driver="ev", overwrite_a=True, check_finite=False
+        )
+    except LinAlgError:
+        return np.full(len(gram), np.nan)
+    return np.asarray(values, dtype=np.float64)
 
 
 def _to_numpy(values: torch.Tensor) -> NDArray[np.float64]:

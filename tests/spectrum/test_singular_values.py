@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
 from rmt_compress.decomposition.kernels import TorchKernels
 from rmt_compress.spectrum import NonFiniteError, NumpyKernels, SingularValues, singular_values
@@ -132,3 +133,16 @@ def test_not_finite(rng, bad):
     matrix[3, 4] = bad
     with pytest.raises(NonFiniteError):
         singular_values(matrix, NumpyKernels())
+
+
+@pytest.mark.parametrize("cached", (2500, 100))
+def test_eigenvalues_beside_others_are_those_of_the_lower_triangle(rng, monkeypatch, cached):
+    """By scipy, and by torch from a size on."""
+    monkeypatch.setattr("rmt_compress.decomposition.kernels._CACHED", cached)
+    matrix = rng.standard_normal((200, 300)).astype(np.float32)
+    gram = torch.from_numpy(matrix @ matrix.T)
+    gram += torch.ones_like(gram).triu(1)
+    exact = scipy.linalg.svdvals(matrix.astype(np.float64))[::-1] ** 2
+    np.testing.assert_allclose(
+        TorchKernels(numpy_from=0).eigenvalues(gram), exact, rtol=1e-5, atol=1e-6 * exact[-1]
+    )
