@@ -122,6 +122,16 @@ def test_formed_gram_matrix_says_the_same(rng, monkeypatch):
     np.testing.assert_allclose(space(matrix).eigenvalues(), formed.eigenvalues(), rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("threads", (1, 2))
+def test_one_thread_and_several_say_the_same(rng, monkeypatch, threads):
+    """By numpy or by torch, as the number of threads says."""
+    matrix = even(rng)
+    once = space(matrix)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for a in (matrix, np.asfortranarray(matrix)):
+        np.testing.assert_allclose(space(a).eigenvalues(), once.eigenvalues(), rtol=2e-3, atol=1e-3)
+
+
 def test_all_of_a_space_is_exact(rng, monkeypatch):
     """With as many steps as there are directions to find, nothing is left to chance."""
     monkeypatch.setattr("rmt_compress.decomposition.block_lanczos._LARGEST_SPACE", 1.0)
