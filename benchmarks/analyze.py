@@ -1,15 +1,15 @@
 """How fast and how lean `rmt-compress analyze` is, beside what people would use otherwise.
 
-    python benchmarks/analyze.py                      # everything: under ten minutes on an idle 2-core machine
+    python benchmarks/analyze.py                      # what `make bench` leaves out: some minutes on two idle cores
     python benchmarks/analyze.py --parts fit help     # some of it
     python benchmarks/analyze.py --quick              # tiny sizes: whether the script still runs
 
-Parts: ``fit`` one layer against quadrature, ``notebook`` from its entries on; ``peer`` whole networks against
-WeightWatcher, which is installed into benchmarks/.venv-weightwatcher on first use; ``eigenvalues`` whole networks
-against their bare eigenvalue computations; ``jobs`` one worker against one per core; ``memory`` the peak on a 2 GB
-checkpoint, which is made and deleted; ``help`` the time of --help.
+Parts: ``eigenvalues`` whole networks against their bare eigenvalue computations; ``jobs`` one worker against one
+per core; ``memory`` the peak on a 2 GB checkpoint, which is made and deleted; ``help`` the time of --help. And
+those of `make bench`, at more sizes: ``fit`` one layer against quadrature, ``notebook`` from its entries on;
+``peer`` whole networks against WeightWatcher, which is installed into benchmarks/.venv-weightwatcher on first use.
 
-The sides of a comparison run in turn and medians are compared. A complete run replaces
+The sides of a comparison run in turn and medians are compared. A run without --parts replaces
 benchmarks/results/analyze.md.
 """
 
@@ -180,19 +180,21 @@ PARTS: dict[str, Callable[[Report, Scale], None]] = {
     "memory": part_memory,
     "help": part_help,
 }
+# What bench.py records is not recorded here once more.
+OWN = ("eigenvalues", "jobs", "memory", "help")
 
 
 def main() -> None:
     """Read the command line, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="by default all; with --quick all but peer")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help=f"by default {' '.join(OWN)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--runs", type=int, help=f"of what is short, {Scale.runs} by default")
     parser.add_argument("--peer-runs", type=int, help=f"of the peers, {Scale.peer_runs} by default")
     parser.add_argument("--output", type=Path, help=f"by default {RESULTS} after a complete run, else none")
     arguments = parser.parse_args()
-    parts = arguments.parts or [name for name in PARTS if not (arguments.quick and name == "peer")]
-    complete = not arguments.quick and set(parts) == set(PARTS)
+    parts = arguments.parts or OWN
+    complete = not arguments.quick and set(parts) == set(OWN)
     scale = QUICK if arguments.quick else Scale()
     scale = replace(scale, runs=arguments.runs or scale.runs, peer_runs=arguments.peer_runs or scale.peer_runs)
     report = Report()

@@ -1,8 +1,9 @@
-"""WeightWatcher in an environment of its own, and a process in it that analyses networks on request."""
+"""WeightWatcher in an environment of its own, and processes, its and ours, that analyse networks on request."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -28,16 +29,28 @@ def python_with_weightwatcher() -> Path:
     return python
 
 
-class WeightWatcherProcess:
-    """A running `weightwatcher_worker.py`, with everything imported and called once.
+# What `make bench` sets to 1: processes without it take as many threads as they would anywhere.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Analyses:
+    """A running worker, with everything imported and called once.
+
+    Args:
+        python: that runs it.
+        worker: the script.
+        own_threads: whether it takes the threads that it takes by itself, else as many as this process may.
 
     Attributes:
-        version: WeightWatcher's own.
+        version: of what it runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, python: str | Path, worker: str, *, own_threads: bool = False) -> None:
+        left_out = _THREADS if own_threads else ()
+        self._worker = worker
         self._process = subprocess.Popen(
-            [python_with_weightwatcher(), HERE / "weightwatcher_worker.py"],
+            [python, HERE / worker],
+            env={name: value for name, value in os.environ.items() if name not in left_out},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -46,7 +59,7 @@ class WeightWatcherProcess:
         self.version: str = self._answer()["version"]
 
     def run(self, network: str) -> tuple[float, float]:
-        """Time of `WeightWatcher(model=…).analyze(mp_fit=True)` on the network called `network`.
+        """Time of the analysis of the network called `network`.
 
         Returns:
             (seconds, seconds of processor time of all threads).
@@ -62,7 +75,7 @@ class WeightWatcherProcess:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(
-                f"weightwatcher_worker.py ended with status {self._process.wait()}; run it by hand to see why"
+                f"{self._worker} ended with status {self._process.wait()}; run it by hand to see why"
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -75,3 +88,13 @@ class WeightWatcherProcess:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def weightwatcher(*, own_threads: bool = False) -> Analyses:
+    """`WeightWatcher(model=…).analyze(mp_fit=True)`."""
+    return Analyses(python_with_weightwatcher(), "weightwatcher_worker.py", own_threads=own_threads)
+
+
+def ours(*, own_threads: bool = False) -> Analyses:
+    """`rmt_compress.analyze(model)`; of "exact NETWORK" with every singular value."""
+    return Analyses(sys.executable, "analyze_worker.py", own_threads=own_threads)
