@@ -7,8 +7,8 @@
 
 Made weights of p × p: even noise, spikes planted in it, the same rounded to bfloat16, entries of heavy tails
 (Student's t of 3 degrees of freedom), and rows and columns of uneven variance. They are not those that the stages
-of the approximate route were chosen with, whose seeds were p and p + 1. Both routes run in turn, as often as --runs says, and
-medians are compared. Of networks every layer is forced through the approximate route, however small.
+of the approximate route were chosen with, whose seeds were p and p + 1. Both routes run in turn, as often as --runs
+says, and medians are compared. Of networks every layer is forced through the approximate route, however small.
 
 A complete run replaces benchmarks/results/approximate_spectra.md.
 """
