@@ -95,24 +95,23 @@ def test_a_budget_holds_on_fresh_samples_as_often_as_it_should(confidence, netwo
 
 
 @pytest.mark.parametrize(
-    ("margins", "fresh", "said"),
+    ("keep", "score", "margin", "fresh", "said"),
     (
-        (
-            (0.0074, 0.0081),
-            True,
-            "of 1,029 samples a drop is uncertain by 0.74 points, more than the 0.50 points it may have",
-        ),
-        ((0.0074, 0.0049), True, None),
-        ((0.0074, 0.0081), False, None),
-        ((), True, None),
+        (0.3, 0.899, 0.0074, True, "a drop is uncertain by 0.74 points, more than the 0.50 points it may have"),
+        (0.3, 0.899, 0.0049, True, None),
+        (0.3, 0.3, 0.0744, True, None),
+        (0.7, 0.899, 0.0074, True, None),
+        (0.3, None, 0.0, True, None),
+        (0.3, 0.899, 0.0074, False, None),
     ),
-    ids=("uncertain", "one is certain", "no other samples", "none tried"),
+    ids=("uncertain", "certain enough", "a ruin", "hardly smaller", "no answer", "no other samples"),
 )
-def test_a_drop_below_the_noise_of_the_samples_is_said(margins, fresh, said):
+def test_a_drop_below_the_noise_of_the_samples_is_said(keep, score, margin, fresh, said):
     whole = Score("classification", ACCURACY, 0.9, 0.3, 1029)
     task = Classification(InMemory(torch.zeros(1, 2)))
     drop = Drop(0.005, 0.95, whole, task, whole if fresh else None, 0.005, "chose nothing")
-    tried = [{"rule": "uncut", "margin": 0.0}, *({"rule": "plain uniform", "margin": each} for each in margins)]
-    notes = drop.uncertain(tried)
+    uncut = {"rule": "uncut", "keep": 1.0, "score": 0.9, "margin": 0.0}
+    tried = [uncut, {"rule": "plain uniform", "keep": keep, "score": score, "margin": margin}]
+    notes = drop.uncertain({"tried": tried, "reached": {"keep": 0.8}})
     assert len(notes) == (said is not None)
     assert all(said in note and "--selection-samples" in note for note in notes)

@@ -237,7 +237,7 @@ def plan_within_budget(
             left = (calibration.selection if drop is None else drop.task).score(small)
         if drop is not None:
             record |= drop.record(left)
-            notes += drop.uncertain(found["tried"])
+            notes += drop.uncertain(found)
             misses += drop.missed(left)
         made = calibration.made
         expected = predicted(left, made.kind) if made_up and made is not None else None

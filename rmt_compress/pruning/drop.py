@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rmt_compress.networks.tasks.task import Score, Task
     from rmt_compress.planning.budgets import BudgetSettings
     from rmt_compress.pruning.calibration import Calibration
+
+_MUCH_SMALLER = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +106,22 @@ class Drop:
             f"{metric.change(left.value, full)} on {left.samples:,} samples that {self.chose}"
         ]
 
-    def uncertain(self, tried: Sequence[Mapping[str, Any]]) -> list[str]:
-        """That the samples that choose cannot tell so small a drop, a sentence; none where they can.
+    def uncertain(self, found: Mapping[str, Any]) -> list[str]:
+        """That a much smaller network did not fall more, but the samples cannot tell; none where there is none.
 
         Args:
-            tried: the record of the networks that were asked, `margin` being what is added to the drop of each.
+            found: the record of the search; of its `tried` the first is the network as it is, and `margin` what is
+                added to the drop of each.
         """
-        margins = [each["margin"] for each in tried if each["rule"] != "uncut" and "margin" in each]
-        if self.fresh is None or not margins or min(margins) <= self.allowed:
+        uncut, *cuts = found["tried"]
+        margins = [
+            each["margin"]
+            for each in cuts
+            if each["keep"] < _MUCH_SMALLER * found["reached"]["keep"]
+            and each["score"] is not None
+            and uncut["score"] - each["score"] <= self.allowed < each.get("margin", 0.0)
+        ]
+        if self.fresh is None or not margins:
             return []
         noise, allowed = (self.task.metric.change(each, 0.0).lstrip("+") for each in (min(margins), self.allowed))
         return [
