@@ -270,6 +270,8 @@ def _unverified(
         )
     if request.calibration.calibrate is not None or request.save_moments or request.show_calibration:
         raise SettingsError([f"{checkpoint.path}: calibrating needs a network that runs: add --arch"])
+    if (repair := request.calibration.repair) not in (None, "none"):
+        raise SettingsError([f"{checkpoint.path}: repair {repair} needs a network that runs: add --arch"])
     moments = None if request.moments is None else load_moments(request.moments)
     plan = plan_within_with(analysis, moments, request.budget, source=checkpoint, device=device, progress=progress)
     found = dict(plan.settings["budget"])

@@ -235,6 +235,7 @@ def test_what_does_not_go_together(run, tmp_path, words, says):
         (("--keep", "0.001"), "keep 0.001 cannot be reached: 0.0258 is the least there is"),
         (("--keep", "0.2", "--calibrate", "self"), "calibrating needs a network that runs: add --arch"),
         (("--keep", "0.2", "--save-moments", "m"), "calibrating needs a network that runs: add --arch"),
+        (("--keep", "0.2", "--repair", "blocks"), "repair blocks needs a network that runs: add --arch"),
     ],
 )
 def test_a_file_that_cannot_run(run, bare, tmp_path, words, says):
