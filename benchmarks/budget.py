@@ -48,7 +48,7 @@ from rmt_compress.planning.budgets import BudgetSettings
 from rmt_compress.planning.candidates import Candidates
 from rmt_compress.planning.costs import Parameters
 from rmt_compress.planning.searching import Asking, search
-from rmt_compress.pruning.asking import Renewal, asking_for
+from rmt_compress.pruning.asking_candidates import Renewal, asking_for
 from rmt_compress.pruning.calibration import Calibration, Inputs, calibration_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))

@@ -11,7 +11,7 @@ from rmt_compress.networks.calibration.made_up import MadeUp
 from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.choosing import agreement_of
 from rmt_compress.planning.budgets import BudgetSettings
-from rmt_compress.pruning import asking
+from rmt_compress.pruning import asking_candidates
 from rmt_compress.pruning.budgeted import Request, plan_within_budget
 from rmt_compress.pruning.calibration import Calibration, Inputs
 
@@ -86,13 +86,13 @@ def test_few_inputs_that_a_network_made_all_choose_among_cuts_of_one_size(inputs
 @pytest.mark.parametrize(("budget", "all_choose"), (({"keep": 0.6}, True), ({"max_drop": 0.5}, False)))
 def test_a_drop_is_asked_of_inputs_that_calibrated_nothing(budget, all_choose, model, monkeypatch):
     counts = []
-    scored = asking.scored_trials
+    scored = asking_candidates.scored_trials
 
     def watched(network, inputs, task, judge, **more):
         counts.append(task.samples.count)
         return scored(network, inputs, task, judge, **more)
 
-    monkeypatch.setattr(asking, "scored_trials", watched)
+    monkeypatch.setattr(asking_candidates, "scored_trials", watched)
     settings = CalibrationSettings(calibration_samples=8, input_shape="3,9,9")
     request = Request(BudgetSettings(**budget), settings)
     checkpoint = open_checkpoint(model)

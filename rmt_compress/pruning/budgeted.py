@@ -18,7 +18,7 @@ from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
 from rmt_compress.planning.costs import costs_of
 from rmt_compress.planning.within import plan_within_with
-from rmt_compress.pruning.asking import Renewal, asking_for, compared
+from rmt_compress.pruning.asking_candidates import Renewal, asking_for, compared
 from rmt_compress.pruning.calibration import Calibration, calibration_for, in_memory
 from rmt_compress.pruning.drop import Drop, lasting
 from rmt_compress.pruning.prediction import predicted
