@@ -92,16 +92,18 @@ def test_a_fixed_batch_and_length(tmp_path, rng):
 
 
 def test_moments_are_those_of_the_tokens_that_count(tmp_path, rng):
-    path, _ = decoder(tmp_path / "net.onnx", rng)
+    path, tensors = decoder(tmp_path / "net.onnx", rng)
     network = load_model(path)
     ids = torch.from_numpy(rng.integers(0, 11, (40, 7)))
     mask = torch.ones_like(ids)
     mask[1:, 5:] = 0
-    found = calibrate(network, [{"input_ids": ids, "attention_mask": mask}]).layers["head"]
+    found = calibrate(network, [{"input_ids": ids, "attention_mask": mask}], weighted=False).layers["head"]
     hidden = by_hand(path, ids, mask)[0][mask == 1].double()
     assert found.count == len(hidden)
     torch.testing.assert_close(found.inputs, hidden.T @ hidden / len(hidden), rtol=1e-5, atol=1e-6)
-    assert float(found.outputs) > 0
+    # Of a drawn class c the gradient at the logits is p − e_c, |g|² = 1 − 2p_c + Σp², in the mean 1 − Σp².
+    chances = (hidden @ torch.from_numpy(tensors["head"]).double()).softmax(-1)
+    assert float(found.outputs.trace()) == pytest.approx(float((1 - chances.square().sum(1)).mean()), rel=0.15)
     with pytest.raises(DataError, match=r"net\.onnx: cannot be run on calibration inputs .*input_ids takes int32"):
         calibrate(network, [torch.randn(4, 7)])
 
@@ -194,8 +196,7 @@ def test_moments_of_a_decoder_are_those_of_the_module(family, file, rng):
     mask = torch.ones_like(ids)
     mask[1:, 6:] = 0
     named = {"input_ids": ids, "attention_mask": mask}
-    # An ONNX graph has no gradients that its vectors could be weighed by.
-    expected = calibrate(module, [named], weighted=file == "net.pt2").layers
+    expected = calibrate(module, [named]).layers
     with open_checkpoint(folder / file) as checkpoint:
         # Tied to the table in the module, which leaves it out.
         heads = {

@@ -109,12 +109,12 @@ class Weight:
 
 @dataclass(frozen=True)
 class _Role:
-    """What a node makes of a weight: the layer's kind, or why it is none."""
+    """What a node makes of a weight: the layer's kind, or why it is none; `bias` is where one is taken."""
 
     kind: LayerKind
     transposed: bool = False
     groups: int = 1
-    bias: str | None = None
+    bias: Use | None = None
     why_skipped: str | None = None
     why_whole: str | None = None
 
@@ -250,14 +250,14 @@ def _role(graph: OnnxGraph, used: WeightUse, stored: StoredTensor) -> _Role:
         if len(shape) != 2:
             return _Role("unknown", why_skipped=f"a stack of matrices, used by {operator}")
         flipped = operator == "Gemm" and bool(integer(node, "transB" if index else "transA", 0))
-        bias = _bias(graph, place) if operator == "Gemm" else None
+        bias = Use(place, 2) if operator == "Gemm" else _added(graph, place) if index else None
         return _Role(
             "linear", (index == 1) != flipped, bias=bias, why_whole=_product_refusal(graph, place, operator, index)
         )
     if operator in ("Conv", "ConvTranspose") and index == 1:
         kind = convolution(len(shape), transposed=operator == "ConvTranspose")
         if kind is not None:
-            return _Role(kind, groups=max(1, integer(node, "group", 1)), bias=_bias(graph, place))
+            return _Role(kind, groups=max(1, integer(node, "group", 1)), bias=Use(place, 2))
     if operator == "Gather" and index == 0 and len(shape) == 2 and integer(node, "axis", 0) == 0:
         return _Role("embedding")
     if operator in ("LSTM", "GRU", "RNN") and index in (1, 2) and len(shape) == 3:
@@ -276,21 +276,26 @@ def _product_refusal(graph: OnnxGraph, place: Place, operator: str, index: int) 
     return None
 
 
-def _bias(graph: OnnxGraph, place: Place) -> str | None:
-    stored = graph.constant(place, 2)
-    return stored.key if stored is not None else None
-
-
-def _own_bias(graph: OnnxGraph, uses: Sequence[tuple[Place, str | None]]) -> str | None:
-    """The bias that every one of a weight's nodes adds as it is, and that nothing else takes."""
-    key = uses[0][1]
-    if key is None or any(bias != key for _, bias in uses):
+def _added(graph: OnnxGraph, place: Place) -> Use | None:
+    """Where the sum takes a stored vector that a product alone goes into: a Linear of more axes than two."""
+    (product,) = graph.outputs[place]
+    if product.output or len(product.uses) != 1:
         return None
-    places = {place for place, _ in uses}
-    value = graph.tensors[key].value
-    elsewhere = value.output or any(use.place not in places or use.number != 2 for use in value.uses)
-    scaled = any(number(graph.node(place), name) != 1.0 for place in places for name in ("alpha", "beta"))
-    return None if elsewhere or scaled else key
+    ((place, number),) = product.uses
+    bias = graph.constant(place, 1 - number) if graph.operator(place) == "Add" else None
+    return Use(place, 1 - number) if bias is not None and len(bias.dims) == 1 else None
+
+
+def _own_bias(graph: OnnxGraph, uses: Sequence[tuple[Place, Use | None]]) -> str | None:
+    """The bias that every one of a weight's nodes adds as it is, and that nothing else takes."""
+    taken = {bias for _, bias in uses if bias is not None}
+    found = [None if bias is None else graph.constant(*bias) for _, bias in uses]
+    stored = found[0]
+    if stored is None or any(other is not stored for other in found):
+        return None
+    elsewhere = stored.value.output or any(use not in taken for use in stored.value.uses)
+    scaled = any(number(graph.node(place), name) != 1.0 for place, _ in uses for name in ("alpha", "beta"))
+    return None if elsewhere or scaled else stored.key
 
 
 def _shown_name(graph: OnnxGraph, stored: StoredTensor, place: Place) -> str:

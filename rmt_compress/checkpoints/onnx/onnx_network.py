@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from rmt_compress.checkpoints.graph_inputs import Feeds, GraphInput, as_arguments
 from rmt_compress.checkpoints.graph_network import GraphNetwork
+from rmt_compress.checkpoints.onnx.onnx_backward import Backward
 from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
 from rmt_compress.checkpoints.onnx.onnx_products import multiply_adds_per_entry
 from rmt_compress.checkpoints.onnx.onnx_tapping import disturb, taps, vocabulary
@@ -92,18 +93,28 @@ class OnnxNetwork(GraphNetwork):
         """See `GraphNetwork.vocabulary`."""
         return vocabulary(self._graph, self._weights, [entry for entry in self.inputs if not entry.made])
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs that are tensors."""
+        return tuple(self._names)
+
     def taps(self) -> tuple[Tap, ...]:
         """The places where weights are applied."""
         return tuple(taps(self._graph, self._weights))
 
+    def backward(self, layers: Iterable[str]) -> Backward:
+        """What leads from the values called `layers` to the outputs; see `Backward`, also for what it raises."""
+        return Backward(self._graph, layers, self._names)
+
     def tapped(
-        self, values: Sequence[str], disturbed: tuple[str, float, int] | None = None
+        self, values: Sequence[str], disturbed: tuple[str, float, int] | None = None, *, alone: bool = False
     ) -> Callable[[Any], Iterator[tuple[list[torch.Tensor], Any]]]:
         """A function of inputs that gives some values of the graph, and the outputs.
 
         Args:
             values: their names.
             disturbed: name of a value that gets noise, how much of it, and a seed; see `onnx_tapping.disturb`.
+            alone: whether nothing else is computed, and none of the outputs given.
 
         Returns:
             A function that runs inputs as the network is called with them, N samples, part by part, as many at once
@@ -115,13 +126,17 @@ class OnnxNetwork(GraphNetwork):
             disturb(model, *disturbed, self._type_of(disturbed[0]))
         given = {entry.name for entry in self.inputs}
         asked = [name for name in dict.fromkeys(values) if name not in given]
-        session = self._start(_handing_out(model, asked))
+        if alone:
+            del model.graph.output[:]
+        outputs = [] if alone else self._names
+        # onnxruntime runs no model that gives nothing.
+        session = self._start(_handing_out(model, asked)) if asked or outputs else None
 
         def run(inputs: Any) -> Iterator[tuple[list[torch.Tensor], Any]]:
             for part in self._parts(*as_arguments(inputs)).whole():
-                found = self._run(session, [*asked, *self._names], part)
+                found = self._run(session, [*asked, *outputs], part)
                 held = dict(zip(asked, found, strict=False)) | part
-                yield [held[name] for name in values], _named(self._names, found[len(asked) :])
+                yield [held[name] for name in values], _named(outputs, found[len(asked) :])
 
         return run
 

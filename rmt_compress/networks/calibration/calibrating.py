@@ -85,8 +85,9 @@ def calibrate(
     Returns:
         Moments by the names of ``open_checkpoint(model).layers()``. `LayerMoments.outputs` is the mean over samples
         (losses) of the sum over the vectors of one, so that ½‖G^½ ΔW C^½‖_F² is what the loss of one sample moves
-        by, comparable between layers; None where no gradient comes back. Of an ONNX model and of a TorchScript
-        program, which have none, it is tr G/m as noise at the layer's outputs tells it, see `perturbing`.
+        by, comparable between layers; None where no gradient comes back. Of a TorchScript program, and of an
+        ONNX model that torch cannot follow, see `running_onnx`, it is tr G/m as noise at the layer's outputs tells
+        it, see `perturbing`.
 
     Raises:
         DataError: no batches, or not such as the network takes.
@@ -156,7 +157,8 @@ def calibrate(
             weights = {name: layer_weight(state, wanted[name]) for name in found}
             with torch.no_grad():
                 found = with_numbers(found, scout.seen, weights, runner, few, seed, progress)
-            measured.record["gradient"] = "one number per layer, by noise at its outputs"
+            why = f": {runner.why_none}" if runner.why_none else ""
+            measured.record["gradient"] = f"one number per layer, by noise at its outputs{why}"
         if kept is not None:
             kept.remove()
     for name, layer in wanted.items():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.networks.calibration.blocks import Group
     from rmt_compress.networks.calibration.interrupted import Partial
-    from rmt_compress.networks.calibration.running import Runner
+    from rmt_compress.networks.calibration.runner import Runner
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
     from rmt_compress.networks.calibration.shares import Shares
     from rmt_compress.networks.calibration.watchers import Seen

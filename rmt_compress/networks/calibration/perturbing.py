@@ -18,7 +18,7 @@ import torch
 from rmt_compress.decomposition.moments import LayerMoments
 from rmt_compress.layers.kinds import KINDS
 from rmt_compress.layers.layer import as_matrix
-from rmt_compress.networks.calibration.running import Disturber
+from rmt_compress.networks.calibration.runner import Disturber
 from rmt_compress.networks.calibration.scalars import are_logits, log_chances
 from rmt_compress.networks.calibration.watchers import seed_of
 from rmt_compress.networks.calling import main_output
@@ -26,7 +26,7 @@ from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
     from rmt_compress.layers.layer import Layer
-    from rmt_compress.networks.calibration.running import Runner
+    from rmt_compress.networks.calibration.runner import Runner
     from rmt_compress.networks.calibration.watchers import Seen
     from rmt_compress.progress import Progress
 

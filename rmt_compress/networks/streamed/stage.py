@@ -38,6 +38,7 @@ class Stage:
     """
 
     gradients = True
+    why_none: str | None = None
 
     def __init__(self, relay: Relay, at: int, data: Batches, states: KeptStates, weights: Weights) -> None:
         self.at = at

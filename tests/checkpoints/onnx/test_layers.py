@@ -183,6 +183,28 @@ def test_tensors_of_one_name_in_two_branches(tmp_path):
         assert checkpoint.read("w (2)").unique().tolist() == [1.0]
 
 
+ADDED = helper.make_node("Add", ["h", "b"], ["y"])
+PRODUCT = helper.make_node("MatMul", ["x", "w"], ["h"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "bias"),
+    [
+        ([PRODUCT, ADDED], "b"),
+        ([PRODUCT, helper.make_node("Add", ["b", "h"], ["y"])], "b"),
+        # What is added to the columns of W·X is another thing, as is what anything else takes.
+        ([helper.make_node("MatMul", ["w", "x"], ["h"]), ADDED], None),
+        ([PRODUCT, ADDED, helper.make_node("Add", ["y", "b"], ["z"])], None),
+        ([PRODUCT, ADDED, helper.make_node("Add", ["y", "h"], ["z"])], None),
+        ([PRODUCT, helper.make_node("Mul", ["h", "b"], ["y"])], None),
+        ([PRODUCT, helper.make_node("Add", ["h", "whole"], ["y"])], None),
+    ],
+)
+def test_a_vector_that_is_added_to_a_product_alone_is_its_bias(nodes, bias, tmp_path):
+    layers = layers_of(bare(nodes, {"w": ones(8, 6), "b": ones(6), "whole": ones(6, 6)}), tmp_path)
+    assert layers["w"].bias == bias
+
+
 def bare_if(node):
     inputs = [
         helper.make_tensor_value_info("x", FLOAT, None),
