@@ -3,10 +3,9 @@
     python experiments/graph_chain.py resnet vit --out DIR         # half an hour on one core
     python experiments/graph_chain.py --draw
 
-`prune --keep .25 --data` of each file, the data an `.npz` of 3,200 training images, of which one eighth calibrates
-and one chooses, and the first 1,000 test images. Once with everything by default; once with one rule (input,
-relative) and without repair, which is what all three forms can do: ONNX has no batch norms of its own to renew and
-no gradients, so that its `two-sided` knows one number of G for a layer. Writes graph_chain.json and .md.
+`prune --keep .25 --data` of each file, the data an `.npz` of 3,200 training images, of which one eighth calibrates,
+and all test images there are, of which one half chooses and the other is what the table tells of. Once with
+everything by default; once with one rule (input, relative) and without repair. Writes graph_chain.json and .md.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def images(name: str, folder: Path) -> str:
         network = __import__("network")
         mean, spread, shape = network.MEAN, network.STD, (-1, 3, 32, 32)
     arrays: dict[str, Any] = {}
-    for split, data, count in (("train", train, 3200), ("test", test, 1000)):
+    for split, data, count in (("train", train, 3200), ("test", test, None)):
         pixels = data.images[:count].reshape(shape)
         shift, scale = (torch.tensor(each)[:, None, None] for each in (mean, spread))
         arrays[f"x_{split}"] = ((pixels - shift) / scale).numpy()
@@ -114,6 +113,7 @@ def measure(name: str, numbers: Numbers, save: Callable[[], None]) -> None:
                 assert result.after is not None
                 assert result.budget is not None
                 known[way][form] = {
+                    "images": result.before.score.samples,
                     "before": result.before.score.value,
                     "after": result.after.score.value,
                     "kept": result.budget["reached"]["keep"],
@@ -126,13 +126,16 @@ def measure(name: str, numbers: Numbers, save: Callable[[], None]) -> None:
 
 def markdown(numbers: Numbers) -> str:
     """The table."""
-    lines = ["| network | how | form | rule | weights left | before | after |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | how | form | rule | weights left | images | before | after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, ways in numbers.items():
         for way, forms in ways.items():
             for form, found in forms.items():
                 lines.append(
-                    f"| {name} | {way} | {form} | {found['rule']} | {found['kept']:.1%} | {found['before']:.3f} | "
-                    f"{found['after']:.3f} |"
+                    f"| {name} | {way} | {form} | {found['rule']} | {found['kept']:.1%} | {found['images']:,} | "
+                    f"{found['before']:.3f} | {found['after']:.3f} |"
                 )
     return "\n".join(lines) + "\n"
 
