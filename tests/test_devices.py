@@ -3,6 +3,8 @@
 `cpu:0` is a device like any other for the code that chooses the road, and there on every machine.
 """
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 import rmt_compress as rmt
 from rmt_compress.analysis import sent_layers
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.moved import Moved
+from rmt_compress.checkpoints.moved import Moved, moved
 from rmt_compress.decomposition import devices
 from rmt_compress.decomposition.devices import decomposing_device, sent
 from rmt_compress.decomposition.kernels import TorchKernels
@@ -103,6 +105,25 @@ def test_layers_analysed_on_a_device_are_as_on_the_cpu(mixed, roads, jobs):
     }
 
 
+@pytest.mark.parametrize("jobs", (1, 3))
+def test_several_devices_share_the_layers(mixed, roads, jobs):
+    several = f"{OTHER}, cpu:1,cpu:0"
+    seen = []
+    same(
+        rmt.analyze(mixed, device=several, jobs=jobs, progress=lambda done, count, part: seen.append(done)),
+        rmt.analyze(mixed),
+    )
+    assert len(roads) == 9
+    assert seen == list(range(1, 11))
+    with moved(open_checkpoint(mixed), several) as dealt:
+        load = Counter()
+        for name, info in dealt.tensors.items():
+            load[dealt.place(name)] += info.nbytes
+    assert load.keys() == {"cpu:0", "cpu:1"}
+    largest = max(info.nbytes for info in dealt.tensors.values())
+    assert max(load.values()) - min(load.values()) <= largest
+
+
 def test_small_layers_are_analysed_on_the_cpu_wherever_they_are(mixed, roads, monkeypatch):
     """To the last bit: a device finds other digits."""
     monkeypatch.setattr(devices, "_VALUES", 1000)
@@ -127,6 +148,13 @@ def test_an_error_of_reading_ends_the_analysis(mixed, roads):
     with pytest.raises(OSError, match="is gone"):
         rmt.analyze(gone)
     assert not roads
+
+    class Half(Gone):
+        def read(self, name):
+            return super().read(name) if self.place(name) == "cpu:1" else Moved.read(self, name)
+
+    with pytest.raises(OSError, match="is gone"):
+        rmt.analyze(Half(open_checkpoint(mixed), torch.device(OTHER), torch.device("cpu:1")))
 
 
 def test_a_layer_that_is_left_to_the_cpu_makes_no_way_over_the_device(mixed):

@@ -21,7 +21,8 @@ class RunSettings:
     Attributes:
         jobs: layers worked on at once; None for one per core, at most 8, and no more than fit in memory together.
         device: where large weights are decomposed: each is read, copied there and given up again; None: where it
-            is, a file's on the CPU. Those of min(rows, columns) below 768 are on the CPU in any case.
+            is, a file's on the CPU. Those of min(rows, columns) below 768 are on the CPU in any case. Several
+            names, with commas between them, share the layers of the analysis; what follows it takes the first.
         scheduler: address, scheduler file or client (`distributed.Client`) of a Dask cluster, whose workers then
             read and analyse the layers of a file; they need to see it under the same path.
         max_memory: bytes the whole program may take, or a size such as ``"4GB"``; layers that do not fit are read
@@ -37,7 +38,11 @@ class RunSettings:
     jobs: int | None = setting(
         None, "Layers analysed at once; by default one per core.", within="[1, inf)", minimum=1
     )
-    device: str | None = setting(None, "Where to compute: cpu (the default), cuda, cuda:1, mps ….")
+    device: str | None = setting(
+        None,
+        "Where to compute: cpu (the default), cuda, cuda:1 …; of several (cuda:0,cuda:1) each analyses its share "
+        "of the layers, and the rest is done on the first.",
+    )
     # Of a client no name is at hand: its library is an extra, and takes long to load.
     scheduler: str | PathLike[str] | Any | None = setting(
         None,

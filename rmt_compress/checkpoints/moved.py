@@ -1,11 +1,12 @@
-"""A checkpoint whose tensors are read onto another device than they are on."""
+"""A checkpoint whose tensors are read onto other devices than they are on."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rmt_compress.checkpoints.base import View
-from rmt_compress.decomposition.devices import decomposing_device, sent
+from rmt_compress.decomposition.devices import decomposing_devices, sent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 def moved(checkpoint: Checkpoint, device: str | torch.device | None) -> Checkpoint:
     """The checkpoint as it is read onto a device; itself for None, and of a file for the CPU.
 
+    Args:
+        checkpoint: the checkpoint.
+        device: the name of one; of several, with commas between them, each gets its share of the bytes.
+
     Raises:
         SettingsError: there is no such device, or it cannot decompose.
     """
     if device is None or (str(device) == "cpu" and checkpoint.path is not None):
         return checkpoint
-    return Moved(checkpoint, decomposing_device(device))
+    return Moved(checkpoint, *decomposing_devices(device))
 
 
 def on_cpu(checkpoint: Checkpoint) -> Checkpoint:
@@ -37,12 +42,13 @@ class Moved(View):
 
     Args:
         inner: the checkpoint, which stays as it is.
-        device: where its tensors are read to, see `decomposing_device`.
+        devices: where its tensors are read to, see `decomposing_device`: the largest first to the one that has
+            the least so far.
     """
 
-    def __init__(self, inner: Checkpoint, device: torch.device) -> None:
+    def __init__(self, inner: Checkpoint, *devices: torch.device) -> None:
         super().__init__(inner)
-        self.device = device
+        self.devices = devices
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -60,9 +66,17 @@ class Moved(View):
 
     def read(self, name: str) -> torch.Tensor:
         """See `Checkpoint.read`; a tensor that is on the device already is handed out as it is."""
-        return sent(self.inner.read(name), self.device)
+        return sent(self.inner.read(name), self._dealt[name])
 
     def place(self, name: str) -> str:
-        """The device."""
-        del name
-        return str(self.device)
+        """The device of this tensor."""
+        return str(self._dealt[name])
+
+    @cached_property
+    def _dealt(self) -> dict[str, torch.device]:
+        load = dict.fromkeys(self.devices, 0)
+        found = {}
+        for name, info in sorted(self.tensors.items(), key=lambda item: -item[1].nbytes):
+            found[name] = min(load, key=lambda device: load[device])
+            load[found[name]] += info.nbytes
+        return found

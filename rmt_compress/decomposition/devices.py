@@ -49,6 +49,15 @@ def decomposing_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def decomposing_devices(names: str | torch.device) -> tuple[torch.device, ...]:
+    """The devices of these names, with commas between them, each once, as `decomposing_device` tries them.
+
+    Raises:
+        SettingsError: one is not there, or cannot decompose.
+    """
+    return tuple(dict.fromkeys(decomposing_device(name.strip()) for name in str(names).split(",")))
+
+
 def worth_sending(rows: int, columns: int, *, directions: bool) -> bool:
     """Whether a GPU is the faster one for the directions of a matrix, or else for its singular values alone."""
     return min(rows, columns) >= (_DIRECTIONS if directions else _VALUES)

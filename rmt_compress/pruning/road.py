@@ -22,7 +22,7 @@ from rmt_compress.compression import Compressed
 from rmt_compress.compression.finished_factors import FinishedFactors
 from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.compression.zero_budget import divide_sparsity
-from rmt_compress.decomposition.devices import decomposing_device
+from rmt_compress.decomposition.devices import decomposing_devices
 from rmt_compress.decomposition.moments_file import load_moments
 from rmt_compress.errors import CheckpointError, OutputError, SettingsError
 from rmt_compress.layers.counting import is_buffer
@@ -144,7 +144,7 @@ def prune(
             why = "is compressed already; prune the original"
             raise CheckpointError(f"{path}: {why}{'' if opened.has_graph else again}")
         checkpoint = _folded(opened, arch) if fold_batchnorm else opened
-        place = None if running.device is None else decomposing_device(running.device)
+        place = None if running.device is None else decomposing_devices(running.device)[0]
         if not dry_run and folder is not None:
             check_folder_output(path, target, force=force)
         elif not dry_run:
