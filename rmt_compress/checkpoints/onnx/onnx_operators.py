@@ -17,7 +17,13 @@ from torch.nn import functional
 
 from rmt_compress.checkpoints.onnx import onnx_rearranging as rearranging
 from rmt_compress.checkpoints.onnx.onnx_call import Call, Tensor
-from rmt_compress.checkpoints.onnx.onnx_windows import convolve, convolve_transposed, pool_average, pool_largest
+from rmt_compress.checkpoints.onnx.onnx_windows import (
+    convolve,
+    convolve_transposed,
+    pool_average,
+    pool_largest,
+    resize,
+)
 
 Outputs = Tensor | Sequence[Tensor]
 
@@ -220,6 +226,7 @@ OPERATORS: dict[str, Callable[[Call], Outputs]] = {
     # Windows.
     "AveragePool": pool_average,
     "MaxPool": pool_largest,
+    "Resize": resize,
     "GlobalAveragePool": partial(_over_places, torch.mean),
     "GlobalMaxPool": partial(_over_places, torch.amax),
     # Places.

@@ -84,6 +84,42 @@ def pool_largest(call: Call) -> torch.Tensor:
     return window.over(padded, -math.inf).amax(window.axes)
 
 
+def resize(call: Call) -> torch.Tensor:
+    """Resize of the axes behind the channels, upwards as torch's own interpolations are written."""
+    x, mode = call.x, call.get("mode", b"nearest").decode()
+    places = call.get("coordinate_transformation_mode", b"half_pixel").decode()
+    linear = ("linear", "bilinear", "trilinear")[x.dim() - 3]
+    known = {
+        ("nearest", "asymmetric"): ("nearest", None),
+        ("linear", "half_pixel"): (linear, False),
+        ("linear", "pytorch_half_pixel"): (linear, False),
+        ("linear", "align_corners"): (linear, True),
+    }
+    floors = mode != "nearest" or call.get("nearest_mode", b"round_prefer_floor") == b"floor"
+    whole = call.get("keep_aspect_ratio_policy", b"stretch") == b"stretch" and "axes" not in call.attributes
+    plain = whole and not call.get("antialias", 0)
+    sizes = _sizes(x, call.optional(2), call.optional(3)) if plain else None
+    upwards = sizes is not None and all(size >= length for size, length in zip(sizes, x.shape, strict=True))
+    if sizes is None or (mode, places) not in known or not (floors and upwards):
+        raise NotImplementedError(f"{mode}, {places}")
+    how, corners = known[mode, places]
+    return functional.interpolate(x, sizes[2:], mode=how, align_corners=corners)
+
+
+def _sizes(x: torch.Tensor, scales: torch.Tensor | None, sizes: torch.Tensor | None) -> list[int] | None:
+    """Lengths of all axes of what is resized; None where scales do not come out even, or channels change."""
+    if sizes is not None and sizes.numel():
+        found = [int(size) for size in sizes]
+    elif scales is not None and scales.numel():
+        lengths = [float(scale) * length for scale, length in zip(scales, x.shape, strict=True)]
+        found = [round(length) for length in lengths]
+        if any(abs(size - length) > 1e-4 for size, length in zip(found, lengths, strict=True)):
+            return None
+    else:
+        return None
+    return found if found[:2] == list(x.shape[:2]) else None
+
+
 class _Window:
     """The window of a pool, which moves over an image (N, C, …)."""
 
