@@ -262,7 +262,7 @@ def trained(recipe: Recipe, file: Path, shared: Path) -> nn.Module:
             batch = torch.randint(len(inputs), (recipe.batch,), generator=order)
             loss = loss_of(model(inputs[batch]), targets[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         with replacing(file) as temporary:

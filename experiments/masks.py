@@ -244,7 +244,7 @@ def _teach(
             else:
                 outputs = model(inputs)
         loss = functional.cross_entropy(outputs.float(), answers)
-        loss.backward()  # type: ignore[no-untyped-call]  # its stubs do not say
+        loss.backward()
         optimizer.step()
         held.enforce()
 

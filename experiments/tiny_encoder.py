@@ -70,7 +70,7 @@ def train_encoder(path: Path, data: str, *, steps: int = STEPS) -> None:
         chosen = torch.randint(len(images), (BATCH,))
         loss = functional.cross_entropy(model(images[chosen]), train.labels[chosen])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         optimizer.step()
         schedule.step()
     torch.save(model.state_dict(), path)

@@ -119,7 +119,7 @@ def train(recipe: Recipe, data: Dataset) -> nn.Module:
                 images = flip_and_shift(images, order)
             loss = nn.functional.cross_entropy(model(images), data.labels[index])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.item() * len(index)

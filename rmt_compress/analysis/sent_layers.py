@@ -42,7 +42,7 @@ class _Read:
         device = torch.device(checkpoint.place(layer.stored))
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
+            self._stream = torch.cuda.Stream(device)
         with torch.cuda.stream(self._stream):
             self._weight = checkpoint.weight(layer)
 

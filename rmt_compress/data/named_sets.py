@@ -135,7 +135,7 @@ def locate(known: NamedSet, split: Split) -> Path:
 
 def _cache_folder(known: NamedSet) -> Path:
     try:
-        import pooch  # type: ignore[import-untyped]
+        import pooch
     except ImportError as error:
         raise MissingDependencyError(
             "pooch", "train", f"finding {known.name} in the cache or downloading it"

@@ -154,8 +154,7 @@ def _by_events(device: Any, work: Callable[[], object]) -> Run:
 
     def run() -> float:
         with torch.cuda.device(device):
-            # torch gives its events and streams no types.
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
             start.record()
             work()
@@ -177,7 +176,7 @@ def _captured(model: nn.Module, inputs: Any) -> Run | str | None:
     try:
         with torch.cuda.device(device), torch.no_grad(), evaluation_mode(model), without_cache(model):
             # Libraries choose their kernels, and ask for memory, in the first passes: on a stream aside.
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UP):

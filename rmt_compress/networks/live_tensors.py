@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rmt_compress.networks.calling import tensors_in
 
 
-class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives it no types
+class LiveTensors(TorchDispatchMode):
     """Counts the memory of tensors that operations make, until nobody refers to them.
 
     Attributes:

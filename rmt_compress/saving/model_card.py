@@ -184,7 +184,7 @@ def _old_card(path: Path) -> tuple[dict[str, Any], str]:
         card = ModelCard(text, ignore_metadata_errors=True)
     except (ValueError, YAMLError, RecursionError):
         return {}, text.strip()
-    return dict(card.data.to_dict()), card.text.strip()  # type: ignore[no-untyped-call]
+    return dict(card.data.to_dict()), card.text.strip()
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -30,8 +30,7 @@ class ScriptedNetwork(GraphNetwork):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # torch gives this function no types.
-                program = torch.jit.load(str(checkpoint.path), map_location="cpu")  # type: ignore[no-untyped-call]
+                program = torch.jit.load(str(checkpoint.path), map_location="cpu")
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path}: its program does not load: {one_line(error)}") from error
         # Frozen: after some runs the interpreter keeps for gradients what is made in inference mode, which fails.

@@ -67,7 +67,7 @@ def fit_inputs(
         for axis in range(2, inputs.dim()):
             loss = loss + VARIATION * inputs.diff(dim=axis).abs().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         optimizer.step()
         advance(f"step {step + 1}")
     return inputs.detach()

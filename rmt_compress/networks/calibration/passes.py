@@ -130,7 +130,7 @@ class Passes:
             outputs = self.runner.run(inputs, adder)
             scalar = self._scalar(outputs, inputs, place)
             if scalar is not None:
-                scalar.value.backward()  # type: ignore[no-untyped-call]  # torch's own
+                scalar.value.backward()
         return scalar
 
     def _scalar(self, outputs: Any, inputs: Any, place: int) -> Scalar | None:

@@ -226,9 +226,7 @@ class Adder:
         if not output.requires_grad:
             # Of a leaf nothing may be changed in place, as activations are.
             output = output.requires_grad_().clone()
-        output.register_hook(  # type: ignore[no-untyped-call]  # torch's own
-            self._receiver(use.without_values(), sums, grid, chosen, number if waits else None)
-        )
+        output.register_hook(self._receiver(use.without_values(), sums, grid, chosen, number if waits else None))
         return output
 
     def used_otherwise(self, name: str) -> None:
