@@ -91,7 +91,7 @@ def test_errors_name_every_offending_part(spec, messages):
 
 def test_dataclasses_name_every_problem_at_once():
     with pytest.raises(SettingsError) as caught:
-        CNN((3, 0, 4), (-1, POOL), (), dropout=2.0, init="lecun")  # type: ignore[arg-type]
+        CNN((3, 0, 4), (-1, POOL), (), dropout=2.0, init="lecun")
     assert len(caught.value.problems) == 5
 
 

@@ -150,7 +150,10 @@ def test_what_is_tried_is_what_is_written(tmp_path):
 @pytest.mark.traced
 def test_other_budgets_know_the_layers_too(tmp_path, budget):
     folder = saved(tmp_path, "vit")
-    clock = lambda pairs: [sum(p.numel() for p in model.parameters()) * 1e-6 for model, _ in pairs]  # noqa: E731
+
+    def clock(pairs):
+        return [sum(p.numel() for p in model.parameters()) * 1e-6 for model, _ in pairs]
+
     asked = request(repair="none", **budget)
     asked = Request(asked.budget, asked.calibration, timer=clock)
     result = prune(folder, within=asked, dry_run=True)

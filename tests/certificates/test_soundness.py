@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_every_pair_of_classes_by_every_bound(name):
 @settings(max_examples=15)
 def test_random_small_networks(seed, sizes, activation, rank, final):
     torch.manual_seed(seed)
-    build = lambda: mlp((*sizes, 5), activation, final=final)  # noqa: E731
+    build = partial(mlp, (*sizes, 5), activation, final=final)
     ranks = {
         f"fc{index}": min(rank, *pair) for index, pair in enumerate(zip(sizes, (*sizes[1:], 5), strict=True), 1)
     }

@@ -91,7 +91,7 @@ def test_hostile_parts_of_an_exported_program_are_never_looked_at(whole, tmp_pat
     with open_checkpoint(target) as checkpoint:
         assert checkpoint.own_network()(torch.ones(2, 7)).shape == (2, 5)
     assert not proof.exists()
-    # The payload is live: what keeps it still is that torch's loader is not asked.
+    # The payload is live: what keeps it still is that torch's loader is not asked. How that ends is all the same.
     with suppress(Exception):
         exported.load(path)
     assert proof.exists()

@@ -51,7 +51,7 @@ def test_a_state_dict(state: dict[str, torch.Tensor]) -> None:
 def test_a_training_checkpoint_in_memory(state: dict[str, torch.Tensor]) -> None:
     saved = {"model": state, "epoch": 3}
     assert_holds(saved, state)
-    assert open_checkpoint(saved).notes == ("Took 'model'; left alone: epoch (number).",)  # type: ignore[arg-type]
+    assert open_checkpoint(saved).notes == ("Took 'model'; left alone: epoch (number).",)
 
 
 def test_ties_and_meta_tensors_of_a_state_dict() -> None:

@@ -50,7 +50,7 @@ def test_an_open_checkpoint_is_handed_back(state: dict[str, torch.Tensor]) -> No
 @pytest.mark.parametrize("source", [3, [torch.ones(3)], None])
 def test_other_objects_are_a_type_error(source: object) -> None:
     with pytest.raises(TypeError, match=r"not (int|list|NoneType)"):
-        open_checkpoint(source)  # type: ignore[arg-type]
+        open_checkpoint(source)
 
 
 FOREIGN = [

@@ -260,6 +260,8 @@ def test_a_scheduler_that_is_lost_and_workers_that_die_are_named(dask, checkpoin
             cluster._result(failed, asked, "tcp://head:1")
     opened = open_checkpoint(checkpoint)
     work = [layer for layer in opened.layers() if layer.matrix is not None]
-    with pytest.raises(ClusterError, match=r"the scheduler at tcp://127.0.0.1:\d+ was lost"):  # noqa: PT012
-        for _ in cluster.analyze_on_cluster(work, opened, AnalysisSettings(), dask.file):
-            dask.scheduler.send_signal(signal.SIGKILL)
+    analyses = cluster.analyze_on_cluster(work, opened, AnalysisSettings(), dask.file)
+    next(analyses)
+    dask.scheduler.send_signal(signal.SIGKILL)
+    with pytest.raises(ClusterError, match=r"the scheduler at tcp://127.0.0.1:\d+ was lost"):
+        list(analyses)

@@ -57,7 +57,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_way_out():
 
 def test_unknown_split():
     with pytest.raises(DataError, match="split 'validation' is unknown"):
-        load_data("digits", split="validation")  # type: ignore[arg-type]
+        load_data("digits", split="validation")
 
 
 def test_a_file_where_a_directory_belongs(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pooch  # type: ignore[import-untyped]
+import pooch
 import pytest
 
 from rmt_compress.data import load_data, named_sets

@@ -114,7 +114,7 @@ def layers(rows: int = 100, columns: int = 140) -> dict[str, object]:
 def _file(folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(layers(), folder / "model.safetensors")  # type: ignore[arg-type]
+    save_file(layers(), folder / "model.safetensors")
 
 
 def _saved(folder: Path) -> None:
@@ -127,7 +127,7 @@ def _folder(folder: Path) -> None:
     from safetensors.torch import save_file
 
     (folder / "net").mkdir(exist_ok=True)
-    save_file(layers(), folder / "net" / "model.safetensors", {"format": "pt"})  # type: ignore[arg-type]
+    save_file(layers(), folder / "net" / "model.safetensors", {"format": "pt"})
     (folder / "net" / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 140}))
     (folder / "net" / "tokenizer.json").write_text("{}")
     (folder / "net" / "sub").mkdir(exist_ok=True)

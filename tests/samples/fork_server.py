@@ -249,7 +249,7 @@ def _tell_ended(running: dict[int, socket.socket]) -> None:
 
 def _import(wanted: Sequence[str]) -> None:
     for name in THREADED:
-        sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
+        sys.modules[name] = None  # importing it fails
     for module in wanted:
         try:
             importlib.import_module(module)
@@ -274,7 +274,7 @@ def _leave_for_others() -> None:
     torch takes its libraries apart, entry by entry, for as long as a small program runs; and folders of another
     process are not for this one to remove.
     """
-    for registered in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+    for registered in list(weakref.finalize._registry):
         registered.atexit = False
 
 
@@ -291,7 +291,7 @@ def _prepare(request: Mapping[str, Any], streams: Sequence[int]) -> Sequence[str
     os.chdir(request["cwd"])
     if encoding := os.environ.get("PYTHONIOENCODING"):
         for stream, errors in ((sys.stdin, "strict"), (sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
-            stream.reconfigure(encoding=encoding, errors=errors)  # type: ignore[union-attr]
+            stream.reconfigure(encoding=encoding, errors=errors)
     arguments: Sequence[str] = request["arguments"]
     return arguments
 
@@ -353,7 +353,7 @@ class Forked:
             become(list(map(str, args[1:])))
         except SystemExit as stopped:
             leave(int(stopped.code or 0))
-        except BaseException:
+        except BaseException:  # nothing may leave a fork, which would go on as its parent does
             traceback.print_exc()
             leave(1)
         leave(0)

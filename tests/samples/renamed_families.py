@@ -97,6 +97,6 @@ def small_network(cls: Any) -> tuple[Any, Any]:
             if size <= LARGEST:
                 return config, cls(config).eval()
             problems.append(f"{size:,} parameters")
-        except Exception as error:
+        except Exception as error:  # a configuration that does not suit fails in any way
             problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:100]}")
     raise ValueError("; ".join(problems))

@@ -83,6 +83,6 @@ def test_same_seed_same_edge_and_unknown_rules_are_refused(rng: np.random.Genera
     noise = rng.standard_normal((30, 30))
     assert sign_flips(noise, values(noise), seed=1) == sign_flips(noise, values(noise), seed=1)
     with pytest.raises(ValueError, match="one of upper, pairwise"):
-        sign_flips(noise, values(noise), rule="both")  # type: ignore[arg-type]
+        sign_flips(noise, values(noise), rule="both")
     with pytest.raises(ValueError, match=r"beta in \[0.005, 1\)"):
         sign_flips(noise, values(noise), beta=0.001)
