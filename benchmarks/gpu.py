@@ -117,7 +117,7 @@ def _part(part: Callable[[Place], list[Row]], place: Place, report: Report, *, l
     try:
         rows = part(place)
         place.wait()
-    # Whatever it is, the other parts are worth their own.
+    # Whatever a part may fail of stands in the report: the other parts are worth their own.
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}".strip().splitlines()[0]
         print(traceback.format_exc(), file=sys.stderr)

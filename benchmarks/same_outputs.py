@@ -112,7 +112,7 @@ def run_step(step: str) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException as error:
-        # Without the traceback, whose lines may move.
+        # Whatever a process would end with; without the traceback, whose lines may move.
         print("".join(traceback.format_exception_only(error)), file=sys.stderr)
         return 1
     return 0

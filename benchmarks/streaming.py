@@ -21,11 +21,9 @@ BATCH = 32
 GIGABYTE = 1e9
 MEGABYTE = 1e6
 
-gigabytes = 0.0
 
-
-def batches() -> Iterator[tuple[Any, Any]]:
-    """Images of one grey each, and labels, `gigabytes` in all; named on the command line of `--data`."""
+def batches(gigabytes: float) -> Iterator[tuple[Any, Any]]:
+    """Images of one grey each, and labels, `gigabytes` in all; named as `--data` names its source."""
     import torch
 
     each = 4 * BATCH * SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -42,12 +40,9 @@ def peak() -> float:
 
 def main() -> None:
     """Read the command line, go through the stream, print."""
-    global gigabytes  # noqa: PLW0603 — what --data names takes no arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=20.0)
     gigabytes = parser.parse_args().gigabytes
-    # The module that --data names is this one, not a second copy with another number in it.
-    sys.modules["streaming"] = sys.modules[__name__]
 
     from torch import nn
 
@@ -57,7 +52,7 @@ def main() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 16, 7, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 10)
     ).eval()
-    samples = open_samples("streaming:batches", DataSettings(mean="imagenet")).part("test")
+    samples = open_samples(f"{__file__}:batches({gigabytes})", DataSettings(mean="imagenet")).part("test")
     before, start = peak(), time.perf_counter()
     score = Classification(samples).score(model)
     report = {

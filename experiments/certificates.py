@@ -79,6 +79,13 @@ def task(name: str, model: nn.Module, samples: int) -> Task:
     return open_task(SUBJECTS[name][0], model, None, TaskSettings(data=pixels), limit=samples)
 
 
+def inputs_of(asked: Task, samples: int) -> torch.Tensor:
+    """The first samples of a task, (samples, …), in double precision."""
+    assert asked.samples is not None, "a task of a data set has samples"
+    inputs: torch.Tensor = next(iter(asked.samples.batches(samples))).inputs
+    return inputs.double()
+
+
 def cuttable(model: nn.Module) -> list[tuple[LayerDecision, int, int]]:
     """Layers that are analysed as a plan names them, their spikes, and how many singular values they have."""
     analysis = rmt.analyze(model)
@@ -142,7 +149,7 @@ def norms(name: str, samples: int, known: set[str]) -> Iterator[dict[str, Any]]:
     if key in known:
         return
     model = network(name).double()
-    example = next(iter(task(name, model, 3).samples.batches(3))).inputs.double()  # type: ignore[union-attr]
+    example = inputs_of(task(name, model, 3), 3)
     graph = NetworkGraph(model, model, example)
     with torch.inference_mode():
         values = graph.run(example)
@@ -183,7 +190,7 @@ def search(name: str, samples: int, known: set[str]) -> Iterator[dict[str, Any]]
     layers = usual(name, model)
     cut = compress(model, plan_of({each.name: spikes for each, spikes, _ in layers}, layers))
     question = task(name, model, 1000)
-    inputs = next(iter(question.samples.batches(1000))).inputs.double()  # type: ignore[union-attr]
+    inputs = inputs_of(question, 1000)
     telescope = Telescope(NetworkGraph(model, cut, inputs[:3]))
     torch.manual_seed(0)
     tries = violations = 0

@@ -139,7 +139,7 @@ def work(pipe: Connection, scale: Scale) -> None:
         pipe.send(("settings", asked.settings()))
         try:
             run = asked.one(job.seed, lambda event: pipe.send(("event", event)))
-        # Whatever it is, the others go on.
+        # Whatever a run may fail of is told, and the others go on.
         except Exception:
             pipe.send(("error", traceback.format_exc()))
         else:

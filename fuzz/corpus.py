@@ -108,7 +108,7 @@ def objects() -> Iterator[Seed]:
 
     module = types.ModuleType("canary_module")
     kind = type("Config", (dict,), {"__module__": "canary_module"})
-    module.Config = kind  # type: ignore[attr-defined]
+    vars(module)["Config"] = kind
     sys.modules["canary_module"] = module
     config = kind(lr=0.1)
     config.own = config

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 from fuzz.mutating.cases import Case
 from fuzz.readers import Reader
@@ -30,8 +31,9 @@ def import_readers() -> None:
 
     Libraries that start threads as they are imported are not: a child has none of these threads.
     """
+    imported: dict[str, Any] = sys.modules
     for name in _THREADED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it fails
+        imported.setdefault(name, None)  # importing it fails
     with suppress(ModuleNotFoundError):
         for name in ("Png", "Tiff", "WebP", "Mpo"):
             importlib.import_module(f"PIL.{name}ImagePlugin")
@@ -71,6 +73,7 @@ def ending() -> Iterator[None]:
     status = 0
     try:
         yield
+    # Nothing may leave a fork, which would go on as its parent does.
     except BaseException:
         traceback.print_exc()
         status = BROKEN

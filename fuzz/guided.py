@@ -56,6 +56,7 @@ def main() -> int:
             accepted += 1
         except RmtCompressError:
             pass
+        # Whatever is no error of ours is what is looked for.
         except Exception as error:
             failed[f"{type(error).__name__}: {error}"[:200]] += 1
         done += 1

@@ -61,7 +61,7 @@ def plan(path: Path) -> None:
     from rmt_compress.plan import load_plan
 
     found = load_plan(path)
-    found.by_tensor  # noqa: B018
+    _ = found.by_tensor
     found.to_json()
     found._repr_html_()
 
@@ -144,7 +144,7 @@ def evaluated(path: Path) -> None:
     with open_checkpoint(path) as opened:
         network = opened.own_network()
         assert isinstance(network, GraphNetwork)
-        network.vocabulary  # noqa: B018
+        _ = network.vocabulary
         given = {entry.name: made(entry) for entry in network.inputs}
         samples: Any = SimpleNamespace(name="what it says it takes", targets="labels")
         with suppress(EvaluationError):

@@ -284,6 +284,7 @@ def _read(reader: Reader, case: Case, entry: str, folder: Path) -> tuple[bool | 
             result = False
             if "\n" in said or len(said) > 3000:
                 result = f"no line but {len(said)} characters: {_place(error)}", said
+        # Whatever is no error of ours is what is looked for: `SystemExit` too.
         except BaseException as error:
             result = f"{type(error).__name__}: {_place(error)}", "".join(traceback.format_exception(error)[-30:])
     grown = _peak() - before

@@ -102,7 +102,7 @@ def records_of(data: bytes) -> list[Record]:
                 begin = entry.header_offset + 30 + name + extra
                 stored = data[begin : begin + entry.compress_size]
                 found.append(Record(entry.filename, stored, entry.compress_type, entry.file_size, entry.CRC))
-    except Exception:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, OverflowError, ValueError, struct.error):
         return []
     return [each for each in found if each.method in (0, 8) and each.size < 2**32 and len(each.name) < 2**14]
 

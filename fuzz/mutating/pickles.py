@@ -79,14 +79,17 @@ def split(data: bytes) -> tuple[list[tuple[str, object, bytes]], bytes]:
     start = 0
     while data[start : start + 1] == b"\x80":
         try:
-            listed = list(pickletools.genops(data[start:]))
+            listed = [
+                # Of bytes every place is known.
+                (opcode.name, argument, start + at)
+                for opcode, argument, at in pickletools.genops(data[start:])
+                if at is not None
+            ]
         except (ValueError, IndexError, UnicodeDecodeError, struct.error):
             break
-        ends = [at for _, _, at in listed[1:]] + [None]
-        stop = listed[-1][2] + 1  # type: ignore[operator]
-        for (opcode, argument, at), end in zip(listed, ends, strict=True):
-            found.append((opcode.name, argument, data[start + at : start + (stop if end is None else end)]))  # type: ignore[operator]
-        start += stop
+        ends = [*(at for _, _, at in listed[1:]), listed[-1][2] + 1]
+        found += [(name, argument, data[at:end]) for (name, argument, at), end in zip(listed, ends, strict=True)]
+        start = ends[-1]
     return found, data[start:]
 
 
