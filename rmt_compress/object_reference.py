@@ -132,10 +132,10 @@ def load_callable(reference: str) -> Callable[..., Any]:
     Raises:
         ImportError: as there, or it is not callable.
     """
-    found = load_object(reference)
+    found: Callable[..., Any] = load_object(reference)
     if not callable(found):
         raise ImportError(f"{reference} is a {type(found).__name__}, not callable")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def _module(where: str) -> ModuleType:
     if not where.endswith(".py"):
         try:
             return importlib.import_module(where)
-        except Exception as error:
+        except Exception as error:  # a stranger's code can raise anything
             raise ImportError(f"importing {where} failed: {one_line(error)}") from error
     path = Path(where).expanduser().resolve()
     # A name of its own: a file called like an installed module stands beside it. Without dots, which mean packages.
@@ -174,7 +174,7 @@ def _module(where: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # a stranger's code can raise anything
         del sys.modules[name]
         raise ImportError(f"importing {where} failed: {one_line(error)}") from error
     return module

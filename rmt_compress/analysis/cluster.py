@@ -81,9 +81,9 @@ def analyze_on_cluster(
             for future in _as_done(futures, client):
                 unit = futures.pop(future)  # and with it the result
                 yield from zip(unit.layers, _result(future, unit, _address(client)), strict=True)
-        except BaseException:
+        finally:
+            # What nobody waits for any more.
             pool.shutdown(wait=False)
-            raise
 
 
 def _together(work: Sequence[Layer], threads: int) -> Iterator[list[Layer]]:

@@ -71,6 +71,7 @@ def analyze_unit(asked_by: str, packed: bytes) -> list[LayerAnalysis] | Refused:
     except RmtCompressError as error:
         return Refused(worker, str(error))
     except Exception as error:
+        # Whatever it is: another exception says there that this function was not reached.
         raise WorkerError(f"{worker}: {one_line(error)}") from None
 
 

@@ -137,9 +137,8 @@ def _on_one(
                     done, future = running.popleft()
                     yield done, future.result()
             yield from ((layer, future.result()) for layer, future in running)
-        except BaseException:
+        finally:
             working.shutdown(cancel_futures=True)
-            raise
 
 
 def _settle(places: Collection[str]) -> None:

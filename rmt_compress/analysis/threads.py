@@ -213,9 +213,8 @@ def _at_once(
         try:
             for future in as_completed(futures):
                 yield from future.result()
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _groups(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:

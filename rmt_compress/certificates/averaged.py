@@ -87,8 +87,10 @@ def averaged_distances(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def _is_monotone(name: str, module: nn.Module | None) -> bool:
     """Whether a step acts on each entry alone, with slopes between 0 and 1."""
-    if name == "LeakyReLU" and module is not None:
-        return 0 <= float(module.negative_slope) <= 1  # type: ignore[arg-type]
-    if name == "ELU" and module is not None:
-        return 0 <= float(module.alpha) <= 1  # type: ignore[arg-type]
+    from torch import nn
+
+    if name == "LeakyReLU" and isinstance(module, nn.LeakyReLU):
+        return 0 <= module.negative_slope <= 1
+    if name == "ELU" and isinstance(module, nn.ELU):
+        return 0 <= module.alpha <= 1
     return name in _MONOTONE

@@ -206,7 +206,7 @@ class NetworkGraph:
             return self.modules[side][str(node.target)](*arguments, **named)
         if node.op == "call_method":
             return getattr(arguments[0], str(node.target))(*arguments[1:], **named)
-        function: Callable[..., Any] = node.target  # type: ignore[assignment]
+        function: Any = node.target
         return function(*arguments, **named)
 
     def _attribute(self, target: str) -> Any:
@@ -297,11 +297,8 @@ class NetworkGraph:
                 before, gain = owner.first, self._joint_gain(owner, scales)
             else:
                 first, paths = index, (path,)
-                gain = (
-                    layer_gain(linear, entering.shape)
-                    if linear is not None
-                    else Gain(float(scales.abs().max()), float(scales.abs().max()))  # type: ignore[union-attr]
-                )
+                largest = 0.0 if scales is None else float(scales.abs().max())
+                gain = Gain(largest, largest) if linear is None else layer_gain(linear, entering.shape)
             own = [[modules[each] for each in paths] for modules in self.modules]
             rank = split_rank(own[1][0])
             flat = self._values[index].dim() == 2

@@ -82,6 +82,7 @@ class Journal:
                 raise OutputError(f"{path}: another run is writing it; wait for that, or name another file")
             self.entries = self._take_up(of)
         except BaseException:
+            # Whoever made a journal closes it; nobody has made this one.
             os.close(self._handle)
             raise
 

@@ -192,7 +192,7 @@ def _tensor_owners(module: torch.nn.Module) -> Iterator[tuple[str, tuple[torch.n
 
 
 def _parametrized(owner: torch.nn.Module) -> list[str]:
-    return list(owner.parametrizations)  # type: ignore[arg-type]
+    return [name for name, _ in owner.get_submodule("parametrizations").named_children()]
 
 
 def module_tensor(owner: torch.nn.Module, attribute: str) -> torch.Tensor:

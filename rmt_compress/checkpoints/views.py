@@ -258,4 +258,5 @@ def _ties(
 def _itemsize(dtype: str) -> int:
     import torch
 
-    return getattr(torch, dtype).itemsize  # type: ignore[no-any-return]
+    size: int = getattr(torch, dtype).itemsize
+    return size

@@ -146,6 +146,7 @@ def _run(*, debug: bool) -> None:
         else:
             error_line(f"the system refused a file: {one_line(error)}; see to that, and start again")
         sys.exit(2)
+    # Whatever is left is a mistake of ours, which is said in one line and never shown as a success.
     except Exception as error:
         if debug or speaks(Loudness.VERBOSE):
             raise

@@ -175,7 +175,7 @@ class _LikeStdout(io.StringIO):
     """Collects what is printed, and passes for standard output where rich looks what that can show."""
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute in the stubs, though it cannot be set
         return sys.stdout.encoding or "utf-8"
 
     def isatty(self) -> bool:

@@ -43,7 +43,7 @@ def with_loudness(command: Command) -> Command:
     every = [
         each.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in own.parameters.values()
     ]
-    # What typer reads.
+    # What typer reads; functions have no such attribute until it is set.
     run.__signature__ = own.replace(parameters=[*every, *parameters])  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in (*every, *parameters)}
     return run

@@ -150,7 +150,7 @@ def with_options(
             for before, name in pairwise(chain):
                 names.remove(name)
                 names.insert(names.index(before) + 1, name)
-        # What typer reads.
+        # What typer reads; functions have no such attribute until it is set.
         run.__signature__ = signature(function).replace(parameters=[shown[name] for name in names])  # type: ignore[attr-defined]
         run.__annotations__ = {name: shown[name].annotation for name in names}
         return run
@@ -214,6 +214,7 @@ def _option(name: str, declared: Declared) -> Any:
 def _for_typer(kind: Any, default: Any) -> tuple[Any, Any]:
     """The type that typer takes for this one, and the default as one of these."""
     if names := choices(kind):
+        # mypy knows only members that stand there as text.
         values = enum.StrEnum("Choice", {name: name for name in names})  # type: ignore[misc]
         return (values | None, None) if default is None else (values, values(default))
     if isinstance(default, tuple):

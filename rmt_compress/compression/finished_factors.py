@@ -63,6 +63,7 @@ class FinishedFactors:
                 self._entries = {entry.facts["tensor"]: entry for entry in self._journal.entries}
             check_room(path, room - sum(entry.length for entry in self._journal.entries))
         except BaseException:
+            # Whoever makes this closes it; nobody has made it.
             self._journal.close()
             raise
 

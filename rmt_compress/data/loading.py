@@ -142,7 +142,7 @@ def _load_callable(spec: str, split: Split) -> Dataset:
         batches = [_as_batch(spec, batch) for batch in (source(split=split) if takes_split else source())]
     except DataError:
         raise
-    except Exception as error:
+    except Exception as error:  # a stranger's code can raise anything
         raise DataError(f"data {spec}: calling it failed ({one_line(error)})") from error
     if not batches:
         raise DataError(f"data {spec}: it yields no batches for the {split} split")

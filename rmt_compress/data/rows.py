@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rmt_compress.data.batches import as_batch, kind_of, length, mapped
+from rmt_compress.data.batches import as_batch, kind_of, leaves, length, mapped
 from rmt_compress.data.parts import Share, dealt, stretches, too_few
 from rmt_compress.data.samples import Batch, Part, Targets
 from rmt_compress.errors import DataError
@@ -133,8 +134,7 @@ class ArrayRows:
 
     def __init__(self, name: str, inputs: Any, targets: Any = None) -> None:
         self._inputs, self._targets = inputs, targets
-        arrays = [] if targets is None else [targets]
-        mapped(inputs, lambda each: arrays.append(each) or each)  # type: ignore[func-returns-value]
+        arrays = [each for _, each in leaves(inputs)] + ([] if targets is None else [targets])
         lengths = sorted({len(each) for each in arrays})
         if len(lengths) > 1:
             raise DataError(
@@ -159,7 +159,7 @@ class ArrayRows:
         """See `Rows`."""
         for start in range(0, len(which), size):
             mine = which[start : start + size]
-            inputs = mapped(self._inputs, lambda each, mine=mine: each[mine])  # type: ignore[misc]
+            inputs = mapped(self._inputs, itemgetter(mine))
             yield as_batch(name, Batch(inputs, None if self._targets is None else self._targets[mine]))
 
 

@@ -82,7 +82,7 @@ class StreamTable:
                     return
                 except DataError:
                     raise
-                except Exception as error:
+                except Exception as error:  # a stranger's code can raise anything
                     raise DataError(f"{self.name}: yielding a batch failed ({one_line(error)})") from error
                 batch = as_batch(self.name, given)
                 if length(batch):

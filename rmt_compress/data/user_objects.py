@@ -120,9 +120,9 @@ def _table(
         inputs = found[0] if len(found) == 2 else found[:-1]
         rows = ArrayRows(name, inputs, found[-1])
         return RowTable(name, rows, seed, classes or rows.classes)
-    reached = hasattr(found, "__getitem__") and hasattr(found, "__len__")
-    if reached and (isinstance(found, Dataset) or not isinstance(found, list | tuple | str | bytes | Mapping)):
-        if not len(found):  # type: ignore[arg-type]
+    is_set = isinstance(found, Dataset) or not isinstance(found, list | tuple | str | bytes | Mapping)
+    if is_set and isinstance(found, Sized) and hasattr(found, "__getitem__"):
+        if not len(found):
             raise DataError(f"{name}: its data set is empty")
         return RowTable(name, DatasetRows(found), seed, classes)
     if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping):

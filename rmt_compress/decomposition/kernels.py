@@ -90,7 +90,7 @@ class TorchKernels:
             return _on_one_thread(gram) if self._numpy_from == 0 else _with_all_threads(gram)
         try:
             values = _to_numpy(torch.linalg.eigvalsh(gram)) if gram.is_cuda else _with_all_threads(gram)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # documented, and not in torch's stubs
             return np.full(len(gram), np.nan)
         # Wrong numbers of cuSOLVER's come without a word (cupy issue 4847, where the diagonal was given for them).
         below = float(torch.linalg.vector_norm(gram.tril(-1), dtype=torch.float64))

@@ -264,12 +264,13 @@ def _parse_mlp(text: str) -> MLP:
     parts, options, problems = _split(text, 1, ("init", "final"))
     sizes = _numbers(parts[0], ",", problems)
     _raise(problems)
-    return MLP(sizes, **options)  # type: ignore[arg-type]
+    return MLP(sizes, **options)
 
 
 def _parse_cnn(text: str) -> CNN:
     parts, options, problems = _split(text, 3, ("init", "final", "dropout"))
-    image = _numbers(parts[0], "x", problems)
+    # How many there must be is for `CNN` to say.
+    image: Any = _numbers(parts[0], "x", problems)
     features = _numbers(parts[1], ",", problems, pools=True)
     classifier = _numbers(parts[2], ",", problems)
     dropout = options.pop("dropout", "0.35")
@@ -278,13 +279,13 @@ def _parse_cnn(text: str) -> CNN:
     except ValueError:
         problems.append(f"dropout={dropout} is not a number")
     _raise(problems)
-    return CNN(image, features, classifier, probability, **options)  # type: ignore[arg-type]
+    return CNN(image, features, classifier, probability, **options)
 
 
-def _split(text: str, count: int, known: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
+def _split(text: str, count: int, known: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
     """Split at slashes into `count` parts and options, with the problems met on the way."""
     parts = text.split("/")
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     problems = []
     if len(parts) > 1 and "=" in parts[-1]:
         for item in parts.pop().split(","):

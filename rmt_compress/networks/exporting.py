@@ -136,7 +136,7 @@ def _export_onnx(
     try:
         with torch.no_grad():
             expected = model(batch)
-    except Exception as error:
+    except Exception as error:  # a stranger's network can raise anything
         raise SettingsError(
             [f"{source}: the network does not take inputs of shape {'×'.join(map(str, shape))} ({one_line(error)})"]
         ) from error
@@ -197,7 +197,7 @@ def _trace(model: torch.nn.Module, example: torch.Tensor, path: Path, target: Pa
         _forget_shapes_of_weights(path)
     except OSError:
         raise
-    except Exception as error:
+    except Exception as error:  # the exporter runs the network, and raises what it likes
         raise OutputError(f"{target}: torch cannot export this network to ONNX: {one_line(error)[:500]}") from error
 
 
@@ -236,7 +236,7 @@ def _difference(path: Path, target: Path, batch: torch.Tensor, expected: torch.T
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (output,) = session.run(None, {"input": batch.numpy()})
-    except Exception as error:
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise OutputError(f"{target}: the exported graph does not run: {one_line(error)[:500]}") from error
     reference: Any = expected.numpy()
     if output.shape != reference.shape:

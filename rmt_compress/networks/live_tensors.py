@@ -23,7 +23,7 @@ class LiveTensors(TorchDispatchMode):
         return False
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.peak = 0
         self._now = 0
         # Views share memory: bytes count once, until the last tensor on them is gone.

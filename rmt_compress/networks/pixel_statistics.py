@@ -111,7 +111,7 @@ def _first_norm(model: nn.Module, images: torch.Tensor) -> _Seen | None:
         mean, variance = norm.running_mean, norm.running_var
         values = arguments[0].double().transpose(0, 1).flatten(1)
         if isinstance(mean, torch.Tensor) and isinstance(variance, torch.Tensor):
-            mean, variance = mean.double(), variance.double() + float(norm.eps)  # type: ignore[arg-type]
+            mean, variance = mean.double(), variance.double() + float(norm.eps)  # type: ignore[arg-type]  # a number
             # As it was made, it has learned nothing.
             if bool(mean.any()) and values.shape[1] > 1:
                 found, spread = values.mean(1), values.var(1, correction=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,8 +160,7 @@ def finetune(
         written = workers.from_leader(lambda: _write(*first, job, training, cycle))
         if workers.leads:
             for name, _, _ in plan:
-                with suppress(FileNotFoundError):
-                    state_path(target, name).unlink()
+                state_path(target, name).unlink(missing_ok=True)
     metric, reached = lessons.test.metric, first[1].last["test_score"]
     limit = first[1].last.get("limit", training.limit)
     missed = ""
@@ -240,8 +238,7 @@ def _check_outputs(
                 f"{file}: left by an earlier run; go on with it (--resume), choose another output, or add --force"
             )
     for file in (log, *states):
-        with suppress(FileNotFoundError):
-            file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def _one_run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rmt_compress.errors import MissingDependencyError, SettingsError
 from rmt_compress.wording import one_line
@@ -120,7 +120,7 @@ class Workers:
             return compute()
         from accelerate.utils import broadcast_object_list
 
-        parcel: list[tuple[T | None, Exception | None]] = [(None, None)]
+        parcel: list[tuple[Any, Exception | None]] = [(None, None)]
         if self.leads:
             try:
                 parcel = [(compute(), None)]
@@ -130,10 +130,11 @@ class Workers:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             broadcast_object_list(parcel)
+        result: T
         result, problem = parcel[0]
         if problem is not None:
             raise problem
-        return result  # type: ignore[return-value]
+        return result
 
     def __enter__(self) -> Self:
         return self

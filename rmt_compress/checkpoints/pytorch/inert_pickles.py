@@ -75,6 +75,7 @@ def read_inert(file: Readable, storage: Callable[[Any], Any] | None = None) -> A
     """
     machine = _Machine(storage)
     try:
+        # Its stub asks for a whole IO, of which it uses what `Readable` has.
         for steps, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
             if steps > _MAX_STEPS:
                 raise InertPickleError("has more instructions than any checkpoint")

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import pickletools
 import struct
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rmt_compress.checkpoints.pytorch.inert_objects import InertPickleError
-from rmt_compress.checkpoints.pytorch.inert_pickles import Readable
 
 # Parts hashed or copied; a checkpoint of a thousand layers has a few ten thousand, this many take seconds.
 _MAX_WORK = 10_000_000
@@ -37,7 +36,7 @@ class _Tuple(NamedTuple):
     parts: int
 
 
-def check_work(file: Readable, pickles: int = 1) -> None:
+def check_work(file: IO[bytes], pickles: int = 1) -> None:
     """Go through the pickles that begin at the file's place.
 
     What no sound pickle does is left to the reader to stumble over.
@@ -48,7 +47,7 @@ def check_work(file: Readable, pickles: int = 1) -> None:
     for _ in range(pickles):
         counter = _Counter()
         try:
-            for opcode, argument, _place in pickletools.genops(file):  # type: ignore[arg-type]
+            for opcode, argument, _place in pickletools.genops(file):
                 counter.step(opcode.name, argument)
         except InertPickleError:
             raise

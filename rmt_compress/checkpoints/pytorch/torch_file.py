@@ -148,10 +148,11 @@ class TorchFile(Checkpoint):
         self._touched = 0
 
     def _reload(self) -> Mapping[str, torch.Tensor]:
-        state: Any = self._reader.load()
+        found = self._reader.load()
         for key in self._trail:
-            state = state[key]
-        return state  # type: ignore[no-any-return]
+            found = found[key]
+        state: Mapping[str, torch.Tensor] = found
+        return state
 
     def carried(self) -> Carried:
         """What the file holds beside its weights, to be written beside smaller ones; see `carry`."""

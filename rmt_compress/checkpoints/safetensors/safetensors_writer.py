@@ -56,6 +56,7 @@ class SafetensorsWriter:
         self._file = file
         file.seek(8 + self._reserved)
         for itemsize in (4, 2, 1):
+            # `close` closes it.
             self._tails[itemsize] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
                 max_size=_IN_MEMORY, dir=str(self._target.parent)
             )

@@ -148,6 +148,7 @@ def calibrate(
                     if kept is not None:
                         kept.begin_again(alone)
         except BaseException:
+            # What has no name nobody can go on with.
             if kept is not None and not kept.named:
                 kept.remove()
             raise

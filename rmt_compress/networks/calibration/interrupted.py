@@ -101,8 +101,7 @@ class Partial:
     def finish(self, number: int, moments: Moments) -> Moments:
         """Keep the moments of a block; what comes back does not take memory of its own."""
         save_moments(moments, self._block(number))
-        with suppress(FileNotFoundError):
-            (self.folder / _SUMS).unlink()
+        (self.folder / _SUMS).unlink(missing_ok=True)
         return load_moments(self._block(number))
 
     def resume(self, block: int, sums: Mapping[str, LayerSums]) -> dict[str, Any] | None:

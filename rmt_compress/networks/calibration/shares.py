@@ -59,7 +59,7 @@ class Shares:
         own: Exception | None = None
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it is, the others hear of it
             own = error
         # One and the same in all: a layer that is to be measured alone is so in every process.
         for rank, problem in enumerate(self._said(own)):

@@ -6,6 +6,7 @@ rounded: to 1e-6 where all vectors are the same, to 1e-7 where they differ. Sums
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -35,12 +36,12 @@ class SecondMoment:
     ) -> None:
         ahead = () if experts is None else (experts,)
         size = {"matrix": (width, width), "diagonal": (width,), "trace": ()}[shape]
-        place = {"dtype": torch.float64, "device": device}
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         self.shape = shape
         self.width = width
-        self.products = torch.zeros((*ahead, *size), **place)  # type: ignore[call-overload]
-        self.total = torch.zeros((*ahead, width), **place) if mean else None  # type: ignore[call-overload]
-        self.count = torch.zeros(ahead, dtype=torch.float64, device=device)
+        self.products = zeros((*ahead, *size))
+        self.total = zeros((*ahead, width)) if mean else None
+        self.count = zeros(ahead)
 
     @staticmethod
     def bytes(width: int, experts: int | None, shape: Shape, *, mean: bool) -> int:

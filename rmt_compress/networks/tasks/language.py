@@ -236,8 +236,10 @@ def _decoded(batch: Batch) -> torch.Tensor | None:
 def tokens_of(inputs: Any) -> torch.Tensor:
     """The tokens (N, T) among inputs."""
     if isinstance(inputs, Mapping):
-        return inputs["input_ids"]  # type: ignore[no-any-return]
-    return inputs[0] if isinstance(inputs, tuple | list) else inputs  # type: ignore[no-any-return]
+        tokens: torch.Tensor = inputs["input_ids"]
+    else:
+        tokens = inputs[0] if isinstance(inputs, tuple | list) else inputs
+    return tokens
 
 
 def wanted_tokens(batch: Batch) -> torch.Tensor:

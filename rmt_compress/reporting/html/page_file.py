@@ -53,7 +53,8 @@ def page_text(page: Page, run: Run) -> str:
     its head lets nothing be fetched and no script run but those that are written here.
     """
     template = _environment().get_template("page.html")
-    grid = _environment().get_template("grid.html").module.grid  # type: ignore[attr-defined]
+    # Its macros are attributes.
+    macros: Any = _environment().get_template("grid.html").module
     pictures = [] if page.layers is None else page.layers.pictures
     draws = bool(page.charts or any(picture is not None for picture in pictures))
     names = (*(_DRAWING if draws else ()), *(("table.js",) if page.layers is not None else ()))
@@ -61,7 +62,7 @@ def page_text(page: Page, run: Run) -> str:
     text: str = template.render(
         page=page,
         run=run,
-        grid=grid,
+        grid=macros.grid,
         dot=_markup(".<wbr>"),
         version=version("rmt-compress"),
         day=datetime.now(UTC).date().isoformat(),
