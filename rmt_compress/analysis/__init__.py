@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rmt_compress.analysis.records import (
         Analysis,
         AnalyzedLayer,
-        AnalyzedStack,
         LayerAnalysis,
     )
     from rmt_compress.analysis.run_settings import RunSettings
     from rmt_compress.analysis.settings import AnalysisSettings
+    from rmt_compress.analysis.stack_record import AnalyzedStack
     from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 
 __all__ = [
@@ -33,6 +33,7 @@ _HOMES = {
     "AnalysisSettings": "settings",
     "RunSettings": "run_settings",
     "AnalyzedPair": "unfitted",
+    "AnalyzedStack": "stack_record",
     "SkippedLayer": "unfitted",
     "analyze": "analyzing",
     "analyze_layer": "one_layer",

@@ -16,7 +16,8 @@ import numpy as np
 from rmt_compress.analysis.approximating import SpectrumRoute
 from rmt_compress.analysis.noise_models import NoiseFit
 from rmt_compress.analysis.one_layer import expert_of
-from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedStack, LayerAnalysis
+from rmt_compress.analysis.records import AnalyzedLayer, LayerAnalysis
+from rmt_compress.analysis.stack_record import AnalyzedStack
 from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.checkpoints.journal import Entry, Journal, Say, identity_of
 from rmt_compress.spectrum import Approximation, BulkFit

@@ -11,8 +11,9 @@ import numpy as np
 from rmt_compress import spectrum
 from rmt_compress.analysis.approximating import ApproximateSpectrum, SpectrumRoute, may_approximate
 from rmt_compress.analysis.noise_models import ALL, NOISE_MODELS, Measured, NoiseFit, noise_model
-from rmt_compress.analysis.records import AnalyzedLayer, AnalyzedStack, LayerAnalysis
+from rmt_compress.analysis.records import AnalyzedLayer, LayerAnalysis
 from rmt_compress.analysis.settings import AnalysisSettings
+from rmt_compress.analysis.stack_record import AnalyzedStack
 from rmt_compress.analysis.unfitted import AnalyzedPair, SkippedLayer
 from rmt_compress.layers.kinds import KINDS, WeightT
 from rmt_compress.layers.layer import FactorPair, Layer, as_matrix
