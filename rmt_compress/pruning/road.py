@@ -14,8 +14,6 @@ from rmt_compress.analysis.analyzing import analyze_with
 from rmt_compress.analysis.run_settings import RunSettings
 from rmt_compress.analysis.settings import AnalysisSettings
 from rmt_compress.checkpoints import open_checkpoint
-from rmt_compress.checkpoints.formats import state_dict_formats
-from rmt_compress.checkpoints.keys import MANIFEST_KEY
 from rmt_compress.checkpoints.moved import moved
 from rmt_compress.checkpoints.writers import WrittenFile, check_extra_state, stays_a_graph
 from rmt_compress.compression import Compressed
@@ -24,7 +22,7 @@ from rmt_compress.compression.plan_checking import check_plan
 from rmt_compress.compression.zero_budget import divide_sparsity
 from rmt_compress.decomposition.devices import decomposing_devices
 from rmt_compress.decomposition.moments_file import load_moments
-from rmt_compress.errors import CheckpointError, OutputError, SettingsError
+from rmt_compress.errors import CheckpointError, SettingsError
 from rmt_compress.layers.counting import is_buffer
 from rmt_compress.networks.evaluation import file_size, move
 from rmt_compress.networks.tasks.questions import Question
@@ -36,6 +34,7 @@ from rmt_compress.planning.settings import PlanSettings
 from rmt_compress.progress import Progress
 from rmt_compress.pruning.advice import advice
 from rmt_compress.pruning.budgeted import Request, in_single, plan_within_budget
+from rmt_compress.pruning.carry_over import carried_beside, carried_notes
 from rmt_compress.pruning.folder_card import with_card
 from rmt_compress.pruning.measuring import Measurement, check_sweep
 from rmt_compress.pruning.memory_of_cuts import check_cuts_fit
@@ -46,7 +45,7 @@ from rmt_compress.pruning.unasked import changed_outputs, fits_beside_its_cut, w
 from rmt_compress.pruning.unasked_calibration import TooLarge, too_large
 from rmt_compress.saving.folders import Pack, check_folder_output, is_folder_output
 from rmt_compress.saving.writing import write
-from rmt_compress.wording import listed, printable
+from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.checkpoints.beside import Carried
     from rmt_compress.plan import Layout
 
 _log = logging.getLogger(__name__)
@@ -158,7 +156,7 @@ def prune(
             check_output(within.save_moments, force=force, inputs=checkpoint.files)
         if within is not None and within.show_calibration is not None:
             check_shown(within.show_calibration, force=force, inputs=checkpoint.files)
-        carried = _carried(opened, target, layout) if carry_over else None
+        carried = carried_beside(opened, target, layout) if carry_over else None
         asks = data is not None or (asked is not None and asked.asks_itself)
         if certify and data is None:
             raise SettingsError(["certify: bounds are for samples, and there are none: add --data"])
@@ -259,7 +257,7 @@ def prune(
             *result.notes,
             *file.notes,
             *(_packed_notes(result, file) if pack == "pivots" else ()),
-            *(_carried_notes(carried) if carried else ()),
+            *(carried_notes(carried) if carried else ()),
         ),
     )
     result = replace(result, advice=advice(result, plan if isinstance(plan, PlanSettings) else PlanSettings()))
@@ -302,34 +300,11 @@ def _check_file_output(checkpoint: Checkpoint, target: Path, layout: Layout, pac
         raise SettingsError([f"{target}: {alone}"])
 
 
-def _carried(checkpoint: Checkpoint, target: Path, layout: Layout) -> Carried:
-    """What the file holds beside its weights, without what stands where a file of `layout` has its own things."""
-    written = state_dict_formats().get(target.suffix.lower())
-    if written is None or not written.has_room or checkpoint.has_graph:
-        raise OutputError(f"{target}: only a .pt, .pth, .bin or .ckpt file has room for more than weights")
-    carried = checkpoint.carried()
-    if layout == "dense":
-        return carried
-    from rmt_compress.checkpoints.beside import Carried
-
-    own = [key for key in ("state_dict", MANIFEST_KEY) if key in carried.entries]
-    return Carried(
-        {key: entry for key, entry in carried.entries.items() if key not in (*own, "metadata")},
-        (*carried.left, *((key, "the compressed weights stand there") for key in own)),
-    )
-
-
 def _packed_notes(result: PruneResult, file: WrittenFile) -> list[str]:
     split = sum(decision.action == "factorized" for decision in result.plan.layers)
     if not file.packed:
         return ["none of the layers in two is smaller as pivots and coefficients"]
     return [f"{len(file.packed)} of {split} layers in two are stored as pivots and coefficients"]
-
-
-def _carried_notes(carried: Carried) -> list[str]:
-    notes = [f"carried over as it was: {', '.join(carried.entries) or 'nothing'}"]
-    notes += [f"{name} was left out: {why}" for name, why in carried.left]
-    return [printable(note) for note in notes]
 
 
 def _decided(
