@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from rmt_compress.networks.file_names import SAME_NAMES, FileNames
 from rmt_compress.networks.tasks.drops import allowed_drop
 from rmt_compress.networks.tasks.task import Score
 from rmt_compress.training import schedules
+from rmt_compress.training.arithmetic import all_digits, deterministic
 from rmt_compress.training.budgeted_cycle import BudgetedCycle
 from rmt_compress.training.cycle import Cut, Cycle
 from rmt_compress.training.event_log import EventLog
@@ -108,7 +108,7 @@ class Run:
 
     def go(self, resumed: TrainingState | None = None) -> Network:
         """Train to the end, or go on from a state: the network the run leaves, splits inside splits joined."""
-        with _deterministic(self._workers.device):
+        with deterministic(self._workers.device):
             epoch = self._begin() if resumed is None else self._resume(resumed)
             if resumed is None or not resumed.ended:
                 epoch, why = self._epochs(epoch)
@@ -197,7 +197,7 @@ class Run:
             or now.parameters < best.parameters
             or (now.parameters == best.parameters and metric.worse_by(score, best.score) < 0)
         ):
-            self._best = _copied(now)
+            self._best = now.copied()
 
     def _trained(self, epoch: int, **asked: Any) -> float:
         """`train_epoch` of the network as it is."""
@@ -247,16 +247,8 @@ class Run:
         for name, values in self._workers.from_leader(estimated).items():
             model.get_buffer(name).copy_(values)
 
+    @all_digits()
     def _cut(self, epoch: int, recent: RecentInputs | None) -> None:
-        # Whatever training is given, spectra need all digits of float32.
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            self._cut_now(epoch, recent)
-        finally:
-            torch.set_float32_matmul_precision(precision)
-
-    def _cut_now(self, epoch: int, recent: RecentInputs | None) -> None:
         assert self._cycle is not None
         cycle, network = self._cycle, self._network
         if isinstance(cycle, BudgetedCycle):
@@ -384,20 +376,3 @@ def _cycle(job: Job, settings: CycleSettings) -> Cycle:
     if not settings.budget.shares:
         return Cycle(settings)
     return BudgetedCycle(settings, job.dense(), job.train, job.training.seed)
-
-
-def _copied(snapshot: Snapshot) -> Snapshot:
-    weights = {name: value.to("cpu", copy=True) for name, value in snapshot.weights.items()}
-    return Snapshot(snapshot.splits, weights, snapshot.score, snapshot.parameters)
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On the CPU, only operations that give the same bits every time."""
-    before = torch.are_deterministic_algorithms_enabled()
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

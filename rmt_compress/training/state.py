@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class Snapshot:
     weights: dict[str, torch.Tensor]
     score: float = 0.0
     parameters: int = 0
+
+    def copied(self) -> Snapshot:
+        """The same on the CPU, in memory of its own: training goes on in that of the network."""
+        return replace(self, weights={name: value.to("cpu", copy=True) for name, value in self.weights.items()})
 
 
 @dataclass
