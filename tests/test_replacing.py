@@ -78,6 +78,16 @@ def test_modules_and_values_come_back_whatever_happens(model):
     assert torch.equal(run(model, images), before)
 
 
+def test_replaced_values_come_back_whatever_happens(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ZeroDivisionError), replaced(model, {"head.bias": torch.zeros(36)}) as network:
+        divmod(1, int(network.head.bias.any()))
+    assert before["head.bias"].any()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(KeyError), replaced(model, {"none.bias": torch.zeros(36)}):
+        pass
+
+
 def test_a_network_that_is_one_layer_is_tried_in_two():
     model = nn.Linear(50, 40)
     with open_checkpoint(model) as checkpoint:
