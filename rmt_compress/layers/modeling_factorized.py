@@ -79,7 +79,7 @@ class Factors(nn.Sequential):
     @property
     def bias(self) -> torch.Tensor | None:
         """The bias, which the second one has."""
-        return self.up.bias  # type: ignore[return-value]
+        return self.up.bias  # type: ignore[return-value]  # a layer's, which the stubs take for a module too
 
 
 class Product(NamedTuple):
@@ -256,7 +256,7 @@ def factorized(whole: Any, module: str = __name__) -> Any:
 
 
 def _weight(module: Any) -> torch.Tensor:
-    return module.weight  # type: ignore[no-any-return]
+    return module.weight  # type: ignore[no-any-return]  # a layer's, whatever its class
 
 
 def _stem(weight: str) -> str:
