@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     from rmt_compress.data.samples import Samples
 
@@ -107,11 +108,11 @@ def _first_norm(model: nn.Module, images: torch.Tensor) -> _Seen | None:
 
     seen: list[_Seen] = []
 
-    def hook(name: str, norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+    def hook(name: str, norm: _BatchNorm, arguments: tuple[torch.Tensor, ...]) -> None:
         mean, variance = norm.running_mean, norm.running_var
         values = arguments[0].double().transpose(0, 1).flatten(1)
         if isinstance(mean, torch.Tensor) and isinstance(variance, torch.Tensor):
-            mean, variance = mean.double(), variance.double() + float(norm.eps)  # type: ignore[arg-type]  # a number
+            mean, variance = mean.double(), variance.double() + norm.eps
             # As it was made, it has learned nothing.
             if bool(mean.any()) and values.shape[1] > 1:
                 found, spread = values.mean(1), values.var(1, correction=0)

@@ -17,6 +17,7 @@ from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     from rmt_compress.networks.calibration.repeated_batches import Call
     from rmt_compress.progress import Progress
@@ -77,10 +78,10 @@ def _mismatch(model: nn.Module, call: Call, inputs: torch.Tensor) -> tuple[torch
     """How far the norms' inputs are from their running statistics, and the network's outputs."""
     losses: list[torch.Tensor] = []
 
-    def compare(norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+    def compare(norm: _BatchNorm, arguments: tuple[torch.Tensor, ...]) -> None:
         values = arguments[0].transpose(0, 1).flatten(1)
         mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        floor = float(norm.eps)  # type: ignore[arg-type]  # a number in every batch norm
+        floor = norm.eps
         shift = (values.mean(1) - mean).square() / (variance + floor)
         stretch = ((values.var(1, correction=0) + floor) / (variance + floor)).log().square()
         losses.append(shift.mean() + stretch.mean())

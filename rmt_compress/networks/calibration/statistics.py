@@ -22,6 +22,7 @@ from rmt_compress.progress import Progress
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     from rmt_compress.networks.calibration.repeated_batches import Call
 
@@ -118,7 +119,7 @@ def renew_statistics(
             known = uncut[path]
             mean.add_(seen.mean - known.mean)
             # With eps, as the norm has it: the variance of a channel that hardly moves says next to nothing.
-            floor = float(norms[path].eps)  # type: ignore[arg-type]  # a number in every batch norm
+            floor = norms[path].eps
             factor = (seen.variance + floor) / (known.variance + floor)
             variance.copy_(((variance + floor) * factor - floor).clamp(min=0))
         else:
@@ -179,7 +180,7 @@ def _put_back(model: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
             model.get_buffer(name).copy_(values)
 
 
-def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """The batch norms with running statistics, by their paths."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -191,7 +192,7 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _training(model: nn.Module, norms: dict[str, nn.Module], sums: dict[str, _Sums]) -> Iterator[None]:
+def _training(model: nn.Module, norms: dict[str, _BatchNorm], sums: dict[str, _Sums]) -> Iterator[None]:
     """The norms in training and watched, all else in evaluation; as it was afterwards."""
     import torch
 
