@@ -1,6 +1,6 @@
 """How often pure noise of several kinds passes the edge of each noise model, and whether planted spikes are found.
 
-    python experiments/noise_models.py                    # about an hour on one core
+    python experiments/noise_models.py                    # an hour and a half on one core
     python experiments/noise_models.py --rows rates --sizes 50x50
     python experiments/noise_models.py --quick --out FOLDER
     python experiments/noise_models.py --table            # the tables again from the numbers
@@ -39,15 +39,13 @@ from rmt_compress.spectrum import NumpyKernels, singular_values
 DATA = Path(__file__).parent / "data"
 SIZES = ((50, 50), (100, 1000), (384, 1536))
 # Draws of noise that a model is made for, and of other noise; of each size.
-DRAWS = {(50, 50): (20_000, 1000), (100, 1000): (4000, 200), (384, 1536): (1000, 50)}
-# Of that noise by that model so many more than the first, behind them in the same stream.
-FURTHER = {(384, 1536): ("gamma", "general", 3000)}
+DRAWS = {(50, 50): (20_000, 1000), (100, 1000): (20_000, 200), (384, 1536): (20_000, 50)}
 POWER_DRAWS = {(50, 50): 400, (100, 1000): 200, (384, 1536): 40}
 # Of a kind whose first 40 draws, three of which failed, said too little.
 MORE_POWER_DRAWS = {((384, 1536), "gamma"): 400}
 SPREADS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SPREAD_DRAWS = {(50, 50): 2000, (100, 1000): 500}
-ROWS = ("rates", "further", "spreads", "power")
+ROWS = ("rates", "spreads", "power")
 BETA = 0.1
 SPREAD = 0.3
 CORRELATION = 0.5
@@ -93,10 +91,11 @@ OWN = {
 }
 
 
-def ask(name: str, matrix: Matrix) -> NoiseFit:
-    """What a model says of a matrix."""
-    # Through the Gram matrix: a third of the time of a decomposition, and no difference above the window.
-    values = singular_values(matrix, NumpyKernels())
+def ask(name: str, matrix: Matrix, values: Matrix | None = None) -> NoiseFit:
+    """What a model says of a matrix, whose singular values may be known."""
+    if values is None:
+        # Through the Gram matrix: a third of the time of a decomposition, and no difference above the window.
+        values = singular_values(matrix, NumpyKernels())
     return NOISE_MODELS[name].fit(Measured(values, max(matrix.shape), lambda: matrix), AnalysisSettings(beta=BETA))
 
 
@@ -108,29 +107,15 @@ def rates(size: tuple[int, int], kind: str, draws: tuple[int, int]) -> Iterator[
     false = dict.fromkeys(NOISE_MODELS, 0)
     for draw in range(max(wanted.values())):
         noise, _ = KINDS[kind](generator.standard_normal((p, n)), generator)
+        values = singular_values(noise, NumpyKernels())
         for name in NOISE_MODELS:
             if draw < wanted[name]:
-                false[name] += ask(name, noise).fit.spikes > 0
+                false[name] += ask(name, noise, values).fit.spikes > 0
     for name in NOISE_MODELS:
         yield {
             **{"row": "rate", "p": p, "n": n, "noise": kind, "model": name, "own": kind in OWN[name]},
             **{"draws": wanted[name], "false": false[name] / wanted[name]},
         }
-
-
-def further(size: tuple[int, int], kind: str, model: str, draws: int) -> Iterator[Row]:
-    """The share with a spike of more draws, which follow on those of `rates`."""
-    p, n = size
-    generator = np.random.default_rng([SEED, p, n, list(KINDS).index(kind)])
-    false = 0
-    for draw in range(DRAWS[size][0] + draws):
-        noise, _ = KINDS[kind](generator.standard_normal((p, n)), generator)
-        if draw >= DRAWS[size][0]:
-            false += ask(model, noise).fit.spikes > 0
-    yield {
-        **{"row": "further", "p": p, "n": n, "noise": kind, "model": model, "own": True},
-        **{"draws": draws, "false": false / draws},
-    }
 
 
 def spreads(size: tuple[int, int], draws: int) -> Iterator[Row]:
@@ -180,14 +165,11 @@ def tables(rows: list[Row]) -> str:
     """The rows as Markdown: rates with a model a column, spreads, and power."""
     lines = ["| p × n | noise | " + " | ".join(NOISE_MODELS) + " |", "|---" * (2 + len(NOISE_MODELS)) + "|"]
     rate = {(row["p"], row["n"], row["noise"], row["model"]): row for row in rows if row["row"] == "rate"}
-    more_of = {(row["p"], row["n"], row["noise"], row["model"]): row for row in rows if row["row"] == "further"}
     for p, n, kind in dict.fromkeys(place[:3] for place in rate):
         cells = []
         for name in NOISE_MODELS:
             row = rate[p, n, kind, name]
             cell = f"{row['false']:.3f} ({row['draws']:,})"
-            if (more := more_of.get((p, n, kind, name))) is not None:
-                cell += f"; {more['false']:.3f} ({more['draws']:,} more)"
             cells.append(f"**{cell}**" if row["own"] else cell)
         lines.append(f"| {p} × {n} | {kind} | " + " | ".join(cells) + " |")
     spread = [row for row in rows if row["row"] == "spread"]
@@ -244,9 +226,6 @@ def main() -> None:
         if "rates" in asked.rows:
             for kind in KINDS:
                 keep("rate", size, kind, partial(rates, size, kind, (40, 40) if asked.quick else DRAWS[size]))
-        if "further" in asked.rows and size in FURTHER:
-            kind, model, draws = FURTHER[size]
-            keep("further", size, kind, partial(further, size, kind, model, draws))
         if "spreads" in asked.rows and size in SPREAD_DRAWS:
             keep("spread", size, None, partial(spreads, size, 10 if asked.quick else SPREAD_DRAWS[size]))
         if "power" in asked.rows:
