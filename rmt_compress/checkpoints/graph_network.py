@@ -66,6 +66,15 @@ class GraphNetwork(nn.Module):
         """
 
     @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample, where all that the graph takes are numbers of one shape that it tells."""
+        given = [entry for entry in self.inputs if not entry.made and not entry.optional]
+        if len(given) != 1 or given[0].dtype is None or not given[0].dtype.is_floating_point:
+            return None
+        lengths = [length for length in (given[0].shape or ())[1:] if length is not None]
+        return tuple(lengths) if lengths and len(lengths) == len(given[0].shape or ()) - 1 else None
+
+    @property
     def vocabulary(self) -> int | None:
         """How many tokens the network knows: rows of the table its first input is looked up in, where one is."""
         return None

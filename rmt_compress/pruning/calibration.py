@@ -13,6 +13,7 @@ from rmt_compress.errors import SettingsError
 from rmt_compress.networks.calibration.affordable import ASKED, affordable, worth_seeing
 from rmt_compress.networks.calibration.made_up import MadeUp, make_inputs
 from rmt_compress.networks.calibration.statistics import batch_norms, seen_statistics
+from rmt_compress.networks.calibration.told_apart import not_told_apart
 from rmt_compress.networks.calibration_settings import SELF, CalibrationSettings
 from rmt_compress.networks.tasks.agreement import Agreement
 from rmt_compress.networks.tasks.choosing import agreement_of
@@ -206,11 +207,12 @@ def _made_by_the_network(
     samples = in_memory(made)
     where = ", kept with the moments" if kept is not None else ""
     note = f"calibrated with {samples.count} inputs that the network made itself ({made.kind}{where})"
+    notes = tuple(filter(None, (note, not_told_apart(model, made))))
     record = {"inputs": SELF, "kind": made.kind, **made.record}
     if asked is not None:
-        return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", (note,), record, made)
+        return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", notes, record, made)
     seen, asked = _divided(samples, model)
-    return Calibration(Inputs(seen), asked, "synthetic", (note,), record, made)
+    return Calibration(Inputs(seen), asked, "synthetic", notes, record, made)
 
 
 def in_memory(made: MadeUp) -> InMemory:

@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
+from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.made_up import described, input_shape, make_inputs, one_over_f
 from rmt_compress.networks.calibration.spiked_noise import SIZE, WHITE
 from rmt_compress.networks.calibration.statistics import batch_norms
+from rmt_compress.networks.calibration.told_apart import not_told_apart
 from rmt_compress.networks.calling import call
+from tests.samples import exported
 from tests.samples.convolutional import audio_cnn
+from tests.samples.onnx_models import model, saved
 from tests.samples.sequential import ViT, bert, gpt2
 
 
@@ -135,21 +140,29 @@ def test_networks_without_norms_get_noise():
     torch.testing.assert_close(torch.cov(values.T), torch.eye(7), rtol=0, atol=0.1)
 
 
+SIZES = torch.tensor([12.0, 8.0, 5.0])
+
+
+def planted(generator):
+    """A network whose first weight has three spikes in noise, and the directions they read."""
+    left = torch.linalg.qr(torch.randn(90, 3, generator=generator)).Q
+    right = torch.linalg.qr(torch.randn(60, 3, generator=generator)).Q
+    network = nn.Sequential(nn.Linear(60, 90), nn.ReLU(), nn.Linear(90, 4))
+    with torch.no_grad():
+        network[0].weight.copy_(0.03 * torch.randn(90, 60, generator=generator) + left * SIZES @ right.T)
+    return network, right
+
+
 def test_vectors_lie_along_the_spikes_of_the_first_layer():
     """Three directions that were planted in noise: the covariance is theirs and a little white noise."""
     generator = torch.Generator().manual_seed(3)
-    left = torch.linalg.qr(torch.randn(90, 3, generator=generator)).Q
-    right = torch.linalg.qr(torch.randn(60, 3, generator=generator)).Q
-    sizes = torch.tensor([12.0, 8.0, 5.0])
-    network = nn.Sequential(nn.Linear(60, 90), nn.ReLU(), nn.Linear(90, 4))
-    with torch.no_grad():
-        network[0].weight.copy_(0.03 * torch.randn(90, 60, generator=generator) + left * sizes @ right.T)
+    network, right = planted(generator)
     made = make_inputs(network, count=4000)
     assert made.kind == "noise along the spikes of the first layer"
     values = torch.cat(made.batches)
     assert float(values.square().mean().sqrt()) == pytest.approx(SIZE, rel=0.01)
     covariance = values.T @ values / len(values)
-    wanted = right * sizes.square() @ right.T
+    wanted = right * SIZES.square() @ right.T
     wanted = SIZE**2 * ((1 - WHITE**2) * 60 / wanted.trace() * wanted + WHITE**2 * torch.eye(60))
     torch.testing.assert_close(covariance, wanted, rtol=0, atol=0.08 * float(wanted.abs().max()))
     # Nothing but noise tells nothing.
@@ -172,6 +185,77 @@ def test_the_shape_of_inputs_is_found_where_the_network_tells_it():
     assert input_shape(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), call) == (784,)
     cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))
     assert input_shape(cnn, call) == (3, 32, 32)
+
+
+def test_inputs_that_all_get_one_answer_are_said_to_tell_nothing_of_the_others():
+    network = nn.Sequential(nn.Linear(7, 3))
+    made = make_inputs(network, count=60)
+    assert not_told_apart(network, made) is None
+    with torch.no_grad():
+        network[0].bias[1] = 50.0
+    said = not_told_apart(network, made)
+    assert said.startswith("the network gives 60 of the 60 inputs that it made one and the same answer")
+    # One output is no class, and of text every place has an answer.
+    assert not_told_apart(nn.Linear(7, 1), make_inputs(nn.Linear(7, 1), count=6)) is None
+    chain = Chain(CHANCES)
+    assert not_told_apart(chain, make_inputs(chain, count=3, length=5)) is None
+
+
+def graph(path, shape):
+    """Of a product, or of a convolution and all that it gives."""
+    values = {"w": torch.randn(5, 3, 3, 3).numpy() if len(shape) > 2 else torch.randn(5, shape[-1]).numpy()}
+    node = ("Conv", {}) if len(shape) > 2 else ("Gemm", {"transB": 1})
+    return saved(model([helper.make_node(node[0], ["x", "w"], ["y"], **node[1])], values, {"x": shape}), path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"), [(("n", 3, 9, 7), (3, 9, 7)), ((4, 3, 9, 7), (3, 9, 7)), ((2, 8), (8,))]
+)
+def test_a_graph_tells_the_shape_of_its_input(tmp_path, shape, found):
+    with open_checkpoint(graph(tmp_path / "net.onnx", shape)) as checkpoint:
+        made = make_inputs(checkpoint.own_network(), count=4)
+    assert torch.cat(made.batches).shape == (4, *found)
+
+
+def test_a_graph_that_takes_images_of_any_size_is_named_in_the_error(tmp_path):
+    with (
+        open_checkpoint(graph(tmp_path / "net.onnx", ("n", 3, "height", "width"))) as checkpoint,
+        pytest.raises(DataError, match=r"net\.onnx: takes 3 channels and images of many sizes; .*--input-shape"),
+    ):
+        make_inputs(checkpoint.own_network())
+
+
+@pytest.mark.slow
+@pytest.mark.traced
+def test_vectors_for_a_program_lie_along_the_spikes_of_its_first_layer(tmp_path):
+    network, _ = planted(torch.Generator().manual_seed(3))
+    path = tmp_path / "net.pt"
+    exported.quiet(lambda: torch.jit.trace(network, torch.zeros(2, 60)).save(path))
+    expected = make_inputs(network, count=50)
+    with open_checkpoint(path, trust=True) as checkpoint:
+        made = make_inputs(checkpoint.own_network(), count=50)
+    assert made.kind == expected.kind == "noise along the spikes of the first layer"
+    torch.testing.assert_close(torch.cat(made.batches), torch.cat(expected.batches))
+
+
+@pytest.mark.slow
+@pytest.mark.traced
+def test_a_program_has_inputs_fitted_to_its_norms_as_the_module_has(tmp_path):
+    network = normed().eval()
+    with torch.no_grad():
+        for norm in batch_norms(network).values():
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    example = torch.randn(4, 3, 12, 12)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = exported.quiet(lambda: torch.export.export(network, (example,), dynamic_shapes=shapes))
+    exported.quiet(lambda: torch.export.save(program, tmp_path / "net.pt2"))
+    expected = make_inputs(network, shape=(3, 12, 12), count=8)
+    with open_checkpoint(tmp_path / "net.pt2") as checkpoint:
+        made = make_inputs(checkpoint.own_network(), count=8)
+    assert made.kind == expected.kind == "inputs fitted to the statistics of the batch norms"
+    assert made.record["shape"] == [3, 12, 12]
+    torch.testing.assert_close(torch.cat(made.batches), torch.cat(expected.batches), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

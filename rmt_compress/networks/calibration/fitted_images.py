@@ -5,19 +5,18 @@ Known from DeepInversion (Yin et al. 2020) and ZeroQ (Cai et al. 2020); the weig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from rmt_compress.networks.calibration.statistics import batch_norms
 from rmt_compress.networks.calling import main_output
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.nn.modules.batchnorm import _BatchNorm
 
     from rmt_compress.networks.calibration.repeated_batches import Call
     from rmt_compress.progress import Progress
@@ -74,22 +73,62 @@ def fit_inputs(
     return inputs.detach()
 
 
+def meets_norms(model: nn.Module, call: Call, inputs: torch.Tensor) -> bool:
+    """Whether inputs go through a batch norm with statistics of its own, in a module or in a graph."""
+    with torch.no_grad(), _Norms() as norms:
+        call(model, inputs)
+    return bool(norms.losses)
+
+
 def _mismatch(model: nn.Module, call: Call, inputs: torch.Tensor) -> tuple[torch.Tensor, object]:
     """How far the norms' inputs are from their running statistics, and the network's outputs."""
-    losses: list[torch.Tensor] = []
-
-    def compare(norm: _BatchNorm, arguments: tuple[torch.Tensor, ...]) -> None:
-        values = arguments[0].transpose(0, 1).flatten(1)
-        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-        floor = norm.eps
-        shift = (values.mean(1) - mean).square() / (variance + floor)
-        stretch = ((values.var(1, correction=0) + floor) / (variance + floor)).log().square()
-        losses.append(shift.mean() + stretch.mean())
-
-    handles = [norm.register_forward_pre_hook(compare) for norm in batch_norms(model).values()]
-    try:
+    with _Norms() as norms:
         outputs = call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(losses).sum(), outputs
+    return torch.stack(norms.losses).sum(), outputs
+
+
+class _Norms(TorchFunctionMode):
+    """Sees batch norms, as functions: modules call them, and graphs of torch.export hold them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[torch.Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func`, and note what goes into a norm."""
+        if (names := _PARAMETERS.get(func)) is not None:
+            given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+            if given.get("running_mean") is not None and not given.get("training", False):
+                self.losses.append(_off(given["input"], given["running_mean"], given["running_var"], given["eps"]))
+        return func(*args, **(kwargs or {}))
+
+
+_OF_OPERATOR = ("input", "weight", "bias", "running_mean", "running_var")
+_PARAMETERS: dict[Any, tuple[str, ...]] = {
+    functional.batch_norm: (
+        "input",
+        "running_mean",
+        "running_var",
+        "weight",
+        "bias",
+        "training",
+        "momentum",
+        "eps",
+    ),
+    torch.batch_norm: (*_OF_OPERATOR, "training", "momentum", "eps"),
+    torch.ops.aten.batch_norm.default: (*_OF_OPERATOR, "training", "momentum", "eps"),
+    torch.ops.aten._native_batch_norm_legit_no_training.default: (*_OF_OPERATOR, "momentum", "eps"),
+}
+
+
+def _off(inputs: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, eps: float) -> torch.Tensor:
+    values = inputs.transpose(0, 1).flatten(1)
+    shift = (values.mean(1) - mean).square() / (variance + eps)
+    stretch = ((values.var(1, correction=0) + eps) / (variance + eps)).log().square()
+    return shift.mean() + stretch.mean()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rmt_compress.errors import DataError
+from rmt_compress.layers.layer import as_matrix
 from rmt_compress.networks.calibration.calibrating import undisturbed
 from rmt_compress.networks.calibration.repeated_batches import Batches
 from rmt_compress.networks.calling import call as plainly
@@ -34,6 +35,8 @@ FITTED, NOISE = 96, 256
 _BATCH = {"text": 4, "other": 32}
 # As images for networks are commonly cut to.
 _SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 384)
+# Kinds of layers that tell of what they read.
+_READ = ("linear", "linear_transposed", "conv2d")
 _SAY = "say what shape its inputs have (--input-shape, such as 3,224,224)"
 
 
@@ -159,18 +162,17 @@ def _values(
     progress: Progress | None,
 ) -> MadeUp:
     import torch
-    from torch import nn
 
-    from rmt_compress.networks.calibration.fitted_images import fit_inputs
+    from rmt_compress.networks.calibration.fitted_images import fit_inputs, meets_norms
     from rmt_compress.networks.calibration.spiked_noise import COUNT, spiked_noise
-    from rmt_compress.networks.calibration.statistics import batch_norms
 
     shape = tuple(shape) if shape is not None else input_shape(model, call)
     # A look at whether it takes them, with an error that says what it was asked.
     data = Batches([torch.zeros(2, *shape)], model, call)
+    zeros = data.placed(data.first)
     with torch.no_grad():
-        data.ask(data.placed(data.first))
-    if batch_norms(model):
+        data.ask(zeros)
+    if meets_norms(model, call, zeros):
         kind = FITTED_INPUTS
         count = count or FITTED
         parts = [
@@ -180,10 +182,10 @@ def _values(
         inputs = torch.cat(parts)
     else:
         kind = "standard normal inputs" if len(shape) == 1 else "noise with a 1/f spectrum"
-        first = first_layer(model)
+        first = first_weight(model)
         spiked = None
-        if isinstance(first, nn.Linear) and shape == (first.in_features,):
-            spiked = spiked_noise(first.weight, count or COUNT, generator)
+        if first is not None and first.dim() == 2 and shape == (first.shape[1],):
+            spiked = spiked_noise(first, count or COUNT, generator)
         if spiked is not None:
             kind = SPIKED_NOISE
         inputs = one_over_f(count or NOISE, shape, generator) if spiked is None else spiked
@@ -227,14 +229,16 @@ def one_over_f(count: int, shape: Sequence[int], generator: torch.Generator) -> 
 def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
     """The shape of one input, as far as the network tells it.
 
-    By its configuration (transformers, timm), by its first layer where that is a Linear, or by trying: of common
-    sizes of images exactly one runs through a network that ends in a Linear of fixed width.
+    By its graph, its configuration (transformers, timm), its first layer where that is a Linear, or by trying:
+    of common sizes of images exactly one runs through a network that ends in a Linear of fixed width.
 
     Raises:
         DataError: it does not tell.
     """
-    from torch import nn
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
 
+    if isinstance(model, GraphNetwork) and model.input_shape is not None:
+        return model.input_shape
     config = getattr(model, "config", None)
     size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
     if isinstance(size, int | list | tuple) and isinstance(channels, int):
@@ -242,21 +246,43 @@ def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
     default = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
     if isinstance(default, dict) and "input_size" in default:
         return tuple(default["input_size"])
-    first = first_layer(model)
-    if isinstance(first, nn.Linear):
-        return (first.in_features,)
-    if isinstance(first, nn.Conv2d):
-        fitting = [side for side in _SIDES if _runs(model, call, (first.in_channels, side, side))]
+    first = first_weight(model)
+    if first is not None and first.dim() == 2:
+        return (first.shape[1],)
+    if first is not None:
+        channels = first.shape[1]
+        fitting = [side for side in _SIDES if _runs(model, call, (channels, side, side))]
         if len(fitting) == 1:
-            return (first.in_channels, *fitting * 2)
+            return (channels, *fitting * 2)
         what = "images of many sizes" if fitting else "images of none of the common sizes"
-        raise DataError(f"{type(model).__name__}: takes {first.in_channels} channels and {what}; {_SAY}")
-    raise DataError(f"{type(model).__name__}: does not tell what inputs it takes; {_SAY}")
+        raise DataError(f"{_named(model)}: takes {channels} channels and {what}; {_SAY}")
+    raise DataError(f"{_named(model)}: does not tell what inputs it takes; {_SAY}")
 
 
-def first_layer(model: nn.Module) -> nn.Module | None:
-    """The first module that has a weight of its own."""
-    return next((module for module in model.modules() if "weight" in module._parameters), None)
+def first_weight(model: nn.Module) -> torch.Tensor | None:
+    """The weight of the first layer, (outputs, inputs), or (outputs, channels, …) of a convolution of images.
+
+    None where the first module with a weight is neither. Of a graph it is the first that its file has.
+    """
+    from torch import nn
+
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
+    if isinstance(model, GraphNetwork):
+        layer = next((layer for layer in model.checkpoint.layers() if layer.kind in _READ), None)
+        if layer is None:
+            return None
+        weight = model.checkpoint.read(layer.tensor)
+        return weight if layer.kind == "conv2d" else as_matrix(layer, weight)
+    first = next((module for module in model.modules() if "weight" in module._parameters), None)
+    return first.weight if isinstance(first, nn.Linear | nn.Conv2d) else None
+
+
+def _named(model: nn.Module) -> str:
+    """What an error calls a network: its file, where it is a graph."""
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
+    return str(model.checkpoint.path) if isinstance(model, GraphNetwork) else type(model).__name__
 
 
 def _runs(model: nn.Module, call: Call, shape: tuple[int, ...]) -> bool:
