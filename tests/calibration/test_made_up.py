@@ -7,6 +7,7 @@ from torch import nn
 
 from rmt_compress.checkpoints import open_checkpoint
 from rmt_compress.errors import DataError
+from rmt_compress.networks.calibration import fitted_images
 from rmt_compress.networks.calibration.calibrating import calibrate
 from rmt_compress.networks.calibration.made_up import described, input_shape, make_inputs, one_over_f
 from rmt_compress.networks.calibration.spiked_noise import SIZE, WHITE
@@ -16,7 +17,7 @@ from rmt_compress.networks.calling import call
 from tests.samples import exported
 from tests.samples.convolutional import audio_cnn
 from tests.samples.onnx_models import model, saved
-from tests.samples.sequential import ViT, bert, gpt2
+from tests.samples.sequential import bert, gpt2
 
 
 def normed():
@@ -130,14 +131,56 @@ def test_the_same_seed_makes_the_same_and_leaves_the_network_alone():
 
 
 def test_networks_without_norms_get_noise():
-    made = make_inputs(ViT(), count=40)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    made = make_inputs(network, shape=(3, 8, 8), count=40)
     assert made.kind == "noise with a 1/f spectrum"
     assert [len(batch) for batch in made.batches] == [32, 8]
+    assert len(torch.cat(make_inputs(network, shape=(3, 8, 8)).batches)) == 256
     made = make_inputs(nn.Sequential(nn.Linear(7, 3)), count=5000)
     assert made.kind == "standard normal inputs"
     values = torch.cat(made.batches)
     assert values.shape == (5000, 7)
     torch.testing.assert_close(torch.cov(values.T), torch.eye(7), rtol=0, atol=0.1)
+
+
+def namer():
+    """A network that gives noise one and the same of its four answers."""
+    torch.manual_seed(4)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+    )
+    with torch.no_grad():
+        network[5].bias[2] = 0.5
+    return network.eval()
+
+
+@pytest.mark.slow
+def test_noise_is_fitted_until_every_class_is_given_alike(monkeypatch):
+    network = namer()
+    noise = one_over_f(24, (3, 11, 11), torch.Generator().manual_seed(0))
+    before, weights = network(noise).argmax(1).bincount(minlength=4), network.state_dict()
+    assert before[2] == 24
+    made = make_inputs(network, shape=(3, 11, 11), count=24)
+    assert made.kind == "noise fitted to all classes alike"
+    assert network(torch.cat(made.batches)).argmax(1).bincount(minlength=4).tolist() == [6, 6, 6, 6]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, weights[name])
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    monkeypatch.setattr(fitted_images, "MOST_WORK", 1e6)
+    made = make_inputs(network, shape=(3, 11, 11), count=24)
+    torch.testing.assert_close(torch.cat(made.batches), noise)
+
+
+@pytest.mark.slow
+@pytest.mark.traced
+def test_noise_for_an_onnx_model_is_fitted_as_for_the_module(tmp_path):
+    network, path = namer(), tmp_path / "net.onnx"
+    example = torch.zeros(4, 3, 11, 11)
+    exported.quiet(lambda: torch.onnx.export(network, (example,), path, dynamo=True, verbose=False))
+    with open_checkpoint(path) as checkpoint:
+        made = make_inputs(checkpoint.own_network(), count=8)
+    assert made.kind == "noise fitted to all classes alike"
+    assert network(torch.cat(made.batches)).argmax(1).bincount(minlength=4).tolist() == [2, 2, 2, 2]
 
 
 SIZES = torch.tensor([12.0, 8.0, 5.0])

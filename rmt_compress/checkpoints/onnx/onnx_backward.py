@@ -50,7 +50,7 @@ class Backward:
 
     Args:
         graph: the graph.
-        layers: names of the values that layers give, each one of the main graph.
+        layers: names of the values of the main graph that gradients are wanted of: of layers, or inputs of it.
         outputs: names of the graph's outputs that are wanted.
 
     Attributes:
@@ -66,8 +66,8 @@ class Backward:
         self._opset = graph.opset
         nodes = _in_order(list(graph.graphs[0].node))
         given = set(layers)
-        moving: set[str] = set()
         varying = {entry.name for entry in graph.graphs[0].input} - {each.name for each in graph.tensors.values()}
+        moving = given & varying
         steps: list[NodeProto] = []
         for node in nodes:
             reads = set(_reads(node))

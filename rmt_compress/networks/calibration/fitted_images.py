@@ -1,6 +1,8 @@
-"""Inputs on which a network's batch norms see the statistics that they have from training.
+"""Inputs that are fitted to a network: to the statistics of its batch norms, or else to its classes.
 
-Known from DeepInversion (Yin et al. 2020) and ZeroQ (Cai et al. 2020); the weights are those of method.md §14.
+Known from DeepInversion (Yin et al. 2020) and ZeroQ (Cai et al. 2020); the weights of the first are those of
+method.md §14. Without norms what is left of it is to ask for every class alike often: noise is given one class by
+some networks, and a cut that harms all others then shows nothing (experiments/data/self_calibration.md).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from rmt_compress.networks.calling import main_output
+from rmt_compress.networks.measurement import count_macs, placement
 from rmt_compress.progress import counter
 
 if TYPE_CHECKING:
@@ -27,6 +30,11 @@ CLASSES = 0.3
 """Weight of the cross-entropy to classes that are all asked for alike often."""
 VARIATION = 0.02
 """Weight of the mean difference between neighbours."""
+CLASS_STEPS = 100
+CLASS_VARIATION = 0.3
+"""That weight beside the cross-entropy alone."""
+MOST_WORK = 5e13
+"""Multiply-adds up to which inputs are fitted to classes: a quarter of an hour of one core."""
 
 
 def fit_inputs(
@@ -55,22 +63,83 @@ def fit_inputs(
         progress: told of every step.
     """
     first = next(model.parameters())
-    inputs = torch.randn(count, *shape, generator=generator).to(first.device, first.dtype).requires_grad_()
+    inputs = torch.randn(count, *shape, generator=generator).to(first.device, first.dtype)
+
+    def loss_of(inputs: torch.Tensor) -> torch.Tensor:
+        mismatch, outputs = _mismatch(model, call, inputs)
+        logits = logits_of(outputs)
+        loss = mismatch if logits is None else mismatch + CLASSES * _spread_over_classes(logits)
+        return loss + VARIATION * _variation(inputs)
+
+    return _descended(inputs, loss_of, steps, progress)
+
+
+def fit_to_classes(
+    model: nn.Module, call: Call, noise: torch.Tensor, *, steps: int = CLASS_STEPS, progress: Progress | None = None
+) -> torch.Tensor | None:
+    """Noise (count, *shape) that is fitted until a network gives every class alike often.
+
+    None where its outputs are no logits, where no gradient comes back to its inputs, or where it would take more
+    than `MOST_WORK`.
+
+    Args:
+        model: in evaluation mode, its weights frozen.
+        call: how it is asked, with gradients.
+        noise: where Adam starts.
+        steps: of it.
+        progress: told of every step.
+    """
+    inputs = noise.to(*placement(model))
+    with torch.enable_grad():
+        logits = logits_of(call(model, inputs[:2].clone().requires_grad_()))
+    if logits is None or not logits.requires_grad:
+        return None
+    # Of every step a pass there is one forward, and of two products each one back.
+    if 3 * steps * len(inputs) * count_macs(model, inputs[:1]) > MOST_WORK:
+        return None
+
+    def loss_of(inputs: torch.Tensor) -> torch.Tensor:
+        logits = logits_of(call(model, inputs))
+        assert logits is not None
+        return _spread_over_classes(logits) + CLASS_VARIATION * _variation(inputs)
+
+    return _descended(inputs, loss_of, steps, progress)
+
+
+def _descended(
+    inputs: torch.Tensor,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    steps: int,
+    progress: Progress | None,
+) -> torch.Tensor:
+    """Inputs with less of a loss, by so many steps of Adam."""
+    inputs = inputs.clone().requires_grad_()
     optimizer = torch.optim.Adam([inputs], lr=RATE)
     advance = counter(steps, progress)
     for step in range(steps):
-        loss, outputs = _mismatch(model, call, inputs)
-        logits = main_output(outputs)
-        if logits is not None and logits.dim() == 2 and logits.shape[1] > 1:
-            classes = torch.arange(count, device=logits.device) % logits.shape[1]
-            loss = loss + CLASSES * functional.cross_entropy(logits, classes)
-        for axis in range(2, inputs.dim()):
-            loss = loss + VARIATION * inputs.diff(dim=axis).abs().mean()
+        loss = loss_of(inputs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         advance(f"step {step + 1}")
     return inputs.detach()
+
+
+def logits_of(outputs: object) -> torch.Tensor | None:
+    """What a network that names one class for each input returns, (N, classes); None of others."""
+    logits = main_output(outputs)
+    return logits if logits is not None and logits.dim() == 2 and logits.shape[1] > 1 else None
+
+
+def _spread_over_classes(logits: torch.Tensor) -> torch.Tensor:
+    classes = torch.arange(len(logits), device=logits.device) % logits.shape[1]
+    return functional.cross_entropy(logits, classes)
+
+
+def _variation(inputs: torch.Tensor) -> torch.Tensor:
+    """The mean difference between neighbours, summed over the axes of space or time."""
+    axes = range(2, inputs.dim())
+    return sum((inputs.diff(dim=axis).abs().mean() for axis in axes), torch.zeros((), device=inputs.device))
 
 
 def meets_norms(model: nn.Module, call: Call, inputs: torch.Tensor) -> bool:

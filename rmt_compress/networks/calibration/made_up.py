@@ -3,7 +3,8 @@
 takes tokens, and tells the next one     text that it samples
 takes tokens otherwise                   random tokens, of an encoder-decoder for both
 has batch norms                          inputs fitted to their running statistics
-takes images, waves or volumes           noise with a 1/f spectrum, as nature's is
+takes images, waves or volumes           noise with a 1/f spectrum, as nature's is, fitted to all classes alike
+                                         where it names one
 takes vectors                            noise along the spikes of its first layer, else standard normal
 """
 
@@ -41,6 +42,7 @@ _SAY = "say what shape its inputs have (--input-shape, such as 3,224,224)"
 
 
 SAMPLED_TEXT = "text sampled from the network"
+FITTED_NOISE = "noise fitted to all classes alike"
 SPIKED_NOISE = "noise along the spikes of the first layer"
 FITTED_INPUTS = "inputs fitted to the statistics of the batch norms"
 """Kinds of inputs, as `MadeUp.kind` has them."""
@@ -78,8 +80,8 @@ def make_inputs(
     Args:
         model: the network, on any device.
         shape: of one input, without the axis of the batch; None where the network itself tells it.
-        count: how many; None for 80 texts, 96 inputs fitted to statistics, 1,024 vectors along spikes, 256
-            of the others.
+        count: how many; None for 80 texts, 96 inputs fitted to statistics or classes, 1,024 vectors along spikes,
+            256 of the others.
         length: tokens of a text; None for 512, or as many as the network takes.
         call: how the network is asked; None for ``model(x)``, of a network of transformers
             ``model(input_ids=x)``.
@@ -164,7 +166,6 @@ def _values(
     import torch
 
     from rmt_compress.networks.calibration.fitted_images import fit_inputs, meets_norms
-    from rmt_compress.networks.calibration.spiked_noise import COUNT, spiked_noise
 
     shape = tuple(shape) if shape is not None else input_shape(model, call)
     # A look at whether it takes them, with an error that says what it was asked.
@@ -181,20 +182,54 @@ def _values(
         ]
         inputs = torch.cat(parts)
     else:
-        kind = "standard normal inputs" if len(shape) == 1 else "noise with a 1/f spectrum"
-        first = first_weight(model)
-        spiked = None
-        if first is not None and first.dim() == 2 and shape == (first.shape[1],):
-            spiked = spiked_noise(first, count or COUNT, generator)
-        if spiked is not None:
-            kind = SPIKED_NOISE
-        inputs = one_over_f(count or NOISE, shape, generator) if spiked is None else spiked
+        kind, inputs = _noise(model, call, shape, count, generator, progress)
         count = len(inputs)
     return MadeUp(
         tuple(torch.split(inputs, _BATCH["other"])),
         kind,
         {"kind": kind, "count": count, "shape": list(shape), "seed": seed},
     )
+
+
+def _noise(
+    model: nn.Module,
+    call: Call,
+    shape: tuple[int, ...],
+    count: int | None,
+    generator: torch.Generator,
+    progress: Progress | None,
+) -> tuple[str, torch.Tensor]:
+    """What kind of noise a network without batch norms gets, and the noise."""
+    import torch
+
+    from rmt_compress.networks.calibration.fitted_images import fit_to_classes
+    from rmt_compress.networks.calibration.spiked_noise import COUNT, spiked_noise
+
+    if len(shape) == 1:
+        first = first_weight(model)
+        reads = first is not None and first.dim() == 2 and shape == (first.shape[1],)
+        spiked = spiked_noise(first, count or COUNT, generator) if first is not None and reads else None
+        if spiked is not None:
+            return SPIKED_NOISE, spiked
+        return "standard normal inputs", one_over_f(count or NOISE, shape, generator)
+    noise = one_over_f(count or FITTED, shape, generator)
+    if (ask := _with_gradients(model, call, noise[:2])) is not None:
+        fitted = fit_to_classes(model, ask, noise, progress=progress)
+        if fitted is not None:
+            return FITTED_NOISE, fitted.cpu()
+    if count is None:
+        noise = torch.cat([noise, one_over_f(NOISE - FITTED, shape, generator)])
+    return "noise with a 1/f spectrum", noise
+
+
+def _with_gradients(model: nn.Module, call: Call, inputs: torch.Tensor) -> Call | None:
+    """How a network is asked so that gradients come back to its inputs; None where that cannot be."""
+    # By its name: onnxruntime is imported by it.
+    if type(model).__name__ != "OnnxNetwork":
+        return call
+    from rmt_compress.networks.calibration.running_onnx import with_gradients
+
+    return with_gradients(model, inputs)
 
 
 def _parts(count: int, most: int) -> list[int]:

@@ -6,7 +6,7 @@ what onnxruntime comes to; else values that the graph is asked to hand out, with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rmt_compress.checkpoints.onnx.onnx_tapping import Tap
     from rmt_compress.layers.layer import Layer
+    from rmt_compress.networks.calibration.repeated_batches import Call
     from rmt_compress.networks.calibration.runner import Runner
     from rmt_compress.networks.calibration.watching import Watcher
 
@@ -47,6 +48,22 @@ def onnx_runner(model: nn.Module, inputs: Any, layers: Mapping[str, Layer]) -> R
         return _Differentiated(model, inputs, layers)
     except NoGradientError as error:
         return _HandedOut(model, layers, printable(str(error), 200))
+
+
+def with_gradients(model: nn.Module, inputs: torch.Tensor) -> Call | None:
+    """How an ONNX model is asked so that gradients come back to its inputs; None where none do.
+
+    Args:
+        model: an `OnnxNetwork`.
+        inputs: such as it will be asked.
+    """
+    assert isinstance(model, OnnxNetwork)
+    names = [entry.name for entry in model.inputs if entry.dtype is not None and entry.dtype.is_floating_point]
+    try:
+        runner = _Differentiated(model, inputs, {}, names)
+    except NoGradientError:
+        return None
+    return lambda _, inputs: runner.run(inputs, Disturber())
 
 
 class _HandedOut:
@@ -80,10 +97,13 @@ class _Differentiated:
     gradients = True
     why_none: str | None = None
 
-    def __init__(self, model: OnnxNetwork, inputs: Any, layers: Mapping[str, Layer]) -> None:
+    def __init__(
+        self, model: OnnxNetwork, inputs: Any, layers: Mapping[str, Layer], values: Sequence[str] = ()
+    ) -> None:
+        """`values` are names of inputs that gradients come back to beside the outputs of layers."""
         self._model = model
         taps = [tap for tap in model.taps() if tap.layer.tensor in layers]
-        self._backward = model.backward(tap.output for tap in taps)
+        self._backward = model.backward([*values, *(tap.output for tap in taps)])
         self._taps = {tap.output: tap for tap in taps if tap.output in self._backward.layers}
         # Of what leads to no output that moves there is no gradient, but there are inputs.
         self._aside = [tap for tap in taps if tap.output not in self._taps]
