@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_compress.checkpoints.base import View
 from rmt_compress.checkpoints.graph_network import GraphNetwork
+from rmt_compress.decomposition.moments import Moments
 from rmt_compress.errors import CheckpointError
 from rmt_compress.layers.layer import FLOAT_DTYPES
 from rmt_compress.layers.splitting import factor_names
+from rmt_compress.networks.joined_moments import Share, moments_of_shares, shares
 from rmt_compress.wording import listed
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from rmt_compress.analysis.records import Analysis
     from rmt_compress.checkpoints.base import Checkpoint
-    from rmt_compress.decomposition.moments import Moments
     from rmt_compress.layers.layer import Layer
     from rmt_compress.plan import Plan
     from rmt_compress.planning.searching import Trial
@@ -44,10 +45,12 @@ class FileNames:
     Attributes:
         renamed: name in the file -> in the network, of those that have two.
         placeless: names in the file that are known to be no tensor of the network: joined with others, or turned.
+        shares: of these, where they lie in a layer of the network, if they do.
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     placeless: frozenset[str] = frozenset()
+    shares: Mapping[str, Share] = field(default_factory=dict)
 
     def in_network(self, name: str) -> str:
         """What a tensor of the file, or one beside it in its layer, is called in the network."""
@@ -95,25 +98,50 @@ class FileNames:
         return replace(analysis, layers=layers)
 
     def moments_in_network(self, moments: Moments | None) -> Moments | None:
-        """Moments under the names of the file, under those of the network."""
+        """Moments under the names of the file, under those of the network; without those of no tensor of it."""
         if moments is None:
             return None
-        layers = {self.in_network(name): own for name, own in moments.layers.items()}
+        layers = {self.in_network(name): own for name, own in moments.layers.items() if name not in self.placeless}
         left_out = {self.in_network(name): why for name, why in moments.left_out.items()}
         return replace(moments, layers=layers, left_out=left_out)
 
-    def moments_in_file(self, moments: Moments, layers: Iterable[Layer]) -> Moments:
-        """Moments under the network's names, under those of the file; without what it has no layer for."""
+    def measured(self, names: Iterable[str] | None) -> list[str] | None:
+        """Layers of the network that tell of these of the file; None of all."""
+        if names is None:
+            return None
+        found = [self.shares[name].layer if name in self.shares else self.in_network(name) for name in names]
+        return list(dict.fromkeys(found))
+
+    def moments_in_file(
+        self, moments: Moments, layers: Iterable[Layer], asked: Iterable[str] | None = None
+    ) -> Moments:
+        """Moments under the network's names, under those of the file; without what it has no layer for.
+
+        Args:
+            moments: of the network.
+            layers: of the file.
+            asked: names of those that are wanted; None for all.
+        """
         if not self.renamed and not self.placeless:
             return moments
-        known = {layer.tensor for layer in layers}
-        found = {self.in_file(name): own for name, own in moments.layers.items()}
-        left_out = {self.in_file(name): why for name, why in moments.left_out.items()}
-        return replace(
-            moments,
-            layers={name: own for name, own in found.items() if name in known},
-            left_out={name: why for name, why in left_out.items() if name in known},
+        wanted = None if asked is None else set(asked)
+        known = [layer for layer in layers if wanted is None or layer.tensor in wanted]
+        joined = moments_of_shares(moments, self.shares, known)
+        found = {self.in_file(name): own for name, own in moments.layers.items()} | joined.layers
+        left_out = {self.in_file(name): why for name, why in moments.left_out.items()} | joined.left_out
+        names = [layer.tensor for layer in known]
+        record = dict(moments.record)
+        for key in {"diagonal", "trace"} & record.keys():
+            record[key] = [own for name in record[key] for own in self._in_file(name)]
+        return Moments(
+            {name: found[name] for name in names if name in found},
+            {name: left_out[name] for name in names if name in left_out},
+            record,
         )
+
+    def _in_file(self, name: str) -> list[str]:
+        """What the file calls a layer of the network, or what it is joined of."""
+        return [own for own, share in self.shares.items() if share.layer == name] or [self.in_file(name)]
 
 
 SAME_NAMES = FileNames()
@@ -146,7 +174,15 @@ def file_names(model: nn.Module, checkpoint: Checkpoint) -> FileNames:
         for old, new in renamed.items()
         if old.endswith(first) and new.endswith(first)
     }
-    return FileNames(renamed | wholes, placeless)
+    return FileNames(renamed | wholes, placeless, _shares(model, checkpoint) if placeless else {})
+
+
+def _shares(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Share]:
+    from rmt_compress.checkpoints.memory import ModuleCheckpoint
+    from rmt_compress.saving.library_conversions import conversions
+
+    converted = conversions(checkpoint, model) if hasattr(model, "from_pretrained") else None
+    return {} if converted is None else shares(converted, ModuleCheckpoint(model).layers())
 
 
 def _matched(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], strange: Iterable[str]) -> dict[str, str]:

@@ -53,32 +53,6 @@ def fits_by_name(checkpoint: Checkpoint, model: torch.nn.Module) -> bool:
     return all(name in own for name in names) and not any(map(renaming(model), names))
 
 
-def renamed_alone(checkpoint: Checkpoint, model: Any) -> dict[str, str] | None:
-    """Name in the file -> in a network of transformers, where the library renames tensors and does nothing else.
-
-    None where it joins, splits or turns some of them, or does not tell.
-    """
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, rename_source_key
-
-        steps = get_model_conversion_mapping(model)
-        converters = [step for step in steps if isinstance(step, WeightConverter)]
-        renamings = [step for step in steps if not isinstance(step, WeightConverter)]
-        own, prefix = model.state_dict(), model.base_model_prefix
-        told = {
-            name: rename_source_key(name, renamings, converters, prefix, own)
-            for name in DenseView(checkpoint).tensors
-        }
-    # Inner parts of a library, which another version of it has otherwise or not at all.
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return None
-    if any(pattern is not None for _, pattern in told.values()):
-        return None
-    names = {name: new for name, (new, _) in told.items()}
-    return names if len({*names.values()}) == len(names) else None
-
-
 def build_from(
     checkpoint: Checkpoint, cls: Any, config: Any, *, dtype: torch.dtype, progress: Progress | None = None
 ) -> Loaded:

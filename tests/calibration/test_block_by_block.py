@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rmt_compress as rmt
-from rmt_compress.errors import CheckpointError, SettingsError
+from rmt_compress.errors import SettingsError
 from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.streamed import block_by_block, stored_weights
 from rmt_compress.networks.streamed.block_by_block import calibrate_stored
@@ -191,10 +191,3 @@ def test_weights_that_the_library_has_renamed_keep_the_names_of_the_file(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block_by_block, "fits_whole", lambda checkpoint, max_memory: True)
         assert_same(found, calibrate_stored(folder, images))
-
-
-@pytest.mark.usefixtures("tiny_program")
-def test_weights_that_the_library_joins(tmp_path):
-    pytest.importorskip("transformers", minversion="5")  # before, experts are layers of their own
-    with pytest.raises(CheckpointError, match=r"joined or turned in MixtralForCausalLM.* give more memory"):
-        calibrate_stored(folder_of("mixtral", tmp_path), BATCHES, max_memory=20_000)

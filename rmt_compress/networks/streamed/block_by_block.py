@@ -107,13 +107,14 @@ def calibrate_stored(
     from rmt_compress.networks.streamed.there_and_back import Asked
 
     given = batches if not hasattr(batches, "__next__") else list(batches)
+    asked_for = None if layers is None else list(layers)
     asked = Asked(scalar, seed, positions, weighted, progress)
     with open_checkpoint(source) as checkpoint:
         most = _most(max_memory)
         if not fits_whole(checkpoint, max_memory):
             if max_memory is not None:
                 give_back_at_once()
-            return _block_by_block(checkpoint, arch, given, call, layers, partial, most, asked)
+            return _block_by_block(checkpoint, arch, given, call, asked_for, partial, most, asked)
         model = load_model(checkpoint, arch=arch)
         memory = None if max_memory is None else (most - PROGRAM) // 2
         names = file_names(model, checkpoint)
@@ -127,10 +128,10 @@ def calibrate_stored(
             seed=seed,
             positions=positions,
             weighted=weighted,
-            layers=None if layers is None else [names.in_network(name) for name in layers],
+            layers=names.measured(asked_for),
             partial=partial,
         )
-        return names.moments_in_file(found, checkpoint.layers())
+        return names.moments_in_file(found, checkpoint.layers(), asked_for)
 
 
 def _most(max_memory: int | str | None) -> int:
@@ -144,7 +145,7 @@ def _block_by_block(
     arch: str | None,
     batches: Iterable[Any],
     call: Call | None,
-    layers: Iterable[str] | None,
+    layers: list[str] | None,
     partial: str | PathLike[str] | None,
     most: int,
     asked: Asked,
@@ -158,9 +159,8 @@ def _block_by_block(
     from rmt_compress.networks.streamed.there_and_back import ThereAndBack
 
     model, its_layers = blank_network(checkpoint, arch)
-    weights = StoredWeights(model, checkpoint)
-    asked_for = None if layers is None else [weights.names.in_network(name) for name in layers]
-    wanted, left_out = chosen_layers(its_layers, asked_for)
+    weights = StoredWeights(model, checkpoint, its_layers)
+    wanted, left_out = chosen_layers(its_layers, weights.names.measured(layers))
     data = Batches(batches, model, call)
     with undisturbed(model, asked.seed), without_cache(model), experts_one_by_one(model):
         blocks = choose_blocks(model, weights, data.ask, data.first)
@@ -186,7 +186,7 @@ def _block_by_block(
             )
     ordered = {name: found.layers[name] for name in wanted if name in found.layers}
     moments = Moments(ordered, left_out, {**found.record, "blocks": list(blocks.paths)})
-    return weights.names.moments_in_file(moments, checkpoint.layers())
+    return weights.names.moments_in_file(moments, checkpoint.layers(), layers)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,20 @@ from torch import nn
 from rmt_compress.checkpoints.views import DenseView
 from rmt_compress.errors import CheckpointError
 from rmt_compress.networks.file_names import SAME_NAMES, FileNames
+from rmt_compress.networks.joined_moments import shares
 from rmt_compress.networks.repair.chain import inside
 from rmt_compress.networks.streamed.blank_network import slots
-from rmt_compress.saving.library_loading import fits_by_name, renamed_alone
+from rmt_compress.saving.library_conversions import conversions
+from rmt_compress.saving.library_loading import fits_by_name
 from rmt_compress.wording import listed, problems_listed, times
 
 if TYPE_CHECKING:
+    import torch
+
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.layers.layer import Layer
     from rmt_compress.networks.streamed.blank_network import Slot
+    from rmt_compress.saving.library_conversions import Made
 
 
 class StoredWeights:
@@ -27,18 +33,21 @@ class StoredWeights:
     Args:
         model: the blank network.
         checkpoint: its weights.
+        layers: of the network.
 
     Attributes:
         names: what the tensors of the file are called in the network.
 
     Raises:
-        CheckpointError: they are not those of the network, or the library that built it joins or turns some.
+        CheckpointError: they are not those of the network, or nobody tells how the library that built it makes
+            them of the file's.
     """
 
-    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint, layers: Iterable[Layer]) -> None:
         self._model = model
         self._files = DenseView(checkpoint)
-        self.names = self._named(checkpoint)
+        self._made: Mapping[str, Made] = {}
+        self.names = self._named(checkpoint, layers)
         self._names: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self._names.setdefault(id(parameter), []).append(name)
@@ -50,21 +59,28 @@ class StoredWeights:
             if (own := self.names.in_network(name)) in buffers:
                 model.get_buffer(own).copy_(self._files.read(name))
 
-    def _named(self, checkpoint: Checkpoint) -> FileNames:
+    def _named(self, checkpoint: Checkpoint, layers: Iterable[Layer]) -> FileNames:
         if not hasattr(self._model, "from_pretrained") or fits_by_name(checkpoint, self._model):
             return SAME_NAMES
-        if (renamed := renamed_alone(checkpoint, self._model)) is None:
+        converted = conversions(checkpoint, self._model)
+        buffers = {name for name, _ in self._model.named_buffers()}
+        if converted is None or buffers & converted.made.keys():
             raise CheckpointError(
-                f"{checkpoint.path}: its weights are joined or turned in {type(self._model).__name__}, so that it "
-                "is not run block after block; give more memory"
+                f"{checkpoint.path}: nobody tells which rows and columns of its tensors the weights of "
+                f"{type(self._model).__name__} are, so that it is not run block after block; give more memory"
             )
-        return FileNames({old: new for old, new in renamed.items() if old != new})
+        self._made = converted.made
+        renamed = {old: new for old, new in converted.names.items() if old != new}
+        joined = frozenset(piece.name for made in self._made.values() for piece in made.pieces)
+        return FileNames(renamed, joined, shares(converted, layers))
 
     def _check(self, checkpoint: Checkpoint) -> None:
         tensors = self._files.tensors
         problems = []
         for parameter in {id(blank): blank for blank in self._blanks.values()}.values():
             names = self._names[id(parameter)]
+            if any(name in self._made for name in names):
+                continue
             stored = self._stored(names)
             assert parameter is not None
             if stored is None:
@@ -73,7 +89,8 @@ class StoredWeights:
                 given, wanted = times(tensors[stored].shape), times(parameter.shape)
                 problems.append(f"{stored} is {given} in the file, {wanted} in the network")
         own = {*self._model.state_dict(), *(name for name, _ in self._model.named_buffers())}
-        if strange := [name for name in tensors if self.names.in_network(name) not in own]:
+        placed = own | self.names.placeless
+        if strange := [name for name in tensors if self.names.in_network(name) not in placed]:
             problems.append(f"the network has no {listed(strange, 3)}")
         if problems:
             raise CheckpointError(
@@ -106,10 +123,17 @@ class StoredWeights:
             blank = self._blanks[module, name]
             assert blank is not None
             if id(blank) not in values:
-                stored = self._stored(self._names[id(blank)])
-                assert stored is not None
-                values[id(blank)] = nn.Parameter(self._files.read(stored).to(blank.dtype), requires_grad=False)
+                values[id(blank)] = nn.Parameter(self._value(blank), requires_grad=False)
             module._parameters[name] = values[id(blank)]
+
+    def _value(self, blank: nn.Parameter) -> torch.Tensor:
+        names = self._names[id(blank)]
+        made = next((self._made[name] for name in names if name in self._made), None)
+        if made is not None:
+            return made.put_together(blank.shape, blank.dtype, self._files.read)
+        stored = self._stored(names)
+        assert stored is not None
+        return self._files.read(stored).to(blank.dtype)
 
     @contextmanager
     def in_memory(self, block: str) -> Iterator[None]:
