@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rmt_compress.networks.calibration.runner import Runner
     from rmt_compress.networks.calibration.scalars import Scalar, UserScalar
     from rmt_compress.networks.calibration.shares import Shares
-    from rmt_compress.networks.calibration.watchers import Seen
+    from rmt_compress.networks.calibration.watchers import FeltElsewhere, Seen
     from rmt_compress.progress import Progress
 
 
@@ -39,7 +39,10 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class Passes:
-    """How inputs are gone over, see `calibrate`; `device` is where sums are kept, `shares` whose batch is whose."""
+    """How inputs are gone over, see `calibrate`.
+
+    `device` is where sums are kept, `shares` whose batch is whose, `elsewhere` is for `Adder`.
+    """
 
     data: Inputs
     runner: Runner
@@ -51,6 +54,7 @@ class Passes:
     device: torch.device
     shares: Shares
     progress: Progress | None
+    elsewhere: FeltElsewhere | None = None
 
     def blocks(self, groups: list[list[Seen]]) -> list[list[Group]]:
         """Which layers are measured at a time."""
@@ -97,7 +101,7 @@ class Passes:
         for group in block:
             sums |= group.sums(self.device)
         reached = (partial and partial.resume(number, sums)) or {"batches": 0, "samples": 0, "gradient": None}
-        adder = Adder(sums, self.seed, self.positions, weighted=self.weighted)
+        adder = Adder(sums, self.seed, self.positions, weighted=self.weighted, elsewhere=self.elsewhere)
         before = reached["batches"]
         with self.shares.together():
             for place, inputs in enumerate(self.data.once_over()):

@@ -136,12 +136,12 @@ class _Held:
     def __init__(self, vectors: torch.Tensor, expert: int | None) -> None:
         self.vectors = vectors
         self.expert = expert
-        self._felt: torch.Tensor | None = None
+        self.felt: torch.Tensor | None = None
 
     def feel(self, gradients: torch.Tensor) -> None:
         """Gradients at the outputs of one layer, (…, m), have come."""
         squares = torch.linalg.vector_norm(gradients.detach(), dim=-1, dtype=torch.float64).square()
-        self._felt = squares if self._felt is None else self._felt + squares
+        self.felt = squares if self.felt is None else self.felt + squares
 
     def weights(self) -> torch.Tensor | None:
         """What each vector counts, with a mean of 1; None where all count alike.
@@ -149,12 +149,17 @@ class _Held:
         They do where a few would count for all: of a network that is sure of its answers the gradients are those of
         a few samples, from which C would be known too poorly.
         """
-        if self._felt is None or self._felt.shape != self.vectors.shape[:-1]:
+        if self.felt is None or self.felt.shape != self.vectors.shape[:-1]:
             return None
-        mean, square = self._felt.mean(), self._felt.square().mean()
+        mean, square = self.felt.mean(), self.felt.square().mean()
         if not bool(mean.square() > _FEW * square):
             return None
-        return self._felt / mean
+        return self.felt / mean
+
+
+FeltElsewhere = Callable[[str, int, int, "torch.Tensor | None"], "torch.Tensor | None"]
+"""Name of a leader, number of the batch and of the use, Σ |g|² of each vector -> the same together with what layers
+feel there that are measured at another time."""
 
 
 class Adder:
@@ -168,15 +173,23 @@ class Adder:
         seed: of the places of convolutions.
         positions: how many places of a sample are looked at.
         weighted: whether vectors are weighed.
+        elsewhere: who knows of other layers that read the same; None where there are none.
     """
 
     def __init__(
-        self, sums: Mapping[str, LayerSums], seed: int, positions: int | None, *, weighted: bool = True
+        self,
+        sums: Mapping[str, LayerSums],
+        seed: int,
+        positions: int | None,
+        *,
+        weighted: bool = True,
+        elsewhere: FeltElsewhere | None = None,
     ) -> None:
         self._sums = sums
         self._seed = seed
         self._positions = positions
         self._weighted = weighted
+        self._elsewhere = elsewhere
         self._shared = {one.leader for name, one in sums.items() if one.leader != name}
 
     def start(self, batch: int, inputs: object) -> None:
@@ -198,7 +211,9 @@ class Adder:
             if self._tokens[name] != self._tokens[sums.leader]:
                 raise NotShared(name)
         for name, uses in self._held.items():
-            for held in uses:
+            for number, held in enumerate(uses):
+                if self._elsewhere is not None:
+                    held.felt = self._elsewhere(name, self._batch, number, held.felt)
                 self._sums[name].inputs.add(held.vectors, expert=held.expert, weights=held.weights())
             uses.clear()
 

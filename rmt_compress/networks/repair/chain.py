@@ -10,9 +10,9 @@ themselves.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -75,6 +75,65 @@ def find_chain(model: nn.Module, layers: Collection[str], ask: Ask, inputs: Any)
                 refused.add(block)
 
 
+class Chain(NamedTuple):
+    """Blocks, of which each reads what the one before has returned, and maybe what one and the same has.
+
+    Attributes:
+        paths: of the blocks, as they are called.
+        memory: number of the block whose output those further on may read too, as a decoder's blocks do the
+            encoder's; None where there is none.
+    """
+
+    paths: tuple[str, ...]
+    memory: int | None
+
+
+def find_chain_with_memory(
+    model: nn.Module,
+    layers: Collection[str],
+    ask: Ask,
+    inputs: Any,
+    size: Callable[[str], int],
+) -> Chain:
+    """As `find_chain`; one block may be read by all behind it where this parts the largest ones further.
+
+    Args:
+        model: the network, in evaluation mode.
+        layers: paths of the layers that each must be in one of the blocks.
+        ask: calls the network.
+        inputs: a few samples.
+        size: of a block.
+    """
+    order = _calls(model, ask, inputs)
+    chain: Chain | None = Chain(find_chain(model, layers, ask, inputs), None)
+    best = None
+    while chain is not None:
+        paths, largest = chain.paths, max(chain.paths, key=size)
+        if best is None or size(largest) < max(map(size, best.paths)):
+            best = chain
+        found, at = _parts(model, largest, layers, order), paths.index(largest)
+        finer = None if found is None else (*paths[:at], *found, *paths[at + 1 :])
+        chain = None if finer is None else _with_memory(model, finer, ask, inputs)
+    assert best is not None
+    return best
+
+
+def _with_memory(model: nn.Module, blocks: tuple[str, ...], ask: Ask, inputs: Any) -> Chain | None:
+    """The blocks as a chain, and which of them is its memory; None where one is not enough."""
+    relay, outputs = Relay(model, blocks, ask), _outputs(model, blocks, ask, inputs)
+    memory: int | None = None
+    for at in range(1, len(blocks) + 1):
+        # The one that the next one reads too is most often the one before it.
+        tried = (None, *reversed(range(at - 1))) if memory is None else (memory,)
+        for memory in tried:
+            # A decoder's embeddings are given tokens alone.
+            if _suffices(relay, at, inputs, outputs, {at - 1, memory}, nothing=True):
+                break
+        else:
+            return None
+    return Chain(blocks, memory)
+
+
 def calls_in_order(model: nn.Module, ask: Ask, inputs: Any) -> list[tuple[str, int]]:
     """Paths of the modules as they are called, and how often each is in all."""
     seen: list[str] = []
@@ -126,18 +185,31 @@ def _forms_chain(
 ) -> bool:
     """Whether at these places what a block is given, or at the end the answer, depends on the one before alone."""
     relay = Relay(model, blocks, ask)
-    for at in places:
-        if at == 0:
-            continue
-        before = [*(outline(outputs[path]) for path in blocks[: at - 1]), outputs[blocks[at - 1]]]
-        try:
-            arrived = relay.arrives(at, inputs, before)
-        # A network may look at its numbers, and refuse NaN.
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            return False
-        if not arrived or any(bool(tensor.isnan().any()) for tensor in arrived):
-            return False
-    return True
+    return all(_suffices(relay, at, inputs, outputs, {at - 1}) for at in places if at > 0)
+
+
+def _suffices(
+    relay: Relay,
+    at: int,
+    inputs: Any,
+    outputs: Mapping[str, Any],
+    read: Collection[int | None],
+    *,
+    nothing: bool = False,
+) -> bool:
+    """Whether what block `at` is given, or behind the last the answer, depends on the outputs of these alone.
+
+    `nothing`: whether it may be given no floating-point numbers at all.
+    """
+    before = [
+        outputs[path] if number in read else outline(outputs[path]) for number, path in enumerate(relay.blocks[:at])
+    ]
+    try:
+        arrived = relay.arrives(at, inputs, before)
+    # A network may look at its numbers, and refuse NaN.
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return (nothing or bool(arrived)) and not any(bool(tensor.isnan().any()) for tensor in arrived)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Running a network from one of its blocks to the next, as if the blocks before had run.
 
-The blocks form a chain: what the next one reads depends on the outputs of this one and of none before (see
-`chain`). So the network is called as always, the blocks before return a blank, the last of them what it has
-returned once, and the call ends where the next block begins. All between the blocks (masks, positions, norms,
-activations) is the network's own code.
+The blocks form a chain: what the next one reads depends on the outputs of this one and of none before, but for one
+that many may read (see `chain`). So the network is called as always, the blocks before return a blank, the last of
+them what it has returned once, and the call ends where the next block begins. All between the blocks (masks,
+positions, norms, activations) is the network's own code.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Relay:
         Args:
             at: which block.
             inputs: of the network.
-            before: as in `run`.
+            before: as in `run`; of a memory its output too.
             begun: told that the block before has returned, so that what runs from now on counts.
 
         Raises:

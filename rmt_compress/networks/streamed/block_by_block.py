@@ -176,14 +176,15 @@ def _block_by_block(
         with _folder(partial) as folder:
             top = Partial(folder, digest)
             relay = Relay(model, blocks.paths, data.ask)
-            found = ThereAndBack(weights, wanted, relay, data, top, room, asked).moments()
+            found = ThereAndBack(weights, wanted, relay, blocks.memory, data, top, room, asked).moments()
             top.remove()
-    otherwise = set(found.record.pop("otherwise"))
+    reasons = dict.fromkeys(found.record.pop("otherwise"), "applied in another way than its layer is read")
+    reasons |= dict.fromkeys(
+        found.record.pop("again"), "several blocks feel it, of which one is in memory at a time"
+    )
     for name, layer in wanted.items():
         if name not in found.layers:
-            left_out[name] = (
-                "applied in another way than its layer is read" if name in otherwise else why_not_seen(layer)
-            )
+            left_out[name] = reasons.get(name) or why_not_seen(layer)
     ordered = {name: found.layers[name] for name in wanted if name in found.layers}
     moments = Moments(ordered, left_out, {**found.record, "blocks": list(blocks.paths)})
     return weights.names.moments_in_file(moments, checkpoint.layers(), layers)

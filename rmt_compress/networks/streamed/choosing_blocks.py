@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from rmt_compress.networks.calling import tensors_in
-from rmt_compress.networks.repair.chain import calls_in_order, find_chain
+from rmt_compress.networks.repair.chain import WHOLE, Chain, calls_in_order, find_chain_with_memory
 from rmt_compress.networks.repair.pieces import one_sample
 from rmt_compress.networks.streamed.blank_network import BlankProducts
 
@@ -29,11 +29,13 @@ class Blocks:
 
     Attributes:
         paths: of the modules, in their order.
+        memory: number of the one whose output all behind it may read; None where there is none.
         resident: bytes of the weights that are in none of them.
         largest: bytes of the weights of the largest block.
     """
 
     paths: tuple[str, ...]
+    memory: int | None
     resident: int
     largest: int
 
@@ -46,8 +48,8 @@ class Blocks:
 def choose_blocks(model: nn.Module, weights: StoredWeights, ask: Ask, inputs: Any) -> Blocks:
     """The chain that takes the least memory: of all modules with large weights, or of those in lists alone.
 
-    A network whose tables are added up (tokens and positions), or whose answer holds what several modules return,
-    is no chain of all, but its blocks are.
+    A network whose tables are added up (tokens and positions) before an encoder, or whose answer holds what several
+    modules return, is no chain of all, but its blocks are.
 
     Args:
         model: the blank network.
@@ -56,18 +58,19 @@ def choose_blocks(model: nn.Module, weights: StoredWeights, ask: Ask, inputs: An
         inputs: a batch.
     """
     sample = _short(one_sample(inputs))
+    size = lambda path: weights.bytes(weights.places(path))  # noqa: E731
     with BlankProducts():
         called = {path for path, _ in calls_in_order(model, ask, sample)}
         owners = [path for path in _with_large_weights(model) if path in called]
         listed = [path for path in owners if _in_list(model, path)]
-        chains = {find_chain(model, layers, ask, sample) for layers in (owners, listed) if layers}
-    found = [_described(chain, weights) for chain in sorted(chains)]
-    return min(found, key=lambda blocks: blocks.bytes, default=_described(("",), weights))
+        chains = [find_chain_with_memory(model, layers, ask, sample, size) for layers in (owners, listed) if layers]
+    found = [_described(chain, weights) for chain in [*chains, Chain(WHOLE, None)]]
+    return min(found, key=lambda blocks: blocks.bytes)
 
 
-def _described(paths: tuple[str, ...], weights: StoredWeights) -> Blocks:
-    largest = max(weights.bytes(weights.places(path)) for path in paths)
-    return Blocks(paths, weights.bytes(weights.beside(paths)), largest)
+def _described(chain: Chain, weights: StoredWeights) -> Blocks:
+    largest = max(weights.bytes(weights.places(path)) for path in chain.paths)
+    return Blocks(*chain, weights.bytes(weights.beside(chain.paths)), largest)
 
 
 def _with_large_weights(model: nn.Module) -> list[str]:

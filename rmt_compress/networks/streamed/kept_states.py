@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -31,6 +32,13 @@ class KeptGradient(NamedTuple):
     samples: int
     kind: str
 
+    def plus(self, other: KeptGradient | None) -> KeptGradient:
+        """The sum of two at the same tensors."""
+        if other is None:
+            return self
+        added = {number: tensor + other.tensors.get(number, 0) for number, tensor in self.tensors.items()}
+        return KeptGradient({**other.tensors, **added}, self.samples, self.kind)
+
 
 class KeptStates:
     """A folder with a file for each block and batch; one that is there is whole.
@@ -51,8 +59,8 @@ class KeptStates:
         """Write what a block has returned.
 
         Raises:
-            DataError: it holds something else than float32, float64 or int64 tensors, numbers, tuples, lists and
-                dictionaries.
+            DataError: it holds something else than float32, float64 or int64 tensors, numbers, tuples, lists,
+                dictionaries and outputs of transformers.
             OutputError: the disk takes it not.
         """
         tensors: dict[str, torch.Tensor] = {}
@@ -65,7 +73,7 @@ class KeptStates:
         tensors, metadata = read_tensors(path)
         try:
             return _formed(json.loads(metadata[_KEY]), tensors)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ImportError) as error:
             raise DataError(f"{path}: damaged; delete the folder and begin again") from error
 
     def outline(self, at: int, place: int) -> Outline:
@@ -90,13 +98,33 @@ class KeptStates:
 
     def keep_gradient(self, at: int, place: int, gradient: KeptGradient) -> None:
         """Write the gradient at what block `at` has returned."""
-        tensors = {str(number): tensor for number, tensor in gradient.tensors.items()}
-        described = json.dumps({"samples": gradient.samples, "kind": gradient.kind})
-        write_tensors(tensors, {_KEY: described}, self._path("gradient", at, place))
+        self._keep("gradient", at, place, gradient)
 
     def gradient(self, at: int, place: int) -> KeptGradient | None:
         """That gradient; None where none came."""
-        path = self._path("gradient", at, place)
+        return self._gradient("gradient", at, place)
+
+    def keep_behind(self, at: int, place: int, gradient: KeptGradient) -> None:
+        """Write the gradient at the memory of the chain that the blocks from `at` on have led to together."""
+        self._keep("behind", at, place, gradient)
+
+    def behind(self, at: int, place: int) -> KeptGradient | None:
+        """That gradient; None where none came."""
+        return self._gradient("behind", at, place)
+
+    def forget(self, at: int) -> None:
+        """Remove what is kept of a block's outputs, and what only this block has needed."""
+        for kind, number in (("state", at), ("gradient", at), ("behind", at + 1)):
+            for path in self._folder.glob(f"{kind}-{number}-*.safetensors"):
+                path.unlink()
+
+    def _keep(self, kind: str, at: int, place: int, gradient: KeptGradient) -> None:
+        tensors = {str(number): tensor for number, tensor in gradient.tensors.items()}
+        described = json.dumps({"samples": gradient.samples, "kind": gradient.kind})
+        write_tensors(tensors, {_KEY: described}, self._path(kind, at, place))
+
+    def _gradient(self, kind: str, at: int, place: int) -> KeptGradient | None:
+        path = self._path(kind, at, place)
         if not path.exists():
             return None
         tensors, metadata = read_tensors(path)
@@ -106,12 +134,6 @@ class KeptStates:
             return KeptGradient(numbered, int(described["samples"]), str(described["kind"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged; delete the folder and begin again") from error
-
-    def forget(self, at: int) -> None:
-        """Remove what is kept of a block's outputs."""
-        for kind in ("state", "gradient"):
-            for path in self._folder.glob(f"{kind}-{at}-*.safetensors"):
-                path.unlink()
 
     def _path(self, kind: str, at: int, place: int) -> Path:
         return self._folder / f"{kind}-{at}-{place}.safetensors"
@@ -127,6 +149,9 @@ def _form(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {type(value).__name__: [_form(part, tensors) for part in value]}
     if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": {key: _form(part, tensors) for key, part in value.items()}}
+    if (of_library := _output_class(type(value).__module__, type(value).__name__)) is not None:
+        parts = {key: _form(part, tensors) for key, part in value.items()}
+        return {"output": [of_library.__module__, of_library.__name__, parts]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     kind = f"a tensor of {value.dtype}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
@@ -141,5 +166,21 @@ def _formed(form: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {key: _formed(part, tensors) for key, part in held.items()}
     if kind == "value":
         return held
+    if kind == "output":
+        module, name, named = held
+        cls = _output_class(module, name)
+        if cls is None:
+            raise ValueError(name)
+        return cls(**{key: _formed(part, tensors) for key, part in named.items()})
     parts = [_formed(part, tensors) for part in held]
     return tuple(parts) if kind == "tuple" else parts
+
+
+def _output_class(module: str, name: str) -> Any:
+    """A class of outputs of transformers, which are dictionaries too; None of everything else."""
+    if module.partition(".")[0] != "transformers":
+        return None
+    from transformers.utils import ModelOutput
+
+    cls = getattr(importlib.import_module(module), name, None)
+    return cls if isinstance(cls, type) and issubclass(cls, ModelOutput) else None

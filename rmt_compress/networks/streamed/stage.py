@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,21 +33,32 @@ class Stage:
     Args:
         relay: the network and its blocks.
         at: which block.
+        memory: number of the block that all behind it may read; None where there is none.
         data: the inputs of the network.
         states: what blocks have returned.
         weights: of the block, and of what lies between blocks.
+
+    Attributes:
+        again: names of weights before this block, behind the memory, that it feels as other blocks do.
     """
 
     gradients = True
     why_none: str | None = None
 
-    def __init__(self, relay: Relay, at: int, data: Batches, states: KeptStates, weights: Weights) -> None:
+    def __init__(
+        self, relay: Relay, at: int, memory: int | None, data: Batches, states: KeptStates, weights: Weights
+    ) -> None:
         self.at = at
         self.last = at + 1 == len(relay.blocks)
         self.count = data.count
         self._relay, self._data, self._states, self._weights = relay, data, states, weights
+        self._read = [] if at == 0 else [at - 1]
+        self._reads_memory = memory is not None and at > memory
+        if memory is not None and at > memory + 1:
+            self._read.append(memory)
         self.place = 0
-        self._given: list[torch.Tensor] = []
+        self.again: set[str] = set()
+        self._given: list[list[torch.Tensor]] = []
 
     def once_over(self) -> Iterator[Any]:
         """The inputs of the network, batch after batch; the one that was handed out last is the one that is run."""
@@ -67,11 +79,11 @@ class Stage:
         """What the block returns, of the last one the network, with `watcher` told of weights from its begin on."""
         before = self._before(self.place)
         self._given = []
-        if before and torch.is_grad_enabled():
-            self._given = list(tensors_in(before[-1]))
-            for tensor in self._given:
+        if torch.is_grad_enabled():
+            self._given = [list(tensors_in(before[at])) for at in self._read]
+            for tensor in itertools.chain.from_iterable(self._given):
                 tensor.requires_grad_(tensor.is_floating_point())
-        own = _FromHere(watcher, begun=self.at == 0)
+        own = _FromHere(watcher, self.again, begun=self.at == 0)
         with Watch(self._weights, own):
             return self._relay.output(self.at, inputs, before, own.begin)
 
@@ -93,24 +105,45 @@ class Stage:
         return Scalar(sum(parts[1:], parts[0]), kept.samples, kept.kind) if parts else None
 
     def keep_gradient(self, scalar: Scalar | None) -> None:
-        """Keep the gradients that have come back to where the block begins."""
-        if scalar is None or self.at == 0:
-            return
-        found = {number: tensor.grad for number, tensor in enumerate(self._given) if tensor.grad is not None}
-        self._states.keep_gradient(self.at - 1, self.place, KeptGradient(found, scalar.samples, scalar.kind))
+        """Keep the gradients that have come back to what the block reads.
+
+        At the memory they are added up from the last block on, until the one behind it is reached.
+        """
+        found = [] if scalar is None else [_gradient(given, scalar) for given in self._given]
+        behind = self._states.behind(self.at + 1, self.place) if self._reads_memory else None
+        if behind is not None and len(self._read) == 1:
+            found = [behind if not found else found[0].plus(behind)]
+        elif behind is not None or len(found) == 2:
+            whole = found[1].plus(behind) if found else behind
+            assert whole is not None
+            self._states.keep_behind(self.at, self.place, whole)
+        if found:
+            self._states.keep_gradient(self.at - 1, self.place, found[0])
 
     def _before(self, place: int) -> list[Any]:
-        if self.at == 0:
-            return []
-        outlines = [self._states.outline(at, place) for at in range(self.at - 1)]
-        return [*outlines, self._states.output(self.at - 1, place)]
+        return [
+            self._states.output(at, place) if at in self._read else self._states.outline(at, place)
+            for at in range(self.at)
+        ]
+
+
+def _gradient(given: list[torch.Tensor], scalar: Scalar) -> KeptGradient:
+    found = {number: tensor.grad for number, tensor in enumerate(given) if tensor.grad is not None}
+    return KeptGradient(found, scalar.samples, scalar.kind)
 
 
 class _FromHere:
-    """Tells a watcher of what is applied from the begin of a block on; what runs before it belongs to others."""
+    """Tells a watcher of what is applied from the begin of a block on; what runs before it belongs to others.
 
-    def __init__(self, watcher: Watcher, *, begun: bool) -> None:
+    Args:
+        watcher: who is told.
+        again: gets the names of what runs before, and is felt by this block.
+        begun: whether the block has begun.
+    """
+
+    def __init__(self, watcher: Watcher, again: set[str], *, begun: bool) -> None:
         self._watcher = watcher
+        self._again = again
         self._begun = begun
 
     def begin(self) -> None:
@@ -118,7 +151,11 @@ class _FromHere:
 
     def applied(self, use: Use, output: torch.Tensor) -> torch.Tensor:
         """See `Watcher`."""
-        return self._watcher.applied(use, output) if self._begun else output
+        if self._begun:
+            return self._watcher.applied(use, output)
+        if output.requires_grad:
+            self._again.add(use.layer.tensor)
+        return output
 
     def used_otherwise(self, name: str) -> None:
         """See `Watcher`."""

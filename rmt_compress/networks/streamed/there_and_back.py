@@ -18,6 +18,7 @@ from rmt_compress.networks.calibration.shares import Shares
 from rmt_compress.networks.calibration.watchers import NotShared
 from rmt_compress.networks.repair.chain import inside
 from rmt_compress.networks.streamed.kept_states import KeptStates
+from rmt_compress.networks.streamed.shared_reads import Reader, SharedReads
 from rmt_compress.networks.streamed.stage import Stage, StagePasses, Weigher
 from rmt_compress.settings.sizes import shown_bytes
 
@@ -51,6 +52,7 @@ class ThereAndBack:
         weights: of the blocks.
         wanted: the layers to measure, by their names.
         relay: the blank network, what lies between its blocks in memory, and its blocks.
+        memory: number of the block that all behind it may read, see `Chain`.
         data: the inputs.
         partial: where all is kept that is finished.
         room: bytes for what is measured and for running a block.
@@ -62,19 +64,24 @@ class ThereAndBack:
         weights: StoredWeights,
         wanted: Mapping[str, Layer],
         relay: Relay,
+        memory: int | None,
         data: Batches,
         partial: Partial,
         room: int,
         asked: Asked,
     ) -> None:
         self._weights, self._wanted = weights, wanted
-        self._relay, self._data = relay, data
+        self._relay, self._memory, self._data = relay, memory, data
         self._partial, self._states = partial, KeptStates(partial.folder)
+        self._reads = SharedReads(partial.folder)
         self._room, self._asked = room, asked
         self._count = len(relay.blocks)
 
     def moments(self) -> Moments:
-        """The moments of all blocks; ``record["otherwise"]`` names layers that are applied in another way.
+        """The moments of all blocks.
+
+        ``record["otherwise"]`` names layers that are applied in another way, ``record["again"]`` those that several
+        blocks feel, so that what is measured in one is not all.
 
         Raises:
             SettingsError: what a batch leaves in a block for its way back does not fit.
@@ -92,25 +99,47 @@ class ThereAndBack:
         for at in reversed(range(measured)):
             found[at] = self._measure(at)
         layers: dict[str, LayerMoments] = {}
+        record = _joined([found[at].record for at in range(self._count)])
+        again = {*record["again"]}
         for at in range(self._count):
+            again |= layers.keys() & found[at].layers.keys()
             layers |= found[at].layers
-        return Moments(layers, {}, _joined([found[at].record for at in range(self._count)]))
+        whole = self._reads.joined({name: own for name, own in layers.items() if name not in again})
+        return Moments(whole, {}, record | {"again": sorted(again)})
 
     def _result(self, at: int) -> Path:
         return self._partial.folder / f"measured-{at}.safetensors"
 
     def _forward(self, at: int) -> None:
         count = self._data.count
-        if count is not None and all(self._states.has(at, place) for place in range(count)):
+        noted = self._reads.has(at) or not self._behind_memory(at)
+        if noted and count is not None and all(self._states.has(at, place) for place in range(count)):
             return
         with self._weights.in_memory(self._relay.blocks[at]):
-            stage = Stage(self._relay, at, self._data, self._states, Weights({}, ()))
+            self._note_reads(at)
+            stage = Stage(self._relay, at, self._memory, self._data, self._states, Weights({}, ()))
             for place in stage.forward():
                 self._tell(at, place + 1, count or place + 1)
+
+    def _behind_memory(self, at: int) -> bool:
+        return self._memory is not None and at > self._memory
+
+    def _note_reads(self, at: int) -> None:
+        """What the layers of a block read in the first batch, where they may read the memory."""
+        if not self._behind_memory(at) or self._reads.has(at):
+            return
+        own = [layer for name, layer in self._wanted.items() if inside(name, self._relay.blocks[at])]
+        weights = Weights(self._relay.model.state_dict(keep_vars=True), own)
+        stage = Stage(self._relay, at, self._memory, self._data, self._states, weights)
+        reader = Reader()
+        with torch.no_grad():
+            stage.run(next(stage.once_over()), reader)
+        self._reads.keep(at, reader.seen)
 
     def _measure(self, at: int) -> Moments:
         path = self._relay.blocks[at]
         with self._weights.in_memory(path):
+            self._note_reads(at)
             state = self._relay.model.state_dict(keep_vars=True)
             own = {name: layer for name, layer in self._wanted.items() if inside(name, path)}
             beside = {
@@ -118,7 +147,9 @@ class ThereAndBack:
                 for name, layer in self._wanted.items()
                 if not any(inside(name, block) for block in self._relay.blocks)
             }
-            stage = Stage(self._relay, at, self._data, self._states, Weights(state, (own | beside).values()))
+            stage = Stage(
+                self._relay, at, self._memory, self._data, self._states, Weights(state, (own | beside).values())
+            )
             scout = self._scouted(stage, state.values())
             for name, layer in own.items():
                 # An expert that the first batch does not reach a later one may.
@@ -126,7 +157,7 @@ class ThereAndBack:
                     scout.expect(layer)
             kept = self._partial.inside(f"block-{at}")
             found = _measured(self._passes(stage, self._room_beside(stage, scout)), scout, kept)
-            record = {**found.record, "otherwise": sorted(scout.otherwise)}
+            record = {**found.record, "otherwise": sorted(scout.otherwise), "again": sorted(stage.again)}
             save_moments(Moments(found.layers, {}, record), self._result(at))
         kept.remove()
         self._states.forget(at)
@@ -167,6 +198,7 @@ class ThereAndBack:
             device=torch.device("cpu"),
             shares=Shares(several=False),
             progress=lambda done, total, _: self._tell(step, done, total),
+            elsewhere=self._reads.felt(stage.at) if self._behind_memory(stage.at) else None,
         )
 
     def _tell(self, step: int, done: int, total: int) -> None:
@@ -195,9 +227,9 @@ def _measured(passes: StagePasses, scout: Weigher, kept: Partial) -> Moments:
 def _joined(records: list[Mapping[str, Any]]) -> dict[str, Any]:
     """What the records of several blocks say together."""
     joined: dict[str, Any] = dict(records[-1])
-    for key in ("otherwise", "diagonal", "trace"):
+    for key in ("otherwise", "again", "diagonal", "trace"):
         names = [name for record in records for name in record.get(key, ())]
-        if names or key == "otherwise":
+        if names or key in ("otherwise", "again"):
             joined[key] = names
     uses = {name: counts for record in records for name, counts in record.get("uses", {}).items()}
     if uses:
