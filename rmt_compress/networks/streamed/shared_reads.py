@@ -9,36 +9,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmt_compress.decomposition.moments_file import read_tensors, write_tensors
 from rmt_compress.errors import DataError
+from rmt_compress.networks.calling import tensors_in
 from rmt_compress.outputs import replacing
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from rmt_compress.decomposition.moments import LayerMoments
     from rmt_compress.networks.calibration.applied import Use
 
 
 class Reader:
-    """Notes what weights are applied to.
+    """Notes which weights of a block are applied to what the block is given, as it is: other blocks may be too.
+
+    Args:
+        block: the block.
 
     Attributes:
         seen: name of the layer -> digests of the tensors, in their order; not of stacks, whose experts each read
             something else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, block: nn.Module) -> None:
         self.seen: dict[str, list[str]] = {}
+        self._block = block
+        self._given: list[torch.Tensor] = []
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """While it is entered, what the block is given is known."""
+        handle = self._block.register_forward_pre_hook(
+            lambda _, *given: self._given.extend(tensors_in(given)), with_kwargs=True
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def applied(self, use: Use, output: torch.Tensor) -> torch.Tensor:
         """Note the tensor."""
-        if use.layer.kind != "stack":
+        if use.layer.kind != "stack" and any(use.tensor is tensor for tensor in self._given):
             values = use.tensor.detach().float().cpu().contiguous().numpy().tobytes()
             told = f"{tuple(use.tensor.shape)} {use.geometry} {use.columns} {hashlib.blake2b(values).hexdigest()}"
             self.seen.setdefault(use.layer.tensor, []).append(told)

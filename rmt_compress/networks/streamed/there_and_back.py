@@ -128,11 +128,12 @@ class ThereAndBack:
         """What the layers of a block read in the first batch, where they may read the memory."""
         if not self._behind_memory(at) or self._reads.has(at):
             return
-        own = [layer for name, layer in self._wanted.items() if inside(name, self._relay.blocks[at])]
+        path = self._relay.blocks[at]
+        own = [layer for name, layer in self._wanted.items() if inside(name, path)]
         weights = Weights(self._relay.model.state_dict(keep_vars=True), own)
         stage = Stage(self._relay, at, self._memory, self._data, self._states, weights)
-        reader = Reader()
-        with torch.no_grad():
+        reader = Reader(self._relay.model.get_submodule(path))
+        with torch.no_grad(), reader.looking():
             stage.run(next(stage.once_over()), reader)
         self._reads.keep(at, reader.seen)
 
