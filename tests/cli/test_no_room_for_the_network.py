@@ -5,11 +5,13 @@ import json
 import pytest
 from safetensors.torch import save_file
 
+from rmt_compress.networks.loading import load_model
 from rmt_compress.networks.streamed import block_by_block
 from rmt_compress.pruning import unasked_calibration
 from tests.samples.command_line import one_error_line
 from tests.samples.learners import LEARNERS, llama
 from tests.samples.seeds import repeatable
+from tests.samples.transformers_models import built, logits
 
 WORDS = ("prune", "llama.safetensors", "--arch", f"{LEARNERS}:llama", "--max-memory", "2GB", "--min-size", "12")
 
@@ -38,6 +40,23 @@ def test_it_is_cut_in_calibrated_directions_and_unverified(run, tmp_path):
     again = run(*WORDS, "--keep", "0.5", "--moments", "m", "--dry-run", "--save-plan", "again.json")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again.json").read_text() == (tmp_path / "plan.json").read_text()
+
+
+@pytest.mark.usefixtures("no_room")
+@pytest.mark.parametrize(("family", "cut"), (("mixtral", "experts.1.w2"), ("t5", "EncDecAttention.k")))
+def test_folders_of_experts_and_of_encoder_and_decoder(run, tmp_path, family, cut):
+    pytest.importorskip("transformers", minversion="5")
+    built(family, vocab_size=256).save_pretrained(tmp_path / family)
+    words = ("--keep", "0.5", "--calibrate", "text:text.txt", "--sequence-length", "16", "--save-moments", "m")
+    done = run("prune", family, "-o", "small", *words, "--max-memory", "2GB", "--min-size", "12", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["verified"], found["metric"]) == ("unverified", "two-sided")
+    assert found["budget"]["reached"]["keep"] <= 0.5
+    actions = {layer["name"]: layer["action"] for layer in found["layers"] if cut in layer["name"]}
+    assert len(actions) == 2
+    assert "factorized" in actions.values()
+    assert logits(load_model(tmp_path / "small"), family).isfinite().all()
 
 
 @pytest.mark.usefixtures("no_room")
