@@ -306,6 +306,20 @@ def test_streamed_calibration_is_killed_and_gone_on_with(python, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no memory of a process is told here")
+@pytest.mark.parametrize(("family", "blocks"), (("mixtral", 7), ("t5", 22)))
+def test_streamed_calibration_of_other_families(python, tmp_path, family, blocks):
+    pytest.importorskip("transformers", minversion="5")
+    size = ("--gigabytes", "0.012", "--hidden", "128", "--max-memory", "340MB", "--inputs", "8", "64")
+    words = ("--family", family, *size, "--output", tmp_path / "result.md")
+    done = python.run(BENCHMARKS / "streamed_calibration.py", tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert 0 < record["measured_when_killed"] < record["runs"][1]["blocks"] == blocks
+    assert record["rounding"]["blocks"] <= 2 * record["rounding"]["whole"] < 1e-2
+
+
+@pytest.mark.slow
 def test_quick_spectra_are_compared(python, tmp_path):
     file = tmp_path / "report.md"
     done = python.run(BENCHMARKS / "approximate_spectra.py", "--quick", "--output", file)
