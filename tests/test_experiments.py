@@ -123,7 +123,7 @@ def test_the_table_of_choosing_rules_is_that_of_its_numbers(monkeypatch):
     assert table == __import__("choosing_rules").markdown([json.loads(line) for line in lines])
 
 
-@pytest.mark.parametrize("name", ("graph_chain", "max_drop", "self_calibration"))
+@pytest.mark.parametrize("name", ("fitted_noise", "graph_chain", "max_drop", "self_calibration"))
 def test_the_tables_of_budgets_are_those_of_their_numbers(name, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     numbers = json.loads((EXPERIMENTS / "data" / f"{name}.json").read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def changed_outputs(
             return None
         if device is not None:
             move(model, device)
-        made = make_inputs(model, count=TEXTS, length=TOKENS)
+        made = make_inputs(model, count=TEXTS, length=TOKENS, fit=False)
         cut = load(open_checkpoint(written, trust=checkpoint.trusted), load_model(checkpoint)).eval()
         if device is not None:
             move(cut, device)

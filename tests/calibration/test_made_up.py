@@ -166,6 +166,8 @@ def test_noise_is_fitted_until_every_class_is_given_alike(monkeypatch):
     for name, value in network.state_dict().items():
         assert torch.equal(value, weights[name])
     assert all(parameter.requires_grad for parameter in network.parameters())
+    plain = make_inputs(network, shape=(3, 11, 11), count=24, fit=False)
+    torch.testing.assert_close(torch.cat(plain.batches), noise)
     monkeypatch.setattr(fitted_images, "MOST_WORK", 1e6)
     made = make_inputs(network, shape=(3, 11, 11), count=24)
     torch.testing.assert_close(torch.cat(made.batches), noise)

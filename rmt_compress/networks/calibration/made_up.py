@@ -71,6 +71,7 @@ def make_inputs(
     length: int | None = None,
     call: Call | None = None,
     seed: int = 0,
+    fit: bool = True,
     progress: Progress | None = None,
 ) -> MadeUp:
     """Inputs for `calibrate` that need no data; the same from the same seed.
@@ -86,6 +87,7 @@ def make_inputs(
         call: how the network is asked; None for ``model(x)``, of a network of transformers
             ``model(input_ids=x)``.
         seed: of all that is drawn.
+        fit: whether inputs are fitted to the network, which takes some hundred passes forward and back.
         progress: told of every token or step.
 
     Raises:
@@ -100,7 +102,10 @@ def make_inputs(
     with undisturbed(model, seed):
         if vocabulary is not None:
             return _tokens(model, vocabulary, count or TEXTS, length or TOKENS, call, generator, seed, progress)
-        return _values(model, shape, count, call or plainly, generator, seed, progress)
+        ask = call or plainly
+        kind, inputs = _values(model, shape, count, ask, generator, progress, fit=fit)
+    record = {"kind": kind, "count": len(inputs), "shape": list(inputs.shape[1:]), "seed": seed}
+    return MadeUp(tuple(torch.split(inputs, _BATCH["other"])), kind, record)
 
 
 def _tokens(
@@ -160,9 +165,11 @@ def _values(
     count: int | None,
     call: Call,
     generator: torch.Generator,
-    seed: int,
     progress: Progress | None,
-) -> MadeUp:
+    *,
+    fit: bool,
+) -> tuple[str, torch.Tensor]:
+    """What kind of inputs a network gets that takes numbers, and these."""
     import torch
 
     from rmt_compress.networks.calibration.fitted_images import fit_inputs, meets_norms
@@ -173,22 +180,13 @@ def _values(
     zeros = data.placed(data.first)
     with torch.no_grad():
         data.ask(zeros)
-    if meets_norms(model, call, zeros):
-        kind = FITTED_INPUTS
-        count = count or FITTED
-        parts = [
-            fit_inputs(model, call, shape, count=size, generator=generator, progress=progress).cpu()
-            for size in _parts(count, FITTED)
-        ]
-        inputs = torch.cat(parts)
-    else:
-        kind, inputs = _noise(model, call, shape, count, generator, progress)
-        count = len(inputs)
-    return MadeUp(
-        tuple(torch.split(inputs, _BATCH["other"])),
-        kind,
-        {"kind": kind, "count": count, "shape": list(shape), "seed": seed},
-    )
+    if not fit or not meets_norms(model, call, zeros):
+        return _noise(model, call, shape, count, generator, progress, fit=fit)
+    parts = [
+        fit_inputs(model, call, shape, count=size, generator=generator, progress=progress).cpu()
+        for size in _parts(count or FITTED, FITTED)
+    ]
+    return FITTED_INPUTS, torch.cat(parts)
 
 
 def _noise(
@@ -198,6 +196,8 @@ def _noise(
     count: int | None,
     generator: torch.Generator,
     progress: Progress | None,
+    *,
+    fit: bool,
 ) -> tuple[str, torch.Tensor]:
     """What kind of noise a network without batch norms gets, and the noise."""
     import torch
@@ -213,10 +213,10 @@ def _noise(
             return SPIKED_NOISE, spiked
         return "standard normal inputs", one_over_f(count or NOISE, shape, generator)
     noise = one_over_f(count or FITTED, shape, generator)
-    if (ask := _with_gradients(model, call, noise[:2])) is not None:
-        fitted = fit_to_classes(model, ask, noise, progress=progress)
-        if fitted is not None:
-            return FITTED_NOISE, fitted.cpu()
+    ask = _with_gradients(model, call, noise[:2]) if fit else None
+    fitted = None if ask is None else fit_to_classes(model, ask, noise, progress=progress)
+    if fitted is not None:
+        return FITTED_NOISE, fitted.cpu()
     if count is None:
         noise = torch.cat([noise, one_over_f(NOISE - FITTED, shape, generator)])
     return "noise with a 1/f spectrum", noise
