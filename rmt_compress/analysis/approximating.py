@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rmt_compress.decomposition.block_lanczos import KrylovSpace
 
 # Least min(rows, columns) at which it is tried: there it takes half of the exact route's time, a third from 3000 on
-# (benchmarks/results/approximate_spectra.md). Below that it is given up after three stages, as all take longer.
+# (benchmarks/results/approximate_spectra.md). Below that it is given up after four stages, as all take longer.
 SMALLEST = 2000
 _ALL_STAGES = 3000
 
@@ -101,7 +101,7 @@ class ApproximateSpectrum:
         if self._space is None:
             self.multiply()
         assert self._space is not None
-        stages = STAGES if min(self._matrix.shape) >= _ALL_STAGES else STAGES[:3]
+        stages = STAGES if min(self._matrix.shape) >= _ALL_STAGES else STAGES[:4]
         for stage in stages:
             self._space.grow(stage)
             try:
