@@ -207,7 +207,7 @@ def _made_by_the_network(
     samples = in_memory(made)
     where = ", kept with the moments" if kept is not None else ""
     note = f"calibrated with {samples.count} inputs that the network made itself ({made.kind}{where})"
-    notes = tuple(filter(None, (note, not_told_apart(model, made))))
+    notes = tuple(filter(None, (note, not_told_apart(model, made.batches))))
     record = {"inputs": SELF, "kind": made.kind, **made.record}
     if asked is not None:
         return Calibration(Inputs(agreement_of(samples, model)), asked, "measured", notes, record, made)

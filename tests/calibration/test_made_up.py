@@ -235,15 +235,15 @@ def test_the_shape_of_inputs_is_found_where_the_network_tells_it():
 def test_inputs_that_all_get_one_answer_are_said_to_tell_nothing_of_the_others():
     network = nn.Sequential(nn.Linear(7, 3))
     made = make_inputs(network, count=60)
-    assert not_told_apart(network, made) is None
+    assert not_told_apart(network, made.batches) is None
     with torch.no_grad():
         network[0].bias[1] = 50.0
-    said = not_told_apart(network, made)
+    said = not_told_apart(network, made.batches)
     assert said.startswith("the network gives 60 of the 60 inputs that it made one and the same answer")
     # One output is no class, and of text every place has an answer.
-    assert not_told_apart(nn.Linear(7, 1), make_inputs(nn.Linear(7, 1), count=6)) is None
+    assert not_told_apart(nn.Linear(7, 1), make_inputs(nn.Linear(7, 1), count=6).batches) is None
     chain = Chain(CHANCES)
-    assert not_told_apart(chain, make_inputs(chain, count=3, length=5)) is None
+    assert not_told_apart(chain, make_inputs(chain, count=3, length=5).batches) is None
 
 
 def graph(path, shape):

@@ -3,8 +3,8 @@
 takes tokens, and tells the next one     text that it samples
 takes tokens otherwise                   random tokens, of an encoder-decoder for both
 has batch norms                          inputs fitted to their running statistics
-takes images, waves or volumes           noise with a 1/f spectrum, as nature's is, fitted to all classes alike
-                                         where it names one
+takes images, waves or volumes           noise with a 1/f spectrum, as nature's is; fitted to all classes alike
+                                         where it gives most of that one answer
 takes vectors                            noise along the spikes of its first layer, else standard normal
 """
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from rmt_compress.networks.calibration.repeated_batches import Call
 
+ONE_ANSWER = 0.5
+"""Share of noise with one answer above which it is fitted to all classes (experiments/data/fitted_noise.md)."""
 TEXTS, TOKENS = 80, 512
 FITTED, NOISE = 96, 256
 _BATCH = {"text": 4, "other": 32}
@@ -204,6 +206,7 @@ def _noise(
 
     from rmt_compress.networks.calibration.fitted_images import fit_to_classes
     from rmt_compress.networks.calibration.spiked_noise import COUNT, spiked_noise
+    from rmt_compress.networks.calibration.told_apart import one_answer
 
     if len(shape) == 1:
         first = first_weight(model)
@@ -213,7 +216,9 @@ def _noise(
             return SPIKED_NOISE, spiked
         return "standard normal inputs", one_over_f(count or NOISE, shape, generator)
     noise = one_over_f(count or FITTED, shape, generator)
-    ask = _with_gradients(model, call, noise[:2]) if fit else None
+    counted = one_answer(model, call, noise.split(_BATCH["other"])) if fit else None
+    alike = counted is not None and counted[0] > ONE_ANSWER * counted[1]
+    ask = _with_gradients(model, call, noise[:2]) if alike else None
     fitted = None if ask is None else fit_to_classes(model, ask, noise, progress=progress)
     if fitted is not None:
         return FITTED_NOISE, fitted.cpu()
