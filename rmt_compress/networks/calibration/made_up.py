@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rmt_compress.errors import DataError
 from rmt_compress.layers.layer import as_matrix
 from rmt_compress.networks.calibration.calibrating import undisturbed
-from rmt_compress.networks.calibration.repeated_batches import Batches
+from rmt_compress.networks.calibration.repeated_batches import Batches, shown_name
 from rmt_compress.networks.calling import call as plainly
 from rmt_compress.networks.configured import context_length
 from rmt_compress.networks.measurement import placement
@@ -141,7 +141,7 @@ def _tokens(
     found = longest(model, ask, vocabulary, length if most is None else min(length, most))
     if found is None:
         raise DataError(
-            f"{type(model).__name__}: takes tokens, but not alone; inputs for it cannot be made up: give some"
+            f"{shown_name(model)}: takes tokens, but not alone; inputs for it cannot be made up: give some"
         )
     if is_language_model(model, ask, vocabulary, min(found, 8), seed):
         kind = SAMPLED_TEXT
@@ -295,8 +295,8 @@ def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
         if len(fitting) == 1:
             return (channels, *fitting * 2)
         what = "images of many sizes" if fitting else "images of none of the common sizes"
-        raise DataError(f"{_named(model)}: takes {channels} channels and {what}; {_SAY}")
-    raise DataError(f"{_named(model)}: does not tell what inputs it takes; {_SAY}")
+        raise DataError(f"{shown_name(model)}: takes {channels} channels and {what}; {_SAY}")
+    raise DataError(f"{shown_name(model)}: does not tell what inputs it takes; {_SAY}")
 
 
 def first_weight(model: nn.Module) -> torch.Tensor | None:
@@ -316,13 +316,6 @@ def first_weight(model: nn.Module) -> torch.Tensor | None:
         return weight if layer.kind == "conv2d" else as_matrix(layer, weight)
     first = next((module for module in model.modules() if "weight" in module._parameters), None)
     return first.weight if isinstance(first, nn.Linear | nn.Conv2d) else None
-
-
-def _named(model: nn.Module) -> str:
-    """What an error calls a network: its file, where it is a graph."""
-    from rmt_compress.checkpoints.graph_network import GraphNetwork
-
-    return str(model.checkpoint.path) if isinstance(model, GraphNetwork) else type(model).__name__
 
 
 def _runs(model: nn.Module, call: Call, shape: tuple[int, ...]) -> bool:

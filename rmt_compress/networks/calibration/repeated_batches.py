@@ -20,6 +20,13 @@ Call = Callable[["nn.Module", Any], Any]
 """How a network is called with one batch of inputs; returns its outputs."""
 
 
+def shown_name(model: nn.Module) -> str:
+    """What an error calls a network: its file, where it is a graph."""
+    from rmt_compress.checkpoints.graph_network import GraphNetwork
+
+    return str(model.checkpoint.path) if isinstance(model, GraphNetwork) else type(model).__name__
+
+
 class Batches:
     """Inputs that are gone over once or several times.
 
@@ -76,7 +83,7 @@ class Batches:
         # The network is the user's own code; these are what wrong shapes and arguments end in.
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise DataError(
-                f"{type(self._model).__name__} cannot be run on calibration inputs {described(inputs)}: "
+                f"{shown_name(self._model)} cannot be run on calibration inputs {described(inputs)}: "
                 f"{one_line(error)[:300]}; give inputs as the network is called with them"
             ) from error
 
