@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from rmt_compress.checkpoints import open_checkpoint
+from rmt_compress.errors import DataError
 from rmt_compress.networks.calibration.calibrating import calibrate
 from tests.samples import exported
 from tests.samples.onnx_models import model, saved
@@ -75,6 +76,25 @@ def test_an_onnx_model_has_the_moments_of_the_module(tmp_path, batch, automatic)
         x = torch.cat([net.up(net.conv(functional.pad(b, (1,) * 4)).relu()).relu().flatten(2) for b in batches])
     x = x.transpose(1, 2).flatten(0, 1).double()
     torch.testing.assert_close(found.layers["left"].inputs, x.T @ x / len(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_torch_cannot_follow_later_is_one_line(tmp_path):
+    """An interpolation upwards is known, downwards it is not: which of them it is the inputs say."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Resize", ["a", "", "", "sizes"], ["y"], mode="linear"),
+    ]
+    values = {"w": np.ones((4, 2, 1, 1), np.float32), "sizes": np.array([3, 4, 8, 8], np.int64)}
+    path = saved(model(nodes, values, {"x": [3, 2, "height", "width"]}), tmp_path / "net.onnx")
+    with open_checkpoint(path) as checkpoint:
+        network = checkpoint.own_network()
+        assert (
+            calibrate(network, [torch.randn(3, 2, 8, 8)]).record["gradient"] == "a random direction of the output"
+        )
+        with pytest.raises(
+            DataError, match=r"net\.onnx: torch cannot follow it on 3×2×16×16 float32: Resize: linear"
+        ):
+            calibrate(network, [torch.randn(3, 2, 8, 8), torch.randn(3, 2, 16, 16)])
 
 
 def noise_is_as_gradients(found, expected):

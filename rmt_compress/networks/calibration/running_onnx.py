@@ -121,6 +121,16 @@ class _Differentiated:
         self._check(inputs)
 
     def run(self, inputs: Any, watcher: Watcher) -> Any:
+        try:
+            return self._followed(inputs, watcher)
+        except NoGradientError as error:
+            # The first inputs went through.
+            raise DataError(
+                f"{self._model.checkpoint.path}: torch cannot follow it on {described(inputs)}: "
+                f"{printable(str(error), 300)}; give calibration inputs of one shape"
+            ) from error
+
+    def _followed(self, inputs: Any, watcher: Watcher) -> Any:
         return _joined([self._outputs(values, watcher) for values, _ in _asked(self._model, self._tapped, inputs)])
 
     def disturbed(self, layer: Layer, scale: float, seed: int) -> Callable[[Any], Any]:
@@ -144,7 +154,7 @@ class _Differentiated:
         """Raise NoGradientError where torch comes to something else than onnxruntime."""
         with torch.no_grad():
             expected = [output for _, output in _asked(self._model, self._model.tapped([]), inputs)]
-            found = self.run(inputs, Disturber())
+            found = self._followed(inputs, Disturber())
         joined = _joined(expected)
         for name in self._backward.outputs:
             here, there = (each[name] if isinstance(each, Mapping) else each for each in (found, joined))
