@@ -13,6 +13,9 @@ from rmt_compress.layers.layer import FLOAT_DTYPES
 
 if TYPE_CHECKING:
     from rmt_compress.checkpoints.base import Checkpoint
+    from rmt_compress.layers.layer import Layer
+
+_NO_PRODUCTS = ("vector", "embedding", "unknown")
 
 
 class GraphNetwork(nn.Module):
@@ -73,6 +76,11 @@ class GraphNetwork(nn.Module):
             return None
         lengths = [length for length in (given[0].shape or ())[1:] if length is not None]
         return tuple(lengths) if lengths and len(lengths) == len(given[0].shape or ()) - 1 else None
+
+    @property
+    def first_layer(self) -> Layer | None:
+        """The layer that is applied first, vectors and tables left out: of a program the first of its file."""
+        return next((layer for layer in self.checkpoint.layers() if layer.kind not in _NO_PRODUCTS), None)
 
     @property
     def vocabulary(self) -> int | None:

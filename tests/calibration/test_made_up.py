@@ -283,6 +283,26 @@ def test_vectors_for_a_program_lie_along_the_spikes_of_its_first_layer(tmp_path)
     torch.testing.assert_close(torch.cat(made.batches), torch.cat(expected.batches))
 
 
+def test_the_first_layer_of_an_onnx_model_is_the_one_that_its_nodes_begin_with(tmp_path):
+    """Exporters write tensors in an order of their own."""
+    network, right = planted(torch.Generator().manual_seed(3))
+    first = network[0].weight.detach()
+    values = {"last": torch.randn(60, 90).numpy(), "first": first.numpy(), "middle": torch.randn(90, 60).numpy()}
+    nodes = [
+        helper.make_node("Gemm", ["x", "first"], ["a"], transB=1),
+        helper.make_node("Gemm", ["a", "last"], ["b"], transB=1),
+        helper.make_node("Gemm", ["b", "middle"], ["y"], transB=1),
+    ]
+    path = saved(model(nodes, values, {"x": ["n", 60]}), tmp_path / "net.onnx")
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.layers()[0].tensor == "last"
+        assert checkpoint.own_network().first_layer.tensor == "first"
+        made = make_inputs(checkpoint.own_network(), count=400)
+    assert made.kind == "noise along the spikes of the first layer"
+    values = torch.cat(made.batches)
+    assert float((values @ right).square().sum() / values.square().sum()) > 0.8
+
+
 @pytest.mark.slow
 @pytest.mark.traced
 def test_a_program_has_inputs_fitted_to_its_norms_as_the_module_has(tmp_path):

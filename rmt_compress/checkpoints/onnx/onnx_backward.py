@@ -64,12 +64,11 @@ class Backward:
 
     def __init__(self, graph: OnnxGraph, layers: Iterable[str], outputs: Iterable[str]) -> None:
         self._opset = graph.opset
-        nodes = _in_order(list(graph.graphs[0].node))
         given = set(layers)
         varying = {entry.name for entry in graph.graphs[0].input} - {each.name for each in graph.tensors.values()}
         moving = given & varying
         steps: list[NodeProto] = []
-        for node in nodes:
+        for node in _in_order(graph.graphs[0].node):
             reads = set(_reads(node))
             if not varying.isdisjoint(reads):
                 varying.update(node.output)
@@ -114,6 +113,7 @@ class Backward:
             inputs = [held[name] if name else None for name in step.inputs]
             try:
                 found = apply(step.operator, Call(inputs, step.attributes, self._opset, len(step.outputs)))
+            # What torch raises of shapes that it does not take, and what the operators here say they do not know.
             except (NotImplementedError, RuntimeError, ValueError, IndexError) as error:
                 raise NoGradientError(f"{step.operator}: {error}") from error
             for name, value in zip(step.outputs, found, strict=False):

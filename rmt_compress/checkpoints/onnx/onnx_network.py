@@ -16,6 +16,7 @@ from rmt_compress.checkpoints.onnx.onnx_editor import OnnxEditor
 from rmt_compress.checkpoints.onnx.onnx_products import multiply_adds_per_entry
 from rmt_compress.checkpoints.onnx.onnx_tapping import disturb, taps, vocabulary
 from rmt_compress.errors import CheckpointError
+from rmt_compress.layers.kinds import KINDS
 from rmt_compress.wording import one_line, printable
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rmt_compress.checkpoints.onnx.onnx_graph import OnnxGraph
     from rmt_compress.checkpoints.onnx.onnx_layers import Weight
     from rmt_compress.checkpoints.onnx.onnx_tapping import Tap
+    from rmt_compress.layers.layer import Layer
 
 # onnxruntime's names of the types an input may have.
 _TYPES = {
@@ -87,6 +89,17 @@ class OnnxNetwork(GraphNetwork):
         sizes |= {name: out.numel() for name, out in zip(wanted, self._run(session, wanted, feeds), strict=True)}
         total = sum(factor * sizes[name] for name, factor in factors.items())
         return total if parts.batch is None else total * parts.count // parts.batch
+
+    @property
+    def first_layer(self) -> Layer | None:
+        """See `GraphNetwork.first_layer`; by the order of the nodes, as that of the tensors says nothing."""
+        used = {
+            each.use.place: weight.layer
+            for weight in self._weights.values()
+            for each in weight.uses
+            if KINDS[weight.layer.kind].splits
+        }
+        return used[min(used)] if used else None
 
     @property
     def vocabulary(self) -> int | None:

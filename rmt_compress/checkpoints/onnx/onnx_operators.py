@@ -1,8 +1,8 @@
 """ONNX's operators by torch's functions, so that gradients come back through a graph.
 
 onnxruntime runs graphs forward only. What stands here are the operators between the layers of a network and its
-outputs; shapes, masks and constants need none, since onnxruntime can be asked for them. Every one agrees with the
-test cases that ONNX comes with for it, as far as these are of floating point.
+outputs; shapes, masks and constants need none, since onnxruntime can be asked for them. All but casts
+agree with the test cases that ONNX comes with, as far as these are of floating point.
 
 Graphs of half precision are computed in float32 here.
 """

@@ -174,15 +174,14 @@ def _values(
     """What kind of inputs a network gets that takes numbers, and these."""
     import torch
 
-    from rmt_compress.networks.calibration.fitted_images import fit_inputs, meets_norms
+    from rmt_compress.networks.calibration.fitted_images import Norms, fit_inputs
 
     shape = tuple(shape) if shape is not None else input_shape(model, call)
     # A look at whether it takes them, with an error that says what it was asked.
     data = Batches([torch.zeros(2, *shape)], model, call)
-    zeros = data.placed(data.first)
-    with torch.no_grad():
-        data.ask(zeros)
-    if not fit or not meets_norms(model, call, zeros):
+    with torch.no_grad(), Norms() as norms:
+        data.ask(data.placed(data.first))
+    if not fit or not norms.losses:
         return _noise(model, call, shape, count, generator, progress, fit=fit)
     parts = [
         fit_inputs(model, call, shape, count=size, generator=generator, progress=progress).cpu()
@@ -302,15 +301,15 @@ def input_shape(model: nn.Module, call: Call) -> tuple[int, ...]:
 def first_weight(model: nn.Module) -> torch.Tensor | None:
     """The weight of the first layer, (outputs, inputs), or (outputs, channels, …) of a convolution of images.
 
-    None where the first module with a weight is neither. Of a graph it is the first that its file has.
+    None where the first module with a weight is neither.
     """
     from torch import nn
 
     from rmt_compress.checkpoints.graph_network import GraphNetwork
 
     if isinstance(model, GraphNetwork):
-        layer = next((layer for layer in model.checkpoint.layers() if layer.kind in _READ), None)
-        if layer is None:
+        layer = model.first_layer
+        if layer is None or layer.kind not in _READ:
             return None
         weight = model.checkpoint.read(layer.tensor)
         return weight if layer.kind == "conv2d" else as_matrix(layer, weight)

@@ -58,7 +58,10 @@ def choose_blocks(model: nn.Module, weights: StoredWeights, ask: Ask, inputs: An
         inputs: a batch.
     """
     sample = _short(one_sample(inputs))
-    size = lambda path: weights.bytes(weights.places(path))  # noqa: E731
+
+    def size(path: str) -> int:
+        return weights.bytes(weights.places(path))
+
     with BlankProducts():
         called = {path for path, _ in calls_in_order(model, ask, sample)}
         owners = [path for path in _with_large_weights(model) if path in called]
