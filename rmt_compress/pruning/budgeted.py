@@ -16,6 +16,7 @@ from rmt_compress.networks.calibration_settings import SELF
 from rmt_compress.networks.file_names import file_names
 from rmt_compress.networks.measurement import example_inputs, placement
 from rmt_compress.networks.positions import layer_positions
+from rmt_compress.networks.tasks.drops import drop_number
 from rmt_compress.planning.costs import costs_of
 from rmt_compress.planning.within import plan_within_with
 from rmt_compress.pruning.asking_candidates import Renewal, asking_for, compared
@@ -58,6 +59,9 @@ class Request:
         times: a plan whose times are taken instead of measuring them.
         timer: what times networks; None for the clock.
         show_calibration: where to show what it was calibrated with, see `shown_inputs`.
+
+    Raises:
+        SettingsError: `max_drop` is no number of at least 0.
     """
 
     budget: BudgetSettings
@@ -68,6 +72,11 @@ class Request:
     times: Path | None = None
     timer: Timer | None = None
     show_calibration: Path | None = None
+
+    def __post_init__(self) -> None:
+        # Before anything is calibrated, rather than when the score it is of is known.
+        if self.max_drop is not None:
+            drop_number(self.max_drop)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,11 @@
 import pytest
 
 from rmt_compress.errors import SettingsError
+from rmt_compress.networks.calibration_settings import CalibrationSettings
 from rmt_compress.networks.tasks.drops import allowed_drop
 from rmt_compress.networks.tasks.task import ACCURACY, Metric
+from rmt_compress.planning.budgets import BudgetSettings
+from rmt_compress.pruning.budgeted import Request
 
 LOSS = Metric("loss", "nats per token", higher_is_better=False)
 
@@ -19,3 +22,8 @@ def test_points_of_a_share_and_numbers_or_percentages_of_all_else(text, metric, 
 def test_what_is_no_drop_is_refused(text):
     with pytest.raises(SettingsError, match="max-drop is a number of points"):
         allowed_drop(text, LOSS, 2.0)
+
+
+def test_a_budget_of_no_number_is_refused_before_anything_is_measured():
+    with pytest.raises(SettingsError, match="got 'x'"):
+        Request(BudgetSettings(), CalibrationSettings(), max_drop="x")
